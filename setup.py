@@ -1,0 +1,53 @@
+"""Package description. The exact, tested environment is requirements.txt; here are the ranges."""
+
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+setup(
+    name="silc",
+    version="0.1.0",
+    description="Open trainer for SILC: image-text contrastive pretraining with local-to-global self-distillation",
+    long_description=Path("README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    python_requires=">=3.11",
+    packages=[
+        *find_packages(include=["silc", "silc.*"]),
+        *find_packages("kernels", include=["silc_kernels", "silc_kernels.*"]),
+    ],
+    package_dir={"silc": "silc", "silc_kernels": "kernels/silc_kernels"},
+    package_data={"silc.data": ["sample/*"]},
+    install_requires=[
+        "torch>=2.10",
+        "triton>=3.6; platform_system == 'Linux' and platform_machine == 'x86_64'",
+        "torchvision>=0.25",
+        "deepspeed>=0.19.8,<0.20",
+        "webdataset>=1.0.2,<2",
+        "open_clip_torch>=3.3,<4",
+        "numpy>=1.26,<2.4",  # triton 3.6's interpreter breaks on 2.4
+        "pillow>=10.1",
+        "pydantic>=2.7,<3",
+        "pyyaml>=6",
+        "safetensors>=0.4.3",
+        "tqdm>=4.66",
+        "psutil>=5.9",
+        "tensorboard>=2.16",
+        "ninja>=1.11",  # DeepSpeed compiles its CPU communication op on first use
+    ],
+    extras_require={
+        "xformers": ["xformers>=0.0.35"],
+        "sample": ["resvg-py==0.5.0"],
+        "wandb": ["wandb>=0.17"],
+        "test": [
+            "pytest>=8",
+            "pytest-timeout>=2.3",
+            "pytest-xdist>=3.6",
+            "hypothesis>=6.100",
+            "timm>=1.0.31",
+            "lightly>=1.5",
+            "ruff>=0.6",
+        ],
+        "bench": ["timm>=1.0.31", "lightly>=1.5", "matplotlib>=3.8"],
+    },
+)
