@@ -1,0 +1,1 @@
+"""SILC: image-text contrastive pretraining with local-to-global self-distillation (arXiv 2310.13355)."""

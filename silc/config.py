@@ -1,0 +1,367 @@
+"""Typed configuration: every key a run knows, its type, range and meaning.
+
+The dataclasses are pydantic's, so that a wrong type, an unknown key or a value out of range is refused when the
+configuration is built; :mod:`silc.config_io` turns presets and command-line overrides into a :class:`Config` and words
+the errors. Cross-field rules stand in :func:`validate`, which runs before anything is allocated.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import ConfigDict, Field
+from pydantic.dataclasses import dataclass
+
+_STRICT = ConfigDict(extra="forbid", validate_assignment=True, arbitrary_types_allowed=False)
+
+Positive = Annotated[int, Field(gt=0)]
+NonNegative = Annotated[int, Field(ge=0)]
+PositiveFloat = Annotated[float, Field(gt=0)]
+NonNegativeFloat = Annotated[float, Field(ge=0)]
+Fraction = Annotated[float, Field(ge=0, le=1)]
+Area = tuple[Annotated[float, Field(gt=0, le=1)], Annotated[float, Field(gt=0, le=1)]]
+Rgb = tuple[float, float, float]
+Backend = Annotated[str, Field(pattern=r"^[a-z_]+$")]
+
+
+def key(default: Any, doc: str) -> Any:
+    """A field with its one-line description; mutable defaults are copied for each instance."""
+    if isinstance(default, list | dict):
+        return Field(default_factory=lambda: type(default)(default), description=doc)
+    return Field(default=default, description=doc)
+
+
+@dataclass(config=_STRICT, kw_only=True)
+class VisionConfig:
+    """The image tower: a ViT with attention pooling (SigLIP's layout, exact GELU)."""
+
+    image_size: Positive = key(256, "pixels a side of the grid the position table is stored for")
+    patch_size: Positive = key(16, "pixels a side of a patch")
+    width: Positive = key(768, "token width; also the width of the shared embedding")
+    depth: Positive = key(12, "number of transformer blocks")
+    heads: Positive = key(12, "attention heads; divides width")
+    mlp_ratio: PositiveFloat = key(4.0, "hidden width of the MLP over width")
+
+
+@dataclass(config=_STRICT, kw_only=True)
+class TextConfig:
+    """The text tower: a bidirectional transformer pooled at its last token (SigLIP's layout)."""
+
+    context_length: Positive = key(64, "tokens a caption is padded or cut to")
+    vocab_size: Positive = key(49408, "rows of the token table; at least the tokenizer's")
+    width: Positive = key(768, "token width")
+    depth: Positive = key(12, "number of transformer blocks")
+    heads: Positive = key(12, "attention heads; divides width")
+    mlp_ratio: PositiveFloat = key(4.0, "hidden width of the MLP over width")
+
+
+@dataclass(config=_STRICT, kw_only=True)
+class HeadConfig:
+    """The projection head of self-distillation (DINO's)."""
+
+    prototypes: Positive = key(65536, "K, the number of prototypes: outputs of the last layer")
+    hidden: Positive = key(2048, "hidden width of the MLP")
+    bottleneck: Positive = key(256, "width of the L2-normalised features before the last layer")
+    layers: Annotated[int, Field(ge=1)] = key(3, "linear layers in the MLP")
+
+
+@dataclass(config=_STRICT, kw_only=True)
+class ModelConfig:
+    """The student; the teacher is an EMA of its vision tower and head."""
+
+    vision: VisionConfig = Field(default_factory=VisionConfig, description="image tower")
+    text: TextConfig = Field(default_factory=TextConfig, description="text tower")
+    head: HeadConfig = Field(default_factory=HeadConfig, description="distillation head")
+    attention: Literal["auto", "sdpa", "xformers"] = key(
+        "auto", "attention over the packed crops; auto says what it chose and why"
+    )
+    checkpoint_activations: bool = key(False, "recompute each block's activations in the backward pass")
+    compile: bool = key(False, "torch.compile each transformer block")
+
+
+@dataclass(config=_STRICT, kw_only=True)
+class ViewsConfig:
+    """The crops of one picture (SILC: 2 global views, 8 local ones)."""
+
+    n_global: Annotated[int, Field(ge=0, le=8)] = key(2, "global crops a picture; the teacher sees them all")
+    n_local: NonNegative = key(8, "local crops a picture, seen by the student alone")
+    global_size: Positive = key(256, "pixels a side of a global crop")
+    local_size: Positive = key(96, "pixels a side of a local crop")
+    global_area: Area = key((0.4, 1.0), "range of a global crop's area, as a fraction of the picture")
+    local_area: Area = key((0.05, 0.4), "range of a local crop's area")
+    flip: Fraction = key(0.5, "probability of a horizontal flip")
+    photometric: bool = key(False, "DINO's list: colour jitter, grey, blur, solarise")
+
+
+@dataclass(config=_STRICT, kw_only=True)
+class ObjectiveConfig:
+    """L = L_contrastive + distill_weight * L_distillation."""
+
+    contrastive: Literal["softmax", "sigmoid"] = key("softmax", "InfoNCE as CLIP, or pairwise sigmoid as SigLIP")
+    contrastive_views: Literal["each_global", "original", "original_and_globals"] = key(
+        "each_global", "which views are aligned with the text, each in a B x B problem of its own"
+    )
+    contrastive_plan: Literal["auto", "reduce_scatter", "recompute"] = key(
+        "auto", "communication plan of the contrastive op"
+    )
+    contrastive_chunk: Positive = key(4096, "columns of the similarity matrix held at once")
+    init_scale: PositiveFloat | None = key(
+        None, "first multiplier of the similarities; null: 1/0.07 for softmax, 10 for sigmoid"
+    )
+    init_bias: float = key(-10.0, "first bias of the sigmoid loss")
+    max_scale: PositiveFloat = key(100.0, "limit of the effective multiplier")
+    distill: bool = key(True, "local-to-global self-distillation from the EMA teacher")
+    distill_weight: NonNegativeFloat = key(1.0, "weight of the distillation loss")
+    distill_start: Annotated[float, Field(ge=0, lt=1)] = key(
+        0.0, "fraction of training before distillation starts, from the student as teacher"
+    )
+    global_to_global: bool = key(False, "also pair each student global crop with the other teacher global crops (DINO)")
+    head_only_ema: bool = key(False, "EMA of the head alone; teacher and student share the encoder (TIPSv2)")
+    student_temp: PositiveFloat = key(0.1, "temperature of the student's softmax")
+    teacher_temp: PositiveFloat = key(0.04, "temperature of the teacher's softmax (sharpening)")
+    center_momentum: Annotated[float, Field(ge=0, lt=1)] = key(
+        0.9, "EMA momentum of the centre of the teacher's outputs"
+    )
+    ema_momentum: Annotated[float, Field(ge=0, le=1)] | None = key(
+        None, "teacher's EMA momentum, fixed over training; null: 0.966 ** (global_batch / 16384)"
+    )
+
+
+@dataclass(config=_STRICT, kw_only=True)
+class DataConfig:
+    """Image-text pairs from WebDataset tar shards."""
+
+    shards: list[str] = key(
+        [], "shards, brace patterns (data/{000..099}.tar) or folders; empty: the embedded sample set"
+    )
+    sample_concepts: Literal["default", "all"] = key("default", "concepts of the embedded sample set")
+    sample_scenes: Positive = key(24000, "training scenes rendered from the embedded sample set")
+    image_keys: list[str] = key(["jpg", "jpeg", "png", "webp"], "tar member extensions that hold the picture")
+    caption_key: str = key("txt", "tar member extension that holds the caption")
+    tokenizer: str = key("open_clip_bpe", "open_clip's own BPE, or the name or folder of a Hugging Face tokenizer")
+    workers: NonNegative = key(4, "decoding processes per rank")
+    prefetch: Positive = key(2, "batches each worker keeps ready")
+    shuffle_block: Positive = key(8192, "samples shuffled together (as raw bytes, never pixels)")
+    unique_captions: bool = key(False, "keep equal captions out of one global batch where the shuffle block allows")
+    mean: Rgb = key((0.5, 0.5, 0.5), "pixel mean on [0, 1], folded into the patch embedding")
+    std: Rgb = key((0.5, 0.5, 0.5), "pixel standard deviation on [0, 1]")
+    max_image_pixels: Positive = key(89_478_485, "larger pictures are skipped before they are decoded")
+    max_skipped: Fraction = key(0.1, "share of recent samples that may be skipped as unreadable before the run stops")
+
+
+@dataclass(config=_STRICT, kw_only=True)
+class ParameterRule:
+    """Multipliers for the parameters whose name matches."""
+
+    pattern: str = Field(
+        description="regular expression searched in the parameter's name; the first rule that matches holds"
+    )
+    lr: NonNegativeFloat = key(1.0, "multiplier of the learning rate")
+    weight_decay: NonNegativeFloat = key(1.0, "multiplier of the weight decay")
+
+
+@dataclass(config=_STRICT, kw_only=True)
+class OptimConfig:
+    """Optimiser and schedule."""
+
+    optimizer: Literal["auto", "deepspeed_adamw", "torch_adamw", "apex_adamw"] = key(
+        "auto", "AdamW: DeepSpeed's fused one, torch's fused one, or NVIDIA apex's FusedAdam"
+    )
+    lr: PositiveFloat = key(1e-3, "peak learning rate")
+    beta1: Annotated[float, Field(ge=0, lt=1)] = key(0.9, "first moment's decay")
+    beta2: Annotated[float, Field(ge=0, lt=1)] = key(0.95, "second moment's decay")
+    eps: PositiveFloat = key(1e-8, "added to the denominator")
+    weight_decay: NonNegativeFloat = key(1e-4, "decoupled weight decay")
+    clip: NonNegativeFloat = key(1.0, "limit of the global gradient norm; 0: none")
+    scale_lr: NonNegativeFloat = key(1.0, "multiplier of the learning rate for the logit scale and bias")
+    rules: list[ParameterRule] = Field(
+        default_factory=list,
+        description="multipliers by parameter name; biases, norms and tables are not decayed by default",
+    )
+    schedule: Literal["rsqrt", "cosine", "constant"] = key("rsqrt", "shape between warm-up and cool-down")
+    warmup_steps: NonNegative = key(50_000, "linear warm-up from 0")
+    cooldown_steps: NonNegative = key(50_000, "linear cool-down to 0 (rsqrt and constant)")
+    timescale: Positive | None = key(
+        None, "rsqrt: steps after which the rate has fallen by sqrt(2); null: max(warmup_steps, 10000)"
+    )
+    final_lr: NonNegativeFloat = key(0.0, "cosine: last rate as a fraction of the peak")
+
+
+@dataclass(config=_STRICT, kw_only=True)
+class EngineConfig:
+    """DeepSpeed. The JSON it gets is generated from here, with every key written, and saved in the run folder."""
+
+    zero_stage: Annotated[int, Field(ge=1, le=3)] = key(1, "ZeRO stage")
+    precision: Literal["auto", "bf16", "fp32"] = key("auto", "auto: bf16 on a GPU, fp32 on a CPU")
+    overlap_comm: bool = key(True, "reduce gradients while the backward pass runs (CUDA)")
+    reduce_bucket_size: Positive = key(50_000_000, "elements reduced at a time")
+    allgather_bucket_size: Positive = key(50_000_000, "elements gathered at a time (stages 1 and 2)")
+    prefetch_bucket_size: Positive = key(50_000_000, "elements prefetched (stage 3)")
+    persistence_threshold: NonNegative = key(100_000, "parameters up to this size stay whole (stage 3)")
+    max_live_parameters: Positive = key(1_000_000_000, "elements kept gathered (stage 3)")
+    timeout_minutes: PositiveFloat = key(30.0, "limit of a collective before the job fails")
+
+
+@dataclass(config=_STRICT, kw_only=True)
+class KernelsConfig:
+    """Backend of each op of silc_kernels: auto, reference, or the name of another registered one."""
+
+    contrastive: Backend = key("auto", "contrastive_loss")
+    distill: Backend = key("auto", "distill_head_loss")
+    patch_embed: Backend = key("auto", "patch_embed")
+
+
+@dataclass(config=_STRICT, kw_only=True)
+class TrainConfig:
+    """How long, how large, where to."""
+
+    steps: Positive = key(100_000, "optimiser steps")
+    global_batch: Positive = key(16384, "pairs a step, over all ranks and accumulation steps")
+    micro_batch: Positive | None = key(
+        None, "pairs a rank holds at once; smaller than its share: exact gradient accumulation. null: its share"
+    )
+    seed: NonNegative = key(0, "seed of weights, data order and augmentation")
+    max_bad_steps: Positive = key(10, "non-finite steps in a row that end the run")
+    log_every: Positive = key(50, "steps between metrics (one device synchronisation each)")
+    save_every: NonNegative = key(5000, "steps between checkpoints; 0: only at the end")
+    keep_checkpoints: Positive = key(2, "periodic checkpoints kept")
+    resume: str | None = key(
+        None, "run folder or checkpoint to go on from, at the same number of ranks; auto: the newest in `out`, if any"
+    )
+    out: str | None = key(None, "run folder; null: runs/PRESET, or runs/PRESET-2, -3, ... when taken")
+    tensorboard: bool = key(True, "write TensorBoard events")
+    wandb_project: str | None = key(None, "log to this Weights & Biases project, if wandb is installed")
+    peak_tflops: PositiveFloat | None = key(
+        None, "dense bf16 peak of one device, for the MFU; null: looked up by the device's name"
+    )
+
+
+@dataclass(config=_STRICT, kw_only=True)
+class EvalConfig:
+    """What is measured at the end of a run (and every `every` steps)."""
+
+    every: NonNegative = key(0, "steps between evaluations; 0: only at the end")
+    shards: list[str] = key(
+        [],
+        "WebDataset shards with a `class` in their json; empty: the sample set's unseen artist, or none with own data",
+    )
+    classes: str | None = key(None, "text file with a class name a line, in the order of the class numbers")
+    templates: list[str] = key(["a {}"], "prompts, averaged; {} is the class name")
+    batch: Positive = key(256, "pictures a forward pass")
+    picture: bool = key(True, "write a PNG of a few held-out pictures with their top captions")
+
+
+@dataclass(config=_STRICT, kw_only=True)
+class Config:
+    """A run."""
+
+    preset: str = key("custom", "name of the preset this came from (set by the loader)")
+    unverified: list[str] = key([], "keys whose value in this preset no public source confirms")
+    model: ModelConfig = Field(default_factory=ModelConfig, description="the student")
+    views: ViewsConfig = Field(default_factory=ViewsConfig, description="crops")
+    objective: ObjectiveConfig = Field(default_factory=ObjectiveConfig, description="losses and teacher")
+    data: DataConfig = Field(default_factory=DataConfig, description="training pairs")
+    optim: OptimConfig = Field(default_factory=OptimConfig, description="optimiser and schedule")
+    engine: EngineConfig = Field(default_factory=EngineConfig, description="DeepSpeed")
+    kernels: KernelsConfig = Field(default_factory=KernelsConfig, description="op backends")
+    train: TrainConfig = Field(default_factory=TrainConfig, description="the run")
+    eval: EvalConfig = Field(default_factory=EvalConfig, description="evaluation")
+
+    @property
+    def n_original(self) -> int:
+        """Unaugmented views a sample carries (0 or 1)."""
+        return int(self.objective.contrastive_views != "each_global")
+
+    @property
+    def ema_momentum(self) -> float:
+        """The teacher's fixed momentum; by default 0.966 at batch 16k, scaled so that a sample weighs the same at any
+        batch.
+        """
+        given = self.objective.ema_momentum
+        return 0.966 ** (self.train.global_batch / 16384) if given is None else given
+
+    @property
+    def distill_start_step(self) -> int:
+        """First step (from 0) with a distillation loss; `steps` when there is none."""
+        return round(self.objective.distill_start * self.train.steps) if self.objective.distill else self.train.steps
+
+
+def validate(config: Config, world_size: int) -> None:
+    """Refuse what cannot train, before anything is allocated. Raises ValueError naming the value and the way out."""
+    _validate_model(config.model, config.views)
+    _validate_views(config)
+    train = config.train
+    if train.global_batch % world_size:
+        near = max(1, train.global_batch // world_size) * world_size
+        raise ValueError(
+            f"train.global_batch={train.global_batch} is not divisible by the {world_size} ranks; "
+            f"take {near} or change the number of ranks"
+        )
+    share = train.global_batch // world_size
+    micro = train.micro_batch or share
+    if share % micro:
+        fits = next(m for m in range(min(micro, share), 0, -1) if share % m == 0)
+        raise ValueError(
+            f"train.micro_batch={micro} does not divide a rank's share of {share} pairs "
+            f"(global_batch {train.global_batch} / {world_size} ranks); take {fits}"
+        )
+    optim = config.optim
+    if optim.warmup_steps + optim.cooldown_steps > train.steps:
+        raise ValueError(
+            f"optim.warmup_steps={optim.warmup_steps} + optim.cooldown_steps={optim.cooldown_steps} exceed "
+            f"train.steps={train.steps}; shorten them"
+        )
+    if min(config.data.std) <= 0:
+        raise ValueError(f"data.std={config.data.std} must be positive in every channel")
+
+
+def _validate_model(model: ModelConfig, views: ViewsConfig) -> None:
+    for name, tower in (("vision", model.vision), ("text", model.text)):
+        if tower.width % tower.heads:
+            raise ValueError(
+                f"model.{name}.heads={tower.heads} does not divide model.{name}.width={tower.width}; take "
+                f"{tower.width // 64 or 1}"
+            )
+    patch = model.vision.patch_size
+    sizes = {"model.vision.image_size": model.vision.image_size, "views.global_size": views.global_size}
+    if views.n_local:
+        sizes["views.local_size"] = views.local_size
+    for name, size in sizes.items():
+        if size % patch:
+            near = max(1, round(size / patch)) * patch
+            raise ValueError(f"{name}={size} is not a multiple of model.vision.patch_size={patch}; take {near}")
+
+
+def _validate_views(config: Config) -> None:
+    views, objective = config.views, config.objective
+    for name, (low, high) in (("global_area", views.global_area), ("local_area", views.local_area)):
+        if low > high:
+            raise ValueError(f"views.{name}=({low}, {high}) is empty: put the smaller area first")
+    if not views.n_global and (objective.distill or objective.contrastive_views == "each_global"):
+        raise ValueError(
+            "views.n_global=0 leaves nothing to align or distil; only contrastive_views=original without "
+            "distillation can do so"
+        )
+    if not objective.distill:
+        if views.n_global and objective.contrastive_views == "original":
+            raise ValueError(
+                f"objective.contrastive_views=original without distillation leaves {views.n_global} global crops "
+                "without a use; set views.n_global=0"
+            )
+        if views.n_local:
+            raise ValueError(
+                f"objective.distill=false leaves the {views.n_local} local crops without a use; set views.n_local=0"
+            )
+        return
+    if not views.n_local and not (objective.global_to_global and views.n_global > 1):
+        raise ValueError(
+            "self-distillation needs student crops: set views.n_local > 0, or objective.global_to_global=true with "
+            "views.n_global > 1"
+        )
+    if objective.global_to_global and views.n_global < 2:
+        raise ValueError(f"objective.global_to_global needs views.n_global >= 2, not {views.n_global}")
+    if objective.head_only_ema and objective.contrastive_views == "original" and not objective.global_to_global:
+        raise ValueError(
+            "objective.head_only_ema takes the teacher's features from the student's pass over the global crops, which "
+            "objective.contrastive_views=original leaves out; take each_global or original_and_globals"
+        )

@@ -1,0 +1,186 @@
+"""Presets, overrides and their errors: from YAML and `key=value` words to a :class:`silc.config.Config`, and back to
+text.
+
+Order of precedence, last wins: dataclass defaults < the preset a preset `extends` < the preset < `--config` file <
+command line.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import types
+import typing
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import TypeAdapter, ValidationError
+
+from silc.config import Config
+
+_ADAPTER = TypeAdapter(Config)
+
+
+def load_config(
+    preset: str | Path, overrides: Iterable[str] = (), *, presets: Path, file: Path | None = None
+) -> Config:
+    """Resolve a run's configuration.
+
+    preset: a name in the folder `presets`, or a path to a YAML file. file: one more YAML file laid over it. overrides:
+    words `section.key=value`, the value in YAML. Raises ValueError naming the key, and the nearest valid one.
+    """
+    name, tree = _read_preset(preset, presets, seen=())
+    if file is not None:
+        tree = _merge(tree, _read_yaml(file))
+    for word in overrides:
+        tree = _merge(tree, _parse_override(word))
+    tree["preset"] = name
+    config = build(tree)
+    known = set(valid_keys())
+    for unverified in config.unverified:
+        if unverified not in known:
+            raise ValueError(
+                f"preset {name}: `unverified` lists {unverified!r}, which is no key{_nearest(unverified, known)}"
+            )
+    return config
+
+
+def build(tree: dict[str, Any]) -> Config:
+    """A :class:`Config` from nested plain values. Raises ValueError with one line for each mistake."""
+    try:
+        return _ADAPTER.validate_python(tree)
+    except ValidationError as error:
+        known = set(valid_keys()) | {dotted.rsplit(".", 1)[0] for dotted in valid_keys() if "." in dotted}
+        lines = [_explain(item, known) for item in error.errors()]
+        raise ValueError("configuration:\n  " + "\n  ".join(lines)) from None
+
+
+def to_dict(config: Config) -> dict[str, Any]:
+    """Nested plain values; `build` of them gives the same configuration."""
+    return _ADAPTER.dump_python(config, mode="json")
+
+
+def to_yaml(config: Config) -> str:
+    """The resolved configuration as YAML, in the order of the dataclasses."""
+    return yaml.safe_dump(to_dict(config), sort_keys=False, width=120)
+
+
+def valid_keys() -> list[str]:
+    """Every dotted key, sections left out."""
+    return [dotted for dotted, *_ in describe()]
+
+
+def describe() -> Iterator[tuple[str, str, str, str]]:
+    """(dotted key, type, default, meaning) of every key, in order: the source of the configuration reference."""
+    yield from _describe(Config, "")
+
+
+def reference_markdown() -> str:
+    """The configuration reference as a Markdown table, one section a table."""
+    rows, section = [], None
+    for dotted, kind, default, doc in describe():
+        head = dotted.rsplit(".", 1)[0] if "." in dotted else "(top)"
+        if head != section:
+            rows += ["", f"**`{head}`**", "", "| key | type | default | meaning |", "|---|---|---|---|"]
+            section = head
+        cells = (f"`{dotted}`", f"`{kind}`".replace("|", "\\|"), f"`{default}`", doc.replace("|", "\\|"))
+        rows.append("| " + " | ".join(cells) + " |")
+    return "\n".join(rows).strip() + "\n"
+
+
+def _describe(cls: type, prefix: str) -> Iterator[tuple[str, str, str, str]]:
+    hints = typing.get_type_hints(cls)
+    for field in dataclasses.fields(cls):
+        hint, dotted = hints[field.name], prefix + field.name
+        if dataclasses.is_dataclass(hint):
+            yield from _describe(hint, dotted + ".")
+            continue
+        info = cls.__pydantic_fields__[field.name]
+        default = info.get_default(call_default_factory=True)
+        shown = "null" if default is None else _flow(default)
+        yield dotted, _type_name(hint), shown, info.description or ""
+
+
+def _flow(value: Any) -> str:
+    plain = list(value) if isinstance(value, tuple) else value
+    return yaml.safe_dump(plain, default_flow_style=True, width=999).split("\n...")[0].strip()
+
+
+def _type_name(hint: Any) -> str:
+    origin = typing.get_origin(hint)
+    if origin is typing.Literal:
+        return " | ".join(str(a) for a in typing.get_args(hint))
+    if origin in (typing.Union, types.UnionType):
+        return " | ".join(_type_name(a) for a in typing.get_args(hint))
+    if origin in (list, tuple):
+        return f"{origin.__name__}[{', '.join(_type_name(a) for a in typing.get_args(hint))}]"
+    return "null" if hint is type(None) else hint.__name__
+
+
+def _read_preset(preset: str | Path, folder: Path, seen: tuple[Path, ...]) -> tuple[str, dict[str, Any]]:
+    path = Path(preset)
+    if path.suffix not in (".yaml", ".yml"):
+        path = folder / f"{preset}.yaml"
+    if not path.is_file():
+        names = sorted(p.stem for p in folder.glob("*.yaml"))
+        raise ValueError(f"no preset {str(preset)!r}{_nearest(str(preset), names)}; presets: {', '.join(names)}")
+    if path in seen:
+        raise ValueError(f"presets extend each other in a circle: {' -> '.join(p.stem for p in (*seen, path))}")
+    tree = _read_yaml(path)
+    parent = tree.pop("extends", None)
+    if parent is not None:
+        tree = _merge(_read_preset(parent, path.parent, (*seen, path))[1], tree)
+    return path.stem, tree
+
+
+def _read_yaml(path: Path) -> dict[str, Any]:
+    try:
+        tree = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ValueError(f"cannot read the configuration file {path}: {error.strerror}") from None
+    except yaml.YAMLError as error:
+        raise ValueError(f"{path} is not valid YAML: {error}") from None
+    if not isinstance(tree, dict):
+        raise ValueError(f"{path} must hold a mapping of sections, not {type(tree).__name__}")
+    return tree
+
+
+def _parse_override(word: str) -> dict[str, Any]:
+    dotted, equals, text = word.partition("=")
+    if not equals or not dotted:
+        raise ValueError(f"{word!r} is not an override; write section.key=value, as in optim.lr=3e-4")
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ValueError(f"{word!r}: the value is not valid YAML: {error}") from None
+    for part in reversed(dotted.split(".")):
+        value = {part: value}
+    return value
+
+
+def _merge(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
+    """Mappings merge key by key; anything else, lists included, is replaced."""
+    out = dict(base)
+    for name, value in over.items():
+        both = isinstance(value, dict) and isinstance(out.get(name), dict)
+        out[name] = _merge(out[name], value) if both else value
+    return out
+
+
+def _explain(item: Any, known: set[str]) -> str:
+    dotted = ".".join(str(part) for part in item["loc"])
+    if item["type"] == "unexpected_keyword_argument":
+        return f"unknown key {dotted!r}{_nearest(dotted, known)}"
+    return f"{dotted}={item['input']!r}: {item['msg'][0].lower()}{item['msg'][1:]}"
+
+
+def _nearest(word: str, known: Iterable[str]) -> str:
+    known = list(known)
+    close = difflib.get_close_matches(word, known, n=1, cutoff=0.6)
+    if not close:
+        leaf = word.rsplit(".", 1)[-1]
+        by_leaf = {k.rsplit(".", 1)[-1]: k for k in known}
+        close = [by_leaf[m] for m in difflib.get_close_matches(leaf, by_leaf, n=1, cutoff=0.6)]
+    return f"; did you mean {close[0]!r}?" if close else ""

@@ -1,0 +1,100 @@
+"""Process groups and the few collectives that more than one module needs; every one is a no-op on a single process."""
+
+from __future__ import annotations
+
+import os
+import socket
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+
+@dataclass(frozen=True)
+class World:
+    """Where this process stands among the others."""
+
+    rank: int
+    size: int
+    device: torch.device
+
+    @property
+    def main(self) -> bool:
+        """Rank 0: the one that writes and prints."""
+        return self.rank == 0
+
+
+def init(timeout_minutes: float) -> World:
+    """Join the job that the launcher's environment describes (nccl on GPUs, gloo on CPUs), or make a job of one."""
+    import deepspeed  # here, so that reading a configuration does not pay for it
+
+    if "RANK" not in os.environ:
+        alone = {
+            "RANK": "0",
+            "LOCAL_RANK": "0",
+            "WORLD_SIZE": "1",
+            "MASTER_ADDR": "127.0.0.1",
+            "MASTER_PORT": str(_free_port()),
+        }
+        os.environ.update(alone)
+    cuda = torch.cuda.is_available()
+    device = torch.device("cuda", int(os.environ["LOCAL_RANK"])) if cuda else torch.device("cpu")
+    if cuda:
+        torch.cuda.set_device(device)
+    if not dist.is_initialized():
+        backend = "nccl" if cuda else "gloo"
+        deepspeed.init_distributed(
+            dist_backend=backend, auto_mpi_discovery=False, timeout=timedelta(minutes=timeout_minutes), verbose=False
+        )
+    return World(dist.get_rank(), dist.get_world_size(), device)
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def _many() -> bool:
+    return dist.is_initialized() and dist.get_world_size() > 1
+
+
+def all_reduce_mean_(tensor: torch.Tensor) -> torch.Tensor:
+    """Average over ranks, in place."""
+    if _many():
+        dist.all_reduce(tensor)
+        tensor /= dist.get_world_size()
+    return tensor
+
+
+def all_reduce_min_(tensor: torch.Tensor) -> torch.Tensor:
+    """Smallest over ranks, in place: for flags, 'is it so everywhere'."""
+    if _many():
+        dist.all_reduce(tensor, op=dist.ReduceOp.MIN)
+    return tensor
+
+
+def all_gather_objects(value: Any) -> list[Any]:
+    """Every rank's picklable value, in the order of ranks. For rare, small things."""
+    if not _many():
+        return [value]
+    out: list[Any] = [None] * dist.get_world_size()
+    dist.all_gather_object(out, value)
+    return out
+
+
+def broadcast_object(value: Any) -> Any:
+    """Rank 0's picklable value."""
+    if not _many():
+        return value
+    box = [value]
+    dist.broadcast_object_list(box, src=0)
+    return box[0]
+
+
+def barrier() -> None:
+    """Wait for every rank."""
+    if _many():
+        dist.barrier()
