@@ -1,0 +1,104 @@
+"""Scenes: the mask, boxes and caption say what the picture holds."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from silc.data.scenes import Drawing, draw_background, draw_scene, write_caption
+
+NAMES = ("dog", "owl", "grapes", "red apple")
+COLOURS = ((255, 0, 0), (0, 255, 0), (0, 0, 255), (0, 0, 0))
+
+
+def blocks(count: int, shape: tuple[int, int] = (40, 24)) -> list[Drawing]:
+    """Opaque rectangles of one saturated colour each: a pixel's colour tells whose it is."""
+    return [
+        Drawing(np.full((*shape, 4), (*COLOURS[i], 255), np.uint8), concept_id=10 * i, name=NAMES[i], artist="x")
+        for i in range(count)
+    ]
+
+
+@settings(max_examples=25, deadline=None)
+@given(seed=st.integers(0, 2**32), count=st.integers(1, 4), size=st.integers(24, 96))
+def test_mask_is_the_picture(seed, count, size):
+    drawings = blocks(count)
+    scene = draw_scene(np.random.default_rng(seed), drawings, size)
+    assert scene.picture.shape == (size, size, 3)
+    assert scene.picture.dtype == np.uint8
+    assert scene.mask.dtype == np.uint16
+    seen = np.zeros((size, size), int)
+    for drawing, colour in zip(drawings, COLOURS, strict=False):
+        seen[(scene.picture == colour).all(-1)] = drawing.concept_id + 1
+    assert np.array_equal(scene.mask, seen)
+    for drawing, (left, top, right, bottom), visible in zip(drawings, scene.boxes, scene.visible, strict=True):
+        assert 0 <= left < right <= size
+        assert 0 <= top < bottom <= size
+        inside = scene.mask[top:bottom, left:right] == drawing.concept_id + 1
+        assert inside.sum() == (scene.mask == drawing.concept_id + 1).sum()
+        assert inside.mean() == pytest.approx(visible, abs=1e-3)
+
+
+def test_later_objects_hide_earlier_ones():
+    full = blocks(2, shape=(60, 60))
+    hidden = 0
+    for seed in range(40):
+        scene = draw_scene(np.random.default_rng(seed), full, 64)
+        assert scene.visible[1] == 1.0
+        assert scene.visible[0] > 0.2
+        hidden += scene.visible[0] < 1
+    assert hidden > 5
+
+
+def test_edges_blend_and_the_mask_cuts_at_half():
+    alpha = np.zeros((20, 20, 4), np.uint8)
+    alpha[..., :3] = 255
+    alpha[:, :10, 3] = 255
+    alpha[:, 10:, 3] = 60
+    scene = draw_scene(np.random.default_rng(0), [Drawing(alpha, 4, "dog", "x")], 64)
+    left, top, right, bottom = scene.boxes[0]
+    mask = scene.mask[top:bottom, left:right]
+    half = (right - left) // 2
+    assert (mask[:, : half - 2] == 5).all()
+    assert (mask[:, half + 2 :] == 0).all()
+
+
+def test_object_scale():
+    single = [draw_scene(np.random.default_rng(seed), blocks(1), 96).boxes[0] for seed in range(200)]
+    sides = np.array([max(right - left, bottom - top) for left, top, right, bottom in single]) / 96
+    assert sides.min() >= 0.54
+    assert sides.max() <= 0.99
+    assert 0.7 < sides.mean() < 0.83
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 4])
+def test_captions_name_every_object(count):
+    phrases = ["a dog", "an owl", "grapes", "a red apple"][:count]
+    captions = {write_caption(np.random.default_rng(seed), phrases) for seed in range(200)}
+    assert all(phrase in caption for phrase in phrases for caption in captions)
+    if count == 1:
+        assert captions == {"a dog", "a drawing of a dog"}
+    else:
+        assert len(captions) >= 6
+        starts = {min(phrases, key=caption.index) for caption in captions}
+        assert starts == set(phrases)
+        assert all(caption.count(" and ") == 1 and caption.count(", ") == count - 2 for caption in captions)
+
+
+def test_backgrounds_are_pale_and_varied():
+    made = np.stack([draw_background(np.random.default_rng(seed), 48) for seed in range(100)])
+    assert made.min() > 150
+    assert made.max() <= 255
+    textured = made.reshape(100, -1, 3).std(1).max(-1) > 0.5
+    assert 40 <= textured.sum() <= 75
+    assert made.mean((1, 2)).std(0).min() > 3
+
+
+def test_a_scene_is_a_function_of_its_generator():
+    first, again = (draw_scene(np.random.default_rng([0, 1, 7]), blocks(3), 64) for _ in range(2))
+    other = draw_scene(np.random.default_rng([0, 1, 8]), blocks(3), 64)
+    assert np.array_equal(first.picture, again.picture)
+    assert first.caption == again.caption
+    assert not np.array_equal(first.picture, other.picture)
