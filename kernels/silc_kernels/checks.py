@@ -1,0 +1,49 @@
+"""Argument checks shared by the public ops: each a ValueError that names the value and the way out."""
+
+import math
+
+import torch
+from torch import Tensor
+
+FLOATS = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
+
+
+def check_float(op: str, **tensors: Tensor) -> None:
+    """Floating point, and all on one device."""
+    first_name, first = next(iter(tensors.items()))
+    for name, tensor in tensors.items():
+        if tensor.dtype not in FLOATS:
+            raise ValueError(f"{op}: {name} has dtype {tensor.dtype}; give float32, bfloat16, float16 or float64")
+        if tensor.device != first.device:
+            raise ValueError(
+                f"{op}: {name} is on {tensor.device}, {first_name} on {first.device}; move them to one device"
+            )
+
+
+def check_shape(op: str, name: str, tensor: Tensor, expected: tuple[int | None, ...], meaning: str) -> None:
+    """Shape against `expected` (None: any size >= 1); `meaning` spells it out, such as "[S, N, d]"."""
+    fits = tensor.dim() == len(expected) and all(
+        size == want if want is not None else size >= 1 for size, want in zip(tensor.shape, expected, strict=True)
+    )
+    if not fits:
+        wanted = ", ".join("any" if want is None else str(want) for want in expected)
+        raise ValueError(f"{op}: {name} has shape {list(tensor.shape)}; it must be {meaning} = [{wanted}]")
+
+
+def check_temperature(op: str, name: str, value: float) -> None:
+    if not (math.isfinite(value) and value > 0):
+        raise ValueError(f"{op}: {name} is {value}; a temperature must be finite and above 0 (DINO: 0.1 and 0.04)")
+
+
+def check_pair_weights(op: str, weights: Tensor | None, students: int, teachers: int) -> None:
+    """[S, T], not negative, not all zero. Reads the values: keep it on the CPU to avoid a wait for the GPU."""
+    if weights is None:
+        return
+    check_shape(op, "pair_weights", weights, (students, teachers), "[S, T]")
+    values = weights.tolist()
+    flat = [value for row in values for value in row]
+    if not all(math.isfinite(value) and value >= 0 for value in flat) or sum(flat) <= 0:
+        raise ValueError(
+            f"{op}: pair_weights {values} must be finite, not negative and not all zero; "
+            "give at least one pair a positive weight, or leave the loss out"
+        )

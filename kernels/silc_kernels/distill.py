@@ -1,0 +1,128 @@
+"""Self-distillation cross-entropy (SILC, arXiv 2310.13355, equation of L_self; DINO, arXiv 2104.14294, eq. 1)."""
+
+from torch import Tensor
+
+from . import dispatch
+from .checks import check_float, check_pair_weights, check_shape, check_temperature
+
+
+def distill_loss(
+    student_logits: Tensor,
+    teacher_logits: Tensor,
+    center: Tensor,
+    *,
+    student_temp: float,
+    teacher_temp: float,
+    pair_weights: Tensor | None = None,
+    inplace_backward: bool = False,
+    backend: str = "auto",
+) -> Tensor:
+    """Cross-entropy between centred, sharpened teacher and student, over all pairs of crops.
+
+        sum_n sum_st w_st H(softmax((z_t - c) / tau_t), softmax(z_s / tau_s)) / (N sum_st w_st)
+
+    Args:
+        student_logits: [S, N, K], S crops of N samples over K prototypes. The only input that gets a gradient.
+        teacher_logits: [T, N, K].
+        center: [K].
+        student_temp, teacher_temp: tau_s and tau_t, above 0.
+        pair_weights: [S, T], not negative, not all zero; None: every pair counts 1.
+        inplace_backward: write the gradient over student_logits. Saves one [S, N, K] buffer; the logits must then
+            serve no other backward (a linear layer does not need its output).
+        backend: "auto", or a name from `dispatch.report`.
+
+    Returns:
+        scalar, float32 (float64 for float64 logits).
+
+    Raises:
+        ValueError: a shape, dtype, device, temperature or weight that does not fit.
+    """
+    op = "distill_loss"
+    check_float(op, student_logits=student_logits, teacher_logits=teacher_logits, center=center)
+    check_shape(op, "student_logits", student_logits, (None, None, None), "[S, N, K]")
+    students, samples, prototypes = student_logits.shape
+    check_shape(op, "teacher_logits", teacher_logits, (None, samples, prototypes), "[T, N, K]")
+    check_shape(op, "center", center, (prototypes,), "[K]")
+    check_temperature(op, "student_temp", student_temp)
+    check_temperature(op, "teacher_temp", teacher_temp)
+    check_pair_weights(op, pair_weights, students, teacher_logits.shape[0])
+    if inplace_backward and student_logits.is_leaf and student_logits.requires_grad:
+        raise ValueError(
+            f"{op}: inplace_backward would overwrite student_logits, a leaf that requires a gradient; "
+            "use it on logits computed by a layer, or set inplace_backward=False"
+        )
+    return dispatch.run(
+        op,
+        (student_logits, teacher_logits, center),
+        backend,
+        student_logits,
+        teacher_logits,
+        center,
+        student_temp=student_temp,
+        teacher_temp=teacher_temp,
+        pair_weights=pair_weights,
+        inplace_backward=inplace_backward,
+    )
+
+
+def distill_head_loss(
+    student: Tensor,
+    teacher: Tensor,
+    student_weight: Tensor,
+    teacher_weight: Tensor,
+    center: Tensor,
+    *,
+    student_temp: float,
+    teacher_temp: float,
+    pair_weights: Tensor | None = None,
+    backend: str = "auto",
+) -> Tensor:
+    """`distill_loss` of the logits student @ student_weight^T and teacher @ teacher_weight^T, which never exist whole.
+
+    Args:
+        student: [S, N, d] bottleneck features. Gets a gradient.
+        teacher: [T, N, d].
+        student_weight: [K, d], the last linear layer (pass the normalised weight of a weight-normalised one). Gets a
+            gradient, accumulated in float32.
+        teacher_weight: [K, d].
+        center: [K].
+        student_temp, teacher_temp, pair_weights, backend: as in `distill_loss`.
+
+    Returns:
+        scalar, float32 (float64 if any input is float64).
+
+    Raises:
+        ValueError: a shape, dtype, device, temperature or weight that does not fit.
+    """
+    op = "distill_head_loss"
+    check_float(
+        op,
+        student=student,
+        teacher=teacher,
+        student_weight=student_weight,
+        teacher_weight=teacher_weight,
+        center=center,
+    )
+    check_shape(op, "student", student, (None, None, None), "[S, N, d]")
+    students, samples, width = student.shape
+    check_shape(op, "teacher", teacher, (None, samples, width), "[T, N, d]")
+    check_shape(op, "student_weight", student_weight, (None, width), "[K, d]")
+    prototypes = student_weight.shape[0]
+    check_shape(op, "teacher_weight", teacher_weight, (prototypes, width), "[K, d]")
+    check_shape(op, "center", center, (prototypes,), "[K]")
+    check_temperature(op, "student_temp", student_temp)
+    check_temperature(op, "teacher_temp", teacher_temp)
+    check_pair_weights(op, pair_weights, students, teacher.shape[0])
+    return dispatch.run(
+        op,
+        (student, teacher, student_weight, teacher_weight, center),
+        backend,
+        student,
+        teacher,
+        student_weight,
+        teacher_weight,
+        center,
+        student_temp=student_temp,
+        teacher_temp=teacher_temp,
+        pair_weights=pair_weights,
+    )

@@ -1,0 +1,164 @@
+"""What each process of the multi-process contrastive test runs; failures come back as text through a queue."""
+
+import itertools
+import os
+import traceback
+from datetime import timedelta
+
+import pytest
+import torch
+import torch.distributed as dist
+
+from silc_kernels import center_update, contrastive_loss
+from silc_kernels.reference.similarities import Similarities
+from tests.kernels.oracles import contrastive, far_below_one_another, normal, relative, unit
+
+WORLD = 4
+PAIRS = 5
+WIDTH = 6
+PLANS = ("reduce_scatter", "recompute")
+
+
+def work(rank: int, store: str, queue) -> None:
+    """Every check on one rank of WORLD; puts (rank, None or a traceback)."""
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=WORLD)
+    # new_group is collective: every rank makes every group.
+    halves = [dist.new_group([0, 1]), dist.new_group([2, 3])]
+    singles = [dist.new_group([r]) for r in range(WORLD)]
+    hasty = dist.new_group(list(range(WORLD)), timeout=timedelta(seconds=2))
+    try:
+        groups = ((None, WORLD), (halves[rank // 2], 2), (singles[rank], 1))
+        for (group, size), kind, plan in itertools.product(groups, ("softmax", "sigmoid"), PLANS):
+            for views, chunk in ((1, 4096), (2, 2 * size), (1, 3 * size), (2, 1)):
+                check_equals_one_process(group, size, kind, plan, views, chunk)
+        check_low_precision()
+        check_scale_100()
+        check_automatic_plan()
+        check_text_only()
+        check_uneven_batches(rank)
+        check_center()
+        check_absent_rank(rank, hasty)
+        queue.put((rank, None))
+    except BaseException:
+        queue.put((rank, traceback.format_exc()))
+        raise
+
+
+def batch(size: int, views: int, dtype=torch.float64):
+    """The concatenated batch of `size` ranks, the same on all, and its scale and bias."""
+    image, text = unit(views, size * PAIRS, WIDTH, seed=1, dtype=dtype), unit(size * PAIRS, WIDTH, seed=2, dtype=dtype)
+    text[1] = text[0]  # a duplicate caption
+    leaves = image, text, torch.tensor([7.0], dtype=torch.float64), torch.tensor([-3.0], dtype=torch.float64)
+    return [leaf.requires_grad_() for leaf in leaves]
+
+
+def solve(group, size, leaves, **options):
+    """Loss and gradients of this rank's part; features' averaged over ranks and gathered, scalars' averaged."""
+    image, text, scale, bias = leaves
+    rank = dist.get_rank(group)
+    mine = slice(rank * PAIRS, (rank + 1) * PAIRS)
+    parts = [x.detach().clone().requires_grad_() for x in (image[:, mine], text[mine], scale, bias)]
+    features = parts[0][0] if len(image) == 1 else parts[0]
+    loss = contrastive_loss(features, *parts[1:], group=group, **options)
+    loss.backward()
+    gathered = []
+    for part, dim in ((parts[0], 1), (parts[1], 0)):
+        pieces = [torch.empty_like(part.grad) for _ in range(size)]
+        dist.all_gather(pieces, part.grad.contiguous(), group=group)
+        gathered.append(torch.cat(pieces, dim) / size)
+    for scalar in parts[2:]:
+        dist.all_reduce(scalar.grad, group=group)
+        gathered.append(scalar.grad / size)
+    return loss.detach(), gathered
+
+
+def check_equals_one_process(group, size, kind, plan, views, chunk):
+    leaves = batch(size, views)
+    expected = contrastive(*leaves, kind)
+    gradients = torch.autograd.grad(expected, leaves, allow_unused=True)
+    loss, actual = solve(group, size, leaves, kind=kind, plan=plan, chunk=chunk)
+    case = f"{kind} {plan} size {size} views {views} chunk {chunk}"
+    torch.testing.assert_close(loss, expected.detach(), rtol=1e-12, atol=1e-12, msg=lambda m: f"{case}: loss: {m}")
+    for name, mine, theirs in zip(("image", "text", "scale", "bias"), actual, gradients, strict=True):
+        if kind == "softmax" and name == "bias":
+            theirs = torch.zeros(1, dtype=torch.float64)
+        torch.testing.assert_close(mine, theirs, rtol=1e-9, atol=1e-12, msg=lambda m, n=name: f"{case}: {n}: {m}")
+
+
+def check_low_precision():
+    leaves = batch(WORLD, 2, torch.bfloat16)
+    wide = [leaf.detach().double().requires_grad_() for leaf in leaves]
+    expected = torch.autograd.grad(contrastive(*wide, "sigmoid"), wide)
+    for plan in PLANS:
+        _, actual = solve(None, WORLD, leaves, kind="sigmoid", plan=plan, chunk=8)
+        assert actual[0].dtype == torch.bfloat16
+        assert max(relative(mine, theirs) for mine, theirs in zip(actual, expected, strict=True)) < 1e-2
+
+
+def check_scale_100():
+    """Columns whose entries all lie far below their rows' largest, on every rank: nothing may underflow."""
+    image, text, scale, bias = batch(WORLD, 1, torch.float32)
+    with torch.no_grad():
+        far_below_one_another(image[0], text)
+        scale.fill_(100.0)
+    leaves = [x.detach().requires_grad_() for x in (image, text, scale, bias)]
+    wide = [leaf.detach().double().requires_grad_() for leaf in leaves]
+    expected = contrastive(*wide, "softmax")
+    gradients = torch.autograd.grad(expected, wide[:3])
+    for plan in PLANS:
+        loss, actual = solve(None, WORLD, leaves, plan=plan, chunk=8)
+        assert relative(loss, expected) < 1e-4
+        assert max(relative(mine, theirs) for mine, theirs in zip(actual[:3], gradients, strict=True)) < 1e-4
+
+
+def check_automatic_plan():
+    """By node count: images are gathered only across nodes."""
+    calls = []
+    original = Similarities.column_pass
+    Similarities.column_pass = lambda self, *args: (calls.append(1), original(self, *args))
+    try:
+        for on_this_node, expected in ((None, 0), (WORLD, 0), (1, 1)):
+            os.environ.pop("LOCAL_WORLD_SIZE", None)
+            if on_this_node is not None:
+                os.environ["LOCAL_WORLD_SIZE"] = str(on_this_node)
+            calls.clear()
+            solve(None, WORLD, batch(WORLD, 1))
+            assert len(calls) == expected, (on_this_node, calls)
+    finally:
+        Similarities.column_pass = original
+        os.environ.pop("LOCAL_WORLD_SIZE", None)
+
+
+def check_text_only():
+    """A locked image tower: only the texts ask for a gradient."""
+    image, text, scale, _ = batch(WORLD, 1)
+    (expected,) = torch.autograd.grad(contrastive(image, text, scale, None, "softmax"), (text,))
+    mine = slice(dist.get_rank() * PAIRS, (dist.get_rank() + 1) * PAIRS)
+    part = text.detach()[mine].clone().requires_grad_()
+    contrastive_loss(image.detach()[0, mine], part, scale.detach()).backward()
+    torch.testing.assert_close(part.grad / WORLD, expected[mine])
+
+
+def check_uneven_batches(rank):
+    features = normal(PAIRS + rank % 2, WIDTH)
+    with pytest.raises(ValueError, match=rf"\[\[1, {PAIRS}, {WIDTH}\], \[1, {PAIRS + 1}, {WIDTH}\]"):
+        contrastive_loss(features, features, torch.ones(1))
+
+
+def check_center():
+    center, weight = normal(11), normal(11, WIDTH, seed=1)
+    features = normal(WORLD, 3, WIDTH, seed=2)
+    mine = features[dist.get_rank()].mean(0)
+    expected = 0.9 * center + 0.1 * (features.flatten(0, 1) @ weight.T).mean(0)
+    torch.testing.assert_close(center_update(center, mine, weight, momentum=0.9), expected)
+    torch.testing.assert_close(center_update(center, weight @ mine, momentum=0.9), expected)
+
+
+def check_absent_rank(rank, hasty):
+    """Last, since it breaks the group: a rank that never comes is an error that names the op, not a hang."""
+    if rank == WORLD - 1:
+        return
+    features = normal(PAIRS, WIDTH)
+    with pytest.raises(RuntimeError, match=f"contrastive_loss: all_gather failed on rank {rank} of {WORLD}"):
+        contrastive_loss(features, features, torch.ones(1), group=hasty)

@@ -1,0 +1,202 @@
+"""patch_embed against timm's PatchEmbed, exact integers and float64."""
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from timm.layers import PatchEmbed
+
+from silc_kernels import PackedLayout, patch_embed
+from silc_kernels.reference import patches as reference
+from tests.kernels.oracles import Allocations, normal, relative, tokens
+
+IMAGENET = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
+PLAIN = {"mean": (0.0, 0.0, 0.0), "std": (1 / 255, 1 / 255, 1 / 255)}
+
+
+def pixels(*shape, seed=0):
+    return torch.randint(0, 256, shape, generator=torch.Generator().manual_seed(seed), dtype=torch.uint8)
+
+
+def problem(sizes, patch, width, prefix=0, dtype=torch.float64):
+    """sizes: (M, H, W) a resolution. -> crops, weight, bias, positions, prefix or None."""
+    crops = [pixels(m, 3, h, w, seed=i) for i, (m, h, w) in enumerate(sizes)]
+    weight = (normal(width, 3, patch, patch, seed=1) / patch).to(dtype).requires_grad_()
+    bias = normal(width, seed=2, dtype=dtype).requires_grad_()
+    tables = [
+        normal((h // patch) * (w // patch), width, seed=3 + i, dtype=dtype).requires_grad_()
+        for i, (_, h, w) in enumerate(sizes)
+    ]
+    before = normal(prefix, width, seed=9, dtype=dtype).requires_grad_() if prefix else None
+    return crops, weight, bias, tables, before
+
+
+def trained(weight, bias, tables, prefix):
+    return [weight, bias, *tables] + ([] if prefix is None else [prefix])
+
+
+SIZES = st.lists(st.tuples(st.integers(1, 3), st.integers(1, 3), st.integers(1, 3)), min_size=1, max_size=3)
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    sizes=SIZES,
+    patch=st.sampled_from([1, 4, 7, 14]),
+    width=st.integers(1, 9),
+    prefix=st.integers(0, 2),
+    chunk=st.sampled_from([1, 500, 1 << 20]),
+    layout=st.sampled_from([torch.contiguous_format, torch.channels_last]),
+    as_float=st.booleans(),
+)
+def test_equals_the_formula_with_all_gradients(sizes, patch, width, prefix, chunk, layout, as_float):
+    sizes = [(m, h * patch, w * patch) for m, h, w in sizes]
+    crops, weight, bias, tables, before = problem(sizes, patch, width, prefix)
+    crops = [crop.contiguous(memory_format=layout) for crop in crops]
+    if as_float:
+        crops[0] = crops[0].double() / 255
+    expected = tokens(crops, weight, bias, tables, **IMAGENET, prefix=before)
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(reference, "CHUNK_ELEMENTS", chunk)
+        actual = patch_embed(crops, weight, bias, tables, **IMAGENET, prefix=before)
+        torch.testing.assert_close(actual, expected)
+        upstream = normal(*expected.shape, seed=20)
+        inputs = trained(weight, bias, tables, before)
+        gradients = torch.autograd.grad(actual, inputs, upstream)
+    for mine, theirs in zip(gradients, torch.autograd.grad(expected, inputs, upstream), strict=True):
+        torch.testing.assert_close(mine, theirs)
+
+
+@pytest.mark.parametrize(("sizes", "patch"), [([(2, 256, 256), (3, 96, 96)], 16), ([(1, 224, 224)], 14)])
+def test_equals_timm_in_float32(sizes, patch):
+    crops, weight, bias, tables, _ = problem(sizes, patch, 64, dtype=torch.float32)
+    actual = patch_embed(crops, weight, bias, tables, mean=(0.5,) * 3, std=(0.5,) * 3)
+    views = PackedLayout(tuple((m, len(table)) for (m, _, _), table in zip(sizes, tables, strict=True))).views(actual)
+    for crop, table, view in zip(crops, tables, views, strict=True):
+        peer = PatchEmbed(crop.shape[-1], patch, 3, 64)
+        peer.proj.load_state_dict({"weight": weight.detach(), "bias": bias.detach()})
+        expected = peer(crop.float().div(255).sub(0.5).div(0.5)) + table
+        torch.testing.assert_close(view, expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize(("height", "width", "patch"), [(12, 20, 4), (28, 14, 14), (16, 8, 8)])
+def test_patchify_is_equal_on_integers(height, width, patch, layout):
+    """An identity projection of raw bytes returns every byte, in place."""
+    inputs = 3 * patch * patch
+    crop = pixels(3, 3, height, width).contiguous(memory_format=layout)
+    weight = torch.eye(inputs).view(inputs, 3, patch, patch)
+    tables = [torch.zeros((height // patch) * (width // patch), inputs)]
+    actual = patch_embed([crop.float()], weight, torch.zeros(inputs), tables, **IMAGENET)
+    # Bytes are centred by 128 inside: the identity on byte / 255 with std 1 / 255 gives them back up to one rounding.
+    centred = patch_embed([crop], weight, torch.zeros(inputs), tables, **PLAIN)
+    expected = [
+        crop[m, :, y : y + patch, x : x + patch].flatten()
+        for m in range(3)
+        for y in range(0, height, patch)
+        for x in range(0, width, patch)
+    ]
+    assert torch.equal(actual, torch.stack(expected).float())
+    assert torch.equal(centred.round(), actual)
+    assert (centred - actual).abs().max() < 1e-4
+
+
+def test_changing_one_crop_leaves_every_other_row_bitwise_unchanged():
+    crops, weight, bias, tables, before = problem([(3, 32, 32), (4, 16, 16)], 8, 24, prefix=1, dtype=torch.float32)
+    first = patch_embed(crops, weight, bias, tables, **IMAGENET, prefix=before)
+    crops[0][1] = 255 - crops[0][1]
+    second = patch_embed(crops, weight, bias, tables, **IMAGENET, prefix=before)
+    changed = (first != second).any(dim=1)
+    rows = PackedLayout(((3, 17), (4, 5))).views(torch.arange(len(first)))
+    # The prefix token of the changed crop does not depend on its pixels.
+    assert torch.equal(changed.nonzero().flatten(), rows[0][1][1:])
+
+
+def test_bfloat16_error_is_at_most_that_of_normalising_first():
+    crops, weight, bias, tables, _ = problem([(4, 64, 64)], 16, 96)
+    exact = tokens(crops, weight, bias, tables, **IMAGENET, prefix=None)
+    low = [x.detach().bfloat16() for x in (weight, bias, tables[0])]
+    actual = patch_embed(crops, low[0], low[1], [low[2]], **IMAGENET)
+    assert actual.dtype == torch.bfloat16
+    normalised = [(crop.double() / 255 - torch.tensor(IMAGENET["mean"]).view(3, 1, 1)) for crop in crops]
+    normalised = [(x / torch.tensor(IMAGENET["std"]).view(3, 1, 1)).bfloat16() for x in normalised]
+    eager = tokens(normalised, low[0], low[1], [low[2]], None, None, None)
+    assert relative(actual, exact) <= relative(eager, exact)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_low_precision_gradients(dtype):
+    crops, weight, bias, tables, before = problem([(3, 32, 32), (2, 16, 16)], 8, 12, prefix=1)
+    inputs = trained(weight, bias, tables, before)
+    low = [x.detach().to(dtype).requires_grad_() for x in inputs]
+    out = patch_embed(crops, low[0], low[1], low[2:4], **IMAGENET, prefix=low[4])
+    upstream = normal(*out.shape, seed=20, dtype=dtype)
+    wide = [x.double() for x in low]
+    expected = tokens(crops, wide[0], wide[1], wide[2:4], **IMAGENET, prefix=wide[4])
+    gradients = torch.autograd.grad(out, low, upstream)
+    for mine, theirs in zip(gradients, torch.autograd.grad(expected, low, upstream.double()), strict=True):
+        assert mine.dtype == dtype
+        assert relative(mine, theirs) < 1e-2
+
+
+def test_out_dtype_and_gradcheck():
+    crops, weight, bias, tables, before = problem([(2, 4, 4), (1, 2, 4)], 2, 3, prefix=1)
+    single = patch_embed(crops, weight, bias, tables, **IMAGENET, prefix=before, out_dtype=torch.float32)
+    assert single.dtype == torch.float32
+    call = lambda w, b, p, *t: patch_embed(crops, w, b, t, **IMAGENET, prefix=p)  # noqa: E731
+    assert torch.autograd.gradcheck(call, (weight, bias, before, *tables))
+
+
+def test_two_runs_are_bitwise_equal():
+    crops, weight, bias, tables, before = problem([(5, 32, 32), (3, 16, 16)], 8, 24, prefix=1, dtype=torch.float32)
+    inputs = trained(weight, bias, tables, before)
+    runs = []
+    for _ in range(2):
+        out = patch_embed(crops, weight, bias, tables, **IMAGENET, prefix=before)
+        runs.append((out, *torch.autograd.grad(out.square().sum(), inputs)))
+    assert all(torch.equal(first, second) for first, second in zip(*runs, strict=True))
+
+
+def test_keeps_no_floats_of_the_pixels(monkeypatch):
+    """Backward needs the bytes and the weight; the patch matrix exists a few crops at a time."""
+    crops, weight, bias, tables, _ = problem([(16, 32, 32)], 8, 4, dtype=torch.float32)
+    monkeypatch.setattr(reference, "CHUNK_ELEMENTS", 2 * 3 * 32 * 32)
+    kept = []
+
+    def pack(tensor):
+        kept.append((tensor.dtype, tensor.numel()))
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor), Allocations() as allocated:
+        out = patch_embed(crops, weight, bias, tables, **IMAGENET)
+    with allocated:
+        out.sum().backward()
+    assert kept == [(torch.uint8, crops[0].numel()), (torch.float32, weight.numel())]
+    assert allocated.largest == 2 * 3 * 32 * 32
+
+
+CROP, WEIGHT, TABLE = pixels(2, 3, 16, 16), torch.zeros(4, 3, 8, 8), torch.zeros(4, 4)
+MISUSE = [
+    ({"crops": [CROP[:, :, :12]]}, r"crops\[0\] is 12 x 16 pixels, which patches of 8 do not divide.*8 x 16"),
+    ({"crops": [CROP.int()]}, r"crops\[0\] has dtype torch.int32; give uint8"),
+    ({"crops": [CROP.permute(0, 2, 3, 1)]}, "channels first"),
+    ({"crops": [CROP[0]]}, r"crops\[0\] has shape \[3, 16, 16\]"),
+    ({"crops": [CROP.float().requires_grad_()]}, "pixels get none"),
+    ({"crops": []}, "0 crop tensors and 1 position tables"),
+    ({"crops": [CROP, CROP]}, "2 crop tensors and 1 position tables"),
+    ({"crops": [CROP.to("meta")]}, r"crops\[0\] is on meta"),
+    ({"positions": [torch.zeros(5, 4)]}, r"positions\[0\] has shape \[5, 4\].*\[4, 4\]"),
+    ({"weight": torch.zeros(4, 3, 8, 4)}, "8 x 4 pixels; only square"),
+    ({"weight": torch.zeros(4, 192)}, r"weight has shape \[4, 192\]"),
+    ({"bias": torch.zeros(5)}, r"bias has shape \[5\]"),
+    ({"prefix": torch.zeros(4)}, r"prefix has shape \[4\]"),
+    ({"std": (1.0, 0.0, 1.0)}, "std above 0"),
+    ({"mean": (0.5,)}, "3 numbers each"),
+    ({"out_dtype": torch.int8}, "out_dtype is torch.int8"),
+]
+
+
+@pytest.mark.parametrize(("change", "message"), MISUSE)
+def test_misuse_is_named(change, message):
+    arguments = {"crops": [CROP], "weight": WEIGHT, "bias": torch.zeros(4), "positions": [TABLE]} | IMAGENET | change
+    with pytest.raises(ValueError, match=message):
+        patch_embed(**arguments)
