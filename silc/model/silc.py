@@ -1,0 +1,132 @@
+"""The student: image tower, text tower and distillation head."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from silc.config import Config, ModelConfig
+from silc.model.head import DistillInputs, PrototypeHead
+from silc.model.init import initialize
+from silc.model.text import ResidualBlock, TextTower
+from silc.model.vision import Block as VisionBlock
+from silc.model.vision import Rgb, VisionTower
+
+
+class SilcModel(nn.Module):
+    """Image tower, text tower and prototype head; :class:`silc.model.scale.LogitScale` stands beside it.
+
+    Weights are uninitialised until :func:`silc.model.init.initialize`; :func:`build` does both.
+
+    Args:
+        config: sizes, attention backend, activation checkpointing, compilation.
+        patch_backend: of ``silc_kernels.patch_embed``.
+        mean, std: of pixels on [0, 1].
+        with_head: False leaves the distillation head out, for baselines without distillation.
+    """
+
+    def __init__(
+        self,
+        config: ModelConfig,
+        *,
+        patch_backend: str = "auto",
+        mean: Rgb = (0.5, 0.5, 0.5),
+        std: Rgb = (0.5, 0.5, 0.5),
+        with_head: bool = True,
+    ) -> None:
+        super().__init__()
+        self.visual = VisionTower(
+            config.vision,
+            attention=config.attention,
+            checkpoint_activations=config.checkpoint_activations,
+            patch_backend=patch_backend,
+            mean=mean,
+            std=std,
+        )
+        self.text = TextTower(config.text, config.vision.width, checkpoint_activations=config.checkpoint_activations)
+        self.head = PrototypeHead(config.vision.width, config.head) if with_head else None
+        if config.compile:
+            compile_blocks(self)
+
+    def forward(
+        self, large: Tensor, small: Tensor | None, tokens: Tensor | None, distill: DistillInputs | None = None
+    ) -> tuple[Tensor, Tensor | None, Tensor | None, Tensor | None]:
+        """All crops through one image pass, the captions through the text tower; the distillation loss if asked for.
+
+        Args:
+            large: uint8 [B, V, 3, R, R]: the views aligned with the text and seen by the teacher, global views last.
+            small: uint8 [B, S, 3, r, r], local crops, or None.
+            tokens: int [B, L], or None.
+            distill: the teacher's side; None leaves the loss out.
+
+        Returns:
+            Image features [B, V, D]; text features [B, D] or None; distillation loss or None; the teacher features
+            [T, B, d] it used, or None. The first two are not normalised. The loss's student rows are the small crops in
+            order, then the last `distill.student_views` large views.
+        """
+        crops = [large.flatten(0, 1)]
+        if small is not None:
+            crops.append(small.flatten(0, 1))
+        features = [group.unflatten(0, (len(large), -1)) for group in self.visual(crops)]
+        image = features[0]
+        text = None if tokens is None else self.text(tokens)
+        if distill is None:
+            return image, text, None, None
+        students = [*features[1:]]
+        if distill.student_views:
+            students.append(image[:, image.shape[1] - distill.student_views :])
+        if not students:
+            raise ValueError("distillation without student views: give small crops, or set distill.student_views")
+        rows = torch.cat([view.transpose(0, 1) for view in students])
+        teacher = distill.teacher(image.detach()) if callable(distill.teacher) else distill.teacher
+        return image, text, self.head(rows, teacher, distill), teacher
+
+    def encode_image(
+        self, crops: Tensor | Sequence[Tensor], *, normalize: bool = False, dense: bool = False
+    ) -> Tensor | list[Tensor]:
+        """Image features.
+
+        Args:
+            crops: uint8 [M, 3, H, W] (or normalised floats), or a list of such tensors, one a resolution.
+            normalize: to length 1.
+            dense: patch features [M, H / p, W / p, D] after the final norm, in place of pooled ones [M, D].
+
+        Returns:
+            A tensor for a tensor, a list for a list.
+        """
+        groups = [crops] if isinstance(crops, Tensor) else crops
+        features = self.visual.dense(groups) if dense else self.visual(groups)
+        if normalize:
+            features = [F.normalize(group, dim=-1) for group in features]
+        return features[0] if isinstance(crops, Tensor) else features
+
+    def encode_text(self, tokens: Tensor, *, normalize: bool = False) -> Tensor:
+        """Text features: int [B, L] -> [B, D]."""
+        features = self.text(tokens)
+        return F.normalize(features, dim=-1) if normalize else features
+
+
+def compile_blocks(module: nn.Module, **options: object) -> None:
+    """torch.compile each transformer block in place; `options` go to torch.compile.
+
+    A deep copy of a compiled module is not compiled: call this on the copy.
+    """
+    for child in module.modules():
+        if isinstance(child, VisionBlock | ResidualBlock):
+            child.compile(**options)
+
+
+def build(config: Config) -> SilcModel:
+    """The student of a run, with its first weights: a function of the configuration alone, the same on every rank."""
+    model = SilcModel(
+        config.model,
+        patch_backend=config.kernels.patch_embed,
+        mean=config.data.mean,
+        std=config.data.std,
+        with_head=config.objective.distill,
+    )
+    initialize(model, config.train.seed)
+    return model

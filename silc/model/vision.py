@@ -1,0 +1,176 @@
+"""The image tower: a ViT that takes crops of several resolutions in one packed pass.
+
+All crops of all resolutions form one sequence [T, D], ordered by resolution, straight from uint8 pixels. LayerNorms,
+projections and MLPs run on that sequence as it is; attention alone looks at the boundaries. Parameter names and
+arithmetic are those of timm's ``vit_*_siglip_*`` inside open_clip's TimmModel (``visual.trunk.*``), so that exporting
+is copying.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import lru_cache
+
+import torch
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from silc.config import VisionConfig
+from silc.model import attention
+from silc.model.layers import Mlp, layer_norm
+from silc.model.pool import AttentionPool
+from silc.model.positions import Grid, resize_positions
+from silc_kernels import PackedLayout, patch_embed
+
+Rgb = tuple[float, float, float]
+
+
+class PatchProjection(nn.Module):
+    """Owns the patch weight [D, 3, p, p] and bias [D]; uint8 crops go in, packed tokens come out."""
+
+    def __init__(self, width: int, patch_size: int, mean: Rgb, std: Rgb, backend: str) -> None:
+        super().__init__()
+        self.mean, self.std, self.backend = mean, std, backend
+        self.weight = nn.Parameter(torch.empty(width, 3, patch_size, patch_size))
+        self.bias = nn.Parameter(torch.empty(width))
+
+    def forward(self, crops: Sequence[Tensor], positions: list[Tensor]) -> Tensor:
+        """crops [M_i, 3, H_i, W_i], positions [tokens_i, D] -> [T, D]."""
+        return patch_embed(
+            list(crops), self.weight, self.bias, positions, mean=self.mean, std=self.std, backend=self.backend
+        )
+
+
+class PatchEmbed(nn.Module):
+    """Holds the projection under timm's name, `patch_embed.proj`."""
+
+    def __init__(self, width: int, patch_size: int, mean: Rgb, std: Rgb, backend: str) -> None:
+        super().__init__()
+        self.proj = PatchProjection(width, patch_size, mean, std, backend)
+
+    def forward(self, crops: Sequence[Tensor], positions: list[Tensor]) -> Tensor:
+        return self.proj(crops, positions)
+
+
+class Attention(nn.Module):
+    """Multi-head self-attention within each crop of the packed sequence."""
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.qkv = nn.Linear(width, 3 * width)
+        self.proj = nn.Linear(width, width)
+
+    def forward(self, x: Tensor, layout: PackedLayout, attend: attention.Attend) -> Tensor:
+        return self.proj(attend(self.qkv(x), self.heads, layout))
+
+
+class Block(nn.Module):
+    """Pre-norm transformer block on a packed sequence [T, D]."""
+
+    def __init__(self, width: int, heads: int, mlp_ratio: float) -> None:
+        super().__init__()
+        self.norm1 = layer_norm(width)
+        self.attn = Attention(width, heads)
+        self.norm2 = layer_norm(width)
+        self.mlp = Mlp(width, mlp_ratio)
+
+    def forward(self, x: Tensor, layout: PackedLayout, attend: attention.Attend) -> Tensor:
+        x = x + self.attn(self.norm1(x), layout, attend)
+        return x + self.mlp(self.norm2(x))
+
+
+class Trunk(nn.Module):
+    """Patch embedding, blocks, final norm and attention pooling, under timm's names."""
+
+    def __init__(
+        self,
+        config: VisionConfig,
+        *,
+        attention: str,
+        checkpoint_activations: bool,
+        patch_backend: str,
+        mean: Rgb,
+        std: Rgb,
+    ) -> None:
+        super().__init__()
+        self.patch_size = config.patch_size
+        self.attention = attention
+        self.checkpoint_activations = checkpoint_activations
+        side = config.image_size // config.patch_size
+        self.grid: Grid = (side, side)
+        self.patch_embed = PatchEmbed(config.width, config.patch_size, mean, std, patch_backend)
+        self.pos_embed = nn.Parameter(torch.empty(1, side * side, config.width))
+        self.blocks = nn.ModuleList(Block(config.width, config.heads, config.mlp_ratio) for _ in range(config.depth))
+        self.norm = layer_norm(config.width)
+        self.attn_pool = AttentionPool(config.width, config.heads, config.mlp_ratio)
+
+    def forward(self, crops: Sequence[Tensor], dense: bool = False) -> list[Tensor]:
+        """Pooled features [M_i, D] of each resolution, or with `dense` patch features [M_i, rows, columns, D]."""
+        grids = [(crop.shape[-2] // self.patch_size, crop.shape[-1] // self.patch_size) for crop in crops]
+        layout = _layout(tuple((len(crop), rows * columns) for crop, (rows, columns) in zip(crops, grids, strict=True)))
+        x = self.patch_embed(crops, [resize_positions(self.pos_embed, self.grid, grid) for grid in grids])
+        attend = attention.choose(self.attention, x.device, x.dtype).attend
+        for block in self.blocks:
+            if self.checkpoint_activations and torch.is_grad_enabled():
+                x = checkpoint(block, x, layout, attend, use_reentrant=False)
+            else:
+                x = block(x, layout, attend)
+        x = self.norm(x)
+        if dense:
+            return [view.unflatten(1, grid) for view, grid in zip(layout.views(x), grids, strict=True)]
+        return list(self.attn_pool(x, layout).split([len(crop) for crop in crops]))
+
+
+@lru_cache(maxsize=64)
+def _layout(groups: tuple[tuple[int, int], ...]) -> PackedLayout:
+    """One layout object per shape, so that what is derived from it (masks, compiled blocks) is made once."""
+    return PackedLayout(groups)
+
+
+class VisionTower(nn.Module):
+    """The image tower; the extra level `trunk` is open_clip's.
+
+    Args:
+        config: sizes.
+        attention: auto, sdpa or xformers (see :mod:`silc.model.attention`).
+        checkpoint_activations: recompute each block in the backward pass.
+        patch_backend: backend of ``silc_kernels.patch_embed``.
+        mean, std: of pixels on [0, 1]; applied inside the patch embedding to uint8 crops.
+    """
+
+    def __init__(
+        self,
+        config: VisionConfig,
+        *,
+        attention: str = "auto",
+        checkpoint_activations: bool = False,
+        patch_backend: str = "auto",
+        mean: Rgb = (0.5, 0.5, 0.5),
+        std: Rgb = (0.5, 0.5, 0.5),
+    ) -> None:
+        super().__init__()
+        self.trunk = Trunk(
+            config,
+            attention=attention,
+            checkpoint_activations=checkpoint_activations,
+            patch_backend=patch_backend,
+            mean=mean,
+            std=std,
+        )
+
+    def forward(self, crops: Sequence[Tensor]) -> list[Tensor]:
+        """Encode crops of one or more resolutions in one pass.
+
+        Args:
+            crops: one tensor a resolution, uint8 [M_i, 3, H_i, W_i] (or floats that are normalised already); sides are
+                multiples of the patch size, and may differ from the stored grid: the position table is resized.
+
+        Returns:
+            Pooled features [M_i, D], not normalised, one tensor for each of `crops`.
+        """
+        return self.trunk(crops)
+
+    def dense(self, crops: Sequence[Tensor]) -> list[Tensor]:
+        """Patch features after the final norm, [M_i, H_i / p, W_i / p, D] for each of `crops`."""
+        return self.trunk(crops, dense=True)
