@@ -1,0 +1,1 @@
+"""The trainer: engine, step, loop, schedules, checkpoints, metrics."""

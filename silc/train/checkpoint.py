@@ -1,0 +1,140 @@
+"""Checkpoints that are whole or absent.
+
+    run/checkpoints/
+        latest                   name of the newest whole checkpoint
+        step_00012000/
+            engine/              DeepSpeed's shards: weights, masters, moments (one file a rank)
+            student.safetensors  the student's fp32 weights, whole: for export, evaluation and other programs
+            teacher.safetensors  the teacher's fp32 average, whole
+            trainer.pt           counters, data position, centre, logit scale and bias with their optimiser's state
+            config.yaml          the resolved configuration
+            manifest.json        names and sizes of all of the above, written last
+
+A checkpoint is written as `step_*.tmp` and renamed when its manifest is in place; readers trust only folders with a
+manifest that matches. Whatever the trainer needs to go on is here; nothing random is kept because order and
+augmentation are functions of (seed, position).
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from silc.distributed import World, barrier, broadcast_object
+
+FORMAT = 1
+
+
+def save(
+    folder: Path,
+    step: int,
+    *,
+    world: World,
+    engine: Any,
+    teacher: Any | None,
+    trainer: dict[str, Any],
+    config_yaml: str,
+    keep: int,
+) -> Path:
+    """Write a checkpoint below the run folder (collective: every rank must call it). Returns its path."""
+    final = folder / "checkpoints" / f"step_{step:08d}"
+    draft = final.with_suffix(".tmp")
+    if world.main:
+        shutil.rmtree(draft, ignore_errors=True)
+        draft.mkdir(parents=True)
+    barrier()
+    engine.save(draft)
+    student = engine.master_weights(keep=world.main)
+    average = teacher.average() if teacher is not None else {}
+    barrier()
+    if world.main:
+        save_file(student, draft / "student.safetensors")
+        if average:
+            save_file({k: v.cpu().contiguous() for k, v in average.items()}, draft / "teacher.safetensors")
+        torch.save({"format": FORMAT, "world_size": world.size, **trainer}, draft / "trainer.pt")
+        (draft / "config.yaml").write_text(config_yaml, encoding="utf-8")
+        files = {str(p.relative_to(draft)): p.stat().st_size for p in sorted(draft.rglob("*")) if p.is_file()}
+        (draft / "manifest.json").write_text(
+            json.dumps({"format": FORMAT, "step": step, "files": files}, indent=1), encoding="utf-8"
+        )
+        shutil.rmtree(final, ignore_errors=True)
+        draft.rename(final)
+        (final.parent / "latest").write_text(final.name + "\n", encoding="utf-8")
+        _prune(final.parent, keep)
+    barrier()
+    return final
+
+
+def find(where: str | Path) -> Path:
+    """A whole checkpoint from its own path, or the newest one of a run folder.
+
+    Raises ValueError saying what is wrong.
+    """
+    path = Path(where)
+    if (path / "manifest.json").is_file():
+        return verify(path)
+    whole = sorted(p.parent for p in (path / "checkpoints").glob("step_*/manifest.json") if p.parent.suffix != ".tmp")
+    if not whole:
+        raise ValueError(
+            f"no whole checkpoint at {path}: give a run folder with checkpoints/step_*/manifest.json, or one of "
+            "these folders"
+        )
+    return verify(whole[-1])
+
+
+def verify(path: Path) -> Path:
+    """Check a checkpoint against its manifest. Raises ValueError naming the first file that differs."""
+    for name, size in json.loads((path / "manifest.json").read_text(encoding="utf-8"))["files"].items():
+        found = (path / name).stat().st_size if (path / name).is_file() else None
+        if found != size:
+            raise ValueError(
+                f"checkpoint {path}: {name} should hold {size} bytes, found {found}; take an older checkpoint"
+            )
+    return path
+
+
+def load_trainer(path: Path, world_size: int, device: torch.device) -> dict[str, Any]:
+    """The trainer's part, after checking that this number of ranks can go on from it."""
+    trainer = torch.load(path / "trainer.pt", map_location=device, weights_only=True)
+    if trainer["format"] != FORMAT:
+        raise ValueError(f"checkpoint {path} has format {trainer['format']}, this version reads {FORMAT}")
+    if trainer["world_size"] != world_size:
+        raise ValueError(
+            f"checkpoint {path} was written by {trainer['world_size']} ranks and resumes with that many, not "
+            f"{world_size}"
+        )
+    return trainer
+
+
+def load_weights(path: Path, name: str) -> dict[str, Tensor]:
+    """`student` or `teacher`: whole fp32 weights on the CPU. Raises ValueError when the checkpoint has none."""
+    file = path / f"{name}.safetensors"
+    if not file.is_file():
+        raise ValueError(f"checkpoint {path} has no {name} weights ({file.name})")
+    return load_file(file)
+
+
+def newest(run: Path) -> Path | None:
+    """The newest whole checkpoint of a run folder as rank 0 sees it, the same on every rank; None when there is none.
+    """
+
+    def look() -> str | None:
+        try:
+            return str(find(run))
+        except ValueError:
+            return None
+
+    found = broadcast_object(look())
+    return None if found is None else Path(found)
+
+
+def _prune(folder: Path, keep: int) -> None:
+    whole = sorted(p for p in folder.glob("step_*") if p.is_dir() and p.suffix != ".tmp")
+    for old in whole[:-keep]:
+        shutil.rmtree(old)

@@ -1,0 +1,166 @@
+"""The DeepSpeed engine behind a small face: forward, backward, step, and access to the fp32 master weights.
+
+DeepSpeed's JSON is generated here from the typed configuration with every key that matters written out, because unknown
+top-level keys are accepted silently and defaults have moved between releases (gradient_clipping went from 0 to 1).
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import deepspeed
+import torch
+from deepspeed.utils import safe_get_full_fp32_param, safe_get_local_fp32_param
+from torch import Tensor, nn
+
+from silc.config import Config
+from silc.distributed import World
+from silc.teacher import Fragment
+from silc.train.optim import build_optimizer, parameter_groups, set_learning_rate
+
+
+def precision(config: Config, device: torch.device) -> torch.dtype:
+    """The dtype of the forward and backward passes."""
+    asked = config.engine.precision
+    if asked == "auto":
+        asked = "bf16" if device.type == "cuda" else "fp32"
+    return {"bf16": torch.bfloat16, "fp32": torch.float32}[asked]
+
+
+def deepspeed_json(config: Config, world: World) -> dict[str, Any]:
+    """DeepSpeed's configuration for this run, every key written."""
+    engine, share = config.engine, config.train.global_batch // world.size
+    micro = config.train.micro_batch or share
+    zero: dict[str, Any] = {
+        "stage": engine.zero_stage,
+        "overlap_comm": engine.overlap_comm and world.device.type == "cuda",
+        "contiguous_gradients": True,
+        "reduce_scatter": True,
+        "reduce_bucket_size": engine.reduce_bucket_size,
+        "allgather_partitions": True,
+        "allgather_bucket_size": engine.allgather_bucket_size,
+        "round_robin_gradients": False,
+        "ignore_unused_parameters": True,
+    }
+    if engine.zero_stage == 3:
+        zero |= {
+            "stage3_prefetch_bucket_size": engine.prefetch_bucket_size,
+            "stage3_param_persistence_threshold": engine.persistence_threshold,
+            "stage3_max_live_parameters": engine.max_live_parameters,
+            "stage3_max_reuse_distance": engine.max_live_parameters,
+            "stage3_gather_16bit_weights_on_model_save": False,
+            "sub_group_size": 1_000_000_000,
+        }
+    return {
+        "train_batch_size": config.train.global_batch,
+        "train_micro_batch_size_per_gpu": micro,
+        "gradient_accumulation_steps": share // micro,
+        "managed_gradient_accumulation": True,
+        "gradient_clipping": config.optim.clip,
+        "bf16": {"enabled": precision(config, world.device) == torch.bfloat16, "check_grad_overflow": True},
+        "fp16": {"enabled": False},
+        "torch_autocast": {"enabled": False},
+        "zero_optimization": zero,
+        "zero_allow_untested_optimizer": True,
+        "zero_force_ds_cpu_optimizer": False,
+        "prescale_gradients": False,
+        "gradient_predivide_factor": 1.0,
+        "steps_per_print": 1_000_000_000,
+        "wall_clock_breakdown": False,
+        "dump_state": False,
+        "comms_logger": {"enabled": False},
+        "flops_profiler": {"enabled": False},
+        "tensorboard": {"enabled": False},
+        "wandb": {"enabled": False},
+        "csv_monitor": {"enabled": False},
+    }
+
+
+class Engine:
+    """The student in DeepSpeed's hands."""
+
+    def __init__(self, config: Config, model: nn.Module, world: World) -> None:
+        groups = parameter_groups(model.named_parameters(), config.optim)
+        self._names = [name for name, _ in model.named_parameters()]
+        self.json = deepspeed_json(config, world)
+        optimizer, self.optimizer_reason = build_optimizer(groups, config.optim, world.device)
+        self._engine, *_ = deepspeed.initialize(
+            model=model.to(world.device), optimizer=optimizer, config=self.json, dist_init_required=False
+        )
+        self._rank = world.rank
+        self._stage = config.engine.zero_stage
+        self.accumulation = self.json["gradient_accumulation_steps"]
+
+    @property
+    def module(self) -> nn.Module:
+        """The student; under ZeRO-3 call it, do not read its parameters."""
+        return self._engine.module
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        """The student's forward pass."""
+        return self._engine(*args, **kwargs)
+
+    def backward(self, loss: Tensor) -> None:
+        """Accumulate the gradient of `loss` as it is (no division by the accumulation steps: the caller's loss is
+        already exact).
+        """
+        self._engine.backward(loss, scale_wrt_gas=False)
+
+    def step(self, lr: float) -> bool:
+        """After each micro-batch's backward.
+
+        True when the weights moved: at the accumulation boundary, with finite gradients.
+        """
+        set_learning_rate(self._engine.optimizer.param_groups, lr)
+        self._engine.step()
+        return self._engine.was_step_applied()
+
+    def grad_norm(self) -> float:
+        """Global gradient norm of the last step, before clipping; inf when it was skipped."""
+        norm = self._engine.get_global_grad_norm()
+        return float("nan") if norm is None else float(norm)
+
+    def fragments(self) -> list[Fragment]:
+        """This rank's parts of the fp32 master weights."""
+        make = self._fragment_stage3 if self._stage == 3 else self._fragment_stage12
+        named = zip(self._names, self._engine.module.parameters(), strict=True)
+        return [f for f in (make(name, parameter) for name, parameter in named) if f is not None]
+
+    @staticmethod
+    def _fragment_stage12(name: str, parameter: nn.Parameter) -> Fragment | None:
+        mapping = parameter._hp_mapping
+        if mapping is None:
+            return None
+        address = mapping.lp_fragment_address
+        return Fragment(name, address.start, address.numel, lambda: parameter._hp_mapping.hp_fragment.view(-1))
+
+    def _fragment_stage3(self, name: str, parameter: nn.Parameter) -> Fragment | None:
+        size = parameter.ds_tensor.ds_numel
+        start = size * self._rank
+        numel = min(size, parameter.ds_numel - start)
+        if numel <= 0:
+            return None
+        return Fragment(name, start, numel, lambda: safe_get_local_fp32_param(parameter).view(-1)[:numel])
+
+    def master_weights(self, keep: bool = True) -> dict[str, Tensor]:
+        """The student's whole fp32 weights on the CPU (collective); an empty dictionary where `keep` is false."""
+        whole = {}
+        for name, parameter in zip(self._names, self._engine.module.parameters(), strict=True):
+            value = safe_get_full_fp32_param(parameter)
+            if keep:
+                whole[name] = value.detach().cpu().clone()
+        return whole
+
+    def save(self, folder: Path) -> None:
+        """Write DeepSpeed's shards below `folder` (collective)."""
+        self._engine.save_checkpoint(str(folder), tag="engine", save_latest=False)
+
+    def load(self, folder: Path) -> None:
+        """Read what :meth:`save` wrote, at the same number of ranks and stage (collective).
+
+        Raises ValueError otherwise.
+        """
+        path, _ = self._engine.load_checkpoint(str(folder), tag="engine", load_lr_scheduler_states=False)
+        if path is None:
+            raise ValueError(f"{folder} holds no engine state that DeepSpeed can read")

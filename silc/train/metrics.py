@@ -1,0 +1,85 @@
+"""Where the numbers go: metrics.jsonl always, TensorBoard, and wandb if it is installed and a project is named."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import math
+import time
+from pathlib import Path
+from typing import Any
+
+from silc.config import Config
+from silc.config_io import to_dict
+
+# Dense bf16 peaks in TFLOP/s, from the makers' data sheets, by a part of the device's name. Only for the MFU.
+_PEAKS = {
+    "B200": 2250.0,
+    "H200": 989.0,
+    "H100 PCIe": 756.0,
+    "H100": 989.0,
+    "A100": 312.0,
+    "L40S": 362.0,
+    "RTX 4090": 165.0,
+}
+
+
+def peak_flops(config: Config, device_name: str) -> float | None:
+    """Peak bf16 rate of one device in FLOP/s, or None when unknown (a CPU, say): then no MFU is shown."""
+    if config.train.peak_tflops is not None:
+        return config.train.peak_tflops * 1e12
+    return next((peak * 1e12 for part, peak in _PEAKS.items() if part in device_name), None)
+
+
+def check_loggers(config: Config) -> None:
+    """Refuse a logger that is asked for and not installed. Raises ValueError."""
+    for wanted, package in ((config.train.wandb_project, "wandb"), (config.train.tensorboard, "tensorboard")):
+        if wanted and importlib.util.find_spec(package) is None:
+            raise ValueError(
+                f"{package} is asked for (train.*) but not installed: pip install {package}, or turn it off"
+            )
+
+
+class MetricLog:
+    """Writes rows of scalars on the main rank.
+
+    Non-finite values are written as null, so that every line is valid JSON.
+    """
+
+    def __init__(self, config: Config, folder: Path) -> None:
+        self._file = (folder / "metrics.jsonl").open("a", encoding="utf-8")
+        self._board = self._wandb = None
+        if config.train.tensorboard:
+            from torch.utils.tensorboard import SummaryWriter
+
+            self._board = SummaryWriter(str(folder / "tensorboard"))
+        if config.train.wandb_project:
+            import wandb
+
+            self._wandb = wandb.init(project=config.train.wandb_project, dir=str(folder), config=to_dict(config))
+
+    def write(self, step: int, values: dict[str, Any]) -> None:
+        """One row; scalars also go to TensorBoard and wandb."""
+        row = {"step": step, "time": round(time.time(), 3)} | {name: _plain(value) for name, value in values.items()}
+        self._file.write(json.dumps(row) + "\n")
+        self._file.flush()
+        scalars = {k: v for k, v in values.items() if isinstance(v, int | float)}
+        if self._board is not None:
+            for name, value in scalars.items():
+                self._board.add_scalar(name, value, step)
+        if self._wandb is not None:
+            self._wandb.log(scalars, step=step)
+
+    def close(self) -> None:
+        """Flush and close."""
+        self._file.close()
+        if self._board is not None:
+            self._board.close()
+        if self._wandb is not None:
+            self._wandb.finish()
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, float):
+        return float(f"{value:.6g}") if math.isfinite(value) else None
+    return value

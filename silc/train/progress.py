@@ -1,0 +1,67 @@
+"""The line a person watches: tqdm with the numbers that tell whether the run is healthy."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+from tqdm import tqdm
+
+
+class Progress:
+    """A progress bar on a terminal; on a pipe or in a log file, one plain line for each log interval."""
+
+    def __init__(self, total: int, done: int, *, enabled: bool) -> None:
+        self._enabled, self._total = enabled, total
+        self._terminal = enabled and sys.stderr.isatty()
+        self._bar = tqdm(
+            total=total,
+            initial=done,
+            unit="step",
+            dynamic_ncols=True,
+            disable=not enabled,
+            file=None if self._terminal else _Silent(),
+        )
+
+    def advance(self) -> None:
+        """One step applied."""
+        self._bar.update()
+
+    def show(self, values: dict[str, Any]) -> None:
+        """Bring the figures up to date."""
+        if not self._enabled:
+            return
+        parts = [f"loss {values['loss']:.3f}", f"contrastive {values['loss_contrastive']:.3f}"]
+        if "loss_distill" in values:
+            parts += [
+                f"distill {values['loss_distill']:.3f}",
+                f"teacher entropy {values.get('teacher_entropy', float('nan')):.2f}",
+            ]
+        parts.append(f"{values['samples_per_second']:.0f} samples/s")
+        if "mfu" in values:
+            parts.append(f"MFU {values['mfu']:.1%}")
+        parts.append(f"data wait {values['waiting_for_data']:.0%}")
+        if values["skipped_steps"] or values["skipped_samples"]:
+            parts.append(f"skipped {values['skipped_steps']} steps, {values['skipped_samples']} samples")
+        text = "  ".join(parts)
+        if self._terminal:
+            self._bar.set_postfix_str(text, refresh=False)
+            return
+        rate = self._bar.format_dict
+        done, elapsed = self._bar.n + 1, rate["elapsed"]
+        left = (self._total - done) * elapsed / max(1, done - self._bar.initial)
+        print(f"step {done}/{self._total}  ETA {tqdm.format_interval(left)}  {text}", flush=True)
+
+    def close(self) -> None:
+        """Leave the last line standing."""
+        self._bar.close()
+
+
+class _Silent:
+    """A file that takes tqdm's drawing where it would only clutter a log."""
+
+    def write(self, text: str) -> None:
+        """Drop the text."""
+
+    def flush(self) -> None:
+        """Nothing to flush."""

@@ -1,0 +1,226 @@
+"""One optimiser step of SILC, exact under gradient accumulation, and atomic: either everything moves or nothing does.
+
+The contrastive loss needs the features of the whole batch, so its gradient is taken in two parts, whatever the number
+of micro-batches:
+
+1. features of every micro-batch (with the graph kept when there is only one; without, to be computed again, when there
+   are several);
+2. the contrastive loss on those features as leaves: gradients of features, scale and bias, complete before any weight
+   sees them;
+3. one backward pass a micro-batch, of  sum(feature * its gradient) + w * distillation / micro-batches.
+
+All of it is finite on all ranks, or the surrogate of 3 is multiplied by NaN: the engine then finds non-finite gradients
+on every rank and discards the step by itself, without a second code path and without waiting for the device in the good
+case. Scale, teacher, centre, schedule and counters move only when the engine says that the weights did.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+import silc_kernels
+from silc.config import Config
+from silc.data.batch import Batch
+from silc.distributed import all_gather_objects, all_reduce_mean_, all_reduce_min_
+from silc.model.head import DistillInputs
+from silc.model.scale import LogitScale
+from silc.objective import ViewPlan, contrastive
+from silc.teacher import EmaTeacher
+from silc.train.engine import Engine
+
+
+@dataclass
+class Losses:
+    """This rank's losses of one step, on the device, unsynchronised.
+
+    contrastive is the global mean, distill this rank's.
+    """
+
+    total: Tensor
+    contrastive: Tensor
+    distill: Tensor | None
+
+
+@dataclass
+class StepReport:
+    """What a step did."""
+
+    applied: bool
+    losses: Losses
+    bottleneck: Tensor | None = None  # teacher features of the last micro-batch [T, n, d], for the monitors
+    bad_keys: list[str] = field(default_factory=list)  # when not applied: samples to blame, of all ranks
+
+
+@dataclass
+class _Features:
+    """Features of one micro-batch: image [n, V, D] and text [n, D] as the student gave them; distill: its loss or None.
+    """
+
+    image: Tensor
+    text: Tensor
+    distill: Tensor | None = None
+    teacher_mean: Tensor | None = None
+
+
+class SilcStep:
+    """Binds engine, scale, teacher and centre; call it with a batch."""
+
+    def __init__(
+        self,
+        config: Config,
+        plan: ViewPlan,
+        engine: Engine,
+        scale: LogitScale,
+        scale_optimizer: torch.optim.Optimizer,
+        teacher: EmaTeacher | None,
+        center: Tensor,
+        *,
+        dtype: torch.dtype,
+    ) -> None:
+        self.config, self.plan, self.engine = config, plan, engine
+        self.scale, self.scale_optimizer = scale, scale_optimizer
+        self.teacher, self.center, self.dtype = teacher, center, dtype
+        self._pair_weights = None if plan.pair_weights is None else plan.pair_weights.to(center.device)
+        self._bottleneck: Tensor | None = None  # the teacher's, of the micro-batch at hand
+
+    def __call__(self, batch: Batch, *, lr: float, distill: bool) -> StepReport:
+        """One step over this rank's whole share of the batch. lr: the rate of this step.
+
+        distill: is the distillation loss on yet.
+        """
+        distill = distill and self.teacher is not None
+        micros = batch.split(len(batch) // self.engine.accumulation)
+        features = self._features(micros, distill)
+        leaves = [_leaf(f) for f in features]
+        loss_c = self._contrastive(leaves)
+        loss_d, means, applied = [], [], False
+        for index, (micro, leaf) in enumerate(zip(micros, leaves, strict=True)):
+            live = features[index] if len(micros) == 1 else self._forward(micro, distill)
+            gate = self._gate(live, leaf, loss_c)
+            self.engine.backward(gate * self._surrogate(live, leaf, len(micros)))
+            applied = self.engine.step(lr)
+            if live.distill is not None:
+                loss_d.append(live.distill.detach().float())
+                means.append(live.teacher_mean)
+            features[index] = _Features(live.image.detach(), live.text.detach())
+        losses = _total(loss_c.detach(), loss_d, self.config.objective.distill_weight)
+        report = StepReport(applied, losses, self._bottleneck if distill else None)
+        if applied:
+            self._commit(lr, means)
+        else:
+            report.bad_keys = self._blame(batch, features)
+        self.scale_optimizer.zero_grad()
+        return report
+
+    def _features(self, micros: list[Batch], distill: bool) -> list[_Features]:
+        if len(micros) == 1:
+            return [self._forward(micros[0], distill)]
+        with torch.no_grad():
+            return [self._forward(micro, distill=False) for micro in micros]
+
+    def _forward(self, micro: Batch, distill: bool) -> _Features:
+        """The student over one micro-batch, with the distillation loss inside so that ZeRO-3 gathers the head's
+        weights.
+        """
+        plan, objective = self.plan, self.config.objective
+        inputs = None
+        if distill:
+            inputs = DistillInputs(
+                teacher=self._teacher_features(micro),
+                weight=self.teacher.head.weight(),
+                center=self.center,
+                student_temp=objective.student_temp,
+                teacher_temp=objective.teacher_temp,
+                pair_weights=self._pair_weights,
+                student_views=plan.joined,
+                backend=self.config.kernels.distill,
+            )
+        large = micro.large[:, : plan.student_large]
+        image, text, loss, teacher = self.engine.forward(large, micro.small if distill else None, micro.tokens, inputs)
+        if teacher is not None:
+            self._bottleneck = teacher
+        return _Features(image, text, loss, None if teacher is None else teacher.float().mean((0, 1)))
+
+    def _teacher_features(self, micro: Batch) -> Tensor | Callable[[Tensor], Tensor]:
+        """Teacher features [T, n, d]; for a head-only EMA, a function that makes them of the student's own features [n,
+        V, D].
+        """
+        views = self.plan.teacher_views
+        if self.teacher.visual is None:
+            return lambda pooled: self.teacher.from_features(pooled[:, views])
+        return self.teacher.bottleneck(micro.large[:, views])
+
+    def _contrastive(self, leaves: list[_Features]) -> Tensor:
+        """The contrastive loss over all micro-batches and ranks; leaves gradients in the leaves, the scale and the
+        bias.
+        """
+        image = torch.cat([leaf.image for leaf in leaves])
+        text = torch.cat([leaf.text for leaf in leaves])
+        scale, bias = self.scale.effective()
+        loss = contrastive(image, text, scale, bias, plan=self.plan, config=self.config, dtype=self.dtype)
+        loss.backward()
+        for parameter in self.scale.parameters():
+            all_reduce_mean_(parameter.grad)
+        return loss
+
+    def _surrogate(self, live: _Features, leaf: _Features, micros: int) -> Tensor:
+        """A scalar whose gradient is this micro-batch's part of the objective's."""
+        total = (live.image.float() * leaf.image.grad).sum() + (live.text.float() * leaf.text.grad).sum()
+        if live.distill is not None:
+            total = total + live.distill.float() * (self.config.objective.distill_weight / micros)
+        return total
+
+    def _gate(self, live: _Features, leaf: _Features, loss_c: Tensor) -> Tensor:
+        """1 when losses and feature gradients are finite on every rank, else NaN."""
+        checks = [
+            loss_c.detach(),
+            leaf.image.grad.sum(),
+            leaf.text.grad.sum(),
+            *(p.grad.sum() for p in self.scale.parameters()),
+        ]
+        if live.distill is not None:
+            checks.append(live.distill.detach())
+        finite = torch.stack([c.float().reshape(()) for c in checks]).isfinite().all().float()
+        return torch.where(all_reduce_min_(finite) > 0, 1.0, torch.nan)
+
+    def _commit(self, lr: float, means: list[Tensor]) -> None:
+        """Everything that follows the weights.
+
+        The centre sees the teacher that made the outputs, so it moves before the teacher.
+        """
+        for group in self.scale_optimizer.param_groups:
+            group["lr"] = lr * self.config.optim.scale_lr
+        self.scale_optimizer.step()
+        self.scale.limit_()
+        if means:
+            mean = torch.stack(means).mean(0)
+            momentum = self.config.objective.center_momentum
+            self.center.copy_(
+                silc_kernels.center_update(self.center, mean, self.teacher.head.weight().float(), momentum=momentum)
+            )
+            self.teacher.update(self.config.ema_momentum)
+
+    def _blame(self, batch: Batch, features: list[_Features]) -> list[str]:
+        """Keys of the samples whose own features are not finite, of all ranks; when there is none, every key of the
+        batch.
+        """
+        finite = torch.cat([f.image.flatten(1).isfinite().all(1) & f.text.isfinite().all(1) for f in features]).tolist()
+        bad = [key for key, good in zip(batch.keys, finite, strict=True) if not good]
+        ranks = all_gather_objects((bad, list(batch.keys)))
+        blamed = [key for bad, _ in ranks for key in bad]
+        return blamed or [key for _, keys in ranks for key in keys]
+
+
+def _leaf(features: _Features) -> _Features:
+    return _Features(features.image.detach().float().requires_grad_(), features.text.detach().float().requires_grad_())
+
+
+def _total(contrastive_loss: Tensor, distill: list[Tensor], weight: float) -> Losses:
+    if not distill:
+        return Losses(contrastive_loss, contrastive_loss, None)
+    mean = torch.stack(distill).mean()
+    return Losses(contrastive_loss + weight * mean, contrastive_loss, mean)
