@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import itertools
 import logging
+import os
 import signal
+import threading
 from collections import Counter, deque
 from collections.abc import Iterator, Sequence
 
@@ -236,6 +238,18 @@ def _identity(batch: Batch) -> Batch:
 
 
 def _ignore_signals(worker: int) -> None:
-    """Signals to stop reach the whole process group; the trainer answers them, and needs its workers to the end."""
-    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1):
+    """Signals to stop reach the whole process group; the trainer answers them, and needs its workers to the end.
+
+    SIGTERM is heeded when it comes from the trainer itself: so a DataLoader ends workers it cannot reach otherwise
+    (when an error is on its way), and a worker deaf to it would keep the trainer from exiting.
+    """
+    for number in (signal.SIGINT, signal.SIGUSR1):
         signal.signal(number, signal.SIG_IGN)
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+    threading.Thread(target=_end_with_the_trainer, daemon=True).start()
+
+
+def _end_with_the_trainer() -> None:
+    while signal.sigwaitinfo({signal.SIGTERM}).si_pid != os.getppid():
+        pass
+    os._exit(0)
