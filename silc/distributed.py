@@ -40,6 +40,9 @@ def init(timeout_minutes: float) -> World:
         }
         os.environ.update(alone)
     cuda = torch.cuda.is_available()
+    if not cuda and "OMP_NUM_THREADS" not in os.environ:  # or the ranks of a machine fight for its cores
+        here = int(os.environ.get("LOCAL_WORLD_SIZE", os.environ["WORLD_SIZE"]))
+        torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // here))
     device = torch.device("cuda", int(os.environ["LOCAL_RANK"])) if cuda else torch.device("cpu")
     if cuda:
         torch.cuda.set_device(device)

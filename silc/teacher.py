@@ -68,7 +68,9 @@ class EmaTeacher(nn.Module):
         Call on every rank, after a step that was applied.
         """
         masters = [f.read() for f in self._fragments]
-        if masters:
+        if masters and momentum == 0.0:
+            torch._foreach_copy_(self._average, masters)  # not a lerp: what is not yet initialised may be NaN
+        elif masters:
             torch._foreach_lerp_(self._average, masters, 1.0 - momentum)
         self._refresh()
 

@@ -26,8 +26,7 @@ SHEET_POOL = 1024  # pictures whose captions compete on the sheet
 
 @dataclass(frozen=True)
 class Suite:
-    """What to measure on: shards with a `class` in the json of the pictures to classify, and the names of the classes.
-    """
+    """What to measure on: shards with a `class` in the json of the pictures to classify, and the names of the classes."""
 
     name: str
     shards: list[str]

@@ -26,7 +26,10 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from silc.config_io import build as build_config
 from silc.distributed import World, barrier, broadcast_object
+from silc.model.export import export
+from silc.model.scale import LogitScale
 
 FORMAT = 1
 
@@ -120,9 +123,35 @@ def load_weights(path: Path, name: str) -> dict[str, Tensor]:
     return load_file(file)
 
 
-def newest(run: Path) -> Path | None:
-    """The newest whole checkpoint of a run folder as rank 0 sees it, the same on every rank; None when there is none.
+def export_open_clip(path: Path, out: Path, *, teacher: bool = False) -> None:
+    """Write a checkpoint as an open_clip folder: the student, or the teacher's image tower with the student's text
+    tower.
+
+    Raises ValueError when the checkpoint has no such weights.
     """
+    trainer = torch.load(path / "trainer.pt", map_location="cpu", weights_only=True)
+    config = build_config(trainer["config"])
+    objective = config.objective
+    scale = LogitScale(
+        objective.contrastive,
+        init_scale=objective.init_scale,
+        init_bias=objective.init_bias,
+        max_scale=objective.max_scale,
+    )
+    scale.load_state_dict(trainer["scale"])
+    weights = load_weights(path, "student")
+    if teacher:
+        image = {name: value for name, value in load_weights(path, "teacher").items() if name.startswith("visual.")}
+        if not image:
+            raise ValueError(
+                f"checkpoint {path}: a head-only EMA teacher has no image tower of its own; export the student"
+            )
+        weights |= image
+    export(weights, scale, config, out)
+
+
+def newest(run: Path) -> Path | None:
+    """The newest whole checkpoint of a run folder as rank 0 sees it, the same on every rank; None when there is none."""
 
     def look() -> str | None:
         try:

@@ -158,7 +158,7 @@ class Trainer:
         if distill and step == config.distill_start_step and step > 0:
             self.teacher.update(0.0)  # distillation starts from the student as its own teacher
         lr = learning_rate(step, config.train.steps, config.optim)
-        return self.step(batch.to(self.world.device), lr=lr, distill=distill)
+        return self.step(batch.to(self.world.device, non_blocking=True), lr=lr, distill=distill)
 
     def _count_samples(self, batch: Batch) -> None:
         self.counters.skipped_samples += len(batch.skipped)
@@ -195,7 +195,7 @@ class Trainer:
         if report.bottleneck is not None:
             statistics = self._teacher_statistics(report.bottleneck)
             values |= {name: float(value) for name, value in statistics.items()}
-        scale, bias = self.scale.effective()
+        scale, bias = (None if value is None else value.detach() for value in self.scale.effective())
         values |= {
             "grad_norm": self.engine.grad_norm(),
             "lr": learning_rate(counters.step - 1, config.train.steps, config.optim),

@@ -13,7 +13,6 @@ from silc.distributed import World, barrier, broadcast_object, init
 from silc.errors import RunStopped
 from silc.evaluate import final
 from silc.evaluate.final import Suite
-from silc.model.export import export
 from silc.train import checkpoint, sources
 from silc.train.loop import Trainer
 from silc.train.metrics import check_loggers
@@ -53,7 +52,7 @@ def _train(config: Config, trainer: Trainer, suite: Suite | None) -> int:
         )
     if suite is not None:
         _evaluate(config, trainer, suite, final_one=True)
-    _export(config, trainer, path)
+    _export(trainer, path)
     return 0
 
 
@@ -76,11 +75,11 @@ def _evaluate(config: Config, trainer: Trainer, suite: Suite, *, final_one: bool
             print(f"held-out pictures with their top captions: {path}", flush=True)
 
 
-def _export(config: Config, trainer: Trainer, path: Path) -> None:
+def _export(trainer: Trainer, path: Path) -> None:
     """The student as an open_clip model beside the checkpoints (main rank)."""
     if trainer.world.main:
         out = trainer.folder / "open_clip"
-        export(checkpoint.load_weights(path, "student"), trainer.scale, config, out)
+        checkpoint.export_open_clip(path, out)
         print(f"student for open_clip.create_model('local-dir:{out}')", flush=True)
     barrier()
 

@@ -57,8 +57,7 @@ class StepReport:
 
 @dataclass
 class _Features:
-    """Features of one micro-batch: image [n, V, D] and text [n, D] as the student gave them; distill: its loss or None.
-    """
+    """Features of one micro-batch: image [n, V, D] and text [n, D] as the student gave them; distill: its loss or None."""
 
     image: Tensor
     text: Tensor
