@@ -13,6 +13,7 @@ import torch
 
 STATUS = Path("/proc/self/status")
 PEAK_RESET = Path("/proc/self/clear_refs")
+M_MMAP_THRESHOLD = -3  # glibc's mallopt
 
 
 @dataclass(frozen=True)
@@ -58,15 +59,13 @@ def compare(providers: dict[str, Callable[[], object]], repeats: int) -> list[Ro
 def show(title: str, rows: Sequence[Row]) -> None:
     """A table; the first row is ours, and the ratios say how many times longer (wall, processor) the others take."""
     print(f"\n{title}")
-    print(
-        f"  {'provider':34s} {'ms':>10s} {'p20':>10s} {'p80':>10s} {'cpu ms':>10s} {'peak MiB':>9s} {'ratio':>6s} "
-        f"{'cpu':>6s}"
-    )
+    names = ("ms", "p20", "p80", "cpu ms", "peak MiB", "ratio", "cpu")
+    print(f"  {'provider':34s} " + " ".join(f"{name:>9s}" for name in names))
     for row in rows:
         middle, low, high = row.milliseconds
         wall, processor = middle / rows[0].milliseconds[0], row.processor_ms / rows[0].processor_ms
-        times = f"{middle:10.2f} {low:10.2f} {high:10.2f} {row.processor_ms:10.2f}"
-        print(f"  {row.provider:34s} {times} {row.peak_mib:9.1f} {wall:5.2f}x {processor:5.2f}x")
+        figures = [f"{value:9.2f}" for value in (middle, low, high, row.processor_ms, row.peak_mib)]
+        print(f"  {row.provider:34s} " + " ".join([*figures, f"{wall:8.2f}x", f"{processor:8.2f}x"]))
 
 
 def gate(name: str, actual: Sequence[torch.Tensor], expected: Sequence[torch.Tensor], bound: float) -> None:
@@ -114,12 +113,17 @@ def _first_run(fn: Callable[[], object]) -> tuple[tuple[float, float], float]:
         return spent, (torch.cuda.max_memory_allocated() - before) / 2**20
     if not PEAK_RESET.exists():
         return _milliseconds(fn), float("nan")
-    # Freed heap is handed back first, or the run could reuse it unseen. Writing 5 resets the kernel's high-water mark.
-    ctypes.CDLL(None).malloc_trim(0)
-    PEAK_RESET.write_text("5")
+    libc = ctypes.CDLL(None)
+    # Freed memory must go back, or a run would reuse it unseen, and holes left by earlier runs would count for it: what
+    # is held goes back now, and blocks from 1 MiB on are mapped by themselves during the run.
+    libc.malloc_trim(0)
+    libc.mallopt(M_MMAP_THRESHOLD, 1 << 20)
+    PEAK_RESET.write_text("5")  # resets the high-water mark
     before = _resident_mib("VmRSS")
     spent = _milliseconds(fn)
-    return spent, _resident_mib("VmHWM") - before
+    peak = _resident_mib("VmHWM") - before
+    libc.mallopt(M_MMAP_THRESHOLD, 1 << 25)  # where the allocator's own adaptation ends
+    return spent, peak
 
 
 def _resident_mib(field: str) -> float:
