@@ -13,7 +13,7 @@ import zlib
 import torch
 from torch import Generator, Tensor, nn
 
-from silc.model.head import Prototypes
+from silc.model.head import PrototypeHead, Prototypes
 from silc.model.pool import AttentionPool, LatentKeyValue
 from silc.model.text import SelfAttention, TextTower
 from silc.model.vision import PatchProjection, Trunk
@@ -26,10 +26,12 @@ def initialize(model: nn.Module, seed: int) -> None:
         parameter.fill_(math.nan)
     for prefix, module in model.named_modules():
         _fill(_Draw(seed, prefix), module)
-    # The text tower's deviations depend on its depth: drawn last, over the rule for linear layers.
+    # Deviations that depend on depth or width: drawn last, over the rule for linear layers.
     for prefix, module in model.named_modules():
         if isinstance(module, TextTower):
             _fill_text(_Draw(seed, prefix), module)
+        elif isinstance(module, PrototypeHead):
+            _fill_head(_Draw(seed, prefix), module)
 
 
 class _Draw:
@@ -74,6 +76,17 @@ def _fill(draw: _Draw, module: nn.Module) -> None:
         module.in_proj_bias.zero_()
     elif isinstance(module, Prototypes):
         draw.uniform(module.weight, "weight", module.weight.shape[1] ** -0.5)
+
+
+def _fill_head(draw: _Draw, head: PrototypeHead) -> None:
+    """DINO's deviation of 0.02 at its width of 2048, at other widths the one with the same gain.
+
+    The output is normalised to length 1, so its gradient is divided by the length it had: 0.02 in a narrow head leaves
+    almost nothing there, and a first gradient hundreds of times the rest of the model's.
+    """
+    for name, layer in head.mlp.named_children():
+        if isinstance(layer, nn.Linear):
+            draw.normal(layer.weight, f"mlp.{name}.weight", 0.02 * (2048 / layer.in_features) ** 0.5)
 
 
 def _fill_text(draw: _Draw, text: TextTower) -> None:

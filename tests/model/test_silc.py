@@ -117,7 +117,7 @@ def test_first_weights_have_the_published_deviations(model):
         text.transformer.resblocks[2].mlp.c_fc.weight: (2 * 96) ** -0.5,
         text.transformer.resblocks[0].mlp.c_proj.weight: 96**-0.5 * 6**-0.5,
         text.text_projection.weight: 96**-0.5,
-        model.head.mlp[0].weight: 0.02,
+        model.head.mlp[0].weight: 0.02 * (2048 / 128) ** 0.5,  # the gain DINO has at its width of 2048
         model.head.last_layer.weight: 48**-0.5 / 3**0.5,
     }
     for tensor, std in expected.items():
