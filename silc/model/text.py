@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from silc.config import TextConfig
-from silc.model.layers import layer_norm
+from silc.model.layers import GeluLinear, layer_norm
 
 
 class SelfAttention(nn.Module):
@@ -48,9 +48,7 @@ class ResidualBlock(nn.Module):
         self.ln_1 = layer_norm(width)
         self.attn = SelfAttention(width, heads)
         self.ln_2 = layer_norm(width)
-        self.mlp = nn.Sequential(
-            OrderedDict(c_fc=nn.Linear(width, hidden), gelu=nn.GELU(), c_proj=nn.Linear(hidden, width))
-        )
+        self.mlp = nn.Sequential(OrderedDict(c_fc=nn.Linear(width, hidden), c_proj=GeluLinear(hidden, width)))
 
     def forward(self, x: Tensor, last_only: bool) -> Tensor:
         """[B, L, D] -> [B, L, D], or [B, 1, D] for the last position alone."""

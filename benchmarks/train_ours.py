@@ -1,0 +1,82 @@
+"""What the training benchmark times of this project: the trainer itself, with its DeepSpeed engine."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from stopwatch import Span
+from torch import Tensor
+
+import silc.model.head
+import silc.model.vision
+from silc import distributed
+from silc.config import Config
+from silc.data.batch import Batch
+from silc.data.loader import build_loader
+from silc.objective import ViewPlan
+from silc.train.loop import Trainer
+from silc.train.schedule import learning_rate
+from silc.train.step import SilcStep
+
+
+def lightly_pairs(plan: ViewPlan) -> ViewPlan:
+    """Without the pairs of equal index, student crop i and teacher crop i, which lightly's DINOLoss leaves out."""
+    return replace(plan, pair_weights=torch.ones(plan.n_local, plan.n_global).fill_diagonal_(0))
+
+
+class Ours:
+    """The trainer of a configuration: SILC, or plain CLIP where distillation is off."""
+
+    def __init__(self, config: Config, shards: list[str], folder: Path) -> None:
+        self.config, self._shards = config, shards
+        self._trainer = trainer = Trainer(config, distributed.init(config.engine.timeout_minutes), shards, folder)
+        self._distill = config.objective.distill
+        self._step = SilcStep(
+            config,
+            lightly_pairs(trainer.plan) if self._distill else trainer.plan,
+            trainer.engine,
+            trainer.scale,
+            trainer.scale_optimizer,
+            trainer.teacher,
+            trainer.center,
+            dtype=trainer.dtype,
+        )
+        self.steps = 0
+
+    def in_memory(self, batch: Batch) -> Batch:
+        """Byte crops are what the step takes."""
+        return batch.pin_memory() if torch.cuda.is_available() else batch
+
+    def batches(self, workers: int) -> Iterator[Batch]:
+        """The trainer's loader."""
+        config = replace(self.config, data=replace(self.config.data, workers=workers))
+        return iter(build_loader(config, rank=0, world=1, shards=self._shards))
+
+    def step(self, batch: Batch) -> tuple[Tensor, Tensor | None]:
+        """One training step, the copy to the device included: the contrastive and the distillation loss."""
+        lr = learning_rate(self.steps, self.config.train.steps, self.config.optim)
+        report = self._step(batch.to(self._trainer.world.device), lr=lr, distill=self._distill)
+        assert report.applied, "random weights on real pictures gave a loss or gradient that is not finite"
+        self.steps += 1
+        return report.losses.contrastive, report.losses.distill
+
+    def spans(self) -> list[Span]:
+        """Where the parts of a step happen. The distillation op finds its gradients with the loss."""
+        trainer = self._trainer
+        spans = [
+            Span(silc.model.vision, "patch_embed", "patch embedding"),
+            Span(trainer.engine, "forward", "student"),
+            Span(self._step, "_contrastive", "contrastive"),
+            Span(trainer.engine, "backward", "backward"),
+            Span(trainer.engine, "step", "optimiser"),
+        ]
+        if trainer.teacher is not None:
+            spans += [
+                Span(trainer.teacher, "bottleneck", "teacher"),
+                Span(silc.model.head, "distill_head_loss", "distillation"),
+                Span(trainer.teacher, "update", "EMA"),
+            ]
+        return spans
