@@ -1,10 +1,10 @@
 #!/usr/bin/env python
 """Train SILC.
 
-    deepspeed launch/train.py                                    the sample preset on the embedded drawings deepspeed
-    --num_gpus 8 launch/train.py --preset silc_vit_b16 'data.shards=[/data/pairs/{00000..09999}.tar]' train.out=runs/b16
-    deepspeed launch/train.py --dry-run --preset silc_vit_l16    print the resolved configuration, sizes and memory, and
-    stop
+deepspeed launch/train.py                                      the sample preset on the embedded drawings
+deepspeed launch/train.py --dry-run --preset silc_vit_l16      resolved configuration, sizes and memory; then stop
+deepspeed --num_gpus 8 launch/train.py --preset silc_vit_b16 \\
+    'data.shards=["/data/pairs/{00000..09999}.tar"]' train.out=runs/b16
 
 Any key of the configuration can follow as section.key=value (YAML values); --keys lists them all.
 """

@@ -35,6 +35,8 @@ def load_config(
     if file is not None:
         tree = _merge(tree, _read_yaml(file))
     for word in overrides:
+        if word.startswith("preset="):
+            raise ValueError(f"{word!r}: a preset is chosen by --preset {word.partition('=')[2]}")
         tree = _merge(tree, _parse_override(word))
     tree["preset"] = name
     config = build(tree)
@@ -49,6 +51,7 @@ def load_config(
 
 def build(tree: dict[str, Any]) -> Config:
     """A :class:`Config` from nested plain values. Raises ValueError with one line for each mistake."""
+    _refuse_booleans(tree)
     try:
         return _ADAPTER.validate_python(tree)
     except ValidationError as error:
@@ -154,7 +157,8 @@ def _parse_override(word: str) -> dict[str, Any]:
     try:
         value = yaml.safe_load(text)
     except yaml.YAMLError as error:
-        raise ValueError(f"{word!r}: the value is not valid YAML: {error}") from None
+        hint = "; put text with braces in quotes inside a list: ['{00..99}.tar']" if "{" in text else ""
+        raise ValueError(f"{word!r}: the value is not valid YAML{hint}: {error}") from None
     for part in reversed(dotted.split(".")):
         value = {part: value}
     return value
@@ -169,11 +173,23 @@ def _merge(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
     return out
 
 
+def _refuse_booleans(tree: dict[str, Any]) -> None:
+    """True is no number: pydantic would take it for 1."""
+    for dotted, kind, *_ in describe():
+        value: Any = tree
+        for part in dotted.split("."):
+            value = value.get(part) if isinstance(value, dict) else None
+        if isinstance(value, bool) and kind != "bool":
+            raise ValueError(f"configuration:\n  {dotted}={value}: input should be {kind}, not a boolean")
+
+
 def _explain(item: Any, known: set[str]) -> str:
     dotted = ".".join(str(part) for part in item["loc"])
     if item["type"] == "unexpected_keyword_argument":
         return f"unknown key {dotted!r}{_nearest(dotted, known)}"
-    return f"{dotted}={item['input']!r}: {item['msg'][0].lower()}{item['msg'][1:]}"
+    lone = item["type"] == "list_type" and isinstance(item["input"], str)
+    way_out = f"; write {dotted}=[{item['input']!r}]" if lone else ""
+    return f"{dotted}={item['input']!r}: {item['msg'][0].lower()}{item['msg'][1:]}{way_out}"
 
 
 def _nearest(word: str, known: Iterable[str]) -> str:

@@ -26,7 +26,7 @@ SHEET_POOL = 1024  # pictures whose captions compete on the sheet
 
 @dataclass(frozen=True)
 class Suite:
-    """What to measure on: shards with a `class` in the json of the pictures to classify, and the names of the classes."""
+    """What to measure on: shards with a `class` in the json of the pictures to classify, and the classes' names."""
 
     name: str
     shards: list[str]
@@ -59,7 +59,8 @@ def run(
     out = {}
     for name, encode in encoders.items():
         scored = zeroshot.gather(zeroshot.score(encode, classes, share, rounds))
-        out[name] = zeroshot.accuracy(scored, len(suite.classes))
+        skipped = sum(all_gather_objects(len(share.skipped)))
+        out[name] = zeroshot.accuracy(scored, len(suite.classes)) | {"skipped": skipped}
     return out
 
 
@@ -72,7 +73,7 @@ def result_lines(suite: Suite, results: dict[str, dict[str, float]]) -> str:
             f"zero-shot on {suite.name}, {who}: top-1 {values['top1']:.3f} ({times:.1f} x chance "
             f"{values['chance']:.4f}), top-5 {values['top5']:.3f}, "
             f"mean per class {values['mean_per_class']:.3f}; {len(suite.classes)} classes, {values['pictures']} "
-            "pictures"
+            "pictures" + (f", {values['skipped']} unreadable ones skipped" if values["skipped"] else "")
         )
     return "\n".join(lines)
 
@@ -83,7 +84,7 @@ def sheet(config: Config, suite: Suite, world: World, student: SilcModel, path: 
     split = EvalSet(config.data, suite.shards, size=config.views.global_size, batch=config.eval.batch)
     batches = list(itertools.islice(split, -(-SHEET_POOL // config.eval.batch)))
     images = torch.cat([batch.images for batch in batches])
-    captions = [caption for batch in batches for caption in batch.captions]
+    captions = [_words(*pair, suite) for batch in batches for pair in zip(batch.captions, batch.infos, strict=True)]
     shown = torch.linspace(0, len(images) - 1, min(count, len(images))).long()
     candidates = sorted(set(captions))
     tokenizer = build_tokenizer(config.data.tokenizer, config.model.text.context_length)
@@ -96,6 +97,11 @@ def sheet(config: Config, suite: Suite, world: World, student: SilcModel, path: 
         title = f"{suite.name}: closest of {len(candidates)} captions (preset {config.preset})"
         draw(images[shown], [captions[i] for i in shown.tolist()], guesses, title, path)
     barrier()
+
+
+def _words(caption: str, info: dict[str, Any], suite: Suite) -> str:
+    """What a picture shows: its caption, or the name of its class where it has none."""
+    return caption or (suite.classes[int(info["class"])] if info.get("class") is not None else "")
 
 
 def write_json(results: dict[str, Any], path: Path) -> None:

@@ -67,9 +67,11 @@ def save(
             json.dumps({"format": FORMAT, "step": step, "files": files}, indent=1), encoding="utf-8"
         )
         shutil.rmtree(final, ignore_errors=True)
-        draft.rename(final)
+        # Before the renaming: a job that ends between the two leaves a name without a folder, which is passed over.
         (final.parent / "latest").write_text(final.name + "\n", encoding="utf-8")
-        _prune(final.parent, keep)
+        draft.rename(final)
+        for old in _whole(final.parent)[:-keep]:
+            shutil.rmtree(old)
     barrier()
     return final
 
@@ -82,7 +84,7 @@ def find(where: str | Path) -> Path:
     path = Path(where)
     if (path / "manifest.json").is_file():
         return verify(path)
-    whole = sorted(p.parent for p in (path / "checkpoints").glob("step_*/manifest.json") if p.parent.suffix != ".tmp")
+    whole = _whole(path / "checkpoints")
     if not whole:
         raise ValueError(
             f"no whole checkpoint at {path}: give a run folder with checkpoints/step_*/manifest.json, or one of "
@@ -151,19 +153,32 @@ def export_open_clip(path: Path, out: Path, *, teacher: bool = False) -> None:
 
 
 def newest(run: Path) -> Path | None:
-    """The newest whole checkpoint of a run folder as rank 0 sees it, the same on every rank; None when there is none."""
+    """The newest undamaged checkpoint of a run folder as rank 0 sees it, the same on every rank; None when it has none.
 
-    def look() -> str | None:
-        try:
-            return str(find(run))
-        except ValueError:
-            return None
+    Raises ValueError when all of them are damaged: to start from nothing would lose the run without a word.
+    """
 
-    found = broadcast_object(look())
+    def look() -> tuple[str | None, str | None]:
+        damaged = None
+        for path in reversed(_whole(run / "checkpoints")):
+            try:
+                return str(verify(path)), None
+            except ValueError as error:
+                damaged = str(error)
+                print(f"passed over: {error}", flush=True)
+        return None, damaged
+
+    found, damaged = broadcast_object(look())
+    if damaged is not None:
+        raise ValueError(f"no undamaged checkpoint in {run}; the oldest: {damaged}")
     return None if found is None else Path(found)
 
 
-def _prune(folder: Path, keep: int) -> None:
-    whole = sorted(p for p in folder.glob("step_*") if p.is_dir() and p.suffix != ".tmp")
-    for old in whole[:-keep]:
-        shutil.rmtree(old)
+def _whole(folder: Path) -> list[Path]:
+    """Folders with a manifest, by step. The one that `latest` names comes last: when a run went back to an earlier
+    checkpoint, it is not the highest.
+    """
+    mark = folder / "latest"
+    last = mark.read_text(encoding="utf-8").strip() if mark.is_file() else ""
+    whole = [path.parent for path in folder.glob("step_*/manifest.json") if path.parent.suffix != ".tmp"]
+    return sorted(whole, key=lambda path: (path.name == last, path.name))

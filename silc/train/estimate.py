@@ -21,7 +21,8 @@ def vision_macs(vision: VisionConfig, size: int) -> float:
     """Forward multiply-adds of one crop of `size` pixels a side, attention pooling included."""
     tokens, width = (size // vision.patch_size) ** 2, vision.width
     embed = tokens * width * 3 * vision.patch_size**2
-    pool = tokens * width * width * 2 + width * width * (2 + 2 * vision.mlp_ratio)
+    # The pool's one query is folded into the tokens, so keys and values are not projected for each of them.
+    pool = 2 * tokens * width * vision.heads + width * width * (4 + 2 * vision.mlp_ratio)
     return embed + vision.depth * _block_macs(tokens, width, vision.mlp_ratio) + pool
 
 

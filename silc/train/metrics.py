@@ -33,10 +33,10 @@ def peak_flops(config: Config, device_name: str) -> float | None:
 
 def check_loggers(config: Config) -> None:
     """Refuse a logger that is asked for and not installed. Raises ValueError."""
-    for wanted, package in ((config.train.wandb_project, "wandb"), (config.train.tensorboard, "tensorboard")):
-        if wanted and importlib.util.find_spec(package) is None:
+    for key, package, off in (("wandb_project", "wandb", "null"), ("tensorboard", "tensorboard", "false")):
+        if getattr(config.train, key) and importlib.util.find_spec(package) is None:
             raise ValueError(
-                f"{package} is asked for (train.*) but not installed: pip install {package}, or turn it off"
+                f"train.{key} asks for {package}, which is not installed: pip install {package}, or train.{key}={off}"
             )
 
 

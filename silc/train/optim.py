@@ -89,5 +89,6 @@ def build_optimizer(
         from deepspeed.ops.adam import FusedAdam
 
         return FusedAdam(groups, adam_w_mode=True, **common), "deepspeed_adamw: as asked; compiles its op on first use"
-    reason = "as asked" if asked == "torch_adamw" else "fused and needs no compilation"
+    passed_over = "it runs on CUDA alone" if apex is not None else why
+    reason = "as asked" if asked == "torch_adamw" else f"fused, needs no compilation; not apex_adamw: {passed_over}"
     return torch.optim.AdamW(groups, fused=True, **common), f"torch_adamw: {reason}"

@@ -14,6 +14,8 @@ from silc.errors import RunStopped
 from silc.evaluate import final
 from silc.evaluate.final import Suite
 from silc.train import checkpoint, sources
+from silc.train.banner import backend_lines
+from silc.train.engine import precision
 from silc.train.loop import Trainer
 from silc.train.metrics import check_loggers
 
@@ -25,6 +27,7 @@ def train(config: Config) -> int:
         check_loggers(config)
         world = init(config.engine.timeout_minutes)
         validate(config, world.size)
+        backend_lines(config, world.device, precision(config, world.device))  # refuses a backend that cannot run here
         folder = _run_folder(config, world)
         shards, suite = sources.resolve(config, world, default_root())
         trainer = Trainer(config, world, shards, folder)
@@ -105,7 +108,10 @@ def _run_folder(config: Config, world: World) -> Path:
         free = base if not used else base.with_name(f"{base.name}-{len(used) + 1}")
         folder = used[-1] if used and config.train.resume == "auto" else free
     folder = broadcast_object(folder)
-    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ValueError(f"the run folder {folder} cannot be made: {error.strerror}; take another train.out") from None
     barrier()
     return folder
 

@@ -57,7 +57,7 @@ class StepReport:
 
 @dataclass
 class _Features:
-    """Features of one micro-batch: image [n, V, D] and text [n, D] as the student gave them; distill: its loss or None."""
+    """Features of one micro-batch: image [n, V, D] and text [n, D] as the student gave them, and its loss, if any."""
 
     image: Tensor
     text: Tensor
@@ -111,7 +111,7 @@ class SilcStep:
         if applied:
             self._commit(lr, means)
         else:
-            report.bad_keys = self._blame(batch, features)
+            report.bad_keys = self._blame(batch, micros, features, distill)
         self.scale_optimizer.zero_grad()
         return report
 
@@ -203,15 +203,25 @@ class SilcStep:
             )
             self.teacher.update(self.config.ema_momentum)
 
-    def _blame(self, batch: Batch, features: list[_Features]) -> list[str]:
+    def _blame(self, batch: Batch, micros: list[Batch], features: list[_Features], distill: bool) -> list[str]:
         """Keys of the samples whose own features are not finite, of all ranks; when there is none, every key of the
         batch.
         """
-        finite = torch.cat([f.image.flatten(1).isfinite().all(1) & f.text.isfinite().all(1) for f in features]).tolist()
-        bad = [key for key, good in zip(batch.keys, finite, strict=True) if not good]
-        ranks = all_gather_objects((bad, list(batch.keys)))
-        blamed = [key for bad, _ in ranks for key in bad]
-        return blamed or [key for _, keys in ranks for key in keys]
+        blamed = _not_finite(micros, [torch.cat([f.image.flatten(1), f.text], 1) for f in features])
+        if not blamed and distill and batch.small is not None:
+            # A local crop leaves no feature behind, only its part of the loss: look at those again.
+            with torch.no_grad():
+                local = [self.engine.forward(micro.small, None, None)[0] for micro in micros]
+            blamed = _not_finite(micros, [image.flatten(1) for image in local])
+        return blamed or [key for keys in all_gather_objects(batch.keys) for key in keys]
+
+
+def _not_finite(micros: list[Batch], values: list[Tensor]) -> list[str]:
+    """Keys, of all ranks, of the samples with a value in [n, D] that is not finite."""
+    finite = torch.cat(values).isfinite().all(1).tolist()
+    keys = [key for micro in micros for key in micro.keys]
+    bad = [key for key, good in zip(keys, finite, strict=True) if not good]
+    return [key for keys in all_gather_objects(bad) for key in keys]
 
 
 def _leaf(features: _Features) -> _Features:
