@@ -1,0 +1,150 @@
+"""The command line: help, keys, dry run, and mistakes that are told before torch is loaded."""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+
+import pytest
+import torch
+import yaml
+
+from silc import config_io
+from silc.model import SilcModel
+
+from .conftest import PRESET, ROOT, run_train
+
+NAMES = sorted(path.stem for path in (ROOT / "launch/presets").glob("*.yaml"))
+
+
+@pytest.fixture(scope="session")
+def main():
+    """launch/train.py's main."""
+    spec = importlib.util.spec_from_file_location("silc_launch_train", ROOT / "launch" / "train.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module.main
+
+
+def number(text: str, label: str) -> float:
+    """The number at the end of the line that begins with a label."""
+    found = re.search(rf"^ *{re.escape(label)} +([\d,.]+)$", text, re.MULTILINE)
+    assert found, f"no line {label!r} in {text}"
+    return float(found[1].replace(",", ""))
+
+
+def test_help_says_how(main, capsys):
+    with pytest.raises(SystemExit) as leaving:
+        main(["--help"])
+    assert leaving.value.code == 0
+    text = capsys.readouterr().out
+    for part in (
+        "deepspeed launch/train.py",
+        "section.key=value",
+        "--preset",
+        "--dry-run",
+        "--keys",
+        "--config",
+        *NAMES,
+    ):
+        assert part in text
+
+
+def test_keys_are_listed_with_type_default_and_meaning(main, capsys):
+    assert main(["--keys"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in lines] == config_io.valid_keys()
+    assert "optim.lr (float, default 0.001): peak learning rate" in lines
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_dry_run_of_every_preset(main, capsys, name):
+    assert main(["--dry-run", "--preset", name]) == 0
+    text = capsys.readouterr().out
+    config = config_io.load_config(name, presets=ROOT / "launch/presets")
+    resolved = text[text.index("preset: ") :].partition("\nparameters\n")[0]  # DeepSpeed may speak first
+    assert config_io.build(yaml.safe_load(resolved)) == config
+    with torch.device("meta"):
+        model = SilcModel(config.model, with_head=config.objective.distill)
+    assert number(text, "total") == sum(p.numel() for p in model.parameters())
+    assert number(text, "image tower") == sum(p.numel() for p in model.visual.parameters())
+    assert number(text, "training GFLOP per pair") > 0
+    assert "estimated memory per rank, 1 rank(s), GiB" in text
+    assert all(key in text.rpartition("no public source confirms")[2] for key in config.unverified)
+
+
+def test_dry_run_counts_tokens_and_plans_for_ranks(main, capsys):
+    main(["--dry-run", "--preset", "silc_vit_b16"])
+    alone = capsys.readouterr().out
+    assert number(alone, "student tokens per image") == 2 * 16**2 + 8 * 6**2
+    main(["--dry-run", "--preset", "silc_vit_b16", "--ranks", "64"])
+    many = capsys.readouterr().out
+    assert "64 rank(s)" in many
+    for part in ("master weights and Adam moments", "activations (model)"):
+        assert number(many, part) == pytest.approx(number(alone, part) / 64, rel=1e-2)
+    assert number(many, "weights") == number(alone, "weights")  # ZeRO-1 keeps them whole
+
+
+def test_dry_run_writes_nothing(main, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert main(["--dry-run", "train.steps=600"]) == 0
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["optim.lrr=1"], "did you mean 'optim.lr'"),
+        (["train.steps=many"], "train.steps='many'"),
+        (["--preset", "sampel"], "did you mean 'sample'"),
+        (["--config", "absent.yaml"], "absent.yaml"),
+        (["train.global_batch=100", "train.micro_batch=64"], "train.micro_batch=64"),
+        (["--ranks", "2"], "--ranks goes with --dry-run"),
+        (["--dry-run", "--ranks", "3", "train.global_batch=128"], "not divisible by the 3 ranks"),
+        (["--stepz", "3"], "--stepz"),
+    ],
+)
+def test_a_slip_on_the_command_line(main, capsys, arguments, said):
+    with pytest.raises(SystemExit) as leaving:
+        main(arguments)
+    assert leaving.value.code == 2
+    assert said in capsys.readouterr().err
+
+
+def test_a_batch_that_the_jobs_ranks_do_not_divide(main, capsys, monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "3")  # as the launcher sets it
+    with pytest.raises(SystemExit) as leaving:
+        main(["train.global_batch=128"])
+    assert leaving.value.code == 2
+    assert "train.global_batch=128 is not divisible by the 3 ranks; take 126" in capsys.readouterr().err
+
+
+def test_the_launchers_own_argument_is_taken(main, capsys):
+    assert main(["--local_rank=1", "--keys"]) == 0
+
+
+def test_a_typo_is_told_before_torch_is_loaded(tmp_path):
+    done = run_train("optim.lrr=1", cwd=tmp_path, PYTHONPROFILEIMPORTTIME="1")
+    loaded = {line.split("|")[-1].strip() for line in done.stderr.splitlines() if line.startswith("import time")}
+    assert done.returncode == 2
+    assert "pydantic" in loaded
+    assert not loaded & {"torch", "deepspeed", "open_clip", "numpy"}
+    assert "did you mean 'optim.lr'" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_file_laid_over_a_preset_by_path(main, capsys, tmp_path):
+    (tmp_path / "tiny.yaml").write_text(PRESET)
+    (tmp_path / "over.yaml").write_text("train: {steps: 77, global_batch: 4}")
+    arguments = [
+        "--preset",
+        str(tmp_path / "tiny.yaml"),
+        "--config",
+        str(tmp_path / "over.yaml"),
+        "train.global_batch=6",
+    ]
+    assert main(["--dry-run", *arguments]) == 0
+    text = capsys.readouterr().out
+    resolved = yaml.safe_load(text[text.index("preset: ") :].partition("\nparameters\n")[0])
+    assert (resolved["preset"], resolved["train"]["steps"], resolved["train"]["global_batch"]) == ("tiny", 77, 6)

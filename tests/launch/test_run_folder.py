@@ -1,0 +1,65 @@
+"""Which folder a run writes to: a new run never writes over an old one."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from silc.config import Config
+from silc.distributed import World
+from silc.train.run import _run_folder
+
+WORLD = World(0, 1, torch.device("cpu"))
+
+
+@pytest.fixture
+def config(tmp_path, monkeypatch) -> Config:
+    monkeypatch.chdir(tmp_path)
+    return Config(preset="mine")
+
+
+def take(folder: Path) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "config.yaml").write_text("")
+    return folder
+
+
+def test_unnamed_runs_are_numbered(config):
+    for name in ("mine", "mine-2", "mine-3"):
+        folder = _run_folder(config, WORLD)
+        assert folder == Path("runs") / name
+        assert folder.is_dir()
+        assert _run_folder(config, WORLD) == folder  # still free: nothing was trained there
+        take(folder)
+
+
+def test_resume_auto_takes_the_newest(config):
+    config.train.resume = "auto"
+    assert _run_folder(config, WORLD) == Path("runs/mine")
+    take(Path("runs/mine"))
+    take(Path("runs/mine-2"))
+    assert _run_folder(config, WORLD) == Path("runs/mine-2")
+
+
+def test_resume_from_a_checkpoint_starts_a_folder_of_its_own(config):
+    config.train.resume = str(take(Path("runs/mine")))
+    assert _run_folder(config, WORLD) == Path("runs/mine-2")
+
+
+def test_a_named_folder(config, tmp_path):
+    config.train.out = str(tmp_path / "deep/here")
+    assert _run_folder(config, WORLD) == tmp_path / "deep/here"
+    take(tmp_path / "deep/here")
+    with pytest.raises(ValueError, match=r"holds an earlier run.*train\.resume=auto"):
+        _run_folder(config, WORLD)
+    config.train.resume = "auto"
+    assert _run_folder(config, WORLD) == tmp_path / "deep/here"
+
+
+def test_a_folder_that_cannot_be_made(config, tmp_path):
+    (tmp_path / "file").write_text("")
+    config.train.out = str(tmp_path / "file/run")
+    with pytest.raises(ValueError, match=r"file/run cannot be made: .*another train\.out"):
+        _run_folder(config, WORLD)

@@ -1,0 +1,358 @@
+"""The configuration: presets, overrides, errors, cross-field rules, and that every key is read and documented."""
+
+from __future__ import annotations
+
+import copy
+import math
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+import yaml
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from silc import config_io
+from silc.config import Config, validate
+
+from .config_reads import fields, reads
+
+ROOT = Path(__file__).resolve().parents[1]
+PRESETS = ROOT / "launch" / "presets"
+NAMES = sorted(path.stem for path in PRESETS.glob("*.yaml"))
+
+
+def load(*overrides: str, preset: str | Path = "sample", file: Path | None = None) -> Config:
+    return config_io.load_config(preset, overrides, presets=PRESETS, file=file)
+
+
+def refusal(*overrides: str, **kwargs) -> str:
+    with pytest.raises(ValueError) as caught:  # noqa: PT011 - the callers look at the message
+        load(*overrides, **kwargs)
+    return str(caught.value)
+
+
+# Presets
+
+
+def test_the_promised_presets_are_there():
+    promised = {"sample", "silc_vit_b16", "silc_vit_l16", "silc_so400m14"}
+    assert promised | {"clip_vit_b16", "clip_views_vit_b16", "siglip_vit_b16"} <= set(NAMES)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_preset_is_whole(name):
+    config = load(preset=name)
+    assert config.preset == name
+    for ranks in (1, 2, 64):
+        validate(config, ranks)
+    assert set(config.unverified) <= set(config_io.valid_keys())
+    assert len(set(config.unverified)) == len(config.unverified)
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if name != "sample"])
+def test_a_preset_of_the_paper_marks_what_is_unverified(name):
+    assert {"optim.lr", "objective.ema_momentum", "train.global_batch"} <= set(load(preset=name).unverified)
+
+
+def test_the_baselines_differ_from_silc_by_configuration_alone():
+    silc, clip, views, siglip = (load(preset=f"{name}_vit_b16") for name in ("silc", "clip", "clip_views", "siglip"))
+    assert clip.model == views.model == siglip.model == silc.model
+    assert (silc.objective.distill, silc.views.n_global, silc.views.n_local) == (True, 2, 8)
+    assert not any(baseline.objective.distill for baseline in (clip, views, siglip))
+    assert (clip.n_original, clip.views.n_global, views.n_original, views.views.n_global) == (1, 0, 0, 2)
+    assert (clip.objective.contrastive, siglip.objective.contrastive) == ("softmax", "sigmoid")
+
+
+def test_an_unverified_key_that_is_no_key_is_refused(tmp_path):
+    (tmp_path / "mine.yaml").write_text("unverified: [optim.lrr]")
+    message = refusal(preset=tmp_path / "mine.yaml")
+    assert "'optim.lrr'" in message
+    assert "did you mean 'optim.lr'" in message
+
+
+# Precedence and files
+
+
+def test_the_last_word_wins(tmp_path):
+    (tmp_path / "base.yaml").write_text("optim: {lr: 1.0, beta1: 0.1, beta2: 0.1, eps: 0.1}\nunverified: [optim.lr]")
+    (tmp_path / "mine.yaml").write_text("extends: base\noptim: {lr: 2.0, beta1: 0.2, beta2: 0.2}\nunverified: []")
+    (tmp_path / "over.yaml").write_text("optim: {lr: 3.0, beta1: 0.3}")
+    config = load("optim.lr=4", "optim.lr=5", preset=tmp_path / "mine.yaml", file=tmp_path / "over.yaml")
+    optim = config.optim
+    assert (optim.lr, optim.beta1, optim.beta2, optim.eps) == (5.0, 0.3, 0.2, 0.1)
+    assert optim.clip == Config().optim.clip
+    assert config.unverified == []  # lists are replaced, not joined
+    assert config.preset == "mine"
+
+
+def test_configurations_do_not_share_lists():
+    first, second = load(), load()
+    first.data.shards.append("x")
+    first.eval.templates.append("y")
+    assert second.data.shards == []
+    assert load().eval.templates == second.eval.templates
+
+
+def test_values_are_yaml():
+    config = load(
+        "optim.lr=3e-4", "model.compile=true", "views.global_area=[0.3, 0.9]", "train.micro_batch=null",
+        'data.shards=["a/{000..010}.tar", b]', "optim.rules=[{pattern: head, lr: 0.1}]",
+    )  # fmt: skip
+    assert config.optim.lr == 3e-4
+    assert config.model.compile is True
+    assert config.views.global_area == (0.3, 0.9)
+    assert config.train.micro_batch is None
+    assert config.data.shards == ["a/{000..010}.tar", "b"]
+    assert [(rule.pattern, rule.lr, rule.weight_decay) for rule in config.optim.rules] == [("head", 0.1, 1.0)]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_yaml_round_trip(name, tmp_path):
+    config = load("optim.rules=[{pattern: 'head\\.', lr: 0.1}]", "train.out=runs/x", preset=name)
+    path = tmp_path / f"{name}.yaml"
+    path.write_text(config_io.to_yaml(config))
+    assert load(preset=path) == config
+    assert config_io.build(config_io.to_dict(config)) == config
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+    st.floats(1e-12, 1e6),
+    st.lists(st.text(st.characters(codec="utf-8", exclude_categories=["Cc", "Cs", "Zl", "Zp"])), max_size=3),
+    st.integers(1, 2**40),
+)
+def test_any_value_survives_the_round_trip(lr, shards, steps):
+    config = load()
+    config.optim.lr, config.data.shards, config.train.steps = lr, shards, steps
+    assert config_io.build(yaml.safe_load(config_io.to_yaml(config))) == config
+
+
+# Mistakes
+
+
+@pytest.mark.parametrize(
+    ("override", "said"),
+    [
+        ("optim.lrr=1", ["unknown key 'optim.lrr'", "did you mean 'optim.lr'"]),
+        ("model.vision.dept=1", ["unknown key", "'model.vision.depth'"]),
+        ("optimm.lr=1", ["unknown key 'optimm'", "did you mean 'optim'"]),
+        ("lr=1", ["unknown key 'lr'", "did you mean 'optim.lr'"]),
+        ("optim.rules=[{pattern: x, lrr: 2}]", ["unknown key 'optim.rules.0.lrr'", "'optim.rules'"]),
+        ("train.steps=abc", ["train.steps='abc'", "integer"]),
+        ("train.steps=1.5", ["train.steps=1.5", "integer"]),
+        ("train.steps=true", ["train.steps=True", "int"]),
+        ("objective.ema_momentum=true", ["objective.ema_momentum=True", "float"]),
+        ("train.steps=null", ["train.steps=None", "integer"]),
+        ("train.steps=0", ["train.steps=0", "greater than 0"]),
+        ("views.flip=1.5", ["views.flip=1.5", "less than or equal to 1"]),
+        ("objective.distill_start=1", ["objective.distill_start=1", "less than 1"]),
+        ("engine.zero_stage=0", ["engine.zero_stage=0", "1"]),
+        ("engine.precision=fp16", ["engine.precision='fp16'", "'bf16'", "'fp32'"]),
+        ("views.global_area=[0.4]", ["views.global_area"]),
+        ("data.shards=a.tar", ["data.shards='a.tar'", "list", "data.shards=['a.tar']"]),
+        ("data.shards=[a{0..1}.tar]", ["not valid YAML", "quotes"]),
+        ("optim.lr", ["'optim.lr' is not an override", "section.key=value"]),
+        ("=3", ["not an override"]),
+        ("optim.lr=[", ["'optim.lr=['", "not valid YAML"]),
+        ("preset=silc_vit_b16", ["--preset silc_vit_b16"]),
+    ],
+)
+def test_a_mistake_names_the_key_and_the_way_out(override, said):
+    message = refusal(override)
+    for part in said:
+        assert part in message
+    assert "Traceback" not in message
+
+
+@pytest.mark.parametrize("key", [key for key in config_io.valid_keys() if key.count(".")])
+def test_a_slip_in_any_key_names_a_valid_one(key):
+    named = re.search(r"did you mean '([^']+)'", refusal(f"{key}x=1"))
+    assert named
+    assert named[1] == key
+
+
+def test_all_mistakes_are_told_at_once():
+    message = refusal("optim.lrr=1", "train.steps=-1", "views.flip=x")
+    assert all(part in message for part in ("optim.lrr", "train.steps=-1", "views.flip"))
+
+
+def test_files_that_cannot_be_read(tmp_path):
+    assert "did you mean 'silc_vit_b16'" in refusal(preset="silc_vit_b61")
+    assert all(name in refusal(preset="nothing_like_it") for name in NAMES)
+    assert "no preset" in refusal(preset=tmp_path / "absent.yaml")
+    assert "absent.yaml" in refusal(file=tmp_path / "absent.yaml")
+    (tmp_path / "bad.yaml").write_text("optim: [1")
+    assert "not valid YAML" in refusal(preset=tmp_path / "bad.yaml")
+    (tmp_path / "list.yaml").write_text("- 1")
+    assert "mapping" in refusal(file=tmp_path / "list.yaml")
+    (tmp_path / "a.yaml").write_text("extends: b")
+    (tmp_path / "b.yaml").write_text("extends: a")
+    assert "circle" in refusal(preset=tmp_path / "a.yaml")
+    (tmp_path / "orphan.yaml").write_text("extends: nobody")
+    assert "nobody" in refusal(preset=tmp_path / "orphan.yaml")
+
+
+# Rules across fields
+
+
+SMALL = """
+model:
+  vision: {image_size: 64, patch_size: 8, width: 128, heads: 4}
+  text: {width: 128, heads: 4}
+views: {n_global: 2, n_local: 4, global_size: 64, local_size: 32}
+optim: {warmup_steps: 50, cooldown_steps: 0}
+train: {steps: 600, global_batch: 128}
+"""
+
+
+@pytest.fixture
+def small(tmp_path) -> Path:
+    (tmp_path / "small.yaml").write_text(SMALL)
+    return tmp_path / "small.yaml"
+
+
+@pytest.mark.parametrize(
+    ("ranks", "overrides", "said"),
+    [
+        (3, [], ["train.global_batch=128", "3 ranks", "take 126"]),
+        (2, ["train.micro_batch=48"], ["train.micro_batch=48", "64 pairs", "take 32"]),
+        (1, ["optim.warmup_steps=400", "optim.cooldown_steps=300"], ["400", "300", "train.steps=600"]),
+        (1, ["data.std=[0.5, 0, 0.5]"], ["data.std", "positive"]),
+        (1, ["model.vision.heads=3"], ["model.vision.heads=3", "model.vision.width=128", "take 2"]),
+        (1, ["model.text.heads=5"], ["model.text.heads=5", "model.text.width=128"]),
+        (1, ["model.vision.image_size=60"], ["model.vision.image_size=60", "patch_size=8", "take 64"]),
+        (1, ["views.global_size=67"], ["views.global_size=67", "take 64"]),
+        (1, ["views.local_size=3"], ["views.local_size=3", "take 8"]),
+        (1, ["views.global_area=[0.9, 0.4]"], ["views.global_area", "smaller"]),
+        (1, ["views.local_area=[0.9, 0.4]"], ["views.local_area", "smaller"]),
+        (1, ["views.n_global=0"], ["views.n_global=0"]),
+        (1, ["views.n_local=0"], ["views.n_local", "objective.global_to_global"]),
+        (1, ["views.n_local=0", "views.n_global=1", "objective.global_to_global=true"], ["views.n_global > 1"]),
+        (1, ["views.n_global=1", "objective.global_to_global=true"], ["views.n_global >= 2", "not 1"]),
+        (1, ["objective.distill=false"], ["4 local crops", "views.n_local=0"]),
+        (
+            1,
+            ["objective.distill=false", "views.n_local=0", "objective.contrastive_views=original"],
+            ["2 global crops", "views.n_global=0"],
+        ),
+        (1, ["objective.distill=false", "views.n_local=0", "views.n_global=0"], ["views.n_global=0"]),
+        (
+            1,
+            ["objective.head_only_ema=true", "objective.contrastive_views=original"],
+            ["objective.head_only_ema", "original_and_globals"],
+        ),
+    ],
+)
+def test_what_cannot_train_is_refused(small, ranks, overrides, said):
+    with pytest.raises(ValueError) as caught:  # noqa: PT011 - the message is looked at
+        validate(load(*overrides, preset=small), ranks)
+    for part in said:
+        assert part in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        ["views.n_local=0", "objective.global_to_global=true"],
+        ["views.n_local=0", "views.local_size=3", "objective.global_to_global=true"],  # a size that nothing uses
+        ["objective.contrastive_views=original"],
+        ["objective.head_only_ema=true", "objective.contrastive_views=original_and_globals"],
+        ["objective.distill=false", "views.n_local=0", "objective.contrastive_views=original_and_globals"],
+        ["optim.warmup_steps=300", "optim.cooldown_steps=300"],
+        ["train.micro_batch=16"],
+    ],
+)
+def test_what_can_train_is_let_through(small, overrides):
+    config = load(*overrides, preset=small)
+    before = copy.deepcopy(config)
+    validate(config, 2)
+    assert config == before
+
+
+# Derived values
+
+
+def test_the_batch_sets_the_momentum_and_a_sample_weighs_the_same():
+    assert load("objective.ema_momentum=null", "train.global_batch=16384").ema_momentum == pytest.approx(0.966)
+    small, large = (load("objective.ema_momentum=null", f"train.global_batch={b}").ema_momentum for b in (256, 4096))
+    assert math.log(small) / 256 == pytest.approx(math.log(large) / 4096)
+    assert load("objective.ema_momentum=0.5").ema_momentum == 0.5
+
+
+def test_distillation_starts_where_told():
+    assert load("objective.distill_start=0.25", "train.steps=600").distill_start_step == 150
+    assert load("objective.distill=false", "train.steps=600").distill_start_step == 600
+
+
+# Every key is read, and described
+
+
+def test_every_key_is_read_somewhere():
+    unread = fields() - reads(ROOT)
+    assert not unread, f"no code reads {sorted(unread)}"
+
+
+def test_the_reader_sees_reads_and_nothing_else(tmp_path):
+    for folder in ("silc", "launch", "kernels"):
+        (tmp_path / folder).mkdir()
+    (tmp_path / "silc/config.py").write_text(
+        "class Config:\n"
+        "    def ema_momentum(self): return self.train.global_batch\n"
+        "    def n_original(self): return self.objective.contrastive_views\n"
+    )
+    (tmp_path / "silc/some.py").write_text(
+        "def f(config: Config, other):\n"
+        "    views, optim = config.views, config.optim\n"
+        "    views.flip; other.n_local; config.ema_momentum\n"
+        "    config.train.seed = 3\n"
+        "    return [rule.pattern for rule in optim.rules]\n"
+        "class A:\n"
+        "    def g(self): return self.data.workers\n"
+        "    def __init__(self, config: DataConfig): self.data = config\n"
+    )
+    sections = {("Config", name) for name in ("views", "optim", "train")}
+    assert reads(tmp_path) - sections == {
+        ("ViewsConfig", "flip"),
+        ("TrainConfig", "global_batch"),
+        ("OptimConfig", "rules"),
+        ("ParameterRule", "pattern"),
+        ("DataConfig", "workers"),
+    }
+
+
+def test_every_key_has_a_meaning_a_type_and_a_default():
+    rows = list(config_io.describe())
+    assert len(rows) > 90
+    for dotted, kind, default, meaning in rows:
+        assert len(meaning) > 5, dotted
+        assert kind, dotted
+        assert default != "", dotted
+
+
+def test_the_reference_holds_every_key_once():
+    lines = config_io.reference_markdown().splitlines()
+    cells = [re.match(r"\| `([\w.]+)` \| `", line) for line in lines]
+    assert [cell[1] for cell in cells if cell] == config_io.valid_keys()
+
+
+def test_the_readme_has_the_current_reference():
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    _, start, rest = text.partition("<!-- config-reference:start -->")
+    inside, end, _ = rest.partition("<!-- config-reference:end -->")
+    assert start, "README.md has lost its markers"
+    assert end, "README.md has lost its markers"
+    assert inside.strip() == config_io.reference_markdown().strip(), "run: python launch/update_readme.py"
+
+
+@pytest.mark.parametrize("file", ["README.md", "launch/train.py"])
+def test_the_commands_shown_are_valid(file):
+    text = re.sub(r"\\+\n\s*", " ", (ROOT / file).read_text(encoding="utf-8"))
+    commands = re.findall(r"^ *(deepspeed .*launch/train\.py.*)$", text, re.MULTILINE)
+    assert commands
+    for command in commands:
+        words = shlex.split(command.split("   ")[0], comments=True)
+        words = words[words.index("launch/train.py") + 1 :]
+        preset = words[words.index("--preset") + 1] if "--preset" in words else "sample"
+        load(*[word for word in words if "=" in word], preset=preset)

@@ -1,0 +1,157 @@
+"""Runs in which something is not finite. Called in the processes that the launcher started, two of them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from silc.data.batch import Batch
+from silc.distributed import World, barrier
+from silc.errors import RunStopped
+from silc.train.loop import Trainer
+from silc.train.step import StepReport
+from tests.train import cases
+from tests.train.runs import make_trainer, shares, state_of
+
+CLEAN = 3  # steps of a run; before the last one comes the bad batch
+WHITE = 255  # the pixels of a sample that the planted hook answers with NaN
+BAD_KEY = "shard/99-5"  # the second of the four samples of rank 1: with accumulation by 4, of its second micro-batch
+MAX_BAD = 2
+
+
+def discarded(world: World, folder: Path) -> dict[str, dict[str, Any]]:
+    """Every fault in every stage, with and without accumulation: the state around it, and the run that goes on."""
+    found = {}
+    for stage in cases.STAGES:
+        for accumulation in (1, 4):
+            run = cases.config(stage=stage, micro_batch=cases.GLOBAL_BATCH // world.size // accumulation, steps=CLEAN)
+            name = f"stage{stage}-x{accumulation}"
+            clean = make_trainer(run, world, folder / f"clean-{name}", shares(run, world, CLEAN))
+            clean.run()
+            clean.close()
+            expected = _bits(clean)
+            for fault in FAULTS:
+                where = folder / f"{fault}-{name}"
+                batches = shares(run, world, CLEAN)
+                batches.insert(CLEAN - 1, _bad_batch(fault, run, world))
+                trainer = make_trainer(run, world, where, batches)
+                found[f"{fault}-{name}"] = _observe(trainer, fault, expected) | {"folder": str(where)}
+    return found
+
+
+def _bad_batch(fault: str, run: Any, world: World) -> Batch:
+    """This rank's share of the batch that goes wrong."""
+    whole = replace(cases.global_batch(run, 99), position=(CLEAN - 1) * cases.GLOBAL_BATCH)
+    if fault == "crop":
+        whole.small[5] = WHITE
+    elif fault == "sample":
+        whole.large[5] = WHITE
+        whole.small[5] = WHITE
+    return cases.share(whole, world.rank, world.size)
+
+
+def _observe(trainer: Trainer, fault: str, expected: dict[str, Tensor]) -> dict[str, Any]:
+    """Run to the end with a bad batch before the last; what changed over that batch, and what it ends in."""
+    seen: dict[str, Any] = {}
+    inner, calls = trainer.step, 0
+
+    def step(batch: Batch, **kwargs: Any) -> StepReport:
+        nonlocal calls
+        calls += 1
+        if calls != CLEAN:
+            return inner(batch, **kwargs)
+        before = _bits(trainer)
+        with FAULTS[fault](trainer):
+            report = inner(batch, **kwargs)
+        seen.update(applied=report.applied, bad_keys=report.bad_keys, moved=_differing(before, _bits(trainer)))
+        return report
+
+    trainer.step = step
+    with _white_is_nan(trainer.engine.module):
+        counters = trainer.run()
+    trainer.close()
+    ends = {"wrong_end": _differing(expected, _bits(trainer)), "counters": vars(counters)}
+    return seen | ends | {"log": _skipped_log(trainer.folder)}
+
+
+def _skipped_log(folder: Path) -> list[dict[str, Any]]:
+    barrier()  # the main rank writes it
+    return [json.loads(line) for line in (folder / "skipped_steps.jsonl").read_text().splitlines()]
+
+
+def _bits(trainer: Trainer) -> dict[str, Tensor]:
+    """Everything a step may move: masters, moments, working weights, teacher, centre, scale and its moments."""
+    bits = {name: value.clone() for name, value in state_of(trainer).items()}
+    optimizers = {"moment": trainer.engine._engine.optimizer.optimizer, "scale_moment": trainer.scale_optimizer}
+    for kind, optimizer in optimizers.items():
+        for index, state in enumerate(optimizer.state.values()):
+            bits |= {
+                f"{kind}.{index}.{key}": value.clone() for key, value in state.items() if isinstance(value, Tensor)
+            }
+    assert any(name.startswith("moment.") and name.endswith("exp_avg_sq") for name in bits)
+    for name, parameter in trainer.engine.module.named_parameters():  # ZeRO-3 keeps this rank's part of it
+        bits[f"working.{name}"] = getattr(parameter, "ds_tensor", parameter).detach().clone()
+    return bits | {f"teacher_working.{name}": value.clone() for name, value in trainer.teacher.named_parameters()}
+
+
+def _differing(a: dict[str, Tensor], b: dict[str, Tensor]) -> list[str]:
+    assert a.keys() == b.keys()
+    return [name for name in a if not torch.equal(a[name], b[name])]
+
+
+@contextmanager
+def _white_is_nan(module: nn.Module) -> Any:
+    """Features of an all-white crop are NaN, wherever the sample that holds it comes to stand."""
+
+    def plant(_: nn.Module, args: tuple[list[Tensor]], features: list[Tensor]) -> list[Tensor]:
+        white = [(group == WHITE).flatten(1).all(1) for group in args[0]]
+        return [f.masked_fill(w[:, None], torch.nan) for f, w in zip(features, white, strict=True)]
+
+    handle = module.visual.register_forward_hook(plant)
+    yield
+    handle.remove()
+
+
+@contextmanager
+def _infinite_gradient(trainer: Trainer) -> Any:
+    """On rank 1 alone, the gradient of one matrix is infinite in the second backward pass, or in the only one."""
+    weight, calls = trainer.engine.module.head.mlp[0].weight, 0
+
+    def blow(gradient: Tensor) -> Tensor:
+        nonlocal calls
+        calls += 1
+        infinite = trainer.world.rank == 1 and calls == min(2, trainer.engine.accumulation)
+        return torch.full_like(gradient, torch.inf) if infinite else gradient
+
+    handle = weight.register_hook(blow)
+    yield
+    handle.remove()
+
+
+FAULTS: dict[str, Callable[[Trainer], AbstractContextManager[None]]] = {
+    "sample": nullcontext,  # a sample whose every feature is NaN
+    "crop": nullcontext,  # a sample with NaN in its local crops alone: only the distillation loss sees it
+    "gradient": _infinite_gradient,
+}
+
+
+def stopped(world: World, folder: Path) -> dict[str, Any]:
+    """A run whose batches are all bad after the first."""
+    run = cases.config(steps=CLEAN, max_bad_steps=MAX_BAD)
+    batches = [*shares(run, world, 1), *(_bad_batch("sample", run, world) for _ in range(MAX_BAD + 1))]
+    trainer = make_trainer(run, world, folder / "stopped", batches)
+    message = ""
+    with _white_is_nan(trainer.engine.module):
+        try:
+            trainer.run()
+        except RunStopped as error:
+            message = str(error)
+    trainer.close()
+    return {"message": message, "counters": vars(trainer.counters), "log": _skipped_log(trainer.folder)}

@@ -1,0 +1,70 @@
+"""A run in one go and the same run in two. Called in the processes that the launcher started."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import webdataset as wds
+
+from silc.config import Config, DataConfig
+from silc.distributed import World, barrier
+from silc.train.loop import Trainer
+from tests.train import cases
+from tests.train.runs import state_of
+
+STEPS = 6
+HALF = 3
+SAMPLES = 40  # not a multiple of the batch, and less than a run: a batch crosses the border of two passes
+BPE = 49408
+
+
+def resumed(world: World, folder: Path, *, stage: int) -> dict[str, Any]:
+    """Both runs' last states, and the words that refuse a changed model."""
+    shards = folder / "shards"
+    if world.main:
+        _write_shards(shards)
+    barrier()
+    run = cases.config(stage=stage, steps=STEPS, vocabulary=BPE, save_every=HALF)
+    run.data = DataConfig(shards=[str(shards)], workers=0, shuffle_block=16)
+    whole = _trainer(run, world, folder / "whole")
+    whole.run()
+    saved = folder / "whole" / "checkpoints" / f"step_{HALF:08d}"
+    run.train.resume = str(saved)
+    second = _trainer(run, world, folder / "second")
+    started = vars(second.counters).copy()
+    second.run()
+    findings = {"whole": state_of(whole), "second": state_of(second), "started": started, "saved": str(saved)}
+    findings |= {"counters": [vars(trainer.counters) for trainer in (whole, second)]}
+    for trainer in (whole, second):
+        trainer.close()
+    return findings | {"refused": _refusal(run, world, folder / "refused")}
+
+
+def _trainer(run: Config, world: World, folder: Path) -> Trainer:
+    folder.mkdir(exist_ok=True)
+    barrier()
+    return Trainer(run, world, run.data.shards, folder)
+
+
+def _refusal(run: Config, world: World, folder: Path) -> str:
+    """What a changed model is told."""
+    run.objective = replace(run.objective)
+    run.model.vision = replace(run.model.vision, mlp_ratio=2.0)
+    try:
+        _trainer(run, world, folder)
+    except ValueError as error:
+        return str(error)
+    return ""
+
+
+def _write_shards(folder: Path) -> None:
+    folder.mkdir(parents=True)
+    rng = np.random.default_rng(0)
+    for shard in range(2):
+        with wds.TarWriter(str(folder / f"{shard}.tar")) as writer:
+            for number in range(SAMPLES // 2):
+                pixels = rng.integers(0, 256, (20, 24, 3), dtype=np.uint8)
+                writer.write({"__key__": f"{number:04}", "png": pixels, "txt": f"thing {shard} {number}"})
