@@ -8,7 +8,7 @@
 #SBATCH --output=%x-%j.log
 #
 # Many nodes under SLURM: one launcher a node, no ssh between them.
-#   sbatch launch/slurm.sh --preset silc_vit_b16 'data.shards=[/shared/pairs/{00000..09999}.tar]' train.out=/shared/runs/b16 train.resume=auto
+#   sbatch launch/slurm.sh --preset silc_vit_b16 'data.shards=["/shared/pairs/{00000..09999}.tar"]' train.out=/shared/runs/b16 train.resume=auto
 # train.resume=auto goes on from the newest whole checkpoint when the job is submitted again, with the same number of GPUs.
 set -euo pipefail
 cd "${SLURM_SUBMIT_DIR:-.}"

@@ -27,8 +27,10 @@ def vision_macs(vision: VisionConfig, size: int) -> float:
 
 
 def text_macs(text: TextConfig, width_out: int) -> float:
-    """Forward multiply-adds of one caption."""
-    return text.depth * _block_macs(text.context_length, text.width, text.mlp_ratio) + text.width * width_out
+    """Forward multiply-adds of one caption. The last block gives keys and values of all tokens, the rest of one."""
+    tokens, width = text.context_length, text.width
+    last = 2 * tokens * width * width + (2 + 2 * text.mlp_ratio) * width * width + 2 * tokens * width
+    return (text.depth - 1) * _block_macs(tokens, width, text.mlp_ratio) + last + width * width_out
 
 
 def head_macs(config: Config) -> float:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import importlib
+import importlib.util
 import re
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -59,11 +60,17 @@ def apex_fused_adam() -> tuple[type | None, str]:
 
     Returns (class, reason).
     """
+    spec = importlib.util.find_spec("apex")
+    if spec is None:
+        return None, "NVIDIA apex is not installed"
+    # Looked at before it is imported: the other `apex` is old enough that importing it may raise anything.
+    if not any((Path(folder) / "optimizers").is_dir() for folder in spec.submodule_search_locations or ()):
+        return None, "the installed package `apex` is not NVIDIA's"
     try:
         module = importlib.import_module("apex.optimizers")
         multi_tensor = importlib.import_module("apex.multi_tensor_apply")
     except ImportError as error:
-        return None, f"NVIDIA apex is not installed ({error})"
+        return None, f"NVIDIA apex cannot be imported ({error})"
     found = getattr(module, "FusedAdam", None)
     if found is None or not getattr(multi_tensor.multi_tensor_applier, "available", False):
         return None, "the installed apex has no FusedAdam built with its CUDA extensions"

@@ -20,7 +20,7 @@ from silc.train.step import StepReport
 from tests.train import cases
 from tests.train.runs import make_trainer, shares, state_of
 
-CLEAN = 3  # steps of a run; before the last one comes the bad batch
+CLEAN = 2  # steps of a run; before the last one comes the bad batch
 WHITE = 255  # the pixels of a sample that the planted hook answers with NaN
 BAD_KEY = "shard/99-5"  # the second of the four samples of rank 1: with accumulation by 4, of its second micro-batch
 MAX_BAD = 2

@@ -1,0 +1,149 @@
+"""Checkpoints are whole or absent. One process; the engine is a stand-in that writes a file."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from silc.distributed import World
+from silc.train import checkpoint
+
+CPU = torch.device("cpu")
+
+
+class StandIn:
+    """Serves as engine and as teacher."""
+
+    def save(self, folder: Path) -> None:
+        (folder / "engine").mkdir()
+        (folder / "engine" / "shard.pt").write_bytes(bytes(100))
+
+    def master_weights(self, keep: bool) -> dict[str, torch.Tensor]:
+        return {"w": torch.arange(3.0)}
+
+    def average(self) -> dict[str, torch.Tensor]:
+        return {"w": torch.ones(3)}
+
+
+def save(run: Path, step: int, keep: int = 10, teacher: StandIn | None = None) -> Path:
+    return checkpoint.save(
+        run,
+        step,
+        world=World(0, 1, CPU),
+        engine=StandIn(),
+        teacher=teacher,
+        trainer={"counters": {"step": step}},
+        config_yaml="a: 1\n",
+        keep=keep,
+    )
+
+
+def steps(run: Path) -> list[int]:
+    return sorted(int(path.name.removeprefix("step_")) for path in (run / "checkpoints").glob("step_*"))
+
+
+def test_holds_everything_and_says_so(tmp_path: Path) -> None:
+    path = save(tmp_path, 12, teacher=StandIn())
+    assert path == tmp_path / "checkpoints" / "step_00000012"
+    manifest = json.loads((path / "manifest.json").read_text())
+    present = {str(f.relative_to(path)): f.stat().st_size for f in path.rglob("*") if f.is_file()}
+    present.pop("manifest.json")
+    assert manifest["files"] == present
+    parts = {"engine/shard.pt", "student.safetensors", "teacher.safetensors", "trainer.pt", "config.yaml"}
+    assert present.keys() == parts
+    assert (tmp_path / "checkpoints" / "latest").read_text() == "step_00000012\n"
+    assert checkpoint.load_trainer(path, 1, CPU)["counters"] == {"step": 12}
+    assert torch.equal(checkpoint.load_weights(path, "student")["w"], torch.arange(3.0))
+    assert torch.equal(checkpoint.load_weights(path, "teacher")["w"], torch.ones(3))
+
+
+def test_without_a_teacher_there_are_no_teacher_weights(tmp_path: Path) -> None:
+    path = save(tmp_path, 1)
+    with pytest.raises(ValueError, match="has no teacher weights"):
+        checkpoint.load_weights(path, "teacher")
+
+
+@pytest.mark.parametrize("name", ["trainer.pt", "engine/shard.pt"])
+def test_a_truncated_or_missing_file_is_refused(tmp_path: Path, name: str) -> None:
+    path = save(tmp_path, 1)
+    file = path / name
+    size = file.stat().st_size
+    file.write_bytes(file.read_bytes()[: size // 2])
+    with pytest.raises(ValueError, match=rf"{name} should hold {size} bytes, found {size // 2}"):
+        checkpoint.find(path)
+    file.unlink()
+    with pytest.raises(ValueError, match=rf"{name} should hold {size} bytes, found None"):
+        checkpoint.find(tmp_path)
+
+
+def test_what_was_not_finished_is_not_seen(tmp_path: Path) -> None:
+    """A draft, even one with its manifest, and a folder without one."""
+    path = save(tmp_path, 1)
+    path.rename(path.with_suffix(".tmp"))
+    (tmp_path / "checkpoints" / "step_00000002").mkdir()
+    with pytest.raises(ValueError, match="no whole checkpoint"):
+        checkpoint.find(tmp_path)
+    assert checkpoint.newest(tmp_path) is None
+    assert save(tmp_path, 1) == checkpoint.find(tmp_path)
+
+
+def test_a_draft_left_behind_does_not_disturb(tmp_path: Path) -> None:
+    draft = tmp_path / "checkpoints" / "step_00000003.tmp"
+    draft.mkdir(parents=True)
+    (draft / "half").write_text("written")
+    path = save(tmp_path, 3)
+    assert not draft.exists()
+    assert not (path / "half").exists()
+
+
+def test_saving_a_step_again_replaces_it(tmp_path: Path) -> None:
+    save(tmp_path, 3, teacher=StandIn())
+    path = save(tmp_path, 3)
+    assert checkpoint.verify(path) == path
+    assert not (path / "teacher.safetensors").exists()
+
+
+def test_keeps_the_newest(tmp_path: Path) -> None:
+    for step in (1, 2, 10, 11):
+        save(tmp_path, step, keep=2)
+    assert steps(tmp_path) == [10, 11]
+    assert checkpoint.find(tmp_path).name == "step_00000011"
+    assert checkpoint.newest(tmp_path).name == "step_00000011"
+
+
+def test_after_going_back_the_newest_is_the_one_written_last(tmp_path: Path) -> None:
+    """A run that resumed from step 10 and saves step 15 goes on from 15, not from the 20 and 30 it gave up."""
+    for step in (10, 20, 30):
+        save(tmp_path, step)
+    path = save(tmp_path, 15, keep=2)
+    assert path.exists()
+    assert checkpoint.find(tmp_path) == path
+    assert steps(tmp_path) == [15, 30]
+
+
+def test_the_newest_passes_over_a_damaged_one_aloud(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    older, newer = save(tmp_path, 1), save(tmp_path, 2)
+    (newer / "trainer.pt").write_bytes(b"")
+    assert checkpoint.newest(tmp_path) == older
+    assert "passed over: checkpoint" in capsys.readouterr().out
+    (older / "trainer.pt").unlink()
+    with pytest.raises(ValueError, match="no undamaged checkpoint"):
+        checkpoint.newest(tmp_path)
+
+
+def test_nothing_to_resume_from(tmp_path: Path) -> None:
+    assert checkpoint.newest(tmp_path) is None
+    with pytest.raises(ValueError, match="no whole checkpoint at"):
+        checkpoint.find(tmp_path)
+
+
+def test_other_ranks_and_other_formats_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = save(tmp_path, 1)
+    with pytest.raises(ValueError, match="written by 1 ranks and resumes with that many, not 2"):
+        checkpoint.load_trainer(path, 2, CPU)
+    monkeypatch.setattr(checkpoint, "FORMAT", 99)
+    with pytest.raises(ValueError, match="has format 1, this version reads 99"):
+        checkpoint.load_trainer(path, 1, CPU)
