@@ -17,7 +17,7 @@ setup: $(STAMP)
 
 $(STAMP):
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Python 3.11 or newer is needed; $(PYTHON) is $$($(PYTHON) -V). Name another: make PYTHON=python3.12 ..."; exit 1; }
-	@command -v c++ >/dev/null || { echo "A C++ compiler is needed (DeepSpeed builds its CPU communication op): install g++ or clang"; exit 1; }
+	@command -v c++ >/dev/null || { echo "A C++ compiler is needed (torch.compile and DeepSpeed build with it): install g++ or clang"; exit 1; }
 	test -x $(VENV)/bin/python || $(PYTHON) -m venv $(VENV)
 	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --requirement requirements.txt
 	@rm -f $(VENV)/.silc-*

@@ -33,7 +33,7 @@ setup(
         "tqdm>=4.66",
         "psutil>=5.9",
         "tensorboard>=2.16",
-        "ninja>=1.11",  # DeepSpeed compiles its CPU communication op on first use
+        "ninja>=1.11",  # builds DeepSpeed's optional ops on first use
     ],
     extras_require={
         "xformers": ["xformers>=0.0.35"],

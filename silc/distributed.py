@@ -47,6 +47,9 @@ def init(timeout_minutes: float) -> World:
         torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // here))
     if not cuda:
         _keep_freed_memory()
+        # DeepSpeed would compile a shared-memory all-reduce: minutes on a small machine, anew for each environment, and
+        # a build that is killed leaves a lock on which every later start hangs. gloo does the same work.
+        deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
     device = torch.device("cuda", int(os.environ["LOCAL_RANK"])) if cuda else torch.device("cpu")
     if cuda:
         torch.cuda.set_device(device)
