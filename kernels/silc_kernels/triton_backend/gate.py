@@ -1,0 +1,179 @@
+"""The compile gate: every kernel and every shipped tile, compiled for each architecture without a GPU.
+
+    python -m silc_kernels.triton_backend.gate            compile, check and print the table
+    python -m silc_kernels.triton_backend.gate --write    and write it to kernels/compile_gate.csv
+
+Registers and spills are what the bundled ptxas says, shared memory and instructions are read off the compiled kernel.
+The compiler does not refuse a kernel that asks for more shared memory than a chip has; the gate does.
+"""
+
+import argparse
+import csv
+import importlib
+import re
+import subprocess
+import tempfile
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+TABLE = Path(__file__).parents[2] / "compile_gate.csv"
+ARCHITECTURES = (80, 90, 100)
+SHARED_LIMIT = {80: 163 * 1024, 90: 227 * 1024, 100: 227 * 1024}
+# Each names the kernels it ships in `gate_candidates()`.
+MODULES: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Candidate:
+    """One kernel with one tile, as it is launched.
+
+    Attributes:
+        name: "op/kernel/tile", unique.
+        kernel: the jitted function.
+        signature: argument -> type ("*bf16", "i32", "fp32"); constexprs are left out.
+        constexprs: argument -> value.
+        aligned: arguments (pointers, strides, sizes) that are multiples of 16 at launch, as Triton would find them.
+        num_warps, num_stages: of the launch.
+        architectures: where this tile ships.
+        wgmma: its products must be warpgroup instructions on sm_90.
+        bulk_copies: tiles must come by the bulk tensor copy engine on sm_90.
+        async_copies: loads must be pipelined by asynchronous copies (cp.async, or the copy engine).
+        spills: architecture -> bytes of spills allowed; say why at the place that sets it.
+    """
+
+    name: str
+    kernel: Any
+    signature: Mapping[str, str]
+    constexprs: Mapping[str, Any]
+    aligned: tuple[str, ...] = ()
+    num_warps: int = 4
+    num_stages: int = 3
+    architectures: tuple[int, ...] = ARCHITECTURES
+    wgmma: bool = False
+    bulk_copies: bool = False
+    async_copies: bool = False
+    spills: Mapping[int, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Row:
+    """What a compiled kernel takes: registers a thread, bytes of spills a thread, bytes of shared memory a program."""
+
+    name: str
+    architecture: int
+    registers: int
+    spill_bytes: int
+    shared_bytes: int
+    wgmma: bool
+    bulk_copies: bool
+    async_copies: bool
+
+
+def candidates() -> Iterator[Candidate]:
+    """All kernels and tiles that ship."""
+    for module in MODULES:
+        yield from importlib.import_module(f".{module}", __package__).gate_candidates()
+
+
+def build(candidate: Candidate, architecture: int) -> Row:
+    """Compile `candidate` for sm_`architecture` and read what it takes."""
+    import triton
+    from triton.backends.compiler import GPUTarget
+    from triton.compiler import ASTSource
+
+    names = candidate.kernel.arg_names
+    known = {**candidate.signature, **{name: "constexpr" for name in candidate.constexprs}}
+    missing = [name for name in names if name not in known]
+    if missing:
+        raise ValueError(f"{candidate.name}: no type or value for {', '.join(missing)}")
+    source = ASTSource(
+        fn=candidate.kernel,
+        signature={name: known[name] for name in names},
+        constexprs={(names.index(name),): value for name, value in candidate.constexprs.items()},
+        attrs={(names.index(name),): [["tt.divisibility", 16]] for name in candidate.aligned},
+    )
+    options = {"num_warps": candidate.num_warps, "num_stages": candidate.num_stages}
+    compiled = triton.compile(source, target=GPUTarget("cuda", architecture, 32), options=options)
+    ptx = compiled.asm["ptx"]
+    registers, spills = _resources(ptx, architecture)
+    bulk = "cp.async.bulk.tensor" in ptx
+    return Row(
+        candidate.name,
+        architecture,
+        registers,
+        spills,
+        compiled.metadata.shared,
+        "wgmma.mma_async" in ptx,
+        bulk,
+        bulk or "cp.async.cg" in ptx or "cp.async.ca" in ptx,
+    )
+
+
+def faults(candidate: Candidate, row: Row) -> list[str]:
+    """What is wrong with a compiled kernel; empty: nothing."""
+    where = f"{row.name} on sm_{row.architecture}"
+    found = []
+    allowed = candidate.spills.get(row.architecture, 0)
+    if row.spill_bytes > allowed:
+        found.append(f"{where} spills {row.spill_bytes} bytes a thread ({allowed} allowed)")
+    if row.shared_bytes > SHARED_LIMIT[row.architecture]:
+        found.append(f"{where} wants {row.shared_bytes} bytes of shared memory of {SHARED_LIMIT[row.architecture]}")
+    if candidate.async_copies and not row.async_copies:
+        found.append(f"{where} is not pipelined: no asynchronous copies")
+    if row.architecture == 90:
+        if candidate.wgmma and not row.wgmma:
+            found.append(f"{where} has no wgmma")
+        if candidate.bulk_copies and not row.bulk_copies:
+            found.append(f"{where} has no bulk tensor copies")
+    return found
+
+
+def _resources(ptx: str, architecture: int) -> tuple[int, int]:
+    """(registers, bytes of spill stores and loads) as ptxas reports them."""
+    from triton import knobs
+
+    tool = knobs.nvidia.ptxas_blackwell if architecture >= 100 else knobs.nvidia.ptxas
+    target = re.search(r"^\.target (\w+)", ptx, re.MULTILINE)[1]
+    with tempfile.TemporaryDirectory() as folder:
+        source = Path(folder, "kernel.ptx")
+        source.write_text(ptx)
+        command = [tool.path, "-v", f"--gpu-name={target}", str(source), "-o", str(Path(folder, "kernel.cubin"))]
+        report = subprocess.run(command, capture_output=True, text=True, check=True).stderr
+    spilled = sum(int(size) for size in re.findall(r"(\d+) bytes spill (?:stores|loads)", report))
+    return max(int(count) for count in re.findall(r"Used (\d+) registers", report)), spilled
+
+
+def write(rows: Iterable[Row], path: Path = TABLE) -> None:
+    with path.open("w", newline="") as file:
+        writer = csv.DictWriter(file, Row.__dataclass_fields__, lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(asdict(row) for row in rows)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--write", action="store_true", help=f"write the table to {TABLE.name}")
+    parser.add_argument("--only", default="", help="candidates whose name contains this")
+    options = parser.parse_args()
+    rows, wrong = [], []
+    print(f"{'kernel':64s} {'sm':>4s} {'regs':>5s} {'spill':>6s} {'shared':>7s}  wgmma bulk async")
+    for candidate in candidates():
+        if options.only not in candidate.name:
+            continue
+        for architecture in candidate.architectures:
+            row = build(candidate, architecture)
+            rows.append(row)
+            wrong += faults(candidate, row)
+            marks = "  ".join("yes" if mark else " - " for mark in (row.wgmma, row.bulk_copies, row.async_copies))
+            numbers = f"{row.architecture:4d} {row.registers:5d} {row.spill_bytes:6d} {row.shared_bytes:7d}"
+            print(f"{row.name:64s} {numbers}   {marks}", flush=True)
+    if options.write and not options.only:
+        write(rows)
+    if wrong:
+        raise SystemExit("\n".join(wrong))
+
+
+if __name__ == "__main__":
+    main()

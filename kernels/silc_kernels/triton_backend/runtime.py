@@ -1,0 +1,53 @@
+"""What every Triton op asks about the place it runs in: a GPU, or the interpreter on a CPU (TRITON_INTERPRET=1)."""
+
+import functools
+import importlib.util
+import os
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+INTERPRET = os.environ.get("TRITON_INTERPRET", "0") == "1"
+OLDEST = (8, 0)  # bf16 products and asynchronous copies
+DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+
+
+def supports(device: torch.device, tensors: Sequence[Tensor]) -> tuple[bool, str]:
+    """Whether the Triton kernels take a call on `device` with these tensors, and why (not)."""
+    if importlib.util.find_spec("triton") is None:
+        return False, "triton is not installed"
+    if device.type == "cuda" and not INTERPRET:
+        if torch.cuda.get_device_capability(device) < OLDEST:
+            return False, f"{torch.cuda.get_device_name(device)} is older than compute capability 8.0"
+        where = f"Triton on {torch.cuda.get_device_name(device)}"
+    elif INTERPRET:
+        where = "Triton's interpreter (TRITON_INTERPRET=1): slow, for tests"
+    else:
+        return False, f"Triton needs a CUDA device, not {device.type}; for tests set TRITON_INTERPRET=1 before starting"
+    for tensor in tensors:
+        if tensor.is_floating_point() and tensor.dtype not in DTYPES:
+            return False, f"the kernels take float32, bfloat16 and float16, not {tensor.dtype}"
+    return True, where
+
+
+@functools.cache
+def multiprocessors(device: torch.device) -> int:
+    """How many programs run side by side at least; a handful under the interpreter, so that splits are exercised."""
+    if device.type != "cuda":
+        return 4
+    return torch.cuda.get_device_properties(device).multi_processor_count
+
+
+@functools.cache
+def capability(device: torch.device) -> int:
+    """80, 90, 100, ...: what tile tables are keyed by; 90 under the interpreter."""
+    if device.type != "cuda":
+        return 90
+    major, minor = torch.cuda.get_device_capability(device)
+    return 10 * major + minor
+
+
+def product_dtype(dtype: torch.dtype) -> torch.dtype:
+    """The dtype that `tl.dot` multiplies in. The interpreter's bf16 arithmetic is wrong: there it is float32."""
+    return torch.float32 if INTERPRET else dtype

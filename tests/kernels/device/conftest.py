@@ -1,0 +1,40 @@
+"""Tests of the Triton kernels, natively on a GPU, else under the interpreter (see test_interpreted.py).
+
+    python -m pytest tests/kernels/device                       on a machine with a GPU
+    TRITON_INTERPRET=1 python -m pytest tests/kernels/device    anywhere
+
+Nothing here is collected where neither holds: one process can hold native or interpreted kernels, not both.
+"""
+
+import os
+
+import pytest
+import torch
+
+INTERPRET = os.environ.get("TRITON_INTERPRET", "0") == "1"
+DEVICE = torch.device("cpu" if INTERPRET or not torch.cuda.is_available() else "cuda")
+
+if not INTERPRET and DEVICE.type == "cpu":
+    collect_ignore_glob = ["test_*.py"]
+
+
+@pytest.fixture
+def device() -> torch.device:
+    return DEVICE
+
+
+@pytest.fixture(autouse=True)
+def poisoned(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Buffers that are made empty hold NaN (integers: the largest), so that what a kernel leaves unwritten shows."""
+
+    def fill(tensor: torch.Tensor) -> torch.Tensor:
+        if tensor.is_floating_point():
+            return tensor.fill_(torch.nan)
+        return tensor if tensor.dtype == torch.bool else tensor.fill_(torch.iinfo(tensor.dtype).max)
+
+    def poisoning(make):
+        return lambda *args, **kwargs: fill(make(*args, **kwargs))
+
+    monkeypatch.setattr(torch, "empty", poisoning(torch.empty))
+    monkeypatch.setattr(torch, "empty_like", poisoning(torch.empty_like))
+    monkeypatch.setattr(torch.Tensor, "new_empty", poisoning(torch.Tensor.new_empty))
