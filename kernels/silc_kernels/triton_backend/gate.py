@@ -84,7 +84,7 @@ def build(candidate: Candidate, architecture: int) -> Row:
     from triton.compiler import ASTSource
 
     names = candidate.kernel.arg_names
-    known = {**candidate.signature, **{name: "constexpr" for name in candidate.constexprs}}
+    known = {**candidate.signature, **dict.fromkeys(candidate.constexprs, "constexpr")}
     missing = [name for name in names if name not in known]
     if missing:
         raise ValueError(f"{candidate.name}: no type or value for {', '.join(missing)}")
