@@ -17,33 +17,34 @@ from torch import Tensor
 
 from silc_kernels import PackedLayout
 
-Attend = Callable[[Tensor, int, PackedLayout], Tensor]
+Attend = Callable[[Tensor, int, PackedLayout], list[Tensor]]
 
 
 class Choice(NamedTuple):
-    """A backend and why it was taken; `attend(qkv [T, 3 * D], heads, layout) -> [T, D]`."""
+    """A backend and why it was taken; `attend(qkv [T, 3 * D], heads, layout)` gives the parts of [T, D] in order."""
 
     name: str
     reason: str
     attend: Attend
 
 
-def sdpa(qkv: Tensor, heads: int, layout: PackedLayout) -> Tensor:
-    """Attention with one scaled_dot_product_attention per resolution: qkv [T, 3 * D] -> [T, D]."""
+def sdpa(qkv: Tensor, heads: int, layout: PackedLayout) -> list[Tensor]:
+    """Attention with one scaled_dot_product_attention per resolution: qkv [T, 3 * D] -> [T_i, D] of each resolution."""
     attended = []
     for group in layout.views(qkv):
         q, k, v = group.unflatten(-1, (3, heads, -1)).permute(2, 0, 3, 1, 4).unbind(0)
         attended.append(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2).flatten(0, 1))
-    return attended[0] if len(attended) == 1 else torch.cat(attended)
+    return attended
 
 
 @torch.compiler.disable
-def xformers(qkv: Tensor, heads: int, layout: PackedLayout) -> Tensor:
-    """Attention with xformers' block-diagonal memory_efficient_attention: qkv [T, 3 * D] -> [T, D]."""
+def xformers(qkv: Tensor, heads: int, layout: PackedLayout) -> list[Tensor]:
+    """Attention with xformers' block-diagonal memory_efficient_attention: qkv [T, 3 * D] -> [T, D], one part."""
     from xformers.ops import memory_efficient_attention
 
     q, k, v = qkv.view(1, qkv.shape[0], 3, heads, -1).unbind(2)
-    return memory_efficient_attention(q, k, v, attn_bias=_block_diagonal(layout, qkv.device)).reshape(qkv.shape[0], -1)
+    attended = memory_efficient_attention(q, k, v, attn_bias=_block_diagonal(layout, qkv.device))
+    return [attended.reshape(qkv.shape[0], -1)]
 
 
 @lru_cache(maxsize=16)
@@ -67,7 +68,7 @@ def _xformers_runs(device: torch.device, dtype: torch.dtype) -> tuple[bool, str]
     # Its wheels are built for one torch release and may import but not run on another: try a step.
     try:
         qkv = torch.zeros(3, 3 * 64, device=device, dtype=dtype, requires_grad=True)
-        xformers(qkv, 1, PackedLayout(((1, 3),))).sum().backward()
+        xformers(qkv, 1, PackedLayout(((1, 3),)))[0].sum().backward()
     except (RuntimeError, NotImplementedError, ValueError, TypeError) as error:
         return False, f"xformers imports but its kernels do not run here ({str(error).splitlines()[0]})"
     return True, "one variable-length kernel for all resolutions"

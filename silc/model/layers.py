@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -20,6 +20,86 @@ def layer_norm(width: int) -> nn.LayerNorm:
     return nn.LayerNorm(width, eps=NORM_EPS)
 
 
+def _saves_memory(x: Tensor) -> bool:
+    """On a CPU memory bandwidth, fresh memory above all, costs more than recomputing what is cheap.
+
+    A compiled block decides for itself; below fp32 the sum over chunks in a weight's gradient would lose digits.
+    """
+    return x.device.type == "cpu" and x.dtype.itemsize >= 4 and not torch.compiler.is_compiling()
+
+
+class Recipe(NamedTuple):
+    """How to make a LayerNorm's result again: its input and what it was scaled and shifted by.
+
+    weight and bias are copies: under ZeRO-3 the parameters themselves may be away when the recipe is used.
+    """
+
+    x: Tensor
+    weight: Tensor
+    bias: Tensor
+
+    def __call__(self) -> Tensor:
+        return F.layer_norm(self.x, self.weight.shape, self.weight, self.bias, NORM_EPS)
+
+
+class RecipeNorm(nn.LayerNorm):
+    """LayerNorm whose result carries a `Recipe`, for a `RecipeLinear` that comes right after it."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__(width, eps=NORM_EPS)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out = super().forward(x)
+        if out.requires_grad and _saves_memory(x):
+            out.recipe = Recipe(x.detach(), self.weight.detach().clone(), self.bias.detach().clone())
+        return out
+
+
+class RecipeLinear(nn.Linear):
+    """Linear layer that keeps the recipe of its input for the backward pass, where there is one, not the input."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        recipe = getattr(x, "recipe", None)
+        if recipe is None:
+            return super().forward(x)
+        place = x.data_ptr()
+        with torch.autograd.graph.saved_tensors_hooks(
+            lambda tensor: recipe if tensor.data_ptr() == place else tensor,
+            lambda kept: kept() if isinstance(kept, Recipe) else kept,
+        ):
+            return super().forward(x)
+
+
+class PackedLinear(nn.Linear):
+    """Linear layer over the rows of several tensors, packed: [T_i, D] each -> [sum T_i, D'], without packing them."""
+
+    def forward(self, parts: Sequence[Tensor]) -> Tensor:
+        if len(parts) == 1 or not _saves_memory(parts[0]):
+            return super().forward(parts[0] if len(parts) == 1 else torch.cat(list(parts)))
+        return _PackedLinear.apply(self.weight, self.bias, *parts)
+
+
+class _PackedLinear(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, weight: Tensor, bias: Tensor, *parts: Tensor) -> Tensor:
+        rows = [part.shape[0] for part in parts]
+        out = parts[0].new_empty(sum(rows), weight.shape[0])
+        for part, place in zip(parts, out.split(rows), strict=True):
+            torch.addmm(bias, part, weight.t(), out=place)
+        ctx.save_for_backward(weight, *parts)
+        return out
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, ...]:
+        weight, *parts = ctx.saved_tensors
+        d_weight, d_parts = torch.zeros_like(weight), []
+        for part, rows in zip(parts, grad.split([part.shape[0] for part in parts]), strict=True):
+            d_weight.addmm_(rows.t(), part)
+            d_parts.append(rows @ weight)
+        return d_weight, grad.sum(0), *d_parts
+
+
 class GeluLinear(nn.Linear):
     """Exact GELU, then the linear layer: [..., D] -> [..., D'].
 
@@ -28,8 +108,7 @@ class GeluLinear(nn.Linear):
     """
 
     def forward(self, x: Tensor) -> Tensor:
-        # A compiled block fuses for itself; below fp32 the sum over chunks in the weight's gradient would lose digits.
-        if x.device.type != "cpu" or x.dtype.itemsize < 4 or torch.compiler.is_compiling():
+        if not _saves_memory(x):
             return super().forward(F.gelu(x))
         return _GeluLinear.apply(x.flatten(0, -2), self.weight, self.bias).view(*x.shape[:-1], -1)
 
@@ -70,7 +149,7 @@ class Mlp(nn.Module):
     def __init__(self, width: int, ratio: float) -> None:
         super().__init__()
         hidden = int(width * ratio)
-        self.fc1 = nn.Linear(width, hidden)
+        self.fc1 = RecipeLinear(width, hidden)
         self.fc2 = GeluLinear(hidden, width)
 
     def forward(self, x: Tensor) -> Tensor:

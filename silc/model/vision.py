@@ -17,7 +17,7 @@ from torch.utils.checkpoint import checkpoint
 
 from silc.config import VisionConfig
 from silc.model import attention
-from silc.model.layers import Mlp, layer_norm
+from silc.model.layers import Mlp, PackedLinear, RecipeLinear, RecipeNorm, layer_norm
 from silc.model.pool import AttentionPool
 from silc.model.positions import Grid, resize_positions
 from silc_kernels import PackedLayout, patch_embed
@@ -58,8 +58,8 @@ class Attention(nn.Module):
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
         self.heads = heads
-        self.qkv = nn.Linear(width, 3 * width)
-        self.proj = nn.Linear(width, width)
+        self.qkv = RecipeLinear(width, 3 * width)
+        self.proj = PackedLinear(width, width)
 
     def forward(self, x: Tensor, layout: PackedLayout, attend: attention.Attend) -> Tensor:
         return self.proj(attend(self.qkv(x), self.heads, layout))
@@ -70,9 +70,9 @@ class Block(nn.Module):
 
     def __init__(self, width: int, heads: int, mlp_ratio: float) -> None:
         super().__init__()
-        self.norm1 = layer_norm(width)
+        self.norm1 = RecipeNorm(width)
         self.attn = Attention(width, heads)
-        self.norm2 = layer_norm(width)
+        self.norm2 = RecipeNorm(width)
         self.mlp = Mlp(width, mlp_ratio)
 
     def forward(self, x: Tensor, layout: PackedLayout, attend: attention.Attend) -> Tensor:

@@ -18,7 +18,7 @@ def test_attention_stays_inside_a_crop():
         q, k, v = crop.view(-1, 3, heads, width // heads).permute(1, 2, 0, 3)
         weights = (q @ k.transpose(1, 2) / (width // heads) ** 0.5).softmax(-1)
         rows.append((weights @ v).transpose(0, 1).reshape(-1, width))
-    torch.testing.assert_close(attention.sdpa(qkv, heads, layout), torch.cat(rows))
+    torch.testing.assert_close(torch.cat(attention.sdpa(qkv, heads, layout)), torch.cat(rows))
 
 
 def test_auto_takes_sdpa_on_a_cpu_and_says_why_not_xformers():

@@ -1,4 +1,4 @@
-"""GELU and linear layer in one: the same function, with the wide activation kept once."""
+"""Layers that keep less for the backward pass: the same functions, with less kept."""
 
 import pytest
 import torch
@@ -6,7 +6,7 @@ from torch import nn
 from torch.nn import functional
 
 from silc.model import layers
-from silc.model.layers import GeluLinear
+from silc.model.layers import GeluLinear, PackedLinear, RecipeLinear, RecipeNorm, layer_norm
 
 
 @pytest.mark.parametrize("shape", [(1, 12), (7, 12), (8, 12), (3, 5, 12)])
@@ -44,3 +44,41 @@ def test_low_precision_is_summed_in_one_piece(monkeypatch):
     layer(x).sum().backward()
     twin(functional.gelu(x)).sum().backward()
     assert torch.equal(layer.weight.grad, twin.weight.grad)
+
+
+def gradients(value, leaves):
+    return [value.detach(), *torch.autograd.grad(value, leaves, torch.ones_like(value).cumsum(0))]
+
+
+def test_a_linear_layer_that_recomputes_its_norm_gives_the_same_value_and_gradients():
+    norm, linear, plain = RecipeNorm(12).double(), RecipeLinear(12, 5).double(), layer_norm(12).double()
+    torch.nn.init.normal_(norm.weight)
+    torch.nn.init.normal_(norm.bias)
+    plain.load_state_dict(norm.state_dict())
+    x = torch.randn(7, 12, dtype=torch.float64, requires_grad=True)
+    actual = gradients(linear(norm(x)), [x, norm.weight, norm.bias, linear.weight, linear.bias])
+    expected = functional.linear(plain(x), linear.weight, linear.bias)
+    for got, want in zip(
+        actual, gradients(expected, [x, plain.weight, plain.bias, linear.weight, linear.bias]), strict=True
+    ):
+        torch.testing.assert_close(got, want)
+
+
+def test_the_result_of_the_norm_is_not_kept():
+    norm, linear, x = RecipeNorm(64), RecipeLinear(64, 8), torch.randn(100, 64, requires_grad=True)
+    kept = []
+    with torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(t.data_ptr()) or t, lambda t: t):
+        normed = norm(x)
+        linear(normed)
+    assert x.data_ptr() in kept
+    assert normed.data_ptr() not in kept
+
+
+@pytest.mark.parametrize("rows", [(3,), (3, 4), (1, 2, 5)])
+def test_a_packed_linear_layer_is_the_linear_layer_of_the_packed_rows(rows):
+    layer = PackedLinear(6, 5).double()
+    parts = [torch.randn(count, 6, dtype=torch.float64, requires_grad=True) for count in rows]
+    leaves = [*parts, layer.weight, layer.bias]
+    expected = functional.linear(torch.cat(parts), layer.weight, layer.bias)
+    for got, want in zip(gradients(layer(parts), leaves), gradients(expected, leaves), strict=True):
+        torch.testing.assert_close(got, want)
