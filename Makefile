@@ -5,12 +5,13 @@ ARGS ?=
 STAMP := $(VENV)/.silc-$(shell cat requirements.txt | cksum | cut -d' ' -f1)
 RUN := PATH="$(abspath $(VENV))/bin:$$PATH" OMP_WAIT_POLICY=passive GOMP_SPINCOUNT=0
 
-.PHONY: help setup train test lint format bench clean
+.PHONY: help setup train test lint format bench gpu clean
 
 help:
 	@echo "make train   set up, then 'deepspeed launch/train.py' on the embedded drawings (ARGS='--preset NAME key=value' passes on)"
 	@echo "make test    set up, then ruff and every test"
 	@echo "make bench   the microbenchmarks and the training benchmark, against public parts"
+	@echo "make gpu     on a machine with a GPU, no network needed: kernel tests, sanitizer, benchmarks, a short training"
 	@echo "make setup   only the environment in $(VENV), from requirements.txt"
 
 setup: $(STAMP)
@@ -41,6 +42,10 @@ bench: setup
 	$(RUN) python benchmarks/loss_bench.py
 	$(RUN) python benchmarks/patch_embed_bench.py
 	$(RUN) python benchmarks/train_bench.py
+
+# Without a set-up: a GPU machine may have no network, and brings its own torch (make gpu PYTHON=...).
+gpu:
+	$(if $(wildcard $(VENV)/bin/python),$(RUN) python,$(PYTHON)) benchmarks/gpu.py $(ARGS)
 
 clean:
 	rm -rf build *.egg-info .pytest_cache .ruff_cache .hypothesis

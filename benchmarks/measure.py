@@ -14,6 +14,7 @@ import torch
 STATUS = Path("/proc/self/status")
 PEAK_RESET = Path("/proc/self/clear_refs")
 M_MMAP_THRESHOLD = -3  # glibc's mallopt
+SLEEP_CYCLES = 4_000_000  # about 2 ms
 
 
 @dataclass(frozen=True)
@@ -32,11 +33,17 @@ def device() -> torch.device:
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
+def device_name() -> str:
+    """The GPU's name, or the CPU's with its threads."""
+    if device().type == "cuda":
+        return torch.cuda.get_device_name()
+    return f"CPU {platform.machine()}, {torch.get_num_threads()} threads"
+
+
 def banner() -> str:
     """What the figures below it were measured on."""
-    if device().type == "cuda":
-        return f"{torch.cuda.get_device_name()}, torch {torch.__version__}"
-    return f"CPU {platform.machine()}, {torch.get_num_threads()} threads, torch {torch.__version__} (not a GPU)"
+    kind = "" if device().type == "cuda" else " (not a GPU)"
+    return f"{device_name()}, torch {torch.__version__}{kind}"
 
 
 def compare(providers: dict[str, Callable[[], object]], repeats: int) -> list[Row]:
@@ -48,24 +55,12 @@ def compare(providers: dict[str, Callable[[], object]], repeats: int) -> list[Ro
     times = {name: [spent] if repeats == 1 else [] for name, (spent, _) in first.items()}
     for _ in range(repeats if repeats > 1 else 0):
         for name, fn in providers.items():
-            times[name].append(_milliseconds(fn))
+            times[name].append(milliseconds(fn))
     rows = []
     for name, spent in times.items():
         wall, processor = zip(*spent, strict=True)
         rows.append(Row(name, _percentiles(wall), statistics.median(processor), first[name][1]))
     return rows
-
-
-def show(title: str, rows: Sequence[Row]) -> None:
-    """A table; the first row is ours, and the ratios say how many times longer (wall, processor) the others take."""
-    print(f"\n{title}")
-    names = ("ms", "p20", "p80", "cpu ms", "peak MiB", "ratio", "cpu")
-    print(f"  {'provider':34s} " + " ".join(f"{name:>9s}" for name in names))
-    for row in rows:
-        middle, low, high = row.milliseconds
-        wall, processor = middle / rows[0].milliseconds[0], row.processor_ms / rows[0].processor_ms
-        figures = [f"{value:9.2f}" for value in (middle, low, high, row.processor_ms, row.peak_mib)]
-        print(f"  {row.provider:34s} " + " ".join([*figures, f"{wall:8.2f}x", f"{processor:8.2f}x"]))
 
 
 def gate(name: str, actual: Sequence[torch.Tensor], expected: Sequence[torch.Tensor], bound: float) -> None:
@@ -82,18 +77,22 @@ def gate(name: str, actual: Sequence[torch.Tensor], expected: Sequence[torch.Ten
     print(f"  correct: {name}: worst relative error of value and gradients {worst:.1e} (bound {bound:.0e})")
 
 
-def _milliseconds(fn: Callable[[], object]) -> tuple[float, float]:
-    """(wall time, processor time of this process)."""
-    _wait()
-    wall, processor = time.perf_counter(), time.process_time()
-    fn()
-    _wait()
-    return (time.perf_counter() - wall) * 1e3, (time.process_time() - processor) * 1e3
-
-
-def _wait() -> None:
+def milliseconds(fn: Callable[[], object]) -> tuple[float, float]:
+    """(time on the clock, or between two events on a GPU; processor time of this process)."""
+    processor = time.process_time()
     if device().type == "cuda":
+        start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
         torch.cuda.synchronize()
+        # The launches of a short op take longer than the op: the GPU starts behind a wait that covers them.
+        torch.cuda._sleep(SLEEP_CYCLES)
+        start.record()
+        fn()
+        end.record()
+        torch.cuda.synchronize()
+        return start.elapsed_time(end), (time.process_time() - processor) * 1e3
+    wall = time.perf_counter()
+    fn()
+    return (time.perf_counter() - wall) * 1e3, (time.process_time() - processor) * 1e3
 
 
 def _percentiles(values: Sequence[float]) -> tuple[float, float, float]:
@@ -109,10 +108,10 @@ def _first_run(fn: Callable[[], object]) -> tuple[tuple[float, float], float]:
     if device().type == "cuda":
         torch.cuda.reset_peak_memory_stats()
         before = torch.cuda.memory_allocated()
-        spent = _milliseconds(fn)
+        spent = milliseconds(fn)
         return spent, (torch.cuda.max_memory_allocated() - before) / 2**20
     if not PEAK_RESET.exists():
-        return _milliseconds(fn), float("nan")
+        return milliseconds(fn), float("nan")
     libc = ctypes.CDLL(None)
     # Freed memory must go back, or a run would reuse it unseen, and holes left by earlier runs would count for it: what
     # is held goes back now, and blocks from 1 MiB on are mapped by themselves during the run.
@@ -120,7 +119,7 @@ def _first_run(fn: Callable[[], object]) -> tuple[tuple[float, float], float]:
     libc.mallopt(M_MMAP_THRESHOLD, 1 << 20)
     PEAK_RESET.write_text("5")  # resets the high-water mark
     before = _resident_mib("VmRSS")
-    spent = _milliseconds(fn)
+    spent = milliseconds(fn)
     peak = _resident_mib("VmHWM") - before
     libc.mallopt(M_MMAP_THRESHOLD, 1 << 25)  # where the allocator's own adaptation ends
     return spent, peak

@@ -1,13 +1,22 @@
-"""Multi-crop patch embedding against eager torch and timm: correct first, then time and peak memory.
+"""Multi-crop patch embedding against eager torch, timm and torch.compile: correct first, then time and memory.
 
-    python benchmarks/patch_embed_bench.py
+    python benchmarks/patch_embed_bench.py           on a CPU within a minute; on a GPU at full size
+    python benchmarks/patch_embed_bench.py --save    and write benchmarks/results/patch_embed_<device>.csv
 
-Forward and backward, float32, from byte crops to one packed sequence, 2 global and 8 local crops an image. Peak memory
-includes the packed result and the gradients, the same for all.
+Forward and backward, float32 on a CPU and bfloat16 on a GPU, from byte crops to one packed sequence, 2 global and 8
+local crops an image. Peak memory includes the packed result and the gradients, the same for all. The last row, products
+of patches that were cut, normalised and cast beforehand, is no peer but what is left to gain.
 """
 
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator, Sequence
+from functools import partial
+
 import torch
-from measure import banner, compare, device, gate, show
+from cases import Case, Provider, options, run
+from measure import device
 from timm.layers import PatchEmbed
 from torch import Tensor
 from torch.nn import functional
@@ -16,62 +25,103 @@ from silc_kernels import patch_embed
 
 # images, patch, width, global side, local side; repeats
 SIZES = {
+    "tiny": [(1, 8, 16, 16, 8, 1)],
     "cpu": [(64, 8, 128, 64, 32, 9), (16, 16, 768, 256, 96, 7)],
     "cuda": [(16, 16, 768, 256, 96, 20), (256, 16, 768, 256, 96, 20)],
 }
 GATE = (2, 8, 64, 64, 32)
 HALF = (0.5, 0.5, 0.5)
-BOUND = 1e-5
+BOUND = {torch.float32: 1e-5, torch.bfloat16: 2e-2}
+GLOBALS, LOCALS = 2, 8
 
 
-def providers(images: int, patch: int, width: int, large: int, small: int):
+def cases(size: str) -> Iterator[Case]:
+    dtype = torch.bfloat16 if size == "cuda" else torch.float32
+    for images, patch, width, large, small, repeats in [(*GATE, 1), *SIZES[size]]:
+        shape = (images, patch, width, large, small)
+        pixels = images * 3 * (GLOBALS * large**2 + LOCALS * small**2)
+        tokens = pixels // (3 * patch**2)
+        moved = 2 * pixels + 2 * tokens * width * dtype.itemsize  # bytes read twice; tokens out, their gradients in
+        yield Case(
+            "patch_embed",
+            f"{images} x ({GLOBALS} x {large}^2 + {LOCALS} x {small}^2) p={patch} D={width}",
+            partial(providers, *shape, dtype),
+            moved,
+            2 * 2 * pixels * width,
+            repeats,
+            dtype,
+            BOUND[dtype] if shape == GATE else None,
+        )
+
+
+def providers(images: int, patch: int, width: int, large: int, small: int, dtype: torch.dtype) -> dict[str, Provider]:
     """Each returns [packed, d weight, d bias, d positions...]."""
     crops = [
         torch.randint(0, 256, (count * images, 3, side, side), dtype=torch.uint8, device=device())
-        for count, side in ((2, large), (8, small))
+        for count, side in ((GLOBALS, large), (LOCALS, small))
     ]
-    peers = [PatchEmbed(side, patch, 3, width).to(device()) for side in (large, small)]
+    peers = [PatchEmbed(side, patch, 3, width).to(device(), dtype) for side in (large, small)]
     peers[1].proj = peers[0].proj
     weight, bias = peers[0].proj.weight, peers[0].proj.bias
-    positions = [(0.02 * torch.randn(peer.num_patches, width, device=device())).requires_grad_() for peer in peers]
+    positions = [
+        (0.02 * torch.randn(peer.num_patches, width, device=device())).to(dtype).requires_grad_() for peer in peers
+    ]
     rows = sum(len(crop) * len(table) for crop, table in zip(crops, positions, strict=True))
-    upstream = torch.randn(rows, width, device=device())
+    upstream = torch.randn(rows, width, device=device()).to(dtype)
 
     def solve(packed: Tensor) -> list[Tensor]:
         return [packed.detach(), *torch.autograd.grad(packed, [weight, bias, *positions], upstream)]
 
-    def normalised(crop: Tensor) -> Tensor:
-        return (crop.float() / 255 - 0.5) / 0.5
+    def ours() -> list[Tensor]:
+        return solve(patch_embed(crops, weight, bias, positions, mean=HALF, std=HALF))
 
-    def eager() -> list[Tensor]:
+    def chain() -> Tensor:
         groups = [
-            functional.conv2d(normalised(crop), weight, bias, stride=patch).flatten(2).transpose(1, 2) + table
+            functional.conv2d(normalised(crop, dtype), weight, bias, stride=patch).flatten(2).transpose(1, 2) + table
             for crop, table in zip(crops, positions, strict=True)
         ]
-        return solve(torch.cat([group.flatten(0, 1) for group in groups]))
+        return torch.cat([group.flatten(0, 1) for group in groups])
 
     def timm() -> list[Tensor]:
-        groups = [peer(normalised(crop)) + table for peer, crop, table in zip(peers, crops, positions, strict=True)]
+        pairs = zip(peers, crops, positions, strict=True)
+        groups = [peer(normalised(crop, dtype)) + table for peer, crop, table in pairs]
         return solve(torch.cat([group.flatten(0, 1) for group in groups]))
 
-    return {
-        "silc_kernels": lambda: solve(patch_embed(crops, weight, bias, positions, mean=HALF, std=HALF)),
-        "eager: normalise, conv2d, add, cat": eager,
+    found = {
+        "silc_kernels": ours,
+        "eager: normalise, conv2d, add, cat": lambda: solve(chain()),
         "timm PatchEmbed, add, cat": timm,
     }
+    if device().type == "cuda":
+        fast = torch.compile(chain, dynamic=False)
+        found["torch.compile of eager"] = lambda: solve(fast())
+    return found | {"ceiling: products alone": ceiling(crops, weight, upstream)}
 
 
-def main() -> None:
-    torch.manual_seed(0)
-    print(banner())
-    ours, *peers = providers(*GATE).values()
-    for peer in peers:
-        gate("patch_embed", ours(), peer(), BOUND)
-    for *shape, repeats in SIZES[device().type]:
-        images, patch, width, large, small = shape
-        title = f"patch_embed {images} images x (2 x {large}^2 + 8 x {small}^2) patch {patch} width {width}"
-        show(title, compare(providers(*shape), repeats))
+def normalised(crop: Tensor, dtype: torch.dtype) -> Tensor:
+    return ((crop.float() / 255 - 0.5) / 0.5).to(dtype)
+
+
+def ceiling(crops: list[Tensor], weight: Tensor, upstream: Tensor) -> Provider:
+    """The library's matrix products on ready patches: forward and weight gradient. Returns nothing to compare."""
+    patch = weight.shape[-1]
+    cut = [functional.unfold(normalised(crop, weight.dtype), patch, stride=patch).transpose(1, 2) for crop in crops]
+    patches = torch.cat([group.flatten(0, 1) for group in cut])
+    matrix = weight.detach().flatten(1).t().contiguous()
+
+    def products() -> list[Tensor]:
+        torch.mm(patches, matrix)
+        torch.mm(upstream.t(), patches)
+        return []
+
+    return products
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    args = options(__doc__, argv)
+    run("patch_embed", cases(args.size), args)
 
 
 if __name__ == "__main__":
-    main()
+    torch.backends.cudnn.allow_tf32 = False
+    main(sys.argv[1:])
