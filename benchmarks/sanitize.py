@@ -4,6 +4,7 @@ compute-sanitizer --tool memcheck python benchmarks/sanitize.py
 """
 
 import torch
+from measure import device as default_device
 from torch.nn import functional
 
 from silc_kernels import contrastive_loss, distill_head_loss, distill_loss, patch_embed
@@ -13,7 +14,7 @@ HALF = (0.5, 0.5, 0.5)
 
 
 def main() -> None:
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = default_device()
     torch.manual_seed(0)
 
     def random(*shape: int) -> torch.Tensor:
