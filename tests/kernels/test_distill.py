@@ -251,5 +251,7 @@ def test_misuse_of_the_logits_form_is_named():
     logits = torch.zeros(2, 3, 5, requires_grad=True)
     with pytest.raises(ValueError, match="overwrite student_logits"):
         distill_loss(logits, torch.zeros(1, 3, 5), torch.zeros(5), inplace_backward=True, **TEMPS)
+    with pytest.raises(ValueError, match="student_logits is expanded"):
+        distill_loss(logits[:1].expand(2, 3, 5), torch.zeros(1, 3, 5), torch.zeros(5), inplace_backward=True, **TEMPS)
     with pytest.raises(ValueError, match=r"teacher_logits has shape \[1, 3, 4\]"):
         distill_loss(logits, torch.zeros(1, 3, 4), torch.zeros(5), **TEMPS)

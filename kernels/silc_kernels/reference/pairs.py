@@ -22,8 +22,14 @@ class PairWeights:
     def of(cls, weights: Tensor | None, student: Tensor, teacher: Tensor, like: Tensor) -> "PairWeights":
         """For student [S, N, ...] and teacher [T, N, ...]; None: all pairs alike. Dtype and device of `like`."""
         matrix = pair_matrix(weights, student, teacher, like)
-        shared = weights is None or bool(torch.equal(matrix, matrix[:1].expand_as(matrix)))
-        return cls(matrix, matrix.sum(1), shared)
+        alike = (
+            weights is None
+            or (
+                not torch.compiler.is_compiling()  # a graph has no values to look at
+                and torch.equal(matrix, matrix[:1].expand_as(matrix))
+            )
+        )
+        return cls(matrix, matrix.sum(1), alike)
 
 
 def pair_matrix(weights: Tensor | None, student: Tensor, teacher: Tensor, like: Tensor) -> Tensor:

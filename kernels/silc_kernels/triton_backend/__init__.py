@@ -14,6 +14,7 @@ from .runtime import supports
 
 # op -> the module that implements it, under the op's name
 OPS: dict[str, str] = {"distill_head_loss": "distill_head", "distill_loss": "distill"}
+_IMPORTED: dict[str, Callable[..., Any]] = {}
 
 
 def register_all() -> None:
@@ -29,6 +30,12 @@ def _takes(op: str, device: torch.device, tensors: Sequence[Tensor]) -> tuple[bo
 
 def _later(op: str, module: str) -> Callable[..., Any]:
     def call(*args: Any, **kwargs: Any) -> Any:
-        return getattr(importlib.import_module(f".{module}", __package__), op)(*args, **kwargs)
+        _import(op, module)
+        return _IMPORTED[op](*args, **kwargs)
 
     return call
+
+
+@torch.compiler.assume_constant_result  # an import cannot be traced
+def _import(op: str, module: str) -> None:
+    _IMPORTED[op] = getattr(importlib.import_module(f".{module}", __package__), op)

@@ -14,7 +14,7 @@ from triton.tools.tensor_descriptor import TensorDescriptor
 
 from ..reference.pairs import pair_matrix
 from . import distill_head_kernels as kernels
-from .distill_head_tiles import LEAST_WIDTH, Tile, compute_dtype, splits, tile
+from .distill_head_tiles import LEAST_WIDTH, Tile, compute_dtype, headroom, splits, tile
 from .runtime import multiprocessors, product_dtype
 
 FINISHED = 8  # rows
@@ -33,8 +33,8 @@ def distill_head_loss(
 ) -> Tensor:
     """`silc_kernels.distill_head_loss` on Triton; arguments are not checked.
 
-    Four products of rows x K x d: two in the forward, two in the backward. Features and prototypes of different dtypes
-    are widened to one that holds both.
+    Four products of rows x K x d, two in the forward, two in the backward, with float32 sums. Logits are found again in
+    the backward: the prototypes' gradient is off by a rounding of the logits over the temperature.
     """
     center = center.detach().float().contiguous()
     loss, _, _, _ = _forward(
@@ -61,7 +61,10 @@ def _forward(
     student_temp: float,
     teacher_temp: float,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """loss []; d loss / d student [S, N, d]; log-sum-exps in base 2 [S, N] and [T, N]; all float32."""
+    """loss []; d loss / d student [S, N, d]; norms [2, S, N] and [2, T, N]; all float32.
+
+    A norm is a row's largest logit, and log2 of its sum of exponentials over the temperature less that logit.
+    """
     (students, samples, d), teachers = student.shape, teacher.shape[0]
     dtype, width = _common(student, teacher, weight, teacher_weight), _width(d)
     x, h, w, w_t = (_aligned(tensor, dtype, width) for tensor in (student, teacher, weight, teacher_weight))
@@ -69,12 +72,20 @@ def _forward(
     def empty(*shape: int) -> Tensor:
         return torch.empty(shape, dtype=torch.float32, device=student.device)
 
-    attended, teacher_lse = empty(teachers * samples, width), empty(teachers, samples)
-    d_student, student_lse, shares = empty(students * samples, width), empty(students, samples), empty(x.shape[0])
+    attended, teacher_norm = empty(teachers * samples, width), empty(2, teachers, samples)
+    d_student, student_norm, shares = empty(students * samples, width), empty(2, students, samples), empty(x.shape[0])
     with torch.cuda.device_of(student):
         *partial, count = _attend(h, w_t, w, center, _scale(teacher_temp), True)
         kernels.finish_teacher[(triton.cdiv(h.shape[0], FINISHED),)](
-            *partial, attended, teacher_lse, h.shape[0], count, WIDTH=width, BLOCK=FINISHED
+            *partial,
+            attended,
+            teacher_norm,
+            h.shape[0],
+            count,
+            _scale(teacher_temp),
+            WIDTH=width,
+            BLOCK=FINISHED,
+            HEADROOM=headroom(dtype),
         )
         *partial, count = _attend(x, w, w, center, _scale(student_temp), False)
         kernels.finish_student[(triton.cdiv(x.shape[0], FINISHED),)](
@@ -83,17 +94,19 @@ def _forward(
             attended,
             pairs,
             d_student,
-            student_lse,
+            student_norm,
             shares,
             x.shape[0],
             samples,
             teachers,
             count,
+            _scale(student_temp),
             1 / student_temp,
             WIDTH=width,
             BLOCK=FINISHED,
+            HEADROOM=headroom(dtype),
         )
-    return shares.sum(), d_student[:, :d].reshape(student.shape).contiguous(), student_lse, teacher_lse
+    return shares.sum(), d_student[:, :d].reshape(student.shape).contiguous(), student_norm, teacher_norm
 
 
 @_forward.register_fake
@@ -101,8 +114,8 @@ def _(student, teacher, weight, teacher_weight, center, pairs, student_temp, tea
     return (
         center.new_empty(()),
         center.new_empty(student.shape),
-        center.new_empty(student.shape[:2]),
-        center.new_empty(teacher.shape[:2]),
+        center.new_empty(2, *student.shape[:2]),
+        center.new_empty(2, *teacher.shape[:2]),
     )
 
 
@@ -115,8 +128,8 @@ def _weight_gradient(
     teacher_weight: Tensor,
     center: Tensor,
     pairs: Tensor,
-    student_lse: Tensor,
-    teacher_lse: Tensor,
+    student_norm: Tensor,
+    teacher_norm: Tensor,
     student_temp: float,
     teacher_temp: float,
 ) -> Tensor:
@@ -125,20 +138,20 @@ def _weight_gradient(
     # What a row counts goes into its exponentials, as a part of the largest: no more than 1.
     mass = pairs.sum(1)
     largest = mass.max()
-    student_offset = student_lse - (mass / largest).log2()[:, None] - kernels.HEADROOM.value
-    teacher_offset = teacher_lse - kernels.HEADROOM.value
+    own = torch.stack([student_norm[0], student_norm[1] - (mass / largest).log2()[:, None] - headroom(dtype)])
+    others = torch.stack([teacher_norm[0], teacher_norm[1] - headroom(dtype)])
     pulled = torch.einsum("st,snd->tnd", pairs / -largest, student.float())
-    factor = upstream * largest * (2**-kernels.HEADROOM.value / student_temp)
+    factor = upstream * largest * (2 ** -headroom(dtype) / student_temp)
     x, h, g, w, w_t = (_aligned(tensor, dtype, width) for tensor in (student, teacher, pulled, weight, teacher_weight))
-    shape = tile("weight_gradient", student.device, dtype)
+    shape = tile("weight_gradient", student.device)
     out = torch.empty((w.shape[0], width), dtype=product_dtype(weight.dtype), device=weight.device)
     with torch.cuda.device_of(student):
         kernels.weight_gradient[(triton.cdiv(w.shape[0], shape.rows),)](
             *(_descriptor(tensor, shape.rows) for tensor in (w, w_t)),
             *(_descriptor(tensor, shape.columns) for tensor in (x, h, g)),
             center,
-            student_offset,
-            teacher_offset,
+            own,
+            others,
             factor,
             out,
             x.shape[0],
@@ -169,10 +182,10 @@ def _keep(ctx, inputs, output) -> None:
 
 
 def _backward(ctx, upstream, *_):
-    *tensors, d_student, student_lse, teacher_lse = ctx.saved_tensors
+    *tensors, d_student, student_norm, teacher_norm = ctx.saved_tensors
     student, weight = ctx.needs_input_grad[0], ctx.needs_input_grad[2]
     features = (d_student * upstream).to(tensors[0].dtype) if student else None
-    prototypes = _weight_gradient(upstream, *tensors, student_lse, teacher_lse, *ctx.temps) if weight else None
+    prototypes = _weight_gradient(upstream, *tensors, student_norm, teacher_norm, *ctx.temps) if weight else None
     return features, None, prototypes, None, None, None, None, None
 
 
@@ -182,9 +195,9 @@ _forward.register_autograd(_backward, setup_context=_keep)
 def _attend(
     queries: Tensor, keys: Tensor, values: Tensor, center: Tensor, scale: float, centered: bool
 ) -> tuple[Tensor, Tensor, Tensor, int]:
-    """(peaks, totals [splits, rows], sums [splits, rows, width], splits) of queries [rows, width] over keys [K, width]."""
+    """(peaks, totals [splits, rows], sums [splits, rows, width], splits) of queries [rows, width], keys [K, width]."""
     (rows, width), prototypes = queries.shape, keys.shape[0]
-    shape: Tile = tile("attend", queries.device, queries.dtype)
+    shape: Tile = tile("attend", queries.device)
     blocks = triton.cdiv(rows, shape.rows)
     count, per_split = splits(blocks, rows * width, prototypes, shape.columns, multiprocessors(queries.device))
     peaks, totals = torch.empty((2, count, rows), dtype=torch.float32, device=queries.device)
@@ -207,6 +220,7 @@ def _attend(
         ROWS=shape.rows,
         COLUMNS=shape.columns,
         COMPUTE=compute_dtype(queries.dtype),
+        HEADROOM=headroom(queries.dtype),
         num_warps=shape.warps,
         num_stages=shape.stages,
     )
@@ -226,7 +240,7 @@ def _width(d: int) -> int:
 
 
 def _aligned(tensor: Tensor, dtype: torch.dtype, width: int) -> Tensor:
-    """[..., d] as [rows, width], as a tensor descriptor wants it; a copy only where dtype, width or layout ask for it."""
+    """[..., d] as the [rows, width] a tensor descriptor takes; a copy only where dtype, width or layout ask for it."""
     flat = tensor.flatten(0, -2).to(dtype)
     if flat.shape[1] < width:
         return functional.pad(flat, (0, width - flat.shape[1]))

@@ -1,15 +1,15 @@
 """distill_head_loss in Triton: attention over the prototypes, and the gradient of a block of prototypes.
 
-Only jitted functions are here. Logits exist a tile at a time and in base 2: a scale is log2(e) / temperature. Features
-and prototypes come by tensor descriptors, [.., WIDTH], which give zeros beyond the last row.
+Only jitted functions are here. Logits exist a tile at a time. Exponentials are in base 2: a scale is log2(e) /
+temperature. A row's maximum is kept as a logit, apart from its sum: a log-sum-exp would take digits from the
+exponentials where logits are large. Features and prototypes come by tensor descriptors, [.., WIDTH], which give zeros
+beyond the last row. Exponentials reach 2^HEADROOM, which keeps small ones among the normal numbers of float16.
 """
 
 import triton
 import triton.language as tl
 
 LN2 = tl.constexpr(0.6931471805599453)
-# Exponentials reach 2^15 instead of 1, so that those of a flat row over 65536 prototypes are normal float16 numbers.
-HEADROOM = tl.constexpr(15.0)
 
 
 @triton.jit
@@ -31,10 +31,12 @@ def attend(
     ROWS: tl.constexpr,
     COLUMNS: tl.constexpr,
     COMPUTE: tl.constexpr,
+    HEADROOM: tl.constexpr,
 ):
     """Program (block of rows, split): softmax((keys q - c) scale) values over a stretch of prototypes, not normalised.
 
-    Written: peaks, totals [splits, rows], with LSE = peak + log2(total); sums [splits, rows, WIDTH]. CENTERED: the
+    Written: peaks [splits, rows], the largest logits; totals [splits, rows] and sums [splits, rows, WIDTH] of
+    2^(HEADROOM + (logit - peak) scale), once alone and once times the values. CENTERED: the
     teacher, whose keys are not its values; else the student: values are the keys, loaded once.
     EVEN: prototypes is a multiple of COLUMNS.
     """
@@ -47,15 +49,15 @@ def attend(
     out = tl.zeros([ROWS, WIDTH], tl.float32)
     for column in tl.range(start, stop, COLUMNS):
         key = keys.load([column, 0]).to(COMPUTE)
-        logits = tl.dot(query, tl.trans(key), input_precision="ieee") * scale
+        logits = tl.dot(query, tl.trans(key), input_precision="ieee")
         at = column + tl.arange(0, COLUMNS)
         if CENTERED:
-            logits -= (tl.load(center + at, mask=at < prototypes, other=0.0) * scale)[None, :]
+            logits -= tl.load(center + at, mask=at < prototypes, other=0.0)[None, :]
         if not EVEN:
             logits = tl.where((at < prototypes)[None, :], logits, -float("inf"))
-        higher = tl.maximum(peak, tl.max(logits, 1) - HEADROOM)
-        exponentials = tl.exp2(logits - higher[:, None])
-        shrink = tl.exp2(peak - higher)
+        higher = tl.maximum(peak, tl.max(logits, 1))
+        exponentials = tl.exp2((logits - higher[:, None]) * scale + HEADROOM)
+        shrink = tl.exp2((peak - higher) * scale)
         total = total * shrink + tl.sum(exponentials, 1)
         out *= shrink[:, None]
         if CENTERED:
@@ -64,16 +66,18 @@ def attend(
             value = key
         out = tl.dot(exponentials.to(COMPUTE), value, out, input_precision="ieee")
         peak = higher
-    row = block * ROWS + tl.arange(0, ROWS)
-    at = split.to(tl.int64) * rows + row
-    tl.store(peaks + at, peak, mask=row < rows)
-    tl.store(totals + at, total, mask=row < rows)
-    tl.store(sums + at[:, None] * WIDTH + tl.arange(0, WIDTH)[None, :], out, mask=(row < rows)[:, None])
+    row = tl.arange(0, ROWS)
+    inside = block * ROWS + row < rows
+    base = split.to(tl.int64) * rows + block * ROWS
+    tl.store(peaks + base + row, peak, mask=inside)
+    tl.store(totals + base + row, total, mask=inside)
+    # Offsets within the tile fit 32 bits: fewer registers while the sums are in others.
+    tl.store(sums + base * WIDTH + row[:, None] * WIDTH + tl.arange(0, WIDTH)[None, :], out, mask=inside[:, None])
 
 
 @triton.jit
-def _merged(peaks, totals, sums, row, rows, splits, WIDTH: tl.constexpr):
-    """Splits of `row` [B] as one: (attended [B, WIDTH], log-sum-exp [B] in base 2)."""
+def _merged(peaks, totals, sums, norm, row, rows, splits, scale, WIDTH: tl.constexpr, HEADROOM: tl.constexpr):
+    """Splits of `row` [B] as one: peak [B] and log2 of the sum [B], also to norm [2, rows]; attended [B, WIDTH]."""
     inside = row < rows
     peak = tl.full(row.shape, -float("inf"), tl.float32)
     for split in range(splits):
@@ -83,24 +87,35 @@ def _merged(peaks, totals, sums, row, rows, splits, WIDTH: tl.constexpr):
     out = tl.zeros([row.shape[0], WIDTH], tl.float32)
     for split in range(splits):
         at = tl.cast(split, tl.int64) * rows + row
-        shrink = tl.exp2(tl.load(peaks + at, mask=inside, other=0.0) - peak)
+        shrink = tl.exp2((tl.load(peaks + at, mask=inside, other=0.0) - peak) * scale)
         total += tl.load(totals + at, mask=inside, other=1.0) * shrink
         there = at[:, None] * WIDTH + tl.arange(0, WIDTH)[None, :]
         out += tl.load(sums + there, mask=inside[:, None], other=0.0) * shrink[:, None]
-    return out / total[:, None], peak + tl.log2(total)
+    log_total = tl.log2(total) - HEADROOM
+    tl.store(norm + row, peak, mask=inside)
+    tl.store(norm + rows + row, log_total, mask=inside)
+    return peak, log_total, out / total[:, None]
 
 
 @triton.jit
 def finish_teacher(
-    peaks, totals, sums, attended, lse, rows, splits, WIDTH: tl.constexpr, BLOCK: tl.constexpr
+    peaks,
+    totals,
+    sums,
+    attended,
+    norm,
+    rows,
+    splits,
+    scale,
+    WIDTH: tl.constexpr,
+    BLOCK: tl.constexpr,
+    HEADROOM: tl.constexpr,
 ):
-    """y_t [T N, WIDTH] and the teacher's log-sum-exps [T N]."""
+    """y_t [T N, WIDTH], and norm [2, T N]: the largest logit, log2 of the sum of exponentials of what lies below it."""
     row = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
-    inside = row < rows
-    out, total = _merged(peaks, totals, sums, row, rows, splits, WIDTH)
-    tl.store(lse + row, total, mask=inside)
+    _, _, out = _merged(peaks, totals, sums, norm, row, rows, splits, scale, WIDTH, HEADROOM)
     there = row.to(tl.int64)[:, None] * WIDTH + tl.arange(0, WIDTH)[None, :]
-    tl.store(attended + there, out, mask=inside[:, None])
+    tl.store(attended + there, out, mask=(row < rows)[:, None])
 
 
 @triton.jit
@@ -112,20 +127,25 @@ def finish_student(
     attended,
     weights,
     d_student,
-    lse,
+    norm,
     loss,
     rows,
     samples,
     teachers,
     splits,
+    scale,
     inverse_temp,
     WIDTH: tl.constexpr,
     BLOCK: tl.constexpr,
+    HEADROOM: tl.constexpr,
 ):
-    """Of each row: d_student = (W_s O_s - pull) / tau_s and loss = W_s LSE_s - x . pull / tau_s, pull = sum_t w_st y_t."""
+    """Of each row: d_student = (W_s O_s - pull) / tau_s and loss = W_s LSE_s - x . pull / tau_s, pull = sum_t w_st y_t.
+
+    norm [2, S N]: as the teacher's.
+    """
     row = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     inside = row < rows
-    out, total = _merged(peaks, totals, sums, row, rows, splits, WIDTH)
+    peak, log_total, out = _merged(peaks, totals, sums, norm, row, rows, splits, scale, WIDTH, HEADROOM)
     column = tl.arange(0, WIDTH)[None, :]
     pull = tl.zeros([BLOCK, WIDTH], tl.float32)
     mass = tl.zeros([BLOCK], tl.float32)
@@ -137,8 +157,8 @@ def finish_student(
     there = row.to(tl.int64)[:, None] * WIDTH + column
     x = tl.load(student + there, mask=inside[:, None], other=0.0).to(tl.float32)
     tl.store(d_student + there, (mass[:, None] * out - pull) * inverse_temp, mask=inside[:, None])
-    tl.store(lse + row, total, mask=inside)
-    tl.store(loss + row, mass * total * LN2 - tl.sum(x * pull, 1) * inverse_temp, mask=inside)
+    lse = peak * inverse_temp + log_total * LN2
+    tl.store(loss + row, mass * lse - tl.sum(x * pull, 1) * inverse_temp, mask=inside)
 
 
 @triton.jit
@@ -149,8 +169,8 @@ def weight_gradient(
     teacher,
     pulled,
     center,
-    student_offset,
-    teacher_offset,
+    student_norm,
+    teacher_norm,
     factor,
     out,
     student_rows,
@@ -165,8 +185,8 @@ def weight_gradient(
 ):
     """One block of ROWS prototypes: factor (sum_s W_s P_s^T x_s - sum_t P_t^T pulled_t), out [K, WIDTH].
 
-    Logits are found again, COLUMNS samples at a time. An offset [rows] is a log-sum-exp in base 2 less the logarithm
-    of what its row counts; pulled [T N, WIDTH] holds -sum_s w_st x_s.
+    Logits are found again, COLUMNS samples at a time. A norm [2, rows] holds the largest logits, and log2 of the sum of
+    exponentials less log2 of what a row counts, and less HEADROOM. pulled [T N, WIDTH] holds -sum_s w_st x_s.
     """
     block = tl.program_id(0)
     weight = student_weight.load([block * ROWS, 0]).to(COMPUTE)
@@ -174,20 +194,24 @@ def weight_gradient(
     for row in tl.range(0, student_rows, COLUMNS):
         x = student.load([row, 0]).to(COMPUTE)
         at = row + tl.arange(0, COLUMNS)
+        peak = tl.load(student_norm + at, mask=at < student_rows, other=0.0)
         # Beyond the last row: 2^-inf.
-        offset = tl.load(student_offset + at, mask=at < student_rows, other=float("inf"))
-        logits = tl.dot(weight, tl.trans(x), input_precision="ieee") * student_scale
-        sums = tl.dot(tl.exp2(logits - offset[None, :]).to(COMPUTE), x, sums, input_precision="ieee")
+        total = tl.load(student_norm + student_rows + at, mask=at < student_rows, other=float("inf"))
+        logits = tl.dot(weight, tl.trans(x), input_precision="ieee")
+        exponentials = tl.exp2((logits - peak[None, :]) * student_scale - total[None, :]).to(COMPUTE)
+        sums = tl.dot(exponentials, x, sums, input_precision="ieee")
     weight = teacher_weight.load([block * ROWS, 0]).to(COMPUTE)
-    prototype = block * ROWS + tl.arange(0, ROWS)
-    inside = prototype < prototypes
-    shift = tl.load(center + prototype, mask=inside, other=0.0) * teacher_scale
+    prototype = tl.arange(0, ROWS)
+    inside = block * ROWS + prototype < prototypes
+    shift = tl.load(center + block * ROWS + prototype, mask=inside, other=0.0)
     for row in tl.range(0, teacher_rows, COLUMNS):
         h = teacher.load([row, 0]).to(COMPUTE)
         at = row + tl.arange(0, COLUMNS)
-        offset = tl.load(teacher_offset + at, mask=at < teacher_rows, other=float("inf"))
-        logits = tl.dot(weight, tl.trans(h), input_precision="ieee") * teacher_scale
-        exponentials = tl.exp2(logits - shift[:, None] - offset[None, :]).to(COMPUTE)
+        peak = tl.load(teacher_norm + at, mask=at < teacher_rows, other=0.0)
+        total = tl.load(teacher_norm + teacher_rows + at, mask=at < teacher_rows, other=float("inf"))
+        logits = tl.dot(weight, tl.trans(h), input_precision="ieee") - shift[:, None]
+        exponentials = tl.exp2((logits - peak[None, :]) * teacher_scale - total[None, :]).to(COMPUTE)
         sums = tl.dot(exponentials, pulled.load([row, 0]).to(COMPUTE), sums, input_precision="ieee")
-    there = prototype.to(tl.int64)[:, None] * WIDTH + tl.arange(0, WIDTH)[None, :]
+    out += block.to(tl.int64) * ROWS * WIDTH
+    there = prototype[:, None] * WIDTH + tl.arange(0, WIDTH)[None, :]
     tl.store(out + there, (sums * tl.load(factor)).to(out.dtype.element_ty), mask=inside[:, None])

@@ -27,33 +27,36 @@ class Tile(NamedTuple):
     stages: int
 
 
-# (kernel, bytes of a number, architecture). Sums of 128 x 256 take half the registers of 8 warps, so columns are few.
-# 80 stands for every chip that is not one of the others: its tiles fit 99 KiB of shared memory.
-TILES: dict[tuple[str, int, int], Tile] = {
-    ("attend", 2, 80): Tile(64, 32, 4, 2),
-    ("attend", 2, 90): Tile(128, 64, 8, 2),
-    ("attend", 2, 100): Tile(128, 64, 8, 2),
-    ("weight_gradient", 2, 80): Tile(64, 32, 4, 2),
-    ("weight_gradient", 2, 90): Tile(128, 64, 8, 2),
-    ("weight_gradient", 2, 100): Tile(128, 64, 8, 2),
-    ("attend", 4, 80): Tile(16, 16, 4, 1),
-    ("weight_gradient", 4, 80): Tile(16, 16, 4, 1),
+# (kernel, architecture). Sums of 128 x 256 take half the registers of 8 warps, so columns are few.
+# 80 stands for every chip that is not one of the others: its tiles fit 99 KiB of shared memory, and are no larger
+# because without a copy engine the addresses of wide rows take the registers (64 x 32 spills).
+TILES: dict[tuple[str, int], Tile] = {
+    ("attend", 80): Tile(32, 16, 8, 1),
+    ("attend", 90): Tile(128, 64, 8, 2),
+    ("attend", 100): Tile(128, 64, 8, 2),
+    ("weight_gradient", 80): Tile(32, 16, 8, 2),
+    ("weight_gradient", 90): Tile(128, 64, 8, 2),
+    ("weight_gradient", 100): Tile(128, 64, 8, 2),
 }
 LIKE = {90: 90, 100: 100, 103: 100}
 _PRODUCTS = {torch.float32: tl.float32, torch.bfloat16: tl.bfloat16, torch.float16: tl.float16}
 
 
-def tile(kernel: str, device: torch.device, dtype: torch.dtype) -> Tile:
-    return _tile(kernel, dtype.itemsize, LIKE.get(capability(device), 80))
-
-
-def _tile(kernel: str, size: int, architecture: int) -> Tile:
-    return TILES.get((kernel, size, architecture), TILES[kernel, size, 80])
+def tile(kernel: str, device: torch.device) -> Tile:
+    return TILES[kernel, LIKE.get(capability(device), 80)]
 
 
 def compute_dtype(dtype: torch.dtype) -> tl.dtype:
     """What the kernel multiplies in."""
     return _PRODUCTS[product_dtype(dtype)]
+
+
+def headroom(dtype: torch.dtype) -> float:
+    """Exponent of the largest exponentials: those of a flat row over 65536 prototypes would be too small for float16.
+
+    Elsewhere 0: added to an exponent, it costs the digits of small ones.
+    """
+    return 15.0 if product_dtype(dtype) == torch.float16 else 0.0
 
 
 @functools.cache
@@ -74,23 +77,26 @@ def splits(blocks: int, elements: int, prototypes: int, columns: int, processors
 
 
 def gate_candidates() -> Iterator[Candidate]:
-    for dtype, size in (("bf16", 2), ("fp16", 2), ("fp32", 4)):
+    for dtype in ("bf16", "fp16"):
         for architecture in (80, 90, 100):
             for centered in (True, False):
-                yield _attend(dtype, _tile("attend", size, architecture), architecture, centered)
-            yield _weight_gradient(dtype, _tile("weight_gradient", size, architecture), architecture)
+                yield _attend(dtype, TILES["attend", architecture], architecture, centered)
+            yield _weight_gradient(dtype, TILES["weight_gradient", architecture], architecture)
     buffers = ("peaks", "totals", "sums")
     for kernel, others in (
-        (kernels.finish_teacher, ("attended", "lse")),
-        (kernels.finish_student, ("attended", "weights", "d_student", "lse", "loss")),
+        (kernels.finish_teacher, ("attended", "norm")),
+        (kernels.finish_student, ("attended", "weights", "d_student", "norm", "loss")),
     ):
         sizes = ("rows", "splits") if kernel is kernels.finish_teacher else ("rows", "samples", "teachers", "splits")
         features = {} if kernel is kernels.finish_teacher else {"student": "*bf16", "inverse_temp": "fp32"}
         yield Candidate(
             name=f"distill_head_loss/{kernel.__name__}",
             kernel=kernel,
-            signature=dict.fromkeys((*buffers, *others), "*fp32") | dict.fromkeys(sizes, "i32") | features,
-            constexprs={"WIDTH": WIDEST, "BLOCK": 8},
+            signature=dict.fromkeys((*buffers, *others), "*fp32")
+            | dict.fromkeys(sizes, "i32")
+            | {"scale": "fp32"}
+            | features,
+            constexprs={"WIDTH": WIDEST, "BLOCK": 8, "HEADROOM": 15.0},
             aligned=(*buffers, *others, *(("student",) if features else ())),
         )
 
@@ -105,18 +111,19 @@ def _attend(dtype: str, shape: Tile, architecture: int, centered: bool) -> Candi
         | dict.fromkeys(("center", *results), "*fp32")
         | dict.fromkeys(("rows", "prototypes", "per_split"), "i32")
         | {"scale": "fp32"},
-        constexprs={"CENTERED": centered, "EVEN": False, **_constants(dtype, shape)},
+        constexprs={"CENTERED": centered, "EVEN": False, "HEADROOM": 15.0 if dtype == "fp16" else 0.0}
+        | _constants(dtype, shape),
         aligned=("center", *results, "rows", "prototypes", "per_split"),
         num_warps=shape.warps,
         num_stages=shape.stages,
         architectures=(architecture,),
-        wgmma=dtype != "fp32",
+        wgmma=True,
     )
 
 
 def _weight_gradient(dtype: str, shape: Tile, architecture: int) -> Candidate:
     owned, streamed = (f"tensordesc<{dtype}[{size},{WIDEST}]>" for size in (shape.rows, shape.columns))
-    vectors = ("center", "student_offset", "teacher_offset", "factor")
+    vectors = ("center", "student_norm", "teacher_norm", "factor")
     sizes = ("student_rows", "teacher_rows", "prototypes")
     return Candidate(
         name=f"distill_head_loss/weight_gradient/{_label(dtype, shape, architecture)}",
@@ -132,12 +139,12 @@ def _weight_gradient(dtype: str, shape: Tile, architecture: int) -> Candidate:
         num_warps=shape.warps,
         num_stages=shape.stages,
         architectures=(architecture,),
-        wgmma=dtype != "fp32",
+        wgmma=True,
     )
 
 
 def _constants(dtype: str, shape: Tile) -> dict[str, object]:
-    types = {"bf16": tl.bfloat16, "fp16": tl.float16, "fp32": tl.float32}
+    types = {"bf16": tl.bfloat16, "fp16": tl.float16}
     return {"WIDTH": WIDEST, "ROWS": shape.rows, "COLUMNS": shape.columns, "COMPUTE": types[dtype]}
 
 

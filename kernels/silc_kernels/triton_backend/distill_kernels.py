@@ -56,7 +56,7 @@ def _tile(
     TEACHERS: tl.constexpr,
     MASKED: tl.constexpr,
 ):
-    """The state after one more tile of prototypes: (peaks, totals) of students, (peaks, totals, crosses) of teachers."""
+    """The state after one more tile of prototypes: peaks, totals of students; peaks, totals, crosses of teachers."""
     student, teacher, center = rows
     stride_s, stride_sk, stride_t, stride_tk = strides
     student_scale, teacher_scale = scales
@@ -120,9 +120,9 @@ def statistics(
 ):
     """Program (sample, split, group): a stretch of prototypes, GROUP students of a sample and all its teachers.
 
-    Written: student_peak and student_total [splits, S, N], the maximum of the logits and the sum of exponentials of what
-    they lie below it, over the temperature; teacher_peak, teacher_total and cross, the same sum of exponentials times
-    u_t, [splits, groups, T, N].
+    Written: student_peak and student_total [splits, S, N], the largest logit and the sum of exponentials of how far,
+    over the temperature, logits lie below it; teacher_peak, teacher_total and cross, the same sum times u_t,
+    [splits, groups, T, N].
     """
     sample, split, group = tl.program_id(0), tl.program_id(1), tl.program_id(2)
     first = group * GROUP

@@ -1,4 +1,4 @@
-"""distill_loss on Triton: as accurate as plain torch, on logits of every shape, and what it promises beside the value."""
+"""distill_loss on Triton: as accurate as plain torch, on logits of every shape, and its promises beside the value."""
 
 import pytest
 import torch
@@ -144,7 +144,17 @@ def test_the_operators_pass_opcheck(device):
     pairs = torch.full((2, 2), 1 / 8, device=device)
     torch.library.opcheck(distill._forward, (student, teacher, center, pairs, 0.1, 0.04, False))
     _, student_norm, teacher_norm = distill._forward(student.detach(), teacher, center, pairs, 0.1, 0.04, False)
-    known = torch.ones((), device=device), student.detach(), teacher, center, pairs, student_norm, teacher_norm, 0.1, 0.04
+    known = (
+        torch.ones((), device=device),
+        student.detach(),
+        teacher,
+        center,
+        pairs,
+        student_norm,
+        teacher_norm,
+        0.1,
+        0.04,
+    )
     torch.library.opcheck(distill._gradient, known)
     torch.library.opcheck(distill._gradient_, known)
 

@@ -8,18 +8,20 @@ from silc.config import HeadConfig
 from silc.model.head import DistillInputs, PrototypeHead
 from silc_kernels import distill_head_loss, reference
 from silc_kernels.triton_backend import distill_head, distill_head_tiles
-from tests.kernels.oracles import distillation, normal, unit
-from tests.kernels.tolerance import assert_as_good_as
+from tests.kernels.oracles import distillation, normal, relative, unit
+from tests.kernels.tolerance import FLOOR, assert_as_good_as
 
 TEMPS = {"student_temp": 0.1, "teacher_temp": 0.04}
 # S, N, T, K, d: one of each, odd everything, several blocks of rows and of prototypes, one long split
 SHAPES = [(1, 1, 1, 3, 4), (2, 5, 2, 150, 24), (10, 14, 2, 200, 32), (3, 2, 3, 1200, 16), (1, 2, 1, 130, 256)]
 if torch.cuda.is_available():
     SHAPES += [(10, 64, 2, 65536, 256), (8, 33, 2, 65537, 256), (10, 256, 2, 8192, 192)]
-DTYPES = [torch.float32, torch.bfloat16, torch.float16]
+# A GPU has products of half precision only; the interpreter's own are of float32.
+DTYPE = torch.bfloat16 if torch.cuda.is_available() else torch.float32
+DTYPES = {DTYPE, torch.bfloat16, torch.float16}
 
 
-def problem(device, S=3, N=5, T=2, K=150, d=32, dtype=torch.float32, size=1.0):
+def problem(device, S=3, N=5, T=2, K=150, d=32, dtype=DTYPE, size=1.0):
     """student, teacher, student_weight, teacher_weight, center; what trains asks for a gradient."""
     student, teacher = (size * unit(count, N, d, seed=seed) for count, seed in ((S, 1), (T, 3)))
     weight, teacher_weight = unit(K, d, seed=2), unit(K, d, seed=4)
@@ -44,14 +46,28 @@ def exact(student, teacher, weight, teacher_weight, center, student_temp, teache
     return distillation(*logits, center, student_temp, teacher_temp, pair_weights)
 
 
+def floors(inputs, student_temp, teacher_temp, **_):
+    """Of the loss, the features' gradient and the prototypes', beyond twice the error of plain torch.
+
+    Half precision: exponentials, and the features that teachers pull towards, enter products rounded to half a unit
+    each. The prototypes' gradient finds each logit again, in another order of summation: exponentials are off by one
+    rounding of the logit over its temperature, where plain torch divides them by their own sum.
+    """
+    dtype, unit_roundoff = inputs[0].dtype, torch.finfo(torch.float32).eps
+    own = FLOOR if dtype == torch.float32 else torch.finfo(dtype).eps
+    sizes = (inputs[i].detach().float().norm(dim=-1).max() / temp for i, temp in ((0, student_temp), (1, teacher_temp)))
+    return FLOOR, own, own + unit_roundoff * float(max(sizes))
+
+
 def compare(inputs, **options):
     wide = [tensor.detach().cpu().double() for tensor in inputs]
     wide[0].requires_grad_(), wide[2].requires_grad_()
     results = solve(triton, inputs, **options), solve(reference.distill_head_loss, inputs, **options)
     names = "loss", "gradient of the features", "gradient of the prototypes"
-    for what, mine, plain, true in zip(names, *results, solve(exact, wide, **options), strict=True):
+    allowed = floors(inputs, **(TEMPS | options))
+    for what, mine, plain, true, floor in zip(names, *results, solve(exact, wide, **options), allowed, strict=True):
         assert mine.dtype == plain.dtype
-        assert_as_good_as(mine, plain, true, what)
+        assert_as_good_as(mine, plain, true, what, floor)
 
 
 @pytest.mark.parametrize("shape", SHAPES)
@@ -59,7 +75,7 @@ def test_as_accurate_as_plain_torch(device, shape):
     compare(problem(device, *shape))
 
 
-@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("dtype", sorted(DTYPES, key=str))
 @pytest.mark.parametrize("weighted", [False, True])
 def test_every_dtype_and_pairs_of_their_own_weight(device, dtype, weighted):
     # The second student counts nothing: weights of 0 are allowed.
@@ -74,13 +90,24 @@ def test_extreme_logits(device, size, temp):
     compare(problem(device, 2, 3, 2, 200, 16, size=size), student_temp=temp, teacher_temp=temp)
 
 
-def test_mixed_dtypes_any_strides_and_any_alignment(device):
+def test_any_strides_and_any_alignment(device):
     student, teacher, weight, teacher_weight, center = problem(device)
     student = student.detach().transpose(0, 2).contiguous().transpose(0, 2).requires_grad_()
     weight = torch.cat([weight.detach().flatten()[:1], weight.detach().flatten()])[1:].view_as(weight)
     assert not student.is_contiguous()
     assert weight.data_ptr() % 16
-    compare((student, teacher.bfloat16(), weight.requires_grad_(), teacher_weight.half(), center))
+    compare((student, teacher, weight.requires_grad_(), teacher_weight, center))
+
+
+def test_mixed_dtypes(device):
+    student, teacher, weight, teacher_weight, center = problem(device, dtype=torch.bfloat16)
+    compare((student, teacher, weight, teacher_weight, center.bfloat16()))
+    mixed = student, teacher.half(), weight, teacher_weight.float(), center
+    if device.type == "cuda":
+        with pytest.raises(ValueError, match="float32 products have no tensor cores"):
+            triton(*mixed, **TEMPS)
+    else:
+        compare(mixed)
 
 
 def test_equals_lightly(device):
@@ -89,10 +116,12 @@ def test_equals_lightly(device):
     peer.center.copy_(center)
     # lightly leaves out the pairs of equal index.
     pairs = torch.ones(5, 2).fill_diagonal_(0)
-    value = peer(list(teacher @ teacher_weight.T), list(student @ weight.T))
+    student, weight = (leaf.detach().float().requires_grad_() for leaf in (student, weight))
+    value = peer(list(teacher.float() @ teacher_weight.float().T), list(student @ weight.T))
     theirs = value, *torch.autograd.grad(value, (student, weight))
+    bound = 1e-5 if torch.float32 == DTYPE else 2 * torch.finfo(DTYPE).eps
     for mine, other in zip(solve(triton, inputs, pair_weights=pairs), theirs, strict=True):
-        torch.testing.assert_close(mine, other, rtol=1e-4, atol=1e-6)
+        assert relative(mine, other) < bound
 
 
 def test_two_runs_are_bitwise_equal(device):
@@ -113,12 +142,13 @@ def test_only_what_asks_gets_a_gradient(device):
     student, teacher, weight, teacher_weight, center = problem(device)
     expected = solve(triton, (student, teacher, weight, teacher_weight, center))[1:]
     (d_student,) = torch.autograd.grad(
-        3 * triton(student, teacher, weight.detach(), teacher_weight, center, **TEMPS), (student,)
+        2 * triton(student, teacher, weight.detach(), teacher_weight, center, **TEMPS), (student,)
     )
     (d_weight,) = torch.autograd.grad(
-        3 * triton(student.detach(), teacher, weight, teacher_weight, center, **TEMPS), (weight,)
+        2 * triton(student.detach(), teacher, weight, teacher_weight, center, **TEMPS), (weight,)
     )
-    torch.testing.assert_close((d_student / 3, d_weight / 3), expected)
+    assert torch.equal(d_student, 2 * expected[0])
+    assert torch.equal(d_weight, 2 * expected[1])
     leaves = [tensor.detach().requires_grad_() for tensor in (student, teacher, weight, teacher_weight, center)]
     triton(*leaves, **TEMPS).backward()
     assert [leaf.grad is not None for leaf in leaves] == [True, False, True, False, False]
@@ -151,7 +181,7 @@ def test_splits_fill_the_processors_within_their_memory():
         assert (count - 1) * each < 65536 <= count * each
         assert count == 1 or 4 * count * elements <= distill_head_tiles.MOST_PARTIAL_BYTES
         busy = blocks * count / (132 * -(-blocks * count // 132))
-        assert busy > 0.9
+        assert busy > 0.85
 
 
 def test_the_operators_pass_opcheck(device):
@@ -159,8 +189,8 @@ def test_the_operators_pass_opcheck(device):
     pairs = torch.full((2, 2), 1 / 8, device=device)
     torch.library.opcheck(distill_head._forward, (*inputs, pairs, 0.1, 0.04))
     plain = [tensor.detach() for tensor in inputs]
-    *_, student_lse, teacher_lse = distill_head._forward(*plain, pairs, 0.1, 0.04)
-    known = torch.ones((), device=device), *plain, pairs, student_lse, teacher_lse, 0.1, 0.04
+    *_, student_norm, teacher_norm = distill_head._forward(*plain, pairs, 0.1, 0.04)
+    known = torch.ones((), device=device), *plain, pairs, student_norm, teacher_norm, 0.1, 0.04
     torch.library.opcheck(distill_head._weight_gradient, known)
 
 
@@ -193,10 +223,9 @@ def train(device, backend: str, steps: int = 4) -> list[float]:
     head = PrototypeHead(48, HeadConfig(prototypes=96, hidden=64, bottleneck=32))
     for parameter in head.parameters():
         torch.nn.init.normal_(parameter, std=0.1)
-    head.to(device)
-    features, center = normal(3, 4, 48, seed=1, dtype=torch.float32).to(device), torch.zeros(96, device=device)
-    teacher, weight = unit(2, 4, 32, seed=2, dtype=torch.float32), unit(96, 32, seed=3, dtype=torch.float32)
-    teacher, weight = teacher.to(device), weight.to(device)
+    head.to(device, DTYPE)
+    features, center = normal(3, 4, 48, seed=1, dtype=DTYPE).to(device), torch.zeros(96, device=device)
+    teacher, weight = unit(2, 4, 32, seed=2, dtype=DTYPE).to(device), unit(96, 32, seed=3, dtype=DTYPE).to(device)
     inputs = DistillInputs(teacher=teacher, weight=weight, center=center, **TEMPS, backend=backend)
     optimizer, losses = torch.optim.SGD(head.parameters(), lr=0.5), []
     for _ in range(steps):
@@ -211,4 +240,4 @@ def train(device, backend: str, steps: int = 4) -> list[float]:
 def test_the_head_trains_to_the_losses_of_the_reference(device):
     losses = train(device, "triton")
     assert losses[-1] < losses[0]
-    assert losses == pytest.approx(train(device, "reference"), rel=1e-5)
+    assert losses == pytest.approx(train(device, "reference"), rel=1e-5 if torch.float32 == DTYPE else 1e-2)
