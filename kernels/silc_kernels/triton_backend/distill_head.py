@@ -197,7 +197,7 @@ def _attend(
 ) -> tuple[Tensor, Tensor, Tensor, int]:
     """(peaks, totals [splits, rows], sums [splits, rows, width], splits) of queries [rows, width], keys [K, width]."""
     (rows, width), prototypes = queries.shape, keys.shape[0]
-    shape: Tile = tile("attend", queries.device)
+    shape: Tile = tile("attend teacher" if centered else "attend student", queries.device)
     blocks = triton.cdiv(rows, shape.rows)
     count, per_split = splits(blocks, rows * width, prototypes, shape.columns, multiprocessors(queries.device))
     peaks, totals = torch.empty((2, count, rows), dtype=torch.float32, device=queries.device)

@@ -31,9 +31,12 @@ class Tile(NamedTuple):
 # 80 stands for every chip that is not one of the others: its tiles fit 99 KiB of shared memory, and are no larger
 # because without a copy engine the addresses of wide rows take the registers (64 x 32 spills).
 TILES: dict[tuple[str, int], Tile] = {
-    ("attend", 80): Tile(32, 16, 8, 1),
-    ("attend", 90): Tile(128, 64, 8, 2),
-    ("attend", 100): Tile(128, 64, 8, 2),
+    ("attend teacher", 80): Tile(32, 16, 8, 1),
+    ("attend teacher", 90): Tile(128, 64, 8, 2),
+    ("attend teacher", 100): Tile(128, 64, 8, 2),
+    ("attend student", 80): Tile(32, 16, 8, 1),
+    ("attend student", 90): Tile(128, 64, 8, 3),  # one stream of tiles, not two: room for a third
+    ("attend student", 100): Tile(128, 64, 8, 3),
     ("weight_gradient", 80): Tile(32, 16, 8, 2),
     ("weight_gradient", 90): Tile(128, 64, 8, 2),
     ("weight_gradient", 100): Tile(128, 64, 8, 2),
@@ -79,8 +82,8 @@ def splits(blocks: int, elements: int, prototypes: int, columns: int, processors
 def gate_candidates() -> Iterator[Candidate]:
     for dtype in ("bf16", "fp16"):
         for architecture in (80, 90, 100):
-            for centered in (True, False):
-                yield _attend(dtype, TILES["attend", architecture], architecture, centered)
+            for kernel in ("attend teacher", "attend student"):
+                yield _attend(kernel, dtype, TILES[kernel, architecture], architecture)
             yield _weight_gradient(dtype, TILES["weight_gradient", architecture], architecture)
     buffers = ("peaks", "totals", "sums")
     for kernel, others in (
@@ -101,17 +104,17 @@ def gate_candidates() -> Iterator[Candidate]:
         )
 
 
-def _attend(dtype: str, shape: Tile, architecture: int, centered: bool) -> Candidate:
+def _attend(kernel: str, dtype: str, shape: Tile, architecture: int) -> Candidate:
     block = f"tensordesc<{dtype}[{shape.columns},{WIDEST}]>"
     results = ("peaks", "totals", "sums")
     return Candidate(
-        name=f"distill_head_loss/attend {'teacher' if centered else 'student'}/{_label(dtype, shape, architecture)}",
+        name=f"distill_head_loss/{kernel}/{_label(dtype, shape, architecture)}",
         kernel=kernels.attend,
         signature={"queries": f"tensordesc<{dtype}[{shape.rows},{WIDEST}]>", "keys": block, "values": block}
         | dict.fromkeys(("center", *results), "*fp32")
         | dict.fromkeys(("rows", "prototypes", "per_split"), "i32")
         | {"scale": "fp32"},
-        constexprs={"CENTERED": centered, "EVEN": False, "HEADROOM": 15.0 if dtype == "fp16" else 0.0}
+        constexprs={"CENTERED": kernel == "attend teacher", "EVEN": False, "HEADROOM": 15.0 if dtype == "fp16" else 0.0}
         | _constants(dtype, shape),
         aligned=("center", *results, "rows", "prototypes", "per_split"),
         num_warps=shape.warps,
