@@ -11,7 +11,7 @@ from tests.kernels.tolerance import assert_as_good_as
 
 TEMPS = {"student_temp": 0.1, "teacher_temp": 0.04}
 # S, N, T, K: odd, one of each, several groups of students, several splits, whole tiles and ragged ones
-SHAPES = [(1, 3, 1, 7), (2, 5, 2, 513), (10, 3, 2, 2100), (17, 2, 2, 1030), (2, 1, 3, 20000), (2, 2, 8, 1024)]
+SHAPES = [(1, 3, 1, 7), (2, 5, 2, 513), (10, 3, 2, 2100), (17, 2, 2, 1030), (2, 1, 3, 9000), (2, 2, 8, 1024)]
 if torch.cuda.is_available():
     SHAPES += [(10, 64, 2, 65536), (8, 33, 2, 65537), (10, 1024, 2, 4096)]
 DTYPES = [torch.float32, torch.bfloat16, torch.float16]
@@ -101,7 +101,7 @@ def test_equals_lightly(device):
 def test_two_runs_are_bitwise_equal(device, inplace):
     runs = []
     for _ in range(2):
-        student, *others = problem(device, 4, 3, 2, 5000, torch.bfloat16)
+        student, *others = problem(device, 4, 2, 2, 2500, torch.bfloat16)
         runs.append(solve(triton, (student * 1, *others), inplace_backward=inplace))
     for first, second in zip(*runs, strict=True):
         assert torch.equal(first, second)
