@@ -47,29 +47,30 @@ def exact(student, teacher, weight, teacher_weight, center, student_temp, teache
 
 
 def own_term(student, weight, student_temp, pair_weights=None, **_):
-    """Gradients, for features and prototypes, of the students' log-sum-exps alone; the teachers' pull is the rest."""
+    """Value and gradients of the students' log-sum-exps alone; the teachers' pull is the rest."""
     mass = torch.ones(len(student)) if pair_weights is None else pair_weights.sum(1)
     lse = torch.logsumexp(student @ weight.T / student_temp, dim=-1).mean(1)
-    return torch.autograd.grad((lse * mass.to(lse)).sum() / float(mass.sum()), (student, weight))
+    value = (lse * mass.to(lse)).sum() / float(mass.sum())
+    return value, *torch.autograd.grad(value, (student, weight))
 
 
-def floors(inputs, wide, exact_gradients, **options):
-    """Of the features' gradient and of the prototypes', beyond twice the error of plain torch.
+def floors(inputs, wide, true, **options):
+    """Of the loss, the features' gradient and the prototypes', beyond twice the error of plain torch.
 
     Half precision: exponentials, and the features that teachers pull towards, enter products rounded to half a unit
-    each, before the two terms of a gradient cancel. The prototypes' gradient finds each logit again, in another order
-    of summation: exponentials are off by one rounding of the logit over its temperature, where plain torch divides them
-    by their own sum.
+    each, before the two terms of a loss or a gradient cancel. The prototypes' gradient finds each logit again, in
+    another order of summation: exponentials are off by one rounding of the logit over its temperature, where plain
+    torch divides them by their own sum.
     """
     dtype, found = inputs[0].dtype, []
-    for whole, own in zip(exact_gradients, own_term(wide[0], wide[2], **options), strict=True):
-        sizes = [(part.norm(), part.abs().max()) for part in (own, whole - own, whole)]
+    for whole, own in zip(true, own_term(wide[0], wide[2], **options), strict=True):
+        sizes = [(part.norm(), part.abs().max()) for part in (own.detach(), (whole - own).detach(), whole.detach())]
         terms = max(float((first + second) / total) for first, second, total in zip(*sizes, strict=True))
         found.append(FLOOR if dtype == torch.float32 else torch.finfo(dtype).eps * terms)
     lengths = (float(inputs[i].detach().float().norm(dim=-1).max()) for i in (0, 1))
     temps = options["student_temp"], options["teacher_temp"]
-    found[1] += torch.finfo(torch.float32).eps * max(size / temp for size, temp in zip(lengths, temps, strict=True))
-    return FLOOR, *found
+    found[2] += torch.finfo(torch.float32).eps * max(size / temp for size, temp in zip(lengths, temps, strict=True))
+    return found
 
 
 def compare(inputs, **options):
@@ -77,7 +78,7 @@ def compare(inputs, **options):
     wide[0].requires_grad_(), wide[2].requires_grad_()
     results = solve(triton, inputs, **options), solve(reference.distill_head_loss, inputs, **options)
     true = solve(exact, wide, **options)
-    allowed = floors(inputs, wide, true[1:], **(TEMPS | options))
+    allowed = floors(inputs, wide, true, **(TEMPS | options))
     names = "loss", "gradient of the features", "gradient of the prototypes"
     for what, mine, plain, sure, floor in zip(names, *results, true, allowed, strict=True):
         assert mine.dtype == plain.dtype
