@@ -36,9 +36,8 @@ def attend(
     """Program (block of rows, split): softmax((keys q - c) scale) values over a stretch of prototypes, not normalised.
 
     Written: peaks [splits, rows], the largest logits; totals [splits, rows] and sums [splits, rows, WIDTH] of
-    2^(HEADROOM + (logit - peak) scale), once alone and once times the values. CENTERED: the
-    teacher, whose keys are not its values; else the student: values are the keys, loaded once.
-    EVEN: prototypes is a multiple of COLUMNS.
+    2^(HEADROOM + (logit - peak) scale), once alone and once times the values. CENTERED: the teacher, whose keys are not
+    its values; else the student: values are the keys, loaded once. EVEN: prototypes is a multiple of COLUMNS.
     """
     block, split = tl.program_id(0), tl.program_id(1)
     query = queries.load([block * ROWS, 0]).to(COMPUTE)
@@ -85,7 +84,7 @@ def _merged(peaks, totals, sums, norm, row, rows, splits, scale, WIDTH: tl.const
         peak = tl.maximum(peak, tl.load(peaks + at, mask=inside, other=0.0))
     total = tl.zeros(row.shape, tl.float32)
     out = tl.zeros([row.shape[0], WIDTH], tl.float32)
-    for split in range(splits):
+    for split in tl.range(splits, num_stages=3):
         at = tl.cast(split, tl.int64) * rows + row
         shrink = tl.exp2((tl.load(peaks + at, mask=inside, other=0.0) - peak) * scale)
         total += tl.load(totals + at, mask=inside, other=1.0) * shrink

@@ -66,14 +66,16 @@ def headroom(dtype: torch.dtype) -> float:
 def splits(blocks: int, elements: int, prototypes: int, columns: int, processors: int) -> tuple[int, int]:
     """(splits, prototypes a split): the least time for `blocks` of rows on so many processors, one program each.
 
-    Time is counted in columns of logits: what the programs of one processor see one after another, and the traffic of
-    a partial sum, written and read, which takes as long as two columns. elements: of the sums of all rows.
+    Time is counted in columns of logits: what the programs of one processor see one after another; the traffic of a
+    partial sum, written and read, which takes as long as two; and the latency of one more in the merge, some sixteen.
+    elements: of the sums of all rows.
     """
     tiles = triton.cdiv(prototypes, columns)
     most = max(1, min(tiles, processors, MOST_PARTIAL_BYTES // (4 * elements)))
 
     def time(count: int) -> int:
-        return triton.cdiv(blocks * count, processors) * triton.cdiv(tiles, count) * columns + 2 * blocks * count
+        seen = triton.cdiv(blocks * count, processors) * triton.cdiv(tiles, count) * columns
+        return seen + 2 * blocks * count + 16 * count
 
     each = triton.cdiv(tiles, min(range(1, most + 1), key=time))
     return triton.cdiv(tiles, each), each * columns

@@ -196,7 +196,7 @@ def test_splits_fill_the_processors_within_their_memory():
         assert (count - 1) * each < 65536 <= count * each
         assert count == 1 or 4 * count * elements <= distill_head_tiles.MOST_PARTIAL_BYTES
         busy = blocks * count / (132 * -(-blocks * count // 132))
-        assert busy > 0.85
+        assert busy > (0.85 if blocks > 1 else 0.4)  # with one block, the merge would take longer than the products
 
 
 def test_the_operators_pass_opcheck(device):
