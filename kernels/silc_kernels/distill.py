@@ -51,6 +51,13 @@ def distill_loss(
             f"{op}: inplace_backward would overwrite student_logits, a leaf that requires a gradient; "
             "use it on logits computed by a layer, or set inplace_backward=False"
         )
+    if inplace_backward and any(
+        stride == 0 and size > 1 for stride, size in zip(student_logits.stride(), student_logits.shape, strict=True)
+    ):
+        raise ValueError(
+            f"{op}: student_logits is expanded, so inplace_backward would write several gradients to one place; "
+            "give a copy (student_logits.contiguous()), or set inplace_backward=False"
+        )
     return dispatch.run(
         op,
         (student_logits, teacher_logits, center),

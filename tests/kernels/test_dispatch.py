@@ -66,7 +66,7 @@ def test_forcing_what_is_not_there_lists_what_is(registry, monkeypatch):
 
 
 def test_ops_run_through_the_dispatcher(monkeypatch):
-    with pytest.raises(ValueError, match="distill_loss: no backend 'triton'"):
+    with pytest.raises(ValueError, match=r"distill_loss: backend 'triton'.*set TRITON_INTERPRET=1"):
         silc_kernels.distill_loss(
             torch.zeros(1, 1, 2), torch.zeros(1, 1, 2), torch.zeros(2), student_temp=1, teacher_temp=1, backend="triton"
         )

@@ -1,5 +1,10 @@
 """distill_loss and distill_head_loss against the published formulas, and what they promise about memory."""
 
+import os
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -7,6 +12,7 @@ from hypothesis import strategies as st
 from lightly.loss import DINOLoss
 from torch.nn import functional
 
+import silc_kernels
 from silc_kernels import distill_head_loss, distill_loss
 from silc_kernels.reference import distill as distill_reference
 from silc_kernels.reference import distill_head as head_reference
@@ -200,6 +206,34 @@ def test_head_keeps_and_allocates_nothing_of_rows_by_prototypes(monkeypatch):
     assert allocated.largest == 4 * (S + T) * K
 
 
+FULL_SIZE = """
+import resource, torch
+from silc_kernels import distill_head_loss
+
+def features(*shape):
+    return torch.empty(shape).uniform_(-0.1, 0.1)
+
+def peak_mb(S, N, T, K, d):
+    student, weight = features(S, N, d).requires_grad_(), features(K, d).requires_grad_()
+    teacher, teacher_weight, center = features(T, N, d), features(K, d), torch.zeros(K)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    loss = distill_head_loss(student, teacher, weight, teacher_weight, center, student_temp=0.1, teacher_temp=0.04)
+    loss.backward()
+    return (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024 / 1e6
+
+peak_mb(2, 2, 2, 64, 16)
+print(peak_mb(10, 64, 2, 65536, 256))
+"""
+
+
+def test_peak_memory_at_full_size():
+    """The promise: under 400 MB above the inputs, both gradients included; the logits alone would be 200."""
+    environment = os.environ | {"PYTHONPATH": str(Path(silc_kernels.__file__).parents[1])}
+    command = [sys.executable, "-c", FULL_SIZE]
+    result = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+    assert 67 < float(result.stdout) < 400  # the prototypes' gradient is 67
+
+
 def test_inplace_backward_reuses_the_logits_and_refuses_a_second_use():
     student, teacher, weight, teacher_weight, center = problem()
     logits = student @ weight.T
@@ -251,5 +285,7 @@ def test_misuse_of_the_logits_form_is_named():
     logits = torch.zeros(2, 3, 5, requires_grad=True)
     with pytest.raises(ValueError, match="overwrite student_logits"):
         distill_loss(logits, torch.zeros(1, 3, 5), torch.zeros(5), inplace_backward=True, **TEMPS)
+    with pytest.raises(ValueError, match="student_logits is expanded"):
+        distill_loss(logits[:1].expand(2, 3, 5), torch.zeros(1, 3, 5), torch.zeros(5), inplace_backward=True, **TEMPS)
     with pytest.raises(ValueError, match=r"teacher_logits has shape \[1, 3, 4\]"):
         distill_loss(logits, torch.zeros(1, 3, 4), torch.zeros(5), **TEMPS)

@@ -21,13 +21,27 @@ class PairWeights:
     @classmethod
     def of(cls, weights: Tensor | None, student: Tensor, teacher: Tensor, like: Tensor) -> "PairWeights":
         """For student [S, N, ...] and teacher [T, N, ...]; None: all pairs alike. Dtype and device of `like`."""
-        students, teachers, samples = student.shape[0], teacher.shape[0], student.shape[1]
-        if weights is None:
-            matrix = like.new_full((students, teachers), 1 / (students * teachers * samples))
-            return cls(matrix, matrix.sum(1), True)
-        matrix = weights.detach().to(like.device, like.dtype)
-        matrix = matrix / (matrix.sum() * samples)
-        return cls(matrix, matrix.sum(1), bool(torch.equal(matrix, matrix[:1].expand_as(matrix))))
+        matrix = pair_matrix(weights, student, teacher, like)
+        alike = (
+            weights is None
+            or (
+                not torch.compiler.is_compiling()  # a graph has no values to look at
+                and torch.equal(matrix, matrix[:1].expand_as(matrix))
+            )
+        )
+        return cls(matrix, matrix.sum(1), alike)
+
+
+def pair_matrix(weights: Tensor | None, student: Tensor, teacher: Tensor, like: Tensor) -> Tensor:
+    """Pair weights [S, T] over their sum and the number of samples, for student [S, N, ...] and teacher [T, N, ...].
+
+    None: all pairs alike. Dtype and device of `like`.
+    """
+    students, teachers, samples = student.shape[0], teacher.shape[0], student.shape[1]
+    if weights is None:
+        return like.new_full((students, teachers), 1 / (students * teachers * samples))
+    matrix = weights.detach().to(like.device, like.dtype)
+    return matrix / (matrix.sum() * samples)
 
 
 def mix_teachers_(probabilities: Tensor, pairs: PairWeights) -> Tensor:

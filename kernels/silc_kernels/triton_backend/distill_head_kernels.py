@@ -1,0 +1,216 @@
+"""distill_head_loss in Triton: attention over the prototypes, and the gradient of a block of prototypes.
+
+Only jitted functions are here. Logits exist a tile at a time. Exponentials are in base 2: a scale is log2(e) /
+temperature. A row's maximum is kept as a logit, apart from its sum: a log-sum-exp would take digits from the
+exponentials where logits are large. Features and prototypes come by tensor descriptors, [.., WIDTH], which give zeros
+beyond the last row. Exponentials reach 2^HEADROOM, which keeps small ones among the normal numbers of float16.
+"""
+
+import triton
+import triton.language as tl
+
+LN2 = tl.constexpr(0.6931471805599453)
+
+
+@triton.jit
+def attend(
+    queries,
+    keys,
+    values,
+    center,
+    peaks,
+    totals,
+    sums,
+    rows,
+    prototypes,
+    per_split,
+    scale,
+    CENTERED: tl.constexpr,
+    EVEN: tl.constexpr,
+    WIDTH: tl.constexpr,
+    ROWS: tl.constexpr,
+    COLUMNS: tl.constexpr,
+    COMPUTE: tl.constexpr,
+    HEADROOM: tl.constexpr,
+):
+    """Program (block of rows, split): softmax((keys q - c) scale) values over a stretch of prototypes, not normalised.
+
+    Written: peaks [splits, rows], the largest logits; totals [splits, rows] and sums [splits, rows, WIDTH] of
+    2^(HEADROOM + (logit - peak) scale), once alone and once times the values. CENTERED: the teacher, whose keys are not
+    its values; else the student: values are the keys, loaded once. EVEN: prototypes is a multiple of COLUMNS.
+    """
+    block, split = tl.program_id(0), tl.program_id(1)
+    query = queries.load([block * ROWS, 0]).to(COMPUTE)
+    start = split * per_split
+    stop = tl.minimum(start + per_split, prototypes)
+    peak = tl.full([ROWS], -float("inf"), tl.float32)
+    total = tl.zeros([ROWS], tl.float32)
+    out = tl.zeros([ROWS, WIDTH], tl.float32)
+    for column in tl.range(start, stop, COLUMNS):
+        key = keys.load([column, 0]).to(COMPUTE)
+        logits = tl.dot(query, tl.trans(key), input_precision="ieee")
+        at = column + tl.arange(0, COLUMNS)
+        if CENTERED:
+            logits -= tl.load(center + at, mask=at < prototypes, other=0.0)[None, :]
+        if not EVEN:
+            logits = tl.where((at < prototypes)[None, :], logits, -float("inf"))
+        higher = tl.maximum(peak, tl.max(logits, 1))
+        exponentials = tl.exp2((logits - higher[:, None]) * scale + HEADROOM)
+        shrink = tl.exp2((peak - higher) * scale)
+        total = total * shrink + tl.sum(exponentials, 1)
+        out *= shrink[:, None]
+        if CENTERED:
+            value = values.load([column, 0]).to(COMPUTE)
+        else:
+            value = key
+        out = tl.dot(exponentials.to(COMPUTE), value, out, input_precision="ieee")
+        peak = higher
+    row = tl.arange(0, ROWS)
+    inside = block * ROWS + row < rows
+    base = split.to(tl.int64) * rows + block * ROWS
+    tl.store(peaks + base + row, peak, mask=inside)
+    tl.store(totals + base + row, total, mask=inside)
+    # Offsets within the tile fit 32 bits: fewer registers while the sums are in others.
+    tl.store(sums + base * WIDTH + row[:, None] * WIDTH + tl.arange(0, WIDTH)[None, :], out, mask=inside[:, None])
+
+
+@triton.jit
+def _merged(peaks, totals, sums, norm, row, rows, splits, scale, WIDTH: tl.constexpr, HEADROOM: tl.constexpr):
+    """Splits of `row` [B] as one: peak [B] and log2 of the sum [B], also to norm [2, rows]; attended [B, WIDTH]."""
+    inside = row < rows
+    peak = tl.full(row.shape, -float("inf"), tl.float32)
+    for split in range(splits):
+        at = tl.cast(split, tl.int64) * rows + row
+        peak = tl.maximum(peak, tl.load(peaks + at, mask=inside, other=0.0))
+    total = tl.zeros(row.shape, tl.float32)
+    out = tl.zeros([row.shape[0], WIDTH], tl.float32)
+    for split in tl.range(splits, num_stages=3):
+        at = tl.cast(split, tl.int64) * rows + row
+        shrink = tl.exp2((tl.load(peaks + at, mask=inside, other=0.0) - peak) * scale)
+        total += tl.load(totals + at, mask=inside, other=1.0) * shrink
+        there = at[:, None] * WIDTH + tl.arange(0, WIDTH)[None, :]
+        out += tl.load(sums + there, mask=inside[:, None], other=0.0) * shrink[:, None]
+    log_total = tl.log2(total) - HEADROOM
+    tl.store(norm + row, peak, mask=inside)
+    tl.store(norm + rows + row, log_total, mask=inside)
+    return peak, log_total, out / total[:, None]
+
+
+@triton.jit
+def finish_teacher(
+    peaks,
+    totals,
+    sums,
+    attended,
+    norm,
+    rows,
+    splits,
+    scale,
+    WIDTH: tl.constexpr,
+    BLOCK: tl.constexpr,
+    HEADROOM: tl.constexpr,
+):
+    """y_t [T N, WIDTH], and norm [2, T N]: the largest logit, log2 of the sum of exponentials of what lies below it."""
+    row = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    _, _, out = _merged(peaks, totals, sums, norm, row, rows, splits, scale, WIDTH, HEADROOM)
+    there = row.to(tl.int64)[:, None] * WIDTH + tl.arange(0, WIDTH)[None, :]
+    tl.store(attended + there, out, mask=(row < rows)[:, None])
+
+
+@triton.jit
+def finish_student(
+    peaks,
+    totals,
+    sums,
+    student,
+    attended,
+    weights,
+    d_student,
+    norm,
+    loss,
+    rows,
+    samples,
+    teachers,
+    splits,
+    scale,
+    inverse_temp,
+    WIDTH: tl.constexpr,
+    BLOCK: tl.constexpr,
+    HEADROOM: tl.constexpr,
+):
+    """Of each row: d_student = (W_s O_s - pull) / tau_s and loss = W_s LSE_s - x . pull / tau_s, pull = sum_t w_st y_t.
+
+    norm [2, S N]: as the teacher's.
+    """
+    row = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    inside = row < rows
+    peak, log_total, out = _merged(peaks, totals, sums, norm, row, rows, splits, scale, WIDTH, HEADROOM)
+    column = tl.arange(0, WIDTH)[None, :]
+    pull = tl.zeros([BLOCK, WIDTH], tl.float32)
+    mass = tl.zeros([BLOCK], tl.float32)
+    for t in range(teachers):
+        weight = tl.load(weights + row // samples * teachers + t, mask=inside, other=0.0)
+        there = (row % samples + t * samples).to(tl.int64)[:, None] * WIDTH + column
+        pull += weight[:, None] * tl.load(attended + there, mask=inside[:, None], other=0.0)
+        mass += weight
+    there = row.to(tl.int64)[:, None] * WIDTH + column
+    x = tl.load(student + there, mask=inside[:, None], other=0.0).to(tl.float32)
+    tl.store(d_student + there, (mass[:, None] * out - pull) * inverse_temp, mask=inside[:, None])
+    lse = peak * inverse_temp + log_total * LN2
+    tl.store(loss + row, mass * lse - tl.sum(x * pull, 1) * inverse_temp, mask=inside)
+
+
+@triton.jit
+def weight_gradient(
+    student_weight,
+    teacher_weight,
+    student,
+    teacher,
+    pulled,
+    center,
+    student_norm,
+    teacher_norm,
+    factor,
+    out,
+    student_rows,
+    teacher_rows,
+    prototypes,
+    student_scale,
+    teacher_scale,
+    WIDTH: tl.constexpr,
+    ROWS: tl.constexpr,
+    COLUMNS: tl.constexpr,
+    COMPUTE: tl.constexpr,
+):
+    """One block of ROWS prototypes: factor (sum_s W_s P_s^T x_s - sum_t P_t^T pulled_t), out [K, WIDTH].
+
+    Logits are found again, COLUMNS samples at a time. A norm [2, rows] holds the largest logits, and log2 of the sum of
+    exponentials less log2 of what a row counts, and less HEADROOM. pulled [T N, WIDTH] holds -sum_s w_st x_s.
+    """
+    block = tl.program_id(0)
+    weight = student_weight.load([block * ROWS, 0]).to(COMPUTE)
+    sums = tl.zeros([ROWS, WIDTH], tl.float32)
+    for row in tl.range(0, student_rows, COLUMNS):
+        x = student.load([row, 0]).to(COMPUTE)
+        at = row + tl.arange(0, COLUMNS)
+        peak = tl.load(student_norm + at, mask=at < student_rows, other=0.0)
+        # Beyond the last row: 2^-inf.
+        total = tl.load(student_norm + student_rows + at, mask=at < student_rows, other=float("inf"))
+        logits = tl.dot(weight, tl.trans(x), input_precision="ieee")
+        exponentials = tl.exp2((logits - peak[None, :]) * student_scale - total[None, :]).to(COMPUTE)
+        sums = tl.dot(exponentials, x, sums, input_precision="ieee")
+    weight = teacher_weight.load([block * ROWS, 0]).to(COMPUTE)
+    prototype = tl.arange(0, ROWS)
+    inside = block * ROWS + prototype < prototypes
+    shift = tl.load(center + block * ROWS + prototype, mask=inside, other=0.0)
+    for row in tl.range(0, teacher_rows, COLUMNS):
+        h = teacher.load([row, 0]).to(COMPUTE)
+        at = row + tl.arange(0, COLUMNS)
+        peak = tl.load(teacher_norm + at, mask=at < teacher_rows, other=0.0)
+        total = tl.load(teacher_norm + teacher_rows + at, mask=at < teacher_rows, other=float("inf"))
+        logits = tl.dot(weight, tl.trans(h), input_precision="ieee") - shift[:, None]
+        exponentials = tl.exp2((logits - peak[None, :]) * teacher_scale - total[None, :]).to(COMPUTE)
+        sums = tl.dot(exponentials, pulled.load([row, 0]).to(COMPUTE), sums, input_precision="ieee")
+    out += block.to(tl.int64) * ROWS * WIDTH
+    there = prototype[:, None] * WIDTH + tl.arange(0, WIDTH)[None, :]
+    tl.store(out + there, (sums * tl.load(factor)).to(out.dtype.element_ty), mask=inside[:, None])

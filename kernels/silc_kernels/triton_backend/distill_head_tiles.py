@@ -1,0 +1,157 @@
+"""distill_head_loss on Triton: which tile runs where, how rows are split, and what the compile gate builds."""
+
+import functools
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import torch
+import triton
+import triton.language as tl
+
+from . import distill_head_kernels as kernels
+from .gate import Candidate
+from .limits import WIDEST
+from .runtime import capability, product_dtype
+
+LEAST_WIDTH = 16  # the shortest inner dimension of a product
+# Partial sums of the splits, all together.
+MOST_PARTIAL_BYTES = 64 << 20
+
+
+class Tile(NamedTuple):
+    """rows x columns of logits at a time, rows x WIDTH of sums; warps and stages of the launch."""
+
+    rows: int
+    columns: int
+    warps: int
+    stages: int
+
+
+# (kernel, architecture). Sums of 128 x 256 take half the registers of 8 warps, so columns are few.
+# 80 stands for every chip that is not one of the others: its tiles fit 99 KiB of shared memory, and are no larger
+# because without a copy engine the addresses of wide rows take the registers (64 x 32 spills).
+TILES: dict[tuple[str, int], Tile] = {
+    ("attend teacher", 80): Tile(32, 16, 8, 1),
+    ("attend teacher", 90): Tile(128, 64, 8, 2),
+    ("attend teacher", 100): Tile(128, 64, 8, 2),
+    ("attend student", 80): Tile(32, 16, 8, 1),
+    ("attend student", 90): Tile(128, 64, 8, 3),  # one stream of tiles, not two: room for a third
+    ("attend student", 100): Tile(128, 64, 8, 3),
+    ("weight_gradient", 80): Tile(32, 16, 8, 2),
+    ("weight_gradient", 90): Tile(128, 64, 8, 2),
+    ("weight_gradient", 100): Tile(128, 64, 8, 2),
+}
+LIKE = {90: 90, 100: 100, 103: 100}
+_PRODUCTS = {torch.float32: tl.float32, torch.bfloat16: tl.bfloat16, torch.float16: tl.float16}
+
+
+def tile(kernel: str, device: torch.device) -> Tile:
+    return TILES[kernel, LIKE.get(capability(device), 80)]
+
+
+def compute_dtype(dtype: torch.dtype) -> tl.dtype:
+    """What the kernel multiplies in."""
+    return _PRODUCTS[product_dtype(dtype)]
+
+
+def headroom(dtype: torch.dtype) -> float:
+    """Exponent of the largest exponentials: those of a flat row over 65536 prototypes would be too small for float16.
+
+    Elsewhere 0: added to an exponent, it costs the digits of small ones.
+    """
+    return 15.0 if product_dtype(dtype) == torch.float16 else 0.0
+
+
+@functools.cache
+def splits(blocks: int, elements: int, prototypes: int, columns: int, processors: int) -> tuple[int, int]:
+    """(splits, prototypes a split): the least time for `blocks` of rows on so many processors, one program each.
+
+    Time is counted in columns of logits: what the programs of one processor see one after another; the traffic of a
+    partial sum, written and read, which takes as long as two; and the latency of one more in the merge, some sixteen.
+    elements: of the sums of all rows.
+    """
+    tiles = triton.cdiv(prototypes, columns)
+    most = max(1, min(tiles, processors, MOST_PARTIAL_BYTES // (4 * elements)))
+
+    def time(count: int) -> int:
+        seen = triton.cdiv(blocks * count, processors) * triton.cdiv(tiles, count) * columns
+        return seen + 2 * blocks * count + 16 * count
+
+    each = triton.cdiv(tiles, min(range(1, most + 1), key=time))
+    return triton.cdiv(tiles, each), each * columns
+
+
+def gate_candidates() -> Iterator[Candidate]:
+    for dtype in ("bf16", "fp16"):
+        for architecture in (80, 90, 100):
+            for kernel in ("attend teacher", "attend student"):
+                yield _attend(kernel, dtype, TILES[kernel, architecture], architecture)
+            yield _weight_gradient(dtype, TILES["weight_gradient", architecture], architecture)
+    buffers = ("peaks", "totals", "sums")
+    for kernel, others in (
+        (kernels.finish_teacher, ("attended", "norm")),
+        (kernels.finish_student, ("attended", "weights", "d_student", "norm", "loss")),
+    ):
+        sizes = ("rows", "splits") if kernel is kernels.finish_teacher else ("rows", "samples", "teachers", "splits")
+        features = {} if kernel is kernels.finish_teacher else {"student": "*bf16", "inverse_temp": "fp32"}
+        yield Candidate(
+            name=f"distill_head_loss/{kernel.__name__}",
+            kernel=kernel,
+            signature=dict.fromkeys((*buffers, *others), "*fp32")
+            | dict.fromkeys(sizes, "i32")
+            | {"scale": "fp32"}
+            | features,
+            constexprs={"WIDTH": WIDEST, "BLOCK": 8, "HEADROOM": 15.0},
+            aligned=(*buffers, *others, *(("student",) if features else ())),
+        )
+
+
+def _attend(kernel: str, dtype: str, shape: Tile, architecture: int) -> Candidate:
+    block = f"tensordesc<{dtype}[{shape.columns},{WIDEST}]>"
+    results = ("peaks", "totals", "sums")
+    return Candidate(
+        name=f"distill_head_loss/{kernel}/{_label(dtype, shape, architecture)}",
+        kernel=kernels.attend,
+        signature={"queries": f"tensordesc<{dtype}[{shape.rows},{WIDEST}]>", "keys": block, "values": block}
+        | dict.fromkeys(("center", *results), "*fp32")
+        | dict.fromkeys(("rows", "prototypes", "per_split"), "i32")
+        | {"scale": "fp32"},
+        constexprs={"CENTERED": kernel == "attend teacher", "EVEN": False, "HEADROOM": 15.0 if dtype == "fp16" else 0.0}
+        | _constants(dtype, shape),
+        aligned=("center", *results, "rows", "prototypes", "per_split"),
+        num_warps=shape.warps,
+        num_stages=shape.stages,
+        architectures=(architecture,),
+        wgmma=True,
+    )
+
+
+def _weight_gradient(dtype: str, shape: Tile, architecture: int) -> Candidate:
+    owned, streamed = (f"tensordesc<{dtype}[{size},{WIDEST}]>" for size in (shape.rows, shape.columns))
+    vectors = ("center", "student_norm", "teacher_norm", "factor")
+    sizes = ("student_rows", "teacher_rows", "prototypes")
+    return Candidate(
+        name=f"distill_head_loss/weight_gradient/{_label(dtype, shape, architecture)}",
+        kernel=kernels.weight_gradient,
+        signature={"student_weight": owned, "teacher_weight": owned}
+        | {"student": streamed, "teacher": streamed, "pulled": streamed}
+        | dict.fromkeys(vectors, "*fp32")
+        | {"out": f"*{dtype}"}
+        | dict.fromkeys(sizes, "i32")
+        | {"student_scale": "fp32", "teacher_scale": "fp32"},
+        constexprs=_constants(dtype, shape),
+        aligned=(*vectors, "out", *sizes),
+        num_warps=shape.warps,
+        num_stages=shape.stages,
+        architectures=(architecture,),
+        wgmma=True,
+    )
+
+
+def _constants(dtype: str, shape: Tile) -> dict[str, object]:
+    types = {"bf16": tl.bfloat16, "fp16": tl.float16}
+    return {"WIDTH": WIDEST, "ROWS": shape.rows, "COLUMNS": shape.columns, "COMPUTE": types[dtype]}
+
+
+def _label(dtype: str, shape: Tile, architecture: int) -> str:
+    return f"{dtype} {shape.rows}x{shape.columns} sm_{architecture}"
