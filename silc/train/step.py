@@ -83,7 +83,7 @@ class SilcStep:
         self.config, self.plan, self.engine = config, plan, engine
         self.scale, self.scale_optimizer = scale, scale_optimizer
         self.teacher, self.center, self.dtype = teacher, center, dtype
-        self._pair_weights = None if plan.pair_weights is None else plan.pair_weights.to(center.device)
+        self._pair_weights = plan.pair_weights  # on the CPU: the op reads the values without waiting for the device
         self._bottleneck: Tensor | None = None  # the teacher's, of the micro-batch at hand
 
     def __call__(self, batch: Batch, *, lr: float, distill: bool) -> StepReport:
