@@ -22,8 +22,11 @@ def folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("triton")
     environment = {
         **os.environ,
-        **{"TRITON_INTERPRET": "1", "CUDA_VISIBLE_DEVICES": "", "PYTHONPATH": f"{ROOT}:{ROOT / 'kernels'}"},
-        **{"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "passive"},
+        "TRITON_INTERPRET": "1",
+        "CUDA_VISIBLE_DEVICES": "",
+        "PYTHONPATH": f"{ROOT}:{ROOT / 'kernels'}",
+        "OMP_NUM_THREADS": "1",
+        "OMP_WAIT_POLICY": "passive",
     }
     script = Path(__file__).with_name("triton_runs.py")
     result = subprocess.run([sys.executable, script, folder], cwd=ROOT, env=environment, capture_output=True, text=True)
