@@ -6,12 +6,15 @@ from .center import center_update
 from .contrastive import contrastive_loss
 from .dispatch import report
 from .distill import distill_head_loss, distill_loss
+from .multi_crop import MultiCropPatchEmbed
 from .packed import PackedLayout
 from .patches import patch_embed
+from .positions import resize_positions
 
 register_all()
 
 __all__ = [
+    "MultiCropPatchEmbed",
     "PackedLayout",
     "center_update",
     "contrastive_loss",
@@ -20,4 +23,5 @@ __all__ = [
     "patch_embed",
     "reference",
     "report",
+    "resize_positions",
 ]

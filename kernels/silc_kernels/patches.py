@@ -66,7 +66,7 @@ def patch_embed(
         _check_crop(op, i, crop, table, weight)
     return dispatch.run(
         op,
-        (weight, bias, *crops),
+        (weight, bias, *crops, *positions, *(() if prefix is None else (prefix,))),
         backend,
         crops,
         weight,
@@ -87,6 +87,16 @@ def _check_crop(op: str, i: int, crop: Tensor, table: Tensor, weight: Tensor) ->
         raise ValueError(f"{op}: crops[{i}] is on {crop.device}, weight on {weight.device}; move them to one device")
     if crop.requires_grad:
         raise ValueError(f"{op}: crops[{i}] requires a gradient, but pixels get none; pass crops[{i}].detach()")
+    rows, columns = patch_grid(op, i, crop, patch)
+    check_shape(op, f"positions[{i}]", table, (rows * columns, width), "[tokens, D]")
+
+
+def patch_grid(op: str, i: int, crop: Tensor, patch: int) -> tuple[int, int]:
+    """(rows, columns) of patches in the crops [M, 3, H, W] of resolution `i`.
+
+    Raises:
+        ValueError: another shape, or sides that the patch does not divide.
+    """
     check_shape(op, f"crops[{i}]", crop, (None, 3, None, None), "[M, 3, H, W], channels first")
     height, across = crop.shape[-2:]
     if height % patch or across % patch:
@@ -94,5 +104,4 @@ def _check_crop(op: str, i: int, crop: Tensor, table: Tensor, weight: Tensor) ->
             f"{op}: crops[{i}] is {height} x {across} pixels, which patches of {patch} do not divide; "
             f"resize it, for instance to {max(height // patch, 1) * patch} x {max(across // patch, 1) * patch}"
         )
-    tokens = (height // patch) * (across // patch)
-    check_shape(op, f"positions[{i}]", table, (tokens, width), "[tokens, D]")
+    return height // patch, across // patch

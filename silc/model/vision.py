@@ -19,14 +19,17 @@ from silc.config import VisionConfig
 from silc.model import attention
 from silc.model.layers import Mlp, PackedLinear, RecipeLinear, RecipeNorm, layer_norm
 from silc.model.pool import AttentionPool
-from silc.model.positions import Grid, resize_positions
-from silc_kernels import PackedLayout, patch_embed
+from silc_kernels import PackedLayout, patch_embed, resize_positions
 
 Rgb = tuple[float, float, float]
 
 
 class PatchProjection(nn.Module):
-    """Owns the patch weight [D, 3, p, p] and bias [D]; uint8 crops go in, packed tokens come out."""
+    """Owns the patch weight [D, 3, p, p] and bias [D]; uint8 crops go in, packed tokens come out.
+
+    Not `silc_kernels.MultiCropPatchEmbed`, which owns the position table as well: in a checkpoint that is the trunk's
+    (`trunk.pos_embed` beside `trunk.patch_embed.proj.*`), and a sharded parameter must be read by its owner.
+    """
 
     def __init__(self, width: int, patch_size: int, mean: Rgb, std: Rgb, backend: str) -> None:
         super().__init__()
@@ -98,7 +101,7 @@ class Trunk(nn.Module):
         self.attention = attention
         self.checkpoint_activations = checkpoint_activations
         side = config.image_size // config.patch_size
-        self.grid: Grid = (side, side)
+        self.grid = (side, side)
         self.patch_embed = PatchEmbed(config.width, config.patch_size, mean, std, patch_backend)
         self.pos_embed = nn.Parameter(torch.empty(1, side * side, config.width))
         self.blocks = nn.ModuleList(Block(config.width, config.heads, config.mlp_ratio) for _ in range(config.depth))

@@ -9,31 +9,7 @@ from timm.layers import PatchEmbed
 from silc_kernels import PackedLayout, patch_embed
 from silc_kernels.reference import patches as reference
 from tests.kernels.oracles import Allocations, normal, relative, tokens
-
-IMAGENET = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
-PLAIN = {"mean": (0.0, 0.0, 0.0), "std": (1 / 255, 1 / 255, 1 / 255)}
-
-
-def pixels(*shape, seed=0):
-    return torch.randint(0, 256, shape, generator=torch.Generator().manual_seed(seed), dtype=torch.uint8)
-
-
-def problem(sizes, patch, width, prefix=0, dtype=torch.float64):
-    """sizes: (M, H, W) a resolution. -> crops, weight, bias, positions, prefix or None."""
-    crops = [pixels(m, 3, h, w, seed=i) for i, (m, h, w) in enumerate(sizes)]
-    weight = (normal(width, 3, patch, patch, seed=1) / patch).to(dtype).requires_grad_()
-    bias = normal(width, seed=2, dtype=dtype).requires_grad_()
-    tables = [
-        normal((h // patch) * (w // patch), width, seed=3 + i, dtype=dtype).requires_grad_()
-        for i, (_, h, w) in enumerate(sizes)
-    ]
-    before = normal(prefix, width, seed=9, dtype=dtype).requires_grad_() if prefix else None
-    return crops, weight, bias, tables, before
-
-
-def trained(weight, bias, tables, prefix):
-    return [weight, bias, *tables] + ([] if prefix is None else [prefix])
-
+from tests.kernels.patch_problems import IMAGENET, PLAIN, cut, identity, pixels, problem, trained
 
 SIZES = st.lists(st.tuples(st.integers(1, 3), st.integers(1, 3), st.integers(1, 3)), min_size=1, max_size=3)
 
@@ -82,20 +58,14 @@ def test_equals_timm_in_float32(sizes, patch):
 @pytest.mark.parametrize(("height", "width", "patch"), [(12, 20, 4), (28, 14, 14), (16, 8, 8)])
 def test_patchify_is_equal_on_integers(height, width, patch, layout):
     """An identity projection of raw bytes returns every byte, in place."""
-    inputs = 3 * patch * patch
     crop = pixels(3, 3, height, width).contiguous(memory_format=layout)
-    weight = torch.eye(inputs).view(inputs, 3, patch, patch)
+    weight = identity(patch, torch.float32)
+    inputs = len(weight)
     tables = [torch.zeros((height // patch) * (width // patch), inputs)]
     actual = patch_embed([crop.float()], weight, torch.zeros(inputs), tables, **IMAGENET)
     # Bytes are centred by 128 inside: the identity on byte / 255 with std 1 / 255 gives them back up to one rounding.
     centred = patch_embed([crop], weight, torch.zeros(inputs), tables, **PLAIN)
-    expected = [
-        crop[m, :, y : y + patch, x : x + patch].flatten()
-        for m in range(3)
-        for y in range(0, height, patch)
-        for x in range(0, width, patch)
-    ]
-    assert torch.equal(actual, torch.stack(expected).float())
+    assert torch.equal(actual, cut(crop, patch).float())
     assert torch.equal(centred.round(), actual)
     assert (centred - actual).abs().max() < 1e-4
 
@@ -157,7 +127,7 @@ def test_two_runs_are_bitwise_equal():
 
 
 def test_keeps_no_floats_of_the_pixels(monkeypatch):
-    """Backward needs the bytes and the weight; the patch matrix exists a few crops at a time."""
+    """Backward needs the bytes alone; the patch matrix exists a few crops at a time."""
     crops, weight, bias, tables, _ = problem([(16, 32, 32)], 8, 4, dtype=torch.float32)
     monkeypatch.setattr(reference, "CHUNK_ELEMENTS", 2 * 3 * 32 * 32)
     kept = []
@@ -166,12 +136,27 @@ def test_keeps_no_floats_of_the_pixels(monkeypatch):
         kept.append((tensor.dtype, tensor.numel()))
         return tensor
 
-    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor), Allocations() as allocated:
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
         out = patch_embed(crops, weight, bias, tables, **IMAGENET)
-    with allocated:
-        out.sum().backward()
-    assert kept == [(torch.uint8, crops[0].numel()), (torch.float32, weight.numel())]
+    assert kept == [(torch.uint8, crops[0].numel())]
+    with torch.no_grad(), Allocations() as allocated:
+        reference.forward(crops, weight, bias, tables, None, *IMAGENET.values(), torch.float32)
+    assert allocated.largest == max(2 * 3 * 32 * 32, out.numel())
+    with torch.no_grad(), Allocations() as allocated:
+        reference.backward(out, crops, 8, [16], 0, *IMAGENET.values(), torch.float32)
     assert allocated.largest == 2 * 3 * 32 * 32
+
+
+def test_compiles_to_one_graph():
+    """As the public op, argument checks and all, with its gradients."""
+    crops, weight, bias, tables, before = problem([(2, 16, 16), (3, 8, 16)], 8, 12, prefix=1, dtype=torch.float32)
+    inputs = trained(weight, bias, tables, before)
+    call = lambda: patch_embed(crops, weight, bias, tables, **IMAGENET, prefix=before).square()  # noqa: E731
+    compiled = torch.compile(call, fullgraph=True, backend="aot_eager")
+    assert torch.equal(compiled(), call())
+    gradients = torch.autograd.grad(compiled().sum(), inputs)
+    for mine, theirs in zip(gradients, torch.autograd.grad(call().sum(), inputs), strict=True):
+        torch.testing.assert_close(mine, theirs)
 
 
 CROP, WEIGHT, TABLE = pixels(2, 3, 16, 16), torch.zeros(4, 3, 8, 8), torch.zeros(4, 4)

@@ -5,11 +5,9 @@ import timm
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from timm.layers import resample_abs_pos_embed
 
 from silc.config import VisionConfig
 from silc.model import SilcModel, VisionTower, initialize
-from silc.model.positions import resize_matrix, resize_positions
 
 from .conftest import as_float, tiny_config
 
@@ -87,27 +85,6 @@ def test_a_crop_sees_no_other(model, pixels):
     kept = [0, 1, 3]
     torch.testing.assert_close(after[1][kept], before[1][kept], atol=1e-6, rtol=0)
     assert (after[1][2] - before[1][2]).abs().max() > 1e-2
-
-
-@pytest.mark.parametrize("grid", [(4, 4), (6, 6), (16, 16), (3, 11), (8, 8)])
-def test_positions_resized_as_timm_does(grid):
-    table = torch.randn(1, 64, 24, requires_grad=True)
-    theirs = resample_abs_pos_embed(table, list(grid), old_size=[8, 8], num_prefix_tokens=0)[0]
-    ours = resize_positions(table, (8, 8), grid)
-    torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=0)
-    pull = torch.randn_like(theirs)
-    (expected,) = torch.autograd.grad(theirs, table, pull)
-    (got,) = torch.autograd.grad(ours, table, pull)
-    torch.testing.assert_close(got, expected, atol=1e-5, rtol=0)
-
-
-def test_a_position_matrix_made_in_inference_mode_serves_training():
-    resize_matrix.cache_clear()
-    table = torch.randn(1, 16, 8, requires_grad=True)
-    with torch.inference_mode():
-        resize_positions(table, (4, 4), (2, 2))
-    resize_positions(table, (4, 4), (2, 2)).sum().backward()
-    assert table.grad.isfinite().all()
 
 
 def test_checkpointed_blocks_give_the_same_features_and_gradients(pixels):

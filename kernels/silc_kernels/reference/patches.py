@@ -4,100 +4,92 @@ from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
+
+from .. import patch_op
 
 # Numbers of the patch matrix held at a time: 4 MiB of float32, so that it is multiplied while still in the cache.
 CHUNK_ELEMENTS = 1 << 20
 BYTE_CENTER = 128
 
 
-def patch_embed(
-    crops: Sequence[Tensor],
+def forward(
+    crops: list[Tensor],
     weight: Tensor,
     bias: Tensor,
-    positions: Sequence[Tensor],
-    *,
-    mean: Sequence[float],
-    std: Sequence[float],
-    prefix: Tensor | None = None,
-    out_dtype: torch.dtype | None = None,
+    positions: list[Tensor],
+    prefix: Tensor | None,
+    mean: list[float],
+    std: list[float],
+    out_dtype: torch.dtype,
 ) -> Tensor:
-    """Plain-torch `silc_kernels.patch_embed`; arguments are not checked."""
-    out_dtype = weight.dtype if out_dtype is None else out_dtype
-    return _PatchEmbed.apply(tuple(crops), weight, bias, prefix, (tuple(mean), tuple(std)), out_dtype, *positions)
-
-
-class _PatchEmbed(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx, crops, weight, bias, prefix, statistics, out_dtype, *positions):
-        dtype = torch.promote_types(weight.dtype, torch.float32)
-        gain, offset = _folding(weight, *statistics)
-        plain = weight.to(dtype)
-        folded = (plain * gain).flatten(1).t()
-        folded_bias = bias.to(dtype) + (plain * offset).sum((1, 2, 3))
-        before = 0 if prefix is None else prefix.shape[0]
-        tokens = [table.shape[0] for table in positions]
-        rows = sum(crop.shape[0] * (before + count) for crop, count in zip(crops, tokens, strict=True))
-        packed = torch.empty(rows, weight.shape[0], dtype=out_dtype, device=weight.device)
-        start = 0
-        for crop, table in zip(crops, positions, strict=True):
-            end = start + crop.shape[0] * (before + table.shape[0])
-            group = packed[start:end].view(crop.shape[0], before + table.shape[0], -1)
-            start = end
-            if prefix is not None:
-                group[:, :before] = prefix
-            whole = folded if crop.dtype == torch.uint8 else plain.flatten(1).t()
-            added = table.to(dtype) + (folded_bias if crop.dtype == torch.uint8 else bias.to(dtype))
-            for part, patches in _patches(crop, weight.shape[-1], dtype):
-                _project(patches, whole, added, group[part, before:])
-        ctx.save_for_backward(*crops, weight)
-        ctx.statistics, ctx.before, ctx.tokens = statistics, before, tokens
-        ctx.dtypes = bias.dtype, [table.dtype for table in positions], None if prefix is None else prefix.dtype
-        return packed
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx, grad):
-        *crops, weight = ctx.saved_tensors
-        dtype = torch.promote_types(weight.dtype, torch.float32)
-        width, _, patch, _ = weight.shape
-        gain, offset = _folding(weight, *ctx.statistics)
-        d_folded = torch.zeros(2, width, 3 * patch * patch, dtype=dtype, device=weight.device)
-        d_bias = torch.zeros(2, width, dtype=dtype, device=weight.device)
-        d_prefix = torch.zeros(ctx.before, width, dtype=dtype, device=weight.device)
-        d_positions = []
-        start = 0
-        for crop, tokens in zip(crops, ctx.tokens, strict=True):
-            end = start + crop.shape[0] * (ctx.before + tokens)
-            group = grad[start:end].view(crop.shape[0], ctx.before + tokens, width)
-            start = end
-            raw = int(crop.dtype == torch.uint8)
-            d_prefix += group[:, : ctx.before].sum(0, dtype=dtype)
-            d_positions.append(group[:, ctx.before :].sum(0, dtype=dtype))
-            d_bias[raw] += d_positions[-1].sum(0)
-            for part, patches in _patches(crop, patch, dtype):
-                rows = group[part, ctx.before :].to(dtype).reshape(-1, width)
-                d_folded[raw].addmm_(rows.t(), patches)
-        d_plain, d_raw = d_folded.view(2, *weight.shape)
-        d_weight = d_plain + d_raw * gain + d_bias[1].view(-1, 1, 1, 1) * offset
-        bias_dtype, table_dtypes, prefix_dtype = ctx.dtypes
-        return (
-            None,
-            d_weight.to(weight.dtype),
-            d_bias.sum(0).to(bias_dtype),
-            None if prefix_dtype is None else d_prefix.to(prefix_dtype),
-            None,
-            None,
-            *(d.to(want) for d, want in zip(d_positions, table_dtypes, strict=True)),
-        )
-
-
-def _folding(weight: Tensor, mean: Sequence[float], std: Sequence[float]) -> tuple[Tensor, Tensor]:
-    """gain, offset, [1, 3, 1, 1] each: (byte / 255 - mean) / std = gain (byte - 128) + offset."""
+    """See `patch_op.define`. Computes in float32, in float64 where the weight is."""
     dtype = torch.promote_types(weight.dtype, torch.float32)
+    gain, offset = _folding(mean, std, dtype, weight.device)
+    plain = weight.to(dtype)
+    folded = (plain * gain).flatten(1).t()
+    folded_bias = bias.to(dtype) + (plain * offset).sum((1, 2, 3))
+    before = 0 if prefix is None else prefix.shape[0]
+    rows = sum(crop.shape[0] * (before + table.shape[0]) for crop, table in zip(crops, positions, strict=True))
+    packed = torch.empty(rows, weight.shape[0], dtype=out_dtype, device=weight.device)
+    start = 0
+    for crop, table in zip(crops, positions, strict=True):
+        end = start + crop.shape[0] * (before + table.shape[0])
+        group = packed[start:end].view(crop.shape[0], before + table.shape[0], -1)
+        start = end
+        if prefix is not None:
+            group[:, :before] = prefix
+        whole = folded if crop.dtype == torch.uint8 else plain.flatten(1).t()
+        added = table.to(dtype) + (folded_bias if crop.dtype == torch.uint8 else bias.to(dtype))
+        for part, patches in _patches(crop, weight.shape[-1], dtype):
+            _project(patches, whole, added, group[part, before:])
+    return packed
+
+
+def backward(
+    grad: Tensor,
+    crops: list[Tensor],
+    patch: int,
+    tokens: list[int],
+    before: int,
+    mean: list[float],
+    std: list[float],
+    dtype: torch.dtype,
+) -> list[Tensor]:
+    """See `patch_op.define`."""
+    width = grad.shape[-1]
+    gain, offset = _folding(mean, std, dtype, grad.device)
+    d_folded = torch.zeros(2, width, 3 * patch * patch, dtype=dtype, device=grad.device)
+    d_bias = torch.zeros(2, width, dtype=dtype, device=grad.device)
+    d_prefix = torch.zeros(before, width, dtype=dtype, device=grad.device)
+    d_positions = []
+    start = 0
+    for crop, count in zip(crops, tokens, strict=True):
+        end = start + crop.shape[0] * (before + count)
+        group = grad[start:end].view(crop.shape[0], before + count, width)
+        start = end
+        raw = int(crop.dtype == torch.uint8)
+        d_prefix += group[:, :before].sum(0, dtype=dtype)
+        d_positions.append(group[:, before:].sum(0, dtype=dtype))
+        d_bias[raw] += d_positions[-1].sum(0)
+        for part, patches in _patches(crop, patch, dtype):
+            rows = group[part, before:].to(dtype).reshape(-1, width)
+            d_folded[raw].addmm_(rows.t(), patches)
+    d_plain, d_raw = d_folded.view(2, width, 3, patch, patch)
+    d_weight = d_plain + d_raw * gain + d_bias[1].view(-1, 1, 1, 1) * offset
+    return [d_weight, d_bias.sum(0), d_prefix, *d_positions]
+
+
+patch_embed = patch_op.define("patch_embed_reference", forward, backward)
+patch_embed.__doc__ = "Plain-torch `silc_kernels.patch_embed`; arguments are not checked."
+
+
+def _folding(
+    mean: Sequence[float], std: Sequence[float], dtype: torch.dtype, device: torch.device
+) -> tuple[Tensor, Tensor]:
+    """gain, offset, [1, 3, 1, 1] each: (byte / 255 - mean) / std = gain (byte - 128) + offset."""
     gain = [1 / (255 * s) for s in std]
     offset = [(BYTE_CENTER / 255 - m) / s for m, s in zip(mean, std, strict=True)]
-    return tuple(torch.tensor(v, dtype=dtype, device=weight.device).view(1, 3, 1, 1) for v in (gain, offset))
+    return tuple(torch.tensor(v, dtype=dtype, device=device).view(1, 3, 1, 1) for v in (gain, offset))
 
 
 def _project(patches: Tensor, weight: Tensor, added: Tensor, out: Tensor) -> None:

@@ -28,9 +28,10 @@ def poisoned(monkeypatch: pytest.MonkeyPatch) -> None:
     """Buffers that are made empty hold NaN (integers: the largest), so that what a kernel leaves unwritten shows."""
 
     def fill(tensor: torch.Tensor) -> torch.Tensor:
-        if tensor.is_floating_point():
-            return tensor.fill_(torch.nan)
-        return tensor if tensor.dtype == torch.bool else tensor.fill_(torch.iinfo(tensor.dtype).max)
+        if tensor.dtype != torch.bool:
+            floating = tensor.is_floating_point()
+            tensor.detach().fill_(torch.nan if floating else torch.iinfo(tensor.dtype).max)
+        return tensor
 
     def poisoning(make):
         return lambda *args, **kwargs: fill(make(*args, **kwargs))

@@ -1,7 +1,5 @@
 """Position tables at other resolutions: one fixed matrix per pair of grids, so that resizing is a matrix product."""
 
-from __future__ import annotations
-
 from functools import lru_cache
 
 import torch
@@ -26,6 +24,11 @@ def resize_matrix(grid_in: Grid, grid_out: Grid, device: torch.device) -> Tensor
         return resized.view(tokens_in, -1).t().contiguous().to(device)
 
 
+@torch.compiler.assume_constant_result  # a matrix made while tracing is one of the compiled graph's constants
+def _matrix(grid_in: Grid, grid_out: Grid, device: torch.device) -> Tensor:
+    return resize_matrix(grid_in, grid_out, device)
+
+
 def resize_positions(table: Tensor, grid_in: Grid, grid_out: Grid) -> Tensor:
     """Resize a position table, differentiably: [1, rows_in * cols_in, D] -> [rows_out * cols_out, D], in fp32 inside.
 
@@ -34,6 +37,6 @@ def resize_positions(table: Tensor, grid_in: Grid, grid_out: Grid) -> Tensor:
     positions = table[0]
     if grid_in == grid_out:
         return positions
-    matrix = resize_matrix(grid_in, grid_out, table.device)
+    matrix = _matrix(grid_in, grid_out, table.device)
     precise = torch.promote_types(table.dtype, matrix.dtype)
     return (matrix.to(precise) @ positions.to(precise)).to(table.dtype)
