@@ -8,7 +8,7 @@ from ..dispatch import register
 from .runtime import supports
 
 # op -> the module that implements it, under the op's name
-OPS: dict[str, str] = {}
+OPS: dict[str, str] = {"contrastive_loss": "contrastive"}
 
 
 def register_all() -> None:

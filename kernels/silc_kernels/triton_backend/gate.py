@@ -22,7 +22,7 @@ TABLE = Path(__file__).parents[2] / "compile_gate.csv"
 ARCHITECTURES = (80, 90, 100)
 SHARED_LIMIT = {80: 163 * 1024, 90: 227 * 1024, 100: 227 * 1024}
 # Each names the kernels it ships in `gate_candidates()`.
-MODULES: tuple[str, ...] = ()
+MODULES: tuple[str, ...] = ("contrastive",)
 
 
 @dataclass(frozen=True, kw_only=True)
