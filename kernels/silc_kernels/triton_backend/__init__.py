@@ -4,11 +4,14 @@ import importlib
 from collections.abc import Callable
 from typing import Any
 
+import torch
+
 from ..dispatch import register
 from .runtime import supports
 
 # op -> the module that implements it, under the op's name
 OPS: dict[str, str] = {"contrastive_loss": "contrastive"}
+_IMPORTED: dict[str, Callable[..., Any]] = {}
 
 
 def register_all() -> None:
@@ -18,6 +21,12 @@ def register_all() -> None:
 
 def _later(op: str, module: str) -> Callable[..., Any]:
     def call(*args: Any, **kwargs: Any) -> Any:
-        return getattr(importlib.import_module(f".{module}", __package__), op)(*args, **kwargs)
+        _import(op, module)
+        return _IMPORTED[op](*args, **kwargs)
 
     return call
+
+
+@torch.compiler.assume_constant_result  # an import cannot be traced
+def _import(op: str, module: str) -> None:
+    _IMPORTED[op] = getattr(importlib.import_module(f".{module}", __package__), op)

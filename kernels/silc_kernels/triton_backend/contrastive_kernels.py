@@ -129,7 +129,7 @@ def _store_gradient(gradient, values, rows, columns, n_rows, n_columns):
 
 @triton.jit
 def _add(sums, which, of_rows):
-    """sums [3, programs][which, this program] += sum of_rows: launches follow one another, so no program meets another."""
+    """sums [3, programs][which, this program] += sum of_rows. Launches follow one another: nobody else writes there."""
     programs = tl.num_programs(0) * tl.num_programs(1)
     place = sums + which * programs + tl.program_id(1) * tl.num_programs(0) + tl.program_id(0)
     tl.store(place, tl.load(place) + tl.sum(of_rows))
@@ -140,12 +140,14 @@ def _softmax_part(
     products, scale, row_totals, column_totals, gradient, rows, columns,
     n_rows, n_columns, first_row, first_column, pairs, unit,
 ):  # fmt: skip
-    """Write a part of G; the sums of G_ij image_i . text_j of its rows. Outside the matrix the products are 0."""
+    """Write a part of G; the sums of G_ij image_i . text_j of its rows."""
     of_rows = tl.load(row_totals + rows, mask=rows < n_rows, other=0.0)
     of_columns = tl.load(column_totals + columns, mask=columns < n_columns, other=0.0)
     similarities = products * scale
     values = tl.exp(similarities - of_rows[:, None]) + tl.exp(similarities - of_columns[None, :])
-    values = tl.where(_not_matching(rows, columns, first_row, first_column, pairs), values, 0.0)
+    # Outside the matrix, where the totals are not those of any row, values can be infinite.
+    inside = (rows < n_rows)[:, None] & (columns < n_columns)[None, :]
+    values = tl.where(inside & _not_matching(rows, columns, first_row, first_column, pairs), values, 0.0)
     _store_gradient(gradient, values * unit, rows, columns, n_rows, n_columns)
     return tl.sum(values * products, 1)
 

@@ -15,20 +15,26 @@ DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
 def supports(device: torch.device, tensors: Sequence[Tensor]) -> tuple[bool, str]:
     """Whether the Triton kernels take a call on `device` with these tensors, and why (not)."""
+    able, where = _runs_on(device)
+    if not able:
+        return False, where
+    for tensor in tensors:
+        if tensor.is_floating_point() and tensor.dtype not in DTYPES:
+            return False, f"the kernels take float32, bfloat16 and float16, not {tensor.dtype}"
+    return True, where
+
+
+@torch.compiler.assume_constant_result  # what is installed cannot be traced, and does not change
+def _runs_on(device: torch.device) -> tuple[bool, str]:
     if importlib.util.find_spec("triton") is None:
         return False, "triton is not installed"
     if device.type == "cuda" and not INTERPRET:
         if torch.cuda.get_device_capability(device) < OLDEST:
             return False, f"{torch.cuda.get_device_name(device)} is older than compute capability 8.0"
-        where = f"Triton on {torch.cuda.get_device_name(device)}"
-    elif INTERPRET:
-        where = "Triton's interpreter (TRITON_INTERPRET=1): slow, for tests"
-    else:
-        return False, f"Triton needs a CUDA device, not {device.type}; for tests set TRITON_INTERPRET=1 before starting"
-    for tensor in tensors:
-        if tensor.is_floating_point() and tensor.dtype not in DTYPES:
-            return False, f"the kernels take float32, bfloat16 and float16, not {tensor.dtype}"
-    return True, where
+        return True, f"Triton on {torch.cuda.get_device_name(device)}"
+    if INTERPRET:
+        return True, "Triton's interpreter (TRITON_INTERPRET=1): slow, for tests"
+    return False, f"Triton needs a CUDA device, not {device.type}; for tests set TRITON_INTERPRET=1 before starting"
 
 
 @functools.cache
