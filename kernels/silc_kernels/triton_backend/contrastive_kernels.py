@@ -109,8 +109,17 @@ def merge_kernel(
 
 @triton.jit
 def _halves(tile, ROWS: tl.constexpr, COLUMNS: tl.constexpr):
-    """Left and right, without a move between threads. One after the other they need half the registers."""
+    """Left and right, without a move between threads."""
     return tl.split(tl.permute(tl.reshape(tile, (ROWS, 2, COLUMNS // 2)), (0, 2, 1)))
+
+
+@triton.jit
+def _quarters(tile, ROWS: tl.constexpr, COLUMNS: tl.constexpr):
+    """From left to right. Worked on one after the other they need few registers, so that two programs fit."""
+    left, right = _halves(tile, ROWS, COLUMNS)
+    first, second = _halves(left, ROWS, COLUMNS // 2)
+    third, fourth = _halves(right, ROWS, COLUMNS // 2)
+    return first, second, third, fourth
 
 
 @triton.jit
@@ -135,23 +144,6 @@ def _add(sums, which, of_rows):
     tl.store(place, tl.load(place) + tl.sum(of_rows))
 
 
-@triton.jit
-def _softmax_part(
-    products, scale, row_totals, column_totals, gradient, rows, columns,
-    n_rows, n_columns, first_row, first_column, pairs, unit,
-):  # fmt: skip
-    """Write a part of G; the sums of G_ij image_i . text_j of its rows."""
-    of_rows = tl.load(row_totals + rows, mask=rows < n_rows, other=0.0)
-    of_columns = tl.load(column_totals + columns, mask=columns < n_columns, other=0.0)
-    similarities = products * scale
-    values = tl.exp(similarities - of_rows[:, None]) + tl.exp(similarities - of_columns[None, :])
-    # Outside the matrix, where the totals are not those of any row, values can be infinite.
-    inside = (rows < n_rows)[:, None] & (columns < n_columns)[None, :]
-    values = tl.where(inside & _not_matching(rows, columns, first_row, first_column, pairs), values, 0.0)
-    _store_gradient(gradient, values * unit, rows, columns, n_rows, n_columns)
-    return tl.sum(values * products, 1)
-
-
 @triton.jit(do_not_specialize=["first_row", "first_column", "pairs"])
 def softmax_gradient_kernel(
     images, texts, scale, row_totals, column_totals, gradient, sums,
@@ -163,17 +155,21 @@ def softmax_gradient_kernel(
     products = _products(
         images, texts, row, column, n_rows, n_columns, width, BULK, COMPUTE, ROWS, COLUMNS, DEPTH
     )  # fmt: skip
-    left, right = _halves(products, ROWS, COLUMNS)
+    rows = row + tl.arange(0, ROWS)
+    of_rows = tl.load(row_totals + rows, mask=rows < n_rows, other=0.0)
     factor = tl.load(scale)
-    rows, columns = row + tl.arange(0, ROWS), column + tl.arange(0, COLUMNS // 2)
-    total = _softmax_part(
-        left, factor, row_totals, column_totals, gradient, rows, columns,
-        n_rows, n_columns, first_row, first_column, pairs, unit,
-    )  # fmt: skip
-    total += _softmax_part(
-        right, factor, row_totals, column_totals, gradient, rows, columns + COLUMNS // 2,
-        n_rows, n_columns, first_row, first_column, pairs, unit,
-    )  # fmt: skip
+    total = tl.zeros((ROWS,), tl.float32)
+    parts = _quarters(products, ROWS, COLUMNS)
+    for part in tl.static_range(4):
+        columns = column + part * (COLUMNS // 4) + tl.arange(0, COLUMNS // 4)
+        of_columns = tl.load(column_totals + columns, mask=columns < n_columns, other=0.0)
+        similarities = parts[part] * factor
+        values = tl.exp(similarities - of_rows[:, None]) + tl.exp(similarities - of_columns[None, :])
+        # Outside the matrix, where the totals are not those of any row, values can be infinite.
+        inside = (rows < n_rows)[:, None] & (columns < n_columns)[None, :]
+        values = tl.where(inside & _not_matching(rows, columns, first_row, first_column, pairs), values, 0.0)
+        _store_gradient(gradient, values * unit, rows, columns, n_rows, n_columns)
+        total += tl.sum(values * parts[part], 1)
     _add(sums, 1, total)
 
 
@@ -187,21 +183,6 @@ def _log1p(x):
     u = t * t
     series = 1.0 + u * (1 / 3 + u * (1 / 5 + u * (1 / 7 + u * (1 / 9 + u * (1 / 11 + u * (1 / 13))))))
     return 2.0 * t * series
-
-
-@triton.jit
-def _sigmoid_part(
-    products, scale, bias, gradient, rows, columns, n_rows, n_columns, first_row, first_column, pairs, unit,
-):  # fmt: skip
-    """Write a part of G; the sums over its rows of softplus(s_ij), G_ij image_i . text_j and G_ij."""
-    inside = (rows < n_rows)[:, None] & (columns < n_columns)[None, :]
-    counts = inside & _not_matching(rows, columns, first_row, first_column, pairs)
-    similarities = tl.where(counts, products * scale + bias, float("-inf"))
-    small = tl.exp(-tl.abs(similarities))
-    losses = tl.sum(tl.maximum(similarities, 0.0) + _log1p(small), 1)
-    values = tl.where(similarities >= 0, 1.0, small) / (1.0 + small)
-    _store_gradient(gradient, values * unit, rows, columns, n_rows, n_columns)
-    return losses, tl.sum(values * products, 1), tl.sum(values, 1)
 
 
 @triton.jit(do_not_specialize=["first_row", "first_column", "pairs", "counted"])
@@ -218,17 +199,23 @@ def sigmoid_gradient_kernel(
     products = _products(
         images, texts, row, column, n_rows, n_columns, width, BULK, COMPUTE, ROWS, COLUMNS, DEPTH
     )  # fmt: skip
-    left, right = _halves(products, ROWS, COLUMNS)
+    rows = row + tl.arange(0, ROWS)
     factor, shift = tl.load(scale), tl.load(bias)
-    rows, columns = row + tl.arange(0, ROWS), column + tl.arange(0, COLUMNS // 2)
-    losses, of_products, of_values = _sigmoid_part(
-        left, factor, shift, gradient, rows, columns, n_rows, n_columns, first_row, first_column, pairs, unit
-    )  # fmt: skip
-    more_losses, more_of_products, more_of_values = _sigmoid_part(
-        right, factor, shift, gradient, rows, columns + COLUMNS // 2,
-        n_rows, n_columns, first_row, first_column, pairs, unit,
-    )  # fmt: skip
+    losses = tl.zeros((ROWS,), tl.float32)
+    of_products, of_values = tl.zeros_like(losses), tl.zeros_like(losses)
+    parts = _quarters(products, ROWS, COLUMNS)
+    for part in tl.static_range(4):
+        columns = column + part * (COLUMNS // 4) + tl.arange(0, COLUMNS // 4)
+        inside = (rows < n_rows)[:, None] & (columns < n_columns)[None, :]
+        counts = inside & _not_matching(rows, columns, first_row, first_column, pairs)
+        similarities = tl.where(counts, parts[part] * factor + shift, float("-inf"))
+        small = tl.exp(-tl.abs(similarities))
+        values = tl.where(similarities >= 0, 1.0, small) / (1.0 + small)
+        _store_gradient(gradient, values * unit, rows, columns, n_rows, n_columns)
+        losses += tl.sum(tl.maximum(similarities, 0.0) + _log1p(small), 1)
+        of_products += tl.sum(values * parts[part], 1)
+        of_values += tl.sum(values, 1)
     if counted:
-        _add(sums, 0, losses + more_losses)
-        _add(sums, 1, of_products + more_of_products)
-        _add(sums, 2, of_values + more_of_values)
+        _add(sums, 0, losses)
+        _add(sums, 1, of_products)
+        _add(sums, 2, of_values)
