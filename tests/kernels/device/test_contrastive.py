@@ -19,13 +19,7 @@ HALVES = torch.bfloat16, torch.float16
 DTYPES = pytest.mark.parametrize("dtype", [torch.float32, *HALVES], ids=["fp32", "bf16", "fp16"])
 # Pairs, width, views, chunk, scale: a single pair, odd widths (loaded by pointers), several tiles, slices that do not
 # divide the pairs.
-SHAPES = [
-    (1, 1, 1, 4096, 9.0),
-    (5, 3, 2, 2, 9.0),
-    (131, 72, 1, 4096, 100.0),
-    (150, 40, 2, 70, 9.0),
-    (70, 136, 1, 33, 9.0),
-]
+SHAPES = [(1, 1, 1, 4096, 9.0), (5, 3, 2, 2, 9.0), (131, 72, 1, 4096, 100.0), (70, 40, 2, 33, 9.0)]
 if not INTERPRET:
     SHAPES += [
         (1024, 768, 2, 4096, 30.0),
@@ -36,7 +30,7 @@ if not INTERPRET:
 NAMES = "loss", "image", "text", "scale", "bias"
 
 
-def leaves(device, n=150, d=40, views=1, scale=9.0, bias=-4.0, dtype=torch.float32):
+def leaves(device, n=70, d=40, views=1, scale=9.0, bias=-4.0, dtype=torch.float32):
     """Pairs that are alike but noisy, as in training: neither all positives nor none stand out."""
     image, text = unit(views, n, d, seed=1), unit(n, d, seed=2)
     image = functional.normalize(image + 0.7 * text, dim=-1)
@@ -107,10 +101,10 @@ def test_as_good_as_plain_torch(device, kind, dtype, shape):
 
 
 @KINDS
-@pytest.mark.parametrize("elements", [1, 40 * 70])
+@pytest.mark.parametrize("elements", [1, 20 * 33])
 def test_many_blocks_of_a_tile(device, kind, elements, monkeypatch):
     monkeypatch.setattr(backend.TritonTiles, "elements", elements)
-    assert_right(leaves(device, 12 if elements == 1 else 150, 40, 2), kind, chunk=70)
+    assert_right(leaves(device, 4 if elements == 1 else 70, 40, 2), kind, chunk=33)
 
 
 @KINDS
@@ -119,11 +113,11 @@ def test_every_shipped_tile(device, kind, architecture, monkeypatch):
     """Also those that another chip, or another alignment, would take."""
     for block in backend.blocks(architecture, 2):
         monkeypatch.setattr(backend, "blocks", lambda *_, block=block: (block,))
-        assert_right(leaves(device, 150, 40, dtype=torch.bfloat16), kind)
+        assert_right(leaves(device, 131, dtype=torch.bfloat16), kind)
 
 
 def extremes(case, device, dtype):
-    image, text, scale, bias = leaves(device, 140, 24, 1, 100.0, -10.0, dtype)
+    image, text, scale, bias = leaves(device, 60, 24, 1, 100.0, -10.0, dtype)
     with torch.no_grad():
         if case == "far from the positives":
             wide = image[0].float(), text.float()
@@ -132,12 +126,12 @@ def extremes(case, device, dtype):
         elif case == "all alike":
             image[:], text[:] = image[0, :1].clone(), image[0, :1].clone()
         elif case == "one-hot":
-            hot = torch.eye(24, device=device)[torch.arange(140) % 24]
+            hot = torch.eye(24, device=device)[torch.arange(60) % 24]
             image[:], text[:] = hot, hot
         elif case == "zero":
             image.zero_(), text.zero_()
         elif case == "duplicate captions":
-            text[70:] = text[:70].clone()
+            text[30:] = text[:30].clone()
     return image, text, scale, bias
 
 
@@ -145,10 +139,10 @@ CASES = "far from the positives", "all alike", "one-hot", "zero", "duplicate cap
 
 
 @KINDS
-@DTYPES
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["fp32", "bf16"])
 @pytest.mark.parametrize("case", CASES)
 def test_extremes(device, kind, dtype, case):
-    assert_right(extremes(case, device, dtype), kind, chunk=100)
+    assert_right(extremes(case, device, dtype), kind, chunk=40)
 
 
 @pytest.mark.parametrize("bias", [0.0, -5.0, -12.0, -30.0])
@@ -174,7 +168,7 @@ def test_only_what_asks_gets_a_gradient(device, kind, wanted):
 
 @KINDS
 def test_without_gradients_the_value_is_the_same(device, kind):
-    inputs = leaves(device, 140, 8, 2)
+    inputs = leaves(device, 70, 8, 2)
     with torch.no_grad():
         value = contrastive_loss(*inputs, kind=kind, backend="triton")
     assert not value.requires_grad
@@ -183,14 +177,14 @@ def test_without_gradients_the_value_is_the_same(device, kind):
 
 @KINDS
 def test_two_runs_are_bitwise_equal(device, kind):
-    inputs = leaves(device, *((150, 40) if INTERPRET else (2000, 768)), 2, dtype=torch.bfloat16)
-    runs = [ours(inputs, kind, chunk=70) for _ in range(2)]
+    inputs = leaves(device, *((70, 40) if INTERPRET else (2000, 768)), 2, dtype=torch.bfloat16)
+    runs = [ours(inputs, kind, chunk=33) for _ in range(2)]
     assert all(torch.equal(first, second) for first, second in zip(*runs, strict=True))
 
 
 @KINDS
 def test_keeps_only_gradients_of_the_features(device, kind):
-    n, d = 140, 8
+    n, d = 70, 8
     kept = []
 
     def pack(tensor):
@@ -204,20 +198,20 @@ def test_keeps_only_gradients_of_the_features(device, kind):
 
 @KINDS
 def test_allocates_no_more_than_a_tile_of_similarities(device, kind, monkeypatch):
-    n, d, chunk = 300, 8, 64
-    monkeypatch.setattr(backend.TritonTiles, "elements", 40 * chunk)
+    n, d, chunk = 96, 4, 32
+    monkeypatch.setattr(backend.TritonTiles, "elements", 20 * chunk)
     ranks = Ranks.of("contrastive_loss", None)
     options = Options(kind == "softmax", ranks, False, chunk, True, True, True)
     inputs = [x.detach() for x in leaves(device, n, d)]
     with Allocations() as allocated:
         Similarities(*inputs, options, backend.TritonTiles).solve()
-    assert allocated.largest == 40 * chunk > n * d
+    assert allocated.largest == 20 * chunk > n * d
 
 
 @KINDS
 def test_is_an_operator_by_the_book(device, kind):
     for wanted in ([True, True, True], [False, True, False]):
-        inputs = [x.requires_grad_(needed) for x, needed in zip(leaves(device, 9, 8, 2), [*wanted, True], strict=True)]
+        inputs = [x.requires_grad_(needed) for x, needed in zip(leaves(device, 4, 8), [*wanted, True], strict=True)]
         arguments = *inputs, kind == "softmax", "", "auto", 5, wanted
         torch.library.opcheck(torch.ops.silc_kernels.contrastive_triton.default, arguments)
 
