@@ -171,7 +171,8 @@ class Similarities:
         views, n, _ = self.image.shape
         pairs = n * self.ranks.size * views
         share = 1 / (2 * pairs) if self.options.softmax else 1 / pairs
-        sums *= sums.new_tensor([1 / pairs, share, share])
+        sums[0] *= 1 / pairs
+        sums[1:] *= share
         total = self.ranks.start_all_reduce(sums)
         # Engines divide the sum over ranks by their number; the features' gradients are this rank's alone.
         factor = self.scale * (share * self.ranks.size)

@@ -176,6 +176,14 @@ def test_without_gradients_the_value_is_the_same(device, kind):
 
 
 @KINDS
+def test_a_feature_that_is_not_a_number_shows_in_the_loss(device, kind):
+    inputs = leaves(device, 70, 8)
+    with torch.no_grad():
+        inputs[1][3, 2] = torch.nan
+    assert contrastive_loss(*inputs, kind=kind, backend="triton").isnan()
+
+
+@KINDS
 def test_two_runs_are_bitwise_equal(device, kind):
     inputs = leaves(device, *((70, 40) if INTERPRET else (2000, 768)), 2, dtype=torch.bfloat16)
     runs = [ours(inputs, kind, chunk=33) for _ in range(2)]
