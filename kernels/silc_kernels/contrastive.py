@@ -48,7 +48,8 @@ def contrastive_loss(
             texts and they are summed between ranks (fewest products: best on one node). "recompute": images are
             gathered too and each rank computes its own columns again (no gradient travels: best across nodes). "auto":
             reduce_scatter on one node, recompute on several (LOCAL_WORLD_SIZE below the number of ranks).
-        chunk: gathered features held at a time; memory is O(n d + chunk d), nothing of size n x B exists.
+        chunk: features, over all ranks, that are gathered at a time, while those before are worked on. Memory is
+            O(n d + chunk d) and a tile of similarities of fixed size; nothing of size n x B exists.
         normalize: L2-normalise image and text first.
         backend: "auto", or a name from `dispatch.report`.
 

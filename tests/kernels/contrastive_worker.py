@@ -10,7 +10,8 @@ import torch
 import torch.distributed as dist
 
 from silc_kernels import center_update, contrastive_loss
-from silc_kernels.reference.similarities import Similarities
+from silc_kernels.collectives import Ranks
+from silc_kernels.similarities import Similarities
 from tests.kernels.oracles import contrastive, far_below_one_another, normal, relative, unit
 
 WORLD = 4
@@ -26,7 +27,7 @@ def work(rank: int, store: str, queue) -> None:
     # new_group is collective: every rank makes every group.
     halves = [dist.new_group([0, 1]), dist.new_group([2, 3])]
     singles = [dist.new_group([r]) for r in range(WORLD)]
-    hasty = dist.new_group(list(range(WORLD)), timeout=timedelta(seconds=2))
+    hasty = [dist.new_group(list(range(WORLD)), timeout=timedelta(seconds=2)) for _ in range(2)]
     try:
         groups = ((None, WORLD), (halves[rank // 2], 2), (singles[rank], 1))
         for (group, size), kind, plan in itertools.product(groups, ("softmax", "sigmoid"), PLANS):
@@ -38,7 +39,10 @@ def work(rank: int, store: str, queue) -> None:
         check_text_only()
         check_uneven_batches(rank)
         check_center()
-        check_absent_rank(rank, hasty)
+        check_rank_that_leaves(rank, hasty[0])
+        check_absent_rank(rank, hasty[1])
+        # The others' errors are to come from the timeout, not from the end of this process.
+        dist.barrier()
         queue.put((rank, None))
     except BaseException:
         queue.put((rank, traceback.format_exc()))
@@ -155,10 +159,39 @@ def check_center():
     torch.testing.assert_close(center_update(center, weight @ mine, momentum=0.9), expected)
 
 
+def check_rank_that_leaves(rank, hasty):
+    """One that says it takes part and then does not: what the others have started ends in an error."""
+    if rank == WORLD - 1:
+        Ranks.of("contrastive_loss", hasty).all_gather_numbers((1, PAIRS, WIDTH), torch.device("cpu"))
+        return
+    features = normal(PAIRS, WIDTH)
+    with pytest.raises(RuntimeError, match=f"contrastive_loss: all_gather failed on rank {rank} of {WORLD}"):
+        contrastive_loss(features, features, torch.ones(1), group=hasty)
+
+
 def check_absent_rank(rank, hasty):
-    """Last, since it breaks the group: a rank that never comes is an error that names the op, not a hang."""
+    """A rank that never comes is an error that names the op, not a hang."""
     if rank == WORLD - 1:
         return
     features = normal(PAIRS, WIDTH)
     with pytest.raises(RuntimeError, match=f"contrastive_loss: all_gather failed on rank {rank} of {WORLD}"):
         contrastive_loss(features, features, torch.ones(1), group=hasty)
+
+
+def work_in_triton(rank: int, size: int, backend: str, store: str, queue) -> None:
+    """The same plans over the kernels, on one rank of `size`; puts (rank, None or a traceback)."""
+    torch.set_num_threads(1)
+    dist.init_process_group(backend, init_method=f"file://{store}", rank=rank, world_size=size)
+    device = torch.device("cuda", rank) if backend == "nccl" else torch.device("cpu")
+    try:
+        for kind, plan, (views, chunk) in itertools.product(("softmax", "sigmoid"), PLANS, ((2, 4096), (1, 3 * size))):
+            leaves = [x.detach().to(device).requires_grad_() for x in batch(size, views, torch.float32)]
+            found, reference = (
+                solve(None, size, leaves, kind=kind, plan=plan, chunk=chunk, backend=name)
+                for name in ("triton", "reference")
+            )
+            torch.testing.assert_close(found, reference, rtol=1e-5, atol=1e-6)
+        queue.put((rank, None))
+    except BaseException:
+        queue.put((rank, traceback.format_exc()))
+        raise

@@ -82,7 +82,7 @@ def far_below_one_another(image: Tensor, text: Tensor) -> None:
 
 
 class Allocations(TorchDispatchMode):
-    """Records the number of elements of every tensor that an op makes, views of inputs aside."""
+    """Records the number of elements of every floating-point tensor that an op makes, views of inputs aside."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -92,6 +92,10 @@ class Allocations(TorchDispatchMode):
         known = {t.untyped_storage().data_ptr() for t in args if isinstance(t, Tensor)}
         out = func(*args, **(kwargs or {}))
         for tensor in out if isinstance(out, tuple | list) else (out,):
-            if isinstance(tensor, Tensor) and tensor.untyped_storage().data_ptr() not in known:
+            if (
+                isinstance(tensor, Tensor)
+                and tensor.is_floating_point()
+                and tensor.untyped_storage().data_ptr() not in known
+            ):
                 self.largest = max(self.largest, tensor.untyped_storage().nbytes() // tensor.element_size())
         return out

@@ -8,7 +8,9 @@ from hypothesis import strategies as st
 from open_clip.loss import ClipLoss, SigLipLoss
 
 from silc_kernels import center_update, contrastive_loss
-from silc_kernels.reference import similarities
+from silc_kernels.collectives import Ranks
+from silc_kernels.reference import tiles
+from silc_kernels.similarities import Options, Similarities
 from tests.kernels.contrastive_worker import WORLD, work
 from tests.kernels.oracles import Allocations, contrastive, far_below_one_another, normal, relative, unit
 
@@ -43,8 +45,8 @@ def test_equals_the_formula_whatever_the_shape_and_the_chunk(kind, n, d, views, 
     inputs = leaves(n, d, views, scale)
     expected = solve(inputs, contrastive(*inputs, kind))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(similarities, "TILE_ELEMENTS", tile)
-        patch.setattr(similarities, "KEPT_ELEMENTS", kept)
+        patch.setattr(tiles, "TILE_ELEMENTS", tile)
+        patch.setattr(tiles, "KEPT_ELEMENTS", kept)
         actual = solve(inputs, contrastive_loss(*inputs, kind=kind, chunk=chunk))
     for mine, theirs in zip(actual, expected, strict=True):
         torch.testing.assert_close(mine, theirs, rtol=1e-9, atol=1e-12)
@@ -82,7 +84,7 @@ def test_processes_equal_one_process(tmp_path):
 @pytest.mark.parametrize("tile", [1 << 22, 64])
 def test_scale_100_far_from_the_positives_is_exact(tile, monkeypatch):
     """A text opposite to all images: its column lies 200 below the rows' maxima, which exp() cannot span."""
-    monkeypatch.setattr(similarities, "TILE_ELEMENTS", tile)
+    monkeypatch.setattr(tiles, "TILE_ELEMENTS", tile)
     image, text, scale, _ = leaves(16, 8, 1, 100.0, dtype=torch.float32)
     with torch.no_grad():
         far_below_one_another(image[0], text)
@@ -162,23 +164,55 @@ def test_two_runs_are_bitwise_equal(kind):
 
 
 @KINDS
-def test_keeps_and_allocates_nothing_of_batch_by_batch(kind, monkeypatch):
-    n, d, chunk = 256, 8, 64
-    monkeypatch.setattr(similarities, "TILE_ELEMENTS", 32 * chunk)
-    monkeypatch.setattr(similarities, "KEPT_ELEMENTS", 0)
-    inputs = leaves(n, d, 1, dtype=torch.float32)
+def test_keeps_only_gradients_of_the_features(kind):
+    inputs = leaves(256, 8, 1, dtype=torch.float32)
     kept = []
 
     def pack(tensor):
         kept.append(tensor.numel())
         return tensor
 
-    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor), Allocations() as allocated:
-        loss = contrastive_loss(*inputs, kind=kind, chunk=chunk)
-    with allocated:
-        loss.backward()
-    assert max(kept) == n * d
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        contrastive_loss(*inputs, kind=kind, chunk=64).backward()
+    assert max(kept) == 256 * 8
+
+
+@KINDS
+def test_allocates_nothing_of_batch_by_batch(kind, monkeypatch):
+    n, d, chunk = 256, 8, 64
+    monkeypatch.setattr(tiles, "TILE_ELEMENTS", 32 * chunk)
+    monkeypatch.setattr(tiles, "KEPT_ELEMENTS", 0)
+    # Not through the operator: what happens inside one is not seen.
+    options = Options(kind == "softmax", Ranks.of("contrastive_loss", None), False, chunk, True, True, True)
+    with Allocations() as allocated:
+        Similarities(*(x.detach() for x in leaves(n, d, 1, dtype=torch.float32)), options, tiles.TorchTiles).solve()
     assert allocated.largest == 32 * chunk == n * d
+
+
+@KINDS
+def test_is_an_operator_by_the_book(kind):
+    for wanted in ([True, True, True], [False, True, False]):
+        inputs = [x.requires_grad_(needed) for x, needed in zip(leaves(5, 3, 2), [*wanted, True], strict=True)]
+        arguments = *inputs, kind == "softmax", "", "auto", 4, wanted
+        torch.library.opcheck(torch.ops.silc_kernels.contrastive_reference.default, arguments)
+
+
+@KINDS
+def test_compiles_into_one_graph(kind):
+    def loss(image, text, scale, bias):
+        return 2 * contrastive_loss(image, text, scale.exp(), bias, kind=kind, normalize=True)
+
+    inputs = leaves(8, 5, 2, scale=2.0)
+    compiled = torch.compile(loss, fullgraph=True, backend="aot_eager")
+    for found, expected in zip(solve(inputs, compiled(*inputs)), solve(inputs, loss(*inputs)), strict=True):
+        torch.testing.assert_close(found, expected)
+
+
+def test_differentiating_twice_is_refused():
+    inputs = leaves()
+    (first,) = torch.autograd.grad(contrastive_loss(*inputs) ** 2, inputs[:1], create_graph=True)
+    with pytest.raises(RuntimeError, match="once_differentiable"):
+        first.sum().backward()
 
 
 MISUSE = [

@@ -1,55 +1,104 @@
-"""The arithmetic on one tile of the similarity matrix, shared by the plans of the contrastive loss."""
+"""The arithmetic on one tile of the similarity matrix in plain torch, sized for the cache of a CPU."""
 
+from collections.abc import Hashable
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
+from ..similarities import Tile
+
+# Similarities held at a time: 8 MiB of float32, within the last-level cache.
+TILE_ELEMENTS = 1 << 21
+# Where all similarities are at most this many, the second pass of the softmax finds them kept: 16 MiB of float32.
+KEPT_ELEMENTS = 1 << 22
 # exp(s - max) of a tile whose entries span less than this is a normal float32 everywhere (exp(-80) = 2e-35), so one
 # exponential serves rows and columns. At scale 100 a tile can span 200: rows and columns then take one each.
 NARROW = 80.0
 
 
-class Tile(NamedTuple):
+class Exponentials(NamedTuple):
     """values [R, C]: exp(s - peak) where the tile is narrow; s itself, and no peak, where it is wide."""
 
     values: Tensor
     peak: Tensor | None
 
 
-def softmax_tile(similarities: Tensor) -> Tile:
+class TorchTiles:
+    """`silc_kernels.similarities.Tiles` in plain torch; features are multiplied in float32 at least."""
+
+    sums_products = False
+
+    def __init__(self, scale: Tensor, bias: Tensor, seen_twice: int) -> None:
+        self.elements = TILE_ELEMENTS
+        self._scale, self._bias = scale, bias
+        self._keeps = 0 < seen_twice <= KEPT_ELEMENTS
+        self._kept: dict[Hashable, Exponentials] = {}
+        self._sums = scale.new_zeros(3)
+
+    @staticmethod
+    def operand(dtype: torch.dtype) -> torch.dtype:
+        return torch.promote_types(dtype, torch.float32)
+
+    def add_log_sum_exps(self, tile: Tile, rows: Tensor, columns: Tensor, positives: Tensor) -> None:
+        similarities = self._similarities(tile)
+        positives[tile.first_row :][: tile.pairs] = _matching(tile, similarities)
+        exponentials = _exponentials(similarities)
+        if self._keeps:
+            self._kept[tile.key] = exponentials
+        for totals, added in zip((rows, columns), _log_sum_exps(exponentials), strict=True):
+            torch.logaddexp(totals, added, out=totals)
+
+    def softmax_gradient(self, tile: Tile, rows: Tensor, columns: Tensor) -> Tensor:
+        kept = self._kept.pop(tile.key, None)
+        values, peak = kept if kept is not None else _exponentials(self._similarities(tile))
+        if peak is None:
+            gradient = (values - rows[:, None]).exp_().add_((values - columns).exp_())
+        else:
+            factors = torch.add((peak - rows).exp_()[:, None], (peak - columns).exp_())
+            gradient = factors.mul_(values)
+        _matching(tile, gradient).zero_()
+        return gradient
+
+    def sigmoid_gradient(self, tile: Tile, counted: bool) -> Tensor:
+        similarities = self._similarities(tile).add_(self._bias)
+        _matching(tile, similarities).fill_(-torch.inf)
+        if counted:
+            # Above the threshold softplus is the identity: exact to float64 at 40.
+            self._sums[0] += functional.softplus(similarities, threshold=40).sum()
+        gradient = similarities.sigmoid_()
+        if counted:
+            self._sums[2] += gradient.sum()
+        return gradient
+
+    def accumulate(self, total: Tensor, left: Tensor, right: Tensor) -> None:
+        total.addmm_(left, right)
+
+    def sums(self) -> Tensor:
+        return self._sums
+
+    def _similarities(self, tile: Tile) -> Tensor:
+        return (tile.images * self._scale) @ tile.texts.t()
+
+
+def _matching(tile: Tile, values: Tensor) -> Tensor:
+    """The entries of the matching pairs, a view of `values` [R, C]."""
+    square = values[tile.first_row :, tile.first_column :][: tile.pairs, : tile.pairs]
+    return square.diagonal()
+
+
+def _exponentials(similarities: Tensor) -> Exponentials:
     """Takes over `similarities` [R, C]."""
     low, high = similarities.aminmax()
     if high - low < NARROW:
-        return Tile(similarities.sub_(high).exp_(), high)
-    return Tile(similarities, None)
+        return Exponentials(similarities.sub_(high).exp_(), high)
+    return Exponentials(similarities, None)
 
 
-def log_sum_exps(tile: Tile) -> tuple[Tensor, Tensor]:
+def _log_sum_exps(exponentials: Exponentials) -> tuple[Tensor, Tensor]:
     """Of rows [R] and columns [C]."""
-    values, peak = tile
+    values, peak = exponentials
     if peak is None:
         return values.logsumexp(1), values.logsumexp(0)
     return values.sum(1).log_().add_(peak), values.sum(0).log_().add_(peak)
-
-
-def softmax_gradient(tile: Tile, rows: Tensor, columns: Tensor) -> Tensor:
-    """exp(s_ij - rows_i) + exp(s_ij - columns_j), [R, C], given the log-sum-exps over the whole matrix."""
-    values, peak = tile
-    if peak is None:
-        by_row = (values - rows[:, None]).exp_()
-        return by_row.add_((values - columns).exp_())
-    factors = torch.add((peak - rows).exp_()[:, None], (peak - columns).exp_())
-    return factors.mul_(values)
-
-
-def sigmoid_tile(similarities: Tensor, positives: Tensor) -> tuple[Tensor, Tensor]:
-    """sum softplus(s) and sigmoid(s), [R, C], of the negatives.
-
-    `positives` is the view of the entries of matching pairs, which are left out: they are added where no large number
-    cancels them. Takes over `similarities`.
-    """
-    positives.fill_(-torch.inf)
-    # Above the threshold softplus is the identity: exact to float64 at 40.
-    return functional.softplus(similarities, threshold=40).sum(), similarities.sigmoid_()

@@ -13,7 +13,12 @@ from .limits import LIMITS
 from .runtime import supports
 
 # op -> the module that implements it, under the op's name
-OPS: dict[str, str] = {"distill_head_loss": "distill_head", "distill_loss": "distill", "patch_embed": "patches"}
+OPS: dict[str, str] = {
+    "contrastive_loss": "contrastive",
+    "distill_head_loss": "distill_head",
+    "distill_loss": "distill",
+    "patch_embed": "patches",
+}
 _IMPORTED: dict[str, Callable[..., Any]] = {}
 
 

@@ -26,6 +26,7 @@ MODULES: tuple[str, ...] = (
     "distill",
     "distill_head_tiles",
     "patches_gate",
+    "contrastive",
 )
 
 

@@ -1,0 +1,272 @@
+"""contrastive_loss in Triton: as good as plain torch, deterministic, small, and an operator that compilers know."""
+
+import itertools
+
+import pytest
+import torch
+from torch.nn import functional
+
+from silc_kernels import contrastive_loss
+from silc_kernels.collectives import Ranks
+from silc_kernels.similarities import Options, Similarities, Tile
+from silc_kernels.triton_backend import contrastive as backend
+from silc_kernels.triton_backend.runtime import INTERPRET
+from tests.kernels.oracles import Allocations, contrastive, far_below_one_another, relative, unit
+from tests.kernels.tolerance import FLOOR, assert_as_good_as
+
+KINDS = pytest.mark.parametrize("kind", ["softmax", "sigmoid"])
+HALVES = torch.bfloat16, torch.float16
+DTYPES = pytest.mark.parametrize("dtype", [torch.float32, *HALVES], ids=["fp32", "bf16", "fp16"])
+# Pairs, width, views, chunk, scale: a single pair, odd widths (loaded by pointers), several tiles, slices that do not
+# divide the pairs.
+SHAPES = [(1, 1, 1, 4096, 9.0), (5, 3, 2, 2, 9.0), (131, 72, 1, 4096, 100.0), (70, 40, 2, 33, 9.0)]
+if not INTERPRET:
+    SHAPES += [
+        (1024, 768, 2, 4096, 30.0),
+        (4096, 768, 1, 1024, 14.3),
+        (3000, 1152, 1, 700, 100.0),
+        (2049, 511, 2, 4096, 30.0),
+    ]
+NAMES = "loss", "image", "text", "scale", "bias"
+
+
+def leaves(device, n=70, d=40, views=1, scale=9.0, bias=-4.0, dtype=torch.float32):
+    """Pairs that are alike but noisy, as in training: neither all positives nor none stand out."""
+    image, text = unit(views, n, d, seed=1), unit(n, d, seed=2)
+    image = functional.normalize(image + 0.7 * text, dim=-1)
+    scalars = (torch.tensor([value], device=device) for value in (scale, bias))
+    features = (x.to(device=device, dtype=dtype) for x in (image, text))
+    return [x.requires_grad_() for x in (*features, *scalars)]
+
+
+def solve(inputs, loss):
+    gradients = torch.autograd.grad(loss, inputs, allow_unused=True)
+    return loss.detach(), *(torch.zeros_like(x) if g is None else g for x, g in zip(inputs, gradients, strict=True))
+
+
+def ours(inputs, kind, **options):
+    return solve(inputs, contrastive_loss(*inputs, kind=kind, backend="triton", **options))
+
+
+def exact(inputs, kind):
+    wide = [x.detach().cpu().double().requires_grad_() for x in inputs]
+    return solve(wide, contrastive(*wide, kind))
+
+
+def pull(inputs):
+    """The gradients of the mean positive: what a loss's gradients are, less what the negatives push."""
+    image, text, scale, bias = wide = [x.detach().cpu().double().requires_grad_() for x in inputs]
+    return solve(wide, ((image * text).sum(-1) * scale + bias).mean())[1:]
+
+
+def plain(inputs, kind):
+    """Plain torch in the dtype of the features. On a GPU that is whole matrices in it, G among them, as ours is there.
+
+    In the interpreter the kernels multiply in float32, and so must the reference.
+    """
+    if INTERPRET or inputs[0].dtype == torch.float32:
+        return solve(inputs, contrastive_loss(*inputs, kind=kind, backend="reference"))
+    image, text, scale, bias = inputs
+    losses = []
+    for view in image:
+        logits = (view @ text.T).float() * scale
+        if kind == "softmax":
+            labels = torch.arange(len(text), device=text.device)
+            losses.append((functional.cross_entropy(logits, labels) + functional.cross_entropy(logits.T, labels)) / 2)
+        else:
+            signs = 2 * torch.eye(len(text), device=text.device) - 1
+            losses.append(-functional.logsigmoid(signs * (logits + bias)).sum() / len(text))
+    return solve(inputs, torch.stack(losses).mean())
+
+
+def assert_right(inputs, kind, **options):
+    found = ours(inputs, kind, **options)
+    assert found[0].dtype == torch.float32
+    assert [x.dtype for x in found[1:]] == [x.dtype for x in inputs]
+    truths = exact(inputs, kind)
+    # Similarities and their log-sum-exps are as large as the scale, and rounded.
+    floor = max(FLOOR, 2 * 2**-24 * float(inputs[2]))
+    for name, mine, theirs, truth, terms in zip(
+        NAMES, found, plain(inputs, kind), truths, (truths[0], *pull(inputs)), strict=True
+    ):
+        assert_as_good_as(mine, theirs, truth, f"{kind} {name}", floor, terms)
+
+
+@KINDS
+@DTYPES
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_as_good_as_plain_torch(device, kind, dtype, shape):
+    n, d, views, chunk, scale = shape
+    assert_right(leaves(device, n, d, views, scale, dtype=dtype), kind, chunk=chunk)
+
+
+@KINDS
+@pytest.mark.parametrize("elements", [1, 20 * 33])
+def test_many_blocks_of_a_tile(device, kind, elements, monkeypatch):
+    monkeypatch.setattr(backend.TritonTiles, "elements", elements)
+    assert_right(leaves(device, 4 if elements == 1 else 70, 40, 2), kind, chunk=33)
+
+
+@KINDS
+@pytest.mark.parametrize("architecture", [80, 90])
+def test_every_shipped_tile(device, kind, architecture, monkeypatch):
+    """Also those that another chip, or another alignment, would take."""
+    for block in backend.blocks(architecture, 2):
+        monkeypatch.setattr(backend, "blocks", lambda *_, block=block: (block,))
+        assert_right(leaves(device, 131, dtype=torch.bfloat16), kind)
+
+
+def extremes(case, device, dtype):
+    image, text, scale, bias = leaves(device, 60, 24, 1, 100.0, -10.0, dtype)
+    with torch.no_grad():
+        if case == "far from the positives":
+            wide = image[0].float(), text.float()
+            far_below_one_another(*wide)
+            image[0], text[:] = wide
+        elif case == "all alike":
+            image[:], text[:] = image[0, :1].clone(), image[0, :1].clone()
+        elif case == "one-hot":
+            hot = torch.eye(24, device=device)[torch.arange(60) % 24]
+            image[:], text[:] = hot, hot
+        elif case == "zero":
+            image.zero_(), text.zero_()
+        elif case == "duplicate captions":
+            text[30:] = text[:30].clone()
+    return image, text, scale, bias
+
+
+CASES = "far from the positives", "all alike", "one-hot", "zero", "duplicate captions"
+
+
+@KINDS
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["fp32", "bf16"])
+@pytest.mark.parametrize("case", CASES)
+def test_extremes(device, kind, dtype, case):
+    assert_right(extremes(case, device, dtype), kind, chunk=40)
+
+
+@pytest.mark.parametrize("bias", [0.0, -5.0, -12.0, -30.0])
+def test_small_losses_of_far_negatives_are_kept(device, bias):
+    """softplus(-30) = 9e-14; as log(1 + 9e-14) in float32 it would be 0."""
+    image, text, *_ = leaves(device, 140, 24)
+    scalars = [torch.tensor(value, device=device) for value in (1.0, bias)]
+    tiles = backend.TritonTiles(*scalars, seen_twice=0)
+    tiles.sigmoid_gradient(Tile(image[0].detach(), text.detach(), 0, 0, 0), counted=True)
+    expected = functional.softplus((image[0].double() @ text.double().T) + bias, threshold=100).sum()
+    assert relative(tiles.sums()[0], expected) < 1e-5
+
+
+@KINDS
+@pytest.mark.parametrize("wanted", range(4))
+def test_only_what_asks_gets_a_gradient(device, kind, wanted):
+    inputs = leaves(device, 20, 8, 2)
+    fixed = [x.detach() for x in inputs]
+    fixed[wanted].requires_grad_()
+    (found,) = torch.autograd.grad(contrastive_loss(*fixed, kind=kind, backend="triton"), fixed[wanted])
+    torch.testing.assert_close(found, ours(inputs, kind)[1 + wanted])
+
+
+@KINDS
+def test_without_gradients_the_value_is_the_same(device, kind):
+    inputs = leaves(device, 70, 8, 2)
+    with torch.no_grad():
+        value = contrastive_loss(*inputs, kind=kind, backend="triton")
+    assert not value.requires_grad
+    torch.testing.assert_close(value, ours(inputs, kind)[0])
+
+
+@KINDS
+def test_a_feature_that_is_not_a_number_shows_in_the_loss(device, kind):
+    inputs = leaves(device, 70, 8)
+    with torch.no_grad():
+        inputs[1][3, 2] = torch.nan
+    assert contrastive_loss(*inputs, kind=kind, backend="triton").isnan()
+
+
+@KINDS
+def test_two_runs_are_bitwise_equal(device, kind):
+    inputs = leaves(device, *((70, 40) if INTERPRET else (2000, 768)), 2, dtype=torch.bfloat16)
+    runs = [ours(inputs, kind, chunk=33) for _ in range(2)]
+    assert all(torch.equal(first, second) for first, second in zip(*runs, strict=True))
+
+
+@KINDS
+def test_keeps_only_gradients_of_the_features(device, kind):
+    n, d = 70, 8
+    kept = []
+
+    def pack(tensor):
+        kept.append(tensor.numel())
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        contrastive_loss(*leaves(device, n, d), kind=kind, backend="triton").backward()
+    assert max(kept) == n * d
+
+
+@KINDS
+def test_allocates_no_more_than_a_tile_of_similarities(device, kind, monkeypatch):
+    n, d, chunk = 96, 4, 32
+    monkeypatch.setattr(backend.TritonTiles, "elements", 20 * chunk)
+    ranks = Ranks.of("contrastive_loss", None)
+    options = Options(kind == "softmax", ranks, False, chunk, True, True, True)
+    inputs = [x.detach() for x in leaves(device, n, d)]
+    with Allocations() as allocated:
+        Similarities(*inputs, options, backend.TritonTiles).solve()
+    assert allocated.largest == 20 * chunk > n * d
+
+
+@KINDS
+def test_is_an_operator_by_the_book(device, kind):
+    for wanted in ([True, True, True], [False, True, False]):
+        inputs = [x.requires_grad_(needed) for x, needed in zip(leaves(device, 4, 8), [*wanted, True], strict=True)]
+        arguments = *inputs, kind == "softmax", "", "auto", 5, wanted
+        torch.library.opcheck(torch.ops.silc_kernels.contrastive_triton.default, arguments)
+
+
+@KINDS
+@pytest.mark.parametrize("name", ["triton", "reference"])
+def test_compiles_into_one_graph(device, kind, name):
+    def loss(image, text, scale, bias):
+        return 2 * contrastive_loss(image, text, scale.exp(), bias, kind=kind, normalize=True, backend=name)
+
+    inputs = leaves(device, 20, 8, 2, scale=2.0)
+    compiled = torch.compile(loss, fullgraph=True, backend="aot_eager")
+    for found, expected in zip(solve(inputs, compiled(*inputs)), solve(inputs, loss(*inputs)), strict=True):
+        torch.testing.assert_close(found, expected)
+
+
+@KINDS
+def test_trains_as_the_reference_does(device, kind):
+    """A few steps of two towers of one layer, through the objective as the trainer calls it."""
+    from silc.objective import contrastive as objective
+    from silc.objective import plan_views
+    from tests.train import cases
+
+    config = cases.config()
+    config.objective.contrastive = kind
+    plan = plan_views(config)
+    runs = []
+    for config.kernels.contrastive in ("triton", "reference"):
+        pixels, words = unit(16, plan.student_large, 20, seed=3), unit(16, 12, seed=4)
+        towers = [unit(20, 10, seed=5), unit(12, 10, seed=6), torch.tensor([2.0]), torch.tensor([-2.0])]
+        towers = [x.to(device, torch.float32).requires_grad_() for x in towers]
+        pixels, words = pixels.to(device, torch.float32), words.to(device, torch.float32)
+        losses = []
+        for _ in range(4):
+            loss = objective(
+                pixels @ towers[0],
+                words @ towers[1],
+                towers[2].exp(),
+                towers[3] if kind == "sigmoid" else None,
+                plan=plan,
+                config=config,
+                dtype=torch.float32,
+            )
+            used = towers if kind == "sigmoid" else towers[:3]
+            for tower, gradient in zip(used, torch.autograd.grad(loss, used), strict=True):
+                tower.data -= 0.5 * gradient
+            losses.append(loss.item())
+        runs.append(losses)
+    assert runs[0] == pytest.approx(runs[1], rel=1e-5)
+    assert all(later < earlier for earlier, later in itertools.pairwise(runs[0]))
