@@ -72,6 +72,13 @@ class Glued:
         self._views = _Views(config)
         self.steps = 0
 
+    @staticmethod
+    def warm_up(config: Config) -> None:
+        """One step of one weight: torch imports its compiler then, which is no memory of a model."""
+        weight = nn.Linear(1, 1)
+        weight(torch.ones(1, 1)).sum().backward()
+        torch.optim.AdamW(weight.parameters(), lr=config.optim.lr).step()
+
     def in_memory(self, batch: Batch) -> FloatBatch:
         """Byte crops as torchvision's ToTensor and Normalize would have left them."""
         mean, std = (torch.tensor(v).view(3, 1, 1) for v in (self.config.data.mean, self.config.data.std))

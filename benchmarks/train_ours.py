@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 from stopwatch import Span
-from torch import Tensor
+from torch import Tensor, nn
 
 import silc.model.head
 import silc.model.vision
@@ -17,6 +17,7 @@ from silc.config import Config
 from silc.data.batch import Batch
 from silc.data.loader import build_loader
 from silc.objective import ViewPlan
+from silc.train.engine import Engine, precision
 from silc.train.loop import Trainer
 from silc.train.schedule import learning_rate
 from silc.train.step import SilcStep
@@ -45,6 +46,16 @@ class Ours:
             dtype=trainer.dtype,
         )
         self.steps = 0
+
+    @staticmethod
+    def warm_up(config: Config) -> None:
+        """One step of one weight: DeepSpeed imports some six hundred modules then, which are no memory of a model."""
+        world = distributed.init(config.engine.timeout_minutes)
+        engine = Engine(config, nn.Linear(1, 1), world)
+        engine.backward(
+            engine.forward(torch.ones(1, 1, device=world.device, dtype=precision(config, world.device))).sum()
+        )
+        engine.step(0.0)
 
     def in_memory(self, batch: Batch) -> Batch:
         """Byte crops are what the step takes."""

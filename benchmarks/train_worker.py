@@ -43,16 +43,19 @@ _held: _Held
 def start(name: str, tree: dict[str, Any], shards: list[str], folder: str, batches: str) -> None:
     """Build a variant (one of VARIANTS) of a configuration in this process, with batches that lie in a file."""
     global _held
-    # What a variant imports and the device's own start are no part of its memory.
+    # What a variant imports, now or at its first step, and the device's own start are no part of its memory.
     if name == "glued":
         from train_baseline import Glued as Variant
     else:
         from train_ours import Ours as Variant
     # The gate compares fp32 with fp32: timm's patch convolution would otherwise be rounded to TF32 on a GPU.
     torch.backends.cudnn.allow_tf32 = False
+    config = config_io.build(tree)
+    with open(os.devnull, "w") as quiet, redirect_stdout(quiet):
+        Variant.warm_up(config)
+    gc.collect()
     _wait()
     base = _peak_mib()
-    config = config_io.build(tree)
     torch.manual_seed(config.train.seed)
     place = Path(folder) / name
     place.mkdir(exist_ok=True)
