@@ -52,7 +52,7 @@ def parse(argv: list[str]) -> argparse.Namespace:
     parser.add_argument("--preset", help="take sections eval and data from this preset; its model must be the model's")
     parser.add_argument("--out", type=Path, help="folder for evaluation.json and report.html (default: the run folder)")
     parser.add_argument("--local_rank", "--local-rank", type=int, default=0, help=argparse.SUPPRESS)
-    args = parser.parse_args(argv)
+    args = parser.parse_intermixed_args(argv)  # overrides may follow an option
     args.tasks = args.tasks.split(",")
     for task in args.tasks:
         if task not in TASKS:

@@ -282,6 +282,7 @@ class EvalConfig:
         None, "segmentation: pixels a side of the sliding window; 0: the whole picture at once; null: short_side"
     )
     stride: Positive | None = key(None, "segmentation: pixels from window to window; null: 3/4 of the window")
+    test_pictures: NonNegative = key(0, "segmentation: test pictures, evenly spread; 0: eval.limit")
     train_pictures: Positive = key(2048, "segmentation heads: training pictures, evenly spread over the training split")
     probe_steps: Positive = key(1000, "linear segmentation: optimiser steps")
     decoder_steps: Positive = key(500, "open-vocabulary segmentation: optimiser steps of the decoder")

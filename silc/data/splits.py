@@ -227,10 +227,11 @@ class TarSplit:
             return None
 
     def captions(self, number: int) -> list[str]:
+        """None also where they cannot be read: such a picture takes no part in retrieval."""
         try:
             text = (self._read(number, "caption") or b"").decode("utf-8")
-        except UnicodeDecodeError as error:
-            raise Unreadable("caption is not utf-8") from error
+        except (Unreadable, UnicodeDecodeError):
+            return []
         return [line.strip() for line in text.splitlines() if line.strip()]
 
     def mask(self, number: int) -> Tensor:

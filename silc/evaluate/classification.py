@@ -34,7 +34,7 @@ def run(model: Towers, data: DataSet, job: Job) -> Iterator[Metric]:
 
 
 def accuracy(truth: Tensor, best: Tensor, classes: int) -> list[Metric]:
-    """Shares of pictures whose class is the first, or among the first five, guessed, and the mean of the classes' shares.
+    """Shares of pictures whose class is guessed first, or among the first five; the mean of the classes' shares.
 
     Args:
         truth: int64 [n].

@@ -1,4 +1,4 @@
-"""A light decoder over patch-text cosines for open-vocabulary segmentation, in the spirit of CAT-Seg (arXiv 2303.11797).
+"""A light decoder over patch-text cosines for open-vocabulary segmentation, in the spirit of CAT-Seg (2303.11797).
 
 The cosines of every patch with every class form a volume [C, h, w]. Each class's map is embedded and refined by what is
 shared by all classes: convolutions over the picture, guided by its features, and attention among the classes at each

@@ -1,13 +1,13 @@
 """Few-shot classification on frozen features: a ridge classifier in closed form, and nearest neighbours.
 
-The ridge classifier is big_vision's protocol: features standardised by the shots' mean and deviation, a constant feature
-of 100 as a bias that the penalty hardly touches, targets -1 and 1,  W = (X'X + l I)^-1 X'Y,  class = argmax of x W.
+The ridge classifier is big_vision's protocol: features standardised by the shots' mean and deviation, a constant
+feature of 100 as a bias that the penalty hardly touches, targets -1 and 1,  W = (X'X + l I)^-1 X'Y,  argmax of x W.
 Neighbours vote with weight exp(cosine / 0.07), as DINO's do (arXiv 2104.14294).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
 import numpy as np
 import torch
@@ -107,15 +107,10 @@ def neighbours(x: Tensor, y: Tensor, classes: int, test: Tensor, count: int) -> 
     guesses = []
     for rows in test.split(ROWS):
         nearest = (rows @ x.T).topk(min(count, len(x)), dim=1)
-        votes = torch.zeros(len(rows), classes, device=x.device)
+        votes = torch.zeros(len(rows), classes, dtype=x.dtype, device=x.device)
         votes.scatter_add_(1, y[nearest.indices], (nearest.values / TEMPERATURE).exp())
         guesses.append(votes.argmax(1))
     return torch.cat(guesses)
-
-
-def shot_names(shots: Sequence[int]) -> list[str]:
-    """Names of the figures of a run, deviations left out."""
-    return [f"{name}_{count}shot" for count in shots for name in ("ridge", "knn")]
 
 
 TASK = TaskKind("fewshot", "classification", frozenset({LABELS, TRAIN}), run)

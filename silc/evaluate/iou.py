@@ -12,7 +12,7 @@ from silc.evaluate.job import Job, Metric
 
 
 def confusion(guess: Tensor, truth: Tensor, classes: int) -> Tensor:
-    """Pixels by true class (rows) and guessed class: int64 [C, C] on the CPU. Pixels whose truth is IGNORE are left out.
+    """Pixels by true class (rows) and guessed class: int64 [C, C] on the CPU; not those whose truth is IGNORE.
 
     guess, truth: int64 of one shape.
     """

@@ -163,7 +163,8 @@ class Job:
         try:
             return function(item)
         except Unreadable as error:
-            assert split is not None, f"unreadable without a split: {error}"
+            if split is None:
+                raise
             self.skipped.add((split.key(item), str(error)))
             return None
 

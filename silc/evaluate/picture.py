@@ -21,7 +21,9 @@ def draw(
     path: Path,
     columns: int = 6,
 ) -> None:
-    """Write a grid. images: n of uint8 [3, h, w], shown as squares; truths: n captions; guesses: n lists of (caption, similarity), best
+    """Write a grid.
+
+    images: n of uint8 [3, h, w], shown as squares; truths: n captions; guesses: n lists of (caption, similarity), best
     first.
 
     The caption under a picture is green when the best guess is its own caption, red otherwise.

@@ -43,7 +43,7 @@ def run(model: Towers, data: DataSet, job: Job) -> Iterator[Metric]:
         lambda: fit(x.float(), y, weight, classes, evaluation.probe_steps, model.device, check=job.check)
     )
     linear = tuple(part.to(model.device) for part in fitted)
-    numbers = job.chosen(data.test)
+    numbers = job.chosen(data.test, job.config.eval.test_pictures or job.config.eval.limit)
     (matrix,) = iou.measure(job, data.test, numbers, classes, lambda picture: [segment(model, picture, linear, job)])
     job.notes.append(
         f"{len(y)} patches of {len(chosen)} pictures of {data.train.title}, {evaluation.probe_steps} steps; "
@@ -65,6 +65,7 @@ def patches(model: Towers, data: DataSet, number: int, job: Job) -> tuple[Tensor
     return features[some].half(), label.flatten()[some], share.flatten()[some]
 
 
+@torch.enable_grad()  # measuring goes on without
 def fit(
     x: Tensor,
     y: Tensor,

@@ -40,7 +40,8 @@ th:first-child,td:first-child{text-align:left}.grid{stroke:var(--line)}svg{width
 svg text{font:10px system-ui,sans-serif;fill:var(--soft)}figure{margin:0}figcaption{font-weight:600}
 .curves{display:grid;grid-template-columns:repeat(auto-fill,minmax(min(100%,300px),1fr));gap:16px}
 .cards{display:grid;grid-template-columns:repeat(auto-fill,minmax(min(100%,146px),1fr));gap:12px;font-size:.82rem}
-.rows{display:grid;gap:12px;font-size:.82rem}.row{display:flex;flex-wrap:wrap;gap:6px}.row div{flex:0 1 128px;min-width:64px}
+.rows{display:grid;gap:12px;font-size:.82rem}.row{display:flex;flex-wrap:wrap;gap:6px}
+.row div{flex:0 1 128px;min-width:64px}
 img{width:100%;height:auto;display:block;border-radius:3px}.map img{image-rendering:pixelated}
 .key{display:inline-block;margin-right:10px;font-size:.8rem;color:var(--soft)}
 .key i{display:inline-block;width:10px;height:10px;margin-right:4px;border-radius:2px}
@@ -171,9 +172,9 @@ def _panels(panels: Sequence[Panels], kind: str) -> str:
     rows = []
     for panel in panels:
         pictures = "".join(f"<div>{_image(p)}{html.escape(name)}</div>" for name, p in panel.pictures)
+        words = [(name if true else f"{name} (guess)", colour) for name, colour, true in panel.legend]
         legend = "".join(
-            f'<span class="key"><i style="background:{colour}"></i>{html.escape(name)}{"" if true else " (guess)"}</span>'
-            for name, colour, true in panel.legend
+            f'<span class="key"><i style="background:{colour}"></i>{html.escape(name)}</span>' for name, colour in words
         )
         rows.append(f'<div><div class="row {kind}">{pictures}</div>{legend}</div>')
     return f'<div class="rows">{"".join(rows)}</div>' if rows else ""

@@ -59,7 +59,7 @@ class Towers:
         return torch.cat(parts)
 
     def classes(self, names: Sequence[str], templates: Sequence[str]) -> Tensor:
-        """Unit-length embeddings [C, D] of classes: the mean over templates of their prompts' unit-length embeddings."""
+        """Unit-length embeddings [C, D]: the mean over templates of the prompts' unit-length embeddings, normalised."""
         total = torch.stack([self.texts([template.format(name) for name in names]) for template in templates]).sum(0)
         return F.normalize(total, dim=-1)
 

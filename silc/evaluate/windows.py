@@ -41,8 +41,8 @@ class Geometry:
 
 
 def geometry(config: Config) -> Geometry:
-    """Of a configuration: what it leaves open is 7/4 of the size of a global crop, in windows as large as the short side
-    that overlap by a quarter (448, 448, 336 for crops of 256 px).
+    """Of a configuration. What it leaves open: a short side of 7/4 of a global crop's, windows as large as that, which
+    overlap by a quarter (448, 448, 336 for crops of 256 px).
     """
     evaluation, patch = config.eval, config.model.vision.patch_size
     side = evaluation.short_side or max(1, round(7 / 4 * config.views.global_size / patch)) * patch
@@ -60,7 +60,7 @@ def resized(picture: Tensor, short_side: int, patch: int) -> Tensor:
 
 
 def boxes(height: int, width: int, window: int, stride: int) -> list[tuple[int, int, int, int]]:
-    """(top, left, height, width) of the windows, row by row; the last of a row ends at the edge. window 0: all of it."""
+    """(top, left, height, width) of the windows, row by row; a row's last ends at the edge. window 0: one of it all."""
     rows, columns = (min(window, side) if window else side for side in (height, width))
     return [(t, x, rows, columns) for t in _starts(height, rows, stride) for x in _starts(width, columns, stride)]
 
@@ -85,7 +85,8 @@ def slide(image: Tensor, shape: Geometry, scores: Callable[[Tensor], Tensor]) ->
         some = places[first : first + shape.batch]
         found = scores(cut(image, some))
         if total is None:
-            total = found.new_zeros(found.shape[1], *image.shape[1:])
+            # Classes last in memory, as the products with their embeddings are: adding and comparing are then fastest.
+            total = found.new_zeros(*image.shape[1:], found.shape[1]).permute(2, 0, 1)
         for (top, left, rows, columns), one in zip(some, found, strict=True):
             window = (slice(top, top + rows), slice(left, left + columns))
             total[:, *window] += upsample(one, (rows, columns))
@@ -103,6 +104,8 @@ def best_class(scores: Tensor, size: tuple[int, int]) -> Tensor:
 
     A few classes are upsampled at a time: all of them at the size of a large picture would be gigabytes.
     """
+    if tuple(scores.shape[1:]) == size:
+        return scores.argmax(0)
     best = torch.full(size, -torch.inf, device=scores.device)
     winner = torch.zeros(size, dtype=torch.int64, device=scores.device)
     for first in range(0, len(scores), CLASSES):

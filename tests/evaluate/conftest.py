@@ -107,7 +107,7 @@ def job(config: Config, world: World) -> Job:
 
 @pytest.fixture
 def segmented() -> DataSet:
-    """Pictures with a coloured rectangle and their masks; class = colour. 0 and 3 are unseen for one in 4... class 3."""
+    """Pictures with a coloured square and their masks: the class is the colour. One in 4 unseen: yellow."""
     colours = torch.tensor([[250, 20, 20], [20, 250, 20], [20, 20, 250], [240, 240, 20]], dtype=torch.uint8)
 
     def split(count: int, seed: int) -> Memory:
