@@ -27,23 +27,25 @@ def job(config, world) -> Job:
 
 
 class Colours:
-    """A model whose features are colours, and whose names lean towards red: the cosines alone take much for red."""
+    """A model whose features are colours and noise: the cosines alone are often wrong, neighbours know better."""
 
     name, patch, device = "colours", 8, torch.device("cpu")
 
     def __init__(self) -> None:
         generator = torch.Generator().manual_seed(0)
         self._directions = torch.randn(3, 16, generator=generator)
-        self._colours = dict(zip(("red", "green", "blue", "yellow"), torch.eye(3)[[0, 1, 2, 0]], strict=True))
-        self._colours["yellow"] = torch.tensor([1.0, 1.0, 0.0])
+        known = torch.tensor([[1.0, 0.0, 0.0], [0.0, 1.0, 0.0], [0.0, 0.0, 1.0], [1.0, 1.0, 0.0]])
+        self._colours = dict(zip(("red", "green", "blue", "yellow"), known, strict=True))
 
     def values(self, crops: torch.Tensor) -> torch.Tensor:
         colour = F.avg_pool2d(crops.float() / 255 - 0.35, 8).permute(0, 2, 3, 1)
-        return F.normalize(colour @ self._directions, dim=-1)
+        seed = int(crops.long().sum())
+        noise = torch.randn(colour.shape, generator=torch.Generator().manual_seed(seed))
+        return F.normalize((colour + 1.2 * noise) @ self._directions, dim=-1)
 
     def classes(self, names, templates) -> torch.Tensor:
         colours = torch.stack([self._colours[name] - 0.35 for name in names])
-        return F.normalize((colours + torch.tensor([0.0, 0.6, 0.6])) @ self._directions, dim=-1)
+        return F.normalize(colours @ self._directions, dim=-1)
 
 
 def named(metrics) -> dict:
@@ -168,8 +170,15 @@ def test_unseen_classes_are_neither_asked_for_nor_counted():
     assert asked.tolist() == sorted(set(asked.tolist()))
 
 
-def test_the_decoder_is_trained_on_seen_classes(job, segmented, monkeypatch):
+def test_the_decoder_is_trained_on_seen_classes(config, world, segmented, monkeypatch):
     towers, asked = Colours(), set()
+    config.eval.short_side = config.eval.window = config.eval.stride = 32
+    config.eval.decoder_steps = 150
+    job = Job(config, world, "a task, student")
+    for split in (segmented.train, segmented.test):  # the whole picture of one colour: sixteen noisy patches agree
+        for number in range(len(split)):
+            split.picture(number)[:] = split.picture(number)[12, 12]
+            split.mask(number)[:] = number % 4
     inner = open_vocabulary.vocabulary
 
     def spy(truth: torch.Tensor, seen: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
@@ -182,7 +191,7 @@ def test_the_decoder_is_trained_on_seen_classes(job, segmented, monkeypatch):
     assert torch.equal(state, torch.get_rng_state())
     assert asked == {IGNORE, 0, 1, 2}
     assert list(found) == ["miou", "seen_miou", "unseen_miou", "undecoded_seen_miou", "undecoded_unseen_miou"]
-    assert found["seen_miou"].value > found["undecoded_seen_miou"].value + 0.2
+    assert found["seen_miou"].value > found["undecoded_seen_miou"].value + 0.03
     assert "3 classes, 1 unseen" in "; ".join(job.notes)
     again = named(open_vocabulary.run(towers, segmented, job))
     assert [metric.value for metric in again.values()] == [metric.value for metric in found.values()]
