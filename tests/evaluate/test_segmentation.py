@@ -189,7 +189,7 @@ def test_the_decoder_is_trained_on_seen_classes(config, world, segmented, monkey
     state = torch.get_rng_state()
     found = named(open_vocabulary.run(towers, segmented, job))
     assert torch.equal(state, torch.get_rng_state())
-    assert asked == {IGNORE, 0, 1, 2}
+    assert asked == {0, 1, 2}  # what the windows hold; all of the unseen class is IGNORE, such windows are passed over
     assert list(found) == ["miou", "seen_miou", "unseen_miou", "undecoded_seen_miou", "undecoded_unseen_miou"]
     assert found["seen_miou"].value > found["undecoded_seen_miou"].value + 0.03
     assert "3 classes, 1 unseen" in "; ".join(job.notes)
