@@ -15,6 +15,7 @@ engine can follow as section.key=value. Writes evaluation.json and report.html i
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import sys
 from pathlib import Path
@@ -83,7 +84,7 @@ def load(args: argparse.Namespace) -> tuple[Config, Weights, Weights, int | None
     saved = config_io.load_config(path / "config.yaml", presets=PRESETS)
     teacher = checkpoint.load_weights(path, "teacher") if saved.objective.distill else {}
     folder = args.model if path != args.model else path.parent.parent
-    step = int(path.name.removeprefix("step_"))
+    step = json.loads((path / "manifest.json").read_text(encoding="utf-8"))["step"]
     return _configure(saved, args), checkpoint.load_weights(path, "student"), teacher, step, folder
 
 

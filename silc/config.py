@@ -270,7 +270,7 @@ class EvalConfig:
         [], "prompts, averaged; {} is the class name. Empty: those of the data set, or else ['a {}']"
     )
     batch: Positive = key(256, "pictures a forward pass")
-    limit: NonNegative = key(0, "test pictures a task takes, evenly spread; 0: all")
+    limit: NonNegative = key(0, "test pictures a task takes, a random choice that is always the same; 0: all")
     shots: list[Positive] = key([1, 5, 10], "few-shot: training pictures a class")
     draws: Positive = key(3, "few-shot: random choices of them, for mean and deviation")
     ridge: PositiveFloat = key(1024.0, "few-shot: weight of the ridge penalty")
@@ -282,8 +282,8 @@ class EvalConfig:
         None, "segmentation: pixels a side of the sliding window; 0: the whole picture at once; null: short_side"
     )
     stride: Positive | None = key(None, "segmentation: pixels from window to window; null: 3/4 of the window")
-    test_pictures: NonNegative = key(0, "segmentation: test pictures, evenly spread; 0: eval.limit")
-    train_pictures: Positive = key(2048, "segmentation heads: training pictures, evenly spread over the training split")
+    test_pictures: NonNegative = key(0, "segmentation: test pictures; 0: eval.limit")
+    train_pictures: Positive = key(2048, "segmentation heads: training pictures")
     probe_steps: Positive = key(1000, "linear segmentation: optimiser steps")
     decoder_steps: Positive = key(500, "open-vocabulary segmentation: optimiser steps of the decoder")
     unseen_every: Annotated[int, Field(ge=2)] = key(

@@ -13,11 +13,11 @@ from torch import Tensor
 
 from silc.config import Config
 from silc.data.shards import Unreadable
-from silc.data.splits import CAPTIONS, IGNORE, LABELS, MASKS, DataSet
+from silc.data.splits import CAPTIONS, IGNORE, LABELS, MASKS, DataSet, Split
 from silc.distributed import World
 from silc.evaluate import windows
 from silc.evaluate.data import EvalData
-from silc.evaluate.job import Job
+from silc.evaluate.job import Job, some_of
 from silc.evaluate.segmentation import segment
 from silc.evaluate.suite import Result, unchanged
 from silc.evaluate.task import class_embeddings
@@ -79,7 +79,7 @@ class Exhibits:
 
 def collect(config: Config, models: Sequence[Towers], data: EvalData, results: Sequence[Result]) -> Exhibits:
     """Everything, on this process alone; changes no state."""
-    job = Job(config, World(0, 1, models[0].device), "report")
+    job = Job(config, World(0, 1, models[0].device), "report", limited=False)
     with unchanged():
         captioned, found = [], []
         if data.retrieval is not None and CAPTIONS in data.retrieval.test.has:
@@ -99,7 +99,7 @@ def collect(config: Config, models: Sequence[Towers], data: EvalData, results: S
 
 def classified(model: Towers, data: DataSet, job: Job, count: int = SHOWN) -> list[Guess]:
     """Pictures with their classes and the three classes closest."""
-    numbers = _spread([n for n in job.chosen(data.test) if data.test.label(n) is not None], count)
+    numbers = some_of([n for n in job.chosen(data.test) if data.test.label(n) is not None], count)
     classes = class_embeddings(model, data, job)
     kept, vectors = job.over_pictures(data.test, numbers, model.size, model.images)
     best = (vectors.to(classes.device) @ classes.T).topk(min(3, len(classes)), dim=1)
@@ -116,16 +116,15 @@ def classified(model: Towers, data: DataSet, job: Job, count: int = SHOWN) -> li
 def retrieved(model: Towers, data: DataSet, job: Job, count: int = SHOWN) -> tuple[list[Guess], list[Found]]:
     """Pictures with their closest captions, and captions with their closest pictures, among POOL pictures."""
     split = data.test
-    numbers = [n for n in _spread(job.chosen(split), POOL) if split.captions(n)]
+    numbers = [n for n in some_of(job.chosen(split), POOL) if split.captions(n)]
     kept, images = job.over_pictures(split, numbers, model.size, model.images)
     captions = [split.captions(number) for number in kept]
     distinct = list(dict.fromkeys(caption for row in captions for caption in row))
     similarity = images @ model.texts(distinct).cpu().T
-    shown = _spread(list(range(len(kept))), count)
+    shown = some_of(list(range(len(kept))), count)
     forth = [Guess(thumbnail(split.picture(kept[i])), captions[i], _best(similarity[i], distinct, 3)) for i in shown]
     back = []
-    for i in shown[: count // 2]:
-        caption = captions[i][0]
+    for caption in list(dict.fromkeys(captions[i][0] for i in shown))[: count // 2]:
         closest = similarity[:, distinct.index(caption)].topk(min(5, len(kept))).indices.tolist()
         back.append(Found(caption, [(thumbnail(split.picture(kept[j])), caption in captions[j]) for j in closest]))
     return forth, back
@@ -135,7 +134,7 @@ def segmented(models: Sequence[Towers], data: DataSet, job: Job) -> list[Panels]
     """Pictures, their masks, and the zero-shot segmentation by each model where the mask has a class."""
     classes = {model.name: class_embeddings(model, data, job) for model in models}
     out = []
-    for number in _spread(job.chosen(data.test), SHOWN, last=True):
+    for number in _several(data.test, job):
         try:
             picture, truth = data.test.picture(number), data.test.mask(number)
         except Unreadable:
@@ -154,7 +153,7 @@ def segmented(models: Sequence[Towers], data: DataSet, job: Job) -> list[Panels]
 def features(models: Sequence[Towers], data: DataSet, job: Job) -> list[Panels]:
     """Pictures and their patch features' first three principal components as red, green, blue."""
     pictures = []
-    for number in _spread(job.chosen(data.test), SHOWN, last=True):
+    for number in _several(data.test, job):
         try:
             pictures.append(data.test.picture(number))
         except Unreadable:
@@ -237,7 +236,7 @@ def _best(row: Tensor, words: Sequence[str], count: int) -> list[tuple[str, floa
     return [(words[i], value) for i, value in zip(top.indices.tolist(), top.values.tolist(), strict=True)]
 
 
-def _spread(items: Sequence[int], count: int, last: bool = False) -> list[int]:
-    """So many of the items, evenly spread; `last`: from the second half, where the sample set has several objects."""
-    items = list(items)[len(items) // 2 :] if last and len(items) >= 2 * count else list(items)
-    return items if len(items) <= count else [items[i * len(items) // count] for i in range(count)]
+def _several(split: Split, job: Job) -> list[int]:
+    """Pictures to show dense features of: of the second half, where the sample set has several objects a picture."""
+    numbers = job.chosen(split)
+    return some_of(numbers[len(numbers) // 2 :] if len(numbers) >= 2 * SHOWN else numbers, SHOWN)

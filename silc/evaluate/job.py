@@ -15,6 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TypeVar
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -47,6 +48,14 @@ class Metric:
     chance: float | None = None
 
 
+def some_of(items: Sequence[int], count: int) -> list[int]:
+    """So many of the items, in their order, chosen at random and always the same; all where there are no more.
+
+    Not every n-th: splits deal their classes in turn, and every second picture can mean every second class.
+    """
+    return [items[i] for i in sorted(np.random.default_rng(0).permutation(len(items))[:count])]
+
+
 class Job:
     """One task on one model.
 
@@ -54,6 +63,7 @@ class Job:
         config: the run's.
         world: the ranks.
         title: for messages, "fewshot, teacher".
+        limited: by eval.timeout_minutes.
 
     Attributes:
         notes: the protocol in words, for people.
@@ -62,13 +72,13 @@ class Job:
         skipped: (key, reason) of pictures that could not be read, of this rank; of all ranks after an exchange.
     """
 
-    def __init__(self, config: Config, world: World, title: str) -> None:
+    def __init__(self, config: Config, world: World, title: str, *, limited: bool = True) -> None:
         self.config, self.world, self._title = config, world, title
         self.notes: list[str] = []
         self.details: dict[str, object] = {}
         self.skipped: set[tuple[str, str]] = set()
         self.geometry = geometry(config)
-        self._ends = time.monotonic() + 60 * config.eval.timeout_minutes
+        self._ends = time.monotonic() + 60 * config.eval.timeout_minutes if limited else float("inf")
 
     def check(self) -> None:
         """Call between pieces of work. Raises TimedOut when the task's time is over."""
@@ -79,10 +89,9 @@ class Job:
             )
 
     def chosen(self, split: Split, limit: int | None = None) -> list[int]:
-        """Numbers of the pictures to use: all, or so many of them, evenly spread (None: eval.limit)."""
+        """Numbers of the pictures to use, rising: all, or so many of them (None: eval.limit); see :func:`some_of`."""
         limit = self.config.eval.limit if limit is None else limit
-        count = len(split)
-        return list(range(count)) if not limit or limit >= count else [i * count // limit for i in range(limit)]
+        return some_of(range(len(split)), limit) if limit else list(range(len(split)))
 
     def each(self, items: Sequence[T], function: Callable[[T], object], split: Split | None = None) -> list:
         """[function(item) for item in items], computed by all ranks, in order, on every rank (collective).

@@ -34,7 +34,7 @@ def sheet(config: Config, model: Towers, data: EvalData, title: str, path: Path)
 
     Returns False where the data has neither.
     """
-    job = Job(config, World(0, 1, model.device), "sheet")
+    job = Job(config, World(0, 1, model.device), "sheet", limited=False)
     with unchanged():
         if data.retrieval is not None and CAPTIONS in data.retrieval.test.has:
             shown, _ = exhibits.retrieved(model, data.retrieval, job, SHEET)

@@ -41,7 +41,7 @@ svg text{font:10px system-ui,sans-serif;fill:var(--soft)}figure{margin:0}figcapt
 .curves{display:grid;grid-template-columns:repeat(auto-fill,minmax(min(100%,300px),1fr));gap:16px}
 .cards{display:grid;grid-template-columns:repeat(auto-fill,minmax(min(100%,146px),1fr));gap:12px;font-size:.82rem}
 .rows{display:grid;gap:12px;font-size:.82rem}.row{display:flex;flex-wrap:wrap;gap:6px}
-.row div{flex:0 1 128px;min-width:64px}
+.row div{flex:1 1 64px;max-width:128px}
 img{width:100%;height:auto;display:block;border-radius:3px}.map img{image-rendering:pixelated}
 .key{display:inline-block;margin-right:10px;font-size:.8rem;color:var(--soft)}
 .key i{display:inline-block;width:10px;height:10px;margin-right:4px;border-radius:2px}

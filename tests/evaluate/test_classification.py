@@ -99,11 +99,16 @@ def test_a_split_without_a_picture_is_told(towers, job):
             list(classification.run(towers, DataSet("x", NAMES, Memory(pictures, labels=[0] * len(pictures))), job))
 
 
-def test_the_limit_takes_pictures_evenly(config, towers, job):
-    config.eval.limit = 3
-    data = DataSet("x", NAMES, Memory(random_pictures(7), labels=list(range(7))))
+def test_the_limit_takes_a_random_choice_that_is_always_the_same(config, towers, job):
+    config.eval.limit = 40
+    labels = [n % 4 for n in range(80)]  # classes in turn
+    data = DataSet("x", NAMES, Memory(random_pictures(80), labels=labels))
+    taken = job.chosen(data.test)
+    assert taken == sorted(set(taken)) == job.chosen(data.test)
+    assert len(taken) == 40
     list(classification.run(towers, data, job))
-    assert job.details["truth"].tolist() == [0, 2, 4]
+    assert job.details["truth"].tolist() == [labels[n] for n in taken]
+    assert job.details["truth"].bincount().min() >= 5
 
 
 def test_prompts_are_the_configurations_or_else_the_data_sets(config, towers, job):
