@@ -125,6 +125,7 @@ def join(config: Config) -> World:
 
 def evaluate(args: argparse.Namespace) -> int:
     """Exit status: 0 measured, 1 a task gave up. Raises ValueError for a user's mistake."""
+    from silc import distributed
     from silc.data.sample import default_root
     from silc.evaluate import output, suite
     from silc.evaluate.data import resolve_data, sample_set
@@ -152,6 +153,7 @@ def evaluate(args: argparse.Namespace) -> int:
         suite.write_json(results, step, target / "evaluation.json")
         title = f"SILC: {args.model}" + ("" if step is None else f", step {step}")
         print(f"report: {output.report(config, models, data, results, title, target)}")
+    distributed.barrier()
     return int(any(result.error is not None for result in results))
 
 

@@ -2,8 +2,8 @@
 
 A read is `x.key` where `x` is known to be the key's section: a parameter annotated with the section's class, a name or
 `self` attribute assigned from one, an attribute named `config` (`job.config`), or a chain from any of them
-(`config.views.flip`, `views.flip`, `self._views.flip`). A
-property of Config counts with what it reads, where it is read itself.
+(`config.views.flip`, `views.flip`, `self._views.flip`). A property of Config counts with what it reads, where it is
+read itself.
 """
 
 from __future__ import annotations

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+from datetime import timedelta
 from pathlib import Path
 
 import torch
@@ -25,7 +26,7 @@ from silc.config import (
 )
 from silc.data.splits import DataSet
 from silc.distributed import World
-from silc.evaluate import suite
+from silc.evaluate import exhibits, suite
 from silc.evaluate.data import EvalData
 from silc.evaluate.job import Job, TimedOut
 from silc.evaluate.tasks import TASKS
@@ -68,7 +69,7 @@ def main() -> None:
     folder, rank, size, port = Path(sys.argv[1]), *map(int, sys.argv[2:])
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "RANK": str(rank), "WORLD_SIZE": str(size)}
     torch.set_num_threads(1)
-    dist.init_process_group("gloo")
+    dist.init_process_group("gloo", timeout=timedelta(seconds=120))
     config, world = configuration(), World(rank, size, torch.device("cpu"))
     student, other = build(config), build(config)
     average = {name: value + 0.01 for name, value in other.state_dict().items()}
@@ -89,6 +90,9 @@ def main() -> None:
             job.each(range(6), one)
         except (TimedOut, ValueError) as ended:
             found["ended"].append(f"{type(ended).__name__}: {ended}")
+    if rank == 0:  # while the others wait: nothing on the way to a report may be collective
+        exhibits.collect(config, models, data(), results)
+    dist.barrier()
     (folder / f"{size}-{rank}.json").write_text(json.dumps(found))
 
 
