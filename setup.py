@@ -46,6 +46,8 @@ setup(
             "hypothesis>=6.100",
             "timm>=1.0.31",
             "lightly>=1.5",
+            "scikit-learn>=1.6",
+            "torchmetrics>=1.4",
             "ruff>=0.6",
         ],
         "bench": ["timm>=1.0.31", "lightly>=1.5", "matplotlib>=3.8"],

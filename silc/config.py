@@ -7,7 +7,7 @@ the errors. Cross-field rules stand in :func:`validate`, which runs before anyth
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass
@@ -22,6 +22,15 @@ Fraction = Annotated[float, Field(ge=0, le=1)]
 Area = tuple[Annotated[float, Field(gt=0, le=1)], Annotated[float, Field(gt=0, le=1)]]
 Rgb = tuple[float, float, float]
 Backend = Annotated[str, Field(pattern=r"^[a-z_]+$")]
+Task = Literal[
+    "zeroshot_classification",
+    "fewshot",
+    "retrieval",
+    "zeroshot_segmentation",
+    "linear_segmentation",
+    "open_vocabulary_segmentation",
+]
+TASKS: tuple[str, ...] = get_args(Task)
 
 
 def key(default: Any, doc: str) -> Any:
@@ -238,17 +247,50 @@ class TrainConfig:
 
 @dataclass(config=_STRICT, kw_only=True)
 class EvalConfig:
-    """What is measured at the end of a run (and every `every` steps)."""
+    """What is measured, at the end of a run, every `every` steps, and by launch/evaluate.py."""
 
     every: NonNegative = key(0, "steps between evaluations; 0: only at the end")
+    during: list[Task] = key(
+        ["zeroshot_classification", "retrieval", "zeroshot_segmentation"], "tasks of the evaluations on the way"
+    )
+    after: list[Task] = key(list(TASKS), "tasks at the end of the run; what the data cannot serve is left out")
+    models: list[Literal["student", "teacher"]] = key(["student", "teacher"], "whose image tower is measured")
+    timeout_minutes: PositiveFloat = key(30.0, "limit of one task on one model; it is given up, training goes on")
+    classification: str | None = key(
+        None, "data set to classify, LAYOUT:FOLDER; null: eval.shards, or the sample set if that is trained on"
+    )
+    retrieval: str | None = key(None, "data set for retrieval, LAYOUT:FOLDER; null: as for classification")
+    segmentation: str | None = key(None, "data set to segment, LAYOUT:FOLDER; null: as for classification")
     shards: list[str] = key(
         [],
         "WebDataset shards with a `class` in their json; empty: the sample set's unseen artist, or none with own data",
     )
     classes: str | None = key(None, "text file with a class name a line, in the order of the class numbers")
-    templates: list[str] = key(["a {}"], "prompts, averaged; {} is the class name")
+    templates: list[str] = key(
+        [], "prompts, averaged; {} is the class name. Empty: those of the data set, or else ['a {}']"
+    )
     batch: Positive = key(256, "pictures a forward pass")
+    limit: NonNegative = key(0, "test pictures a task takes, a random choice that is always the same; 0: all")
+    shots: list[Positive] = key([1, 5, 10], "few-shot: training pictures a class")
+    draws: Positive = key(3, "few-shot: random choices of them, for mean and deviation")
+    ridge: PositiveFloat = key(1024.0, "few-shot: weight of the ridge penalty")
+    neighbours: Positive = key(20, "few-shot: neighbours that vote")
+    short_side: Positive | None = key(
+        None, "segmentation: pixels of a picture's shorter side; null: 7/4 of views.global_size (448 for 256)"
+    )
+    window: NonNegative | None = key(
+        None, "segmentation: pixels a side of the sliding window; 0: the whole picture at once; null: short_side"
+    )
+    stride: Positive | None = key(None, "segmentation: pixels from window to window; null: 3/4 of the window")
+    test_pictures: NonNegative = key(0, "segmentation: test pictures; 0: eval.limit")
+    train_pictures: Positive = key(2048, "segmentation heads: training pictures")
+    probe_steps: Positive = key(1000, "linear segmentation: optimiser steps")
+    decoder_steps: Positive = key(500, "open-vocabulary segmentation: optimiser steps of the decoder")
+    unseen_every: Annotated[int, Field(ge=2)] = key(
+        4, "open-vocabulary segmentation: one class in so many is kept from the decoder's training"
+    )
     picture: bool = key(True, "write a PNG of a few held-out pictures with their top captions")
+    report: bool = key(True, "write report.html at the end of the run")
 
 
 @dataclass(config=_STRICT, kw_only=True)
@@ -313,6 +355,7 @@ def validate(config: Config, world_size: int) -> None:
         )
     if min(config.data.std) <= 0:
         raise ValueError(f"data.std={config.data.std} must be positive in every channel")
+    validate_eval(config)
 
 
 def _validate_model(model: ModelConfig, views: ViewsConfig) -> None:
@@ -330,6 +373,29 @@ def _validate_model(model: ModelConfig, views: ViewsConfig) -> None:
         if size % patch:
             near = max(1, round(size / patch)) * patch
             raise ValueError(f"{name}={size} is not a multiple of model.vision.patch_size={patch}; take {near}")
+
+
+def validate_eval(config: Config) -> None:
+    """Refuse what cannot be evaluated. Raises ValueError naming the value and the way out."""
+    evaluation, patch = config.eval, config.model.vision.patch_size
+    sizes = {"eval.short_side": evaluation.short_side, "eval.window": evaluation.window}
+    for name, size in sizes.items():
+        if size is not None and size % patch:
+            near = max(1, round(size / patch)) * patch
+            raise ValueError(f"{name}={size} is not a multiple of model.vision.patch_size={patch}; take {near}")
+    if evaluation.window and evaluation.stride is not None and evaluation.stride > evaluation.window:
+        raise ValueError(
+            f"eval.stride={evaluation.stride} is larger than eval.window={evaluation.window}: pixels between the "
+            "windows would be left out; take a smaller stride"
+        )
+    for template in evaluation.templates:
+        if template.count("{}") != 1 or "{" in template.replace("{}", "") or "}" in template.replace("{}", ""):
+            raise ValueError(
+                f"eval.templates: {template!r} must hold {{}} once, where the class name goes, and no other brace"
+            )
+    for name, some in (("shots", "[1, 5, 10]"), ("models", "[student]")):
+        if not getattr(evaluation, name):
+            raise ValueError(f"eval.{name} is empty; give at least one, as in {some}")
 
 
 def _validate_views(config: Config) -> None:

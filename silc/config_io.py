@@ -60,6 +60,14 @@ def build(tree: dict[str, Any]) -> Config:
         raise ValueError("configuration:\n  " + "\n  ".join(lines)) from None
 
 
+def override(config: Config, words: Iterable[str]) -> Config:
+    """A configuration with words `section.key=value` applied. Raises ValueError as :func:`load_config` does."""
+    tree = to_dict(config)
+    for word in words:
+        tree = _merge(tree, _parse_override(word))
+    return build(tree)
+
+
 def to_dict(config: Config) -> dict[str, Any]:
     """Nested plain values; `build` of them gives the same configuration."""
     return _ADAPTER.dump_python(config, mode="json")

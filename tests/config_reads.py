@@ -1,8 +1,9 @@
 """Which configuration keys the code reads: a small type inference over attribute chains.
 
 A read is `x.key` where `x` is known to be the key's section: a parameter annotated with the section's class, a name or
-`self` attribute assigned from one, or a chain from either (`config.views.flip`, `views.flip`, `self._views.flip`). A
-property of Config counts with what it reads, where it is read itself.
+`self` attribute assigned from one, an attribute named `config` (`job.config`), or a chain from any of them
+(`config.views.flip`, `views.flip`, `self._views.flip`). A property of Config counts with what it reads, where it is
+read itself.
 """
 
 from __future__ import annotations
@@ -62,6 +63,8 @@ class _Reads(ast.NodeVisitor):
             if isinstance(node.value, ast.Name) and node.value.id == "self" and self._self_type is None:
                 return self._self.get(node.attr)
             owner = self.resolve(node.value)
+            if owner is None and node.attr == "config":  # what carries the run's configuration calls it so
+                return "Config"
             return TYPES.get((owner, node.attr)) if owner else None
         return None
 

@@ -29,6 +29,7 @@ PROMISED = [
     "CHANGELOG.md",
     ".ci/run",
     "launch/train.py",
+    "launch/evaluate.py",
     "launch/make_sample.py",
     "launch/hostfile.example",
     "launch/slurm.sh",
@@ -126,7 +127,17 @@ def test_the_library_does_not_know_its_users():
     for path in CODE:
         if name_of(path).startswith("silc"):
             tops = {module.split(".")[0] for module in imported(path)}
-            assert not tops & {"launch", "benchmarks", "tests", "train", "pytest", "timm", "lightly"}, path
+            assert not tops & {
+                "launch",
+                "benchmarks",
+                "tests",
+                "train",
+                "pytest",
+                "timm",
+                "lightly",
+                "sklearn",
+                "torchmetrics",
+            }, path
 
 
 def test_the_kernels_need_torch_and_triton_alone():

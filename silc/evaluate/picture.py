@@ -14,14 +14,16 @@ RIGHT, WRONG, INK = (20, 120, 50), (170, 40, 40), (30, 30, 30)
 
 
 def draw(
-    images: Tensor,
+    images: Sequence[Tensor],
     truths: Sequence[str],
     guesses: Sequence[Sequence[tuple[str, float]]],
     title: str,
     path: Path,
     columns: int = 6,
 ) -> None:
-    """Write a grid. images: uint8 [n, 3, R, R]; truths: n captions; guesses: n lists of (caption, similarity), best
+    """Write a grid.
+
+    images: n of uint8 [3, h, w], shown as squares; truths: n captions; guesses: n lists of (caption, similarity), best
     first.
 
     The caption under a picture is green when the best guess is its own caption, red otherwise.

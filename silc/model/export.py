@@ -68,6 +68,14 @@ def timm_name(vision: VisionConfig) -> str | None:
     return f"{stem}_{vision.image_size}" if vision.image_size in images else None
 
 
+def timm_heads(name: str) -> int:
+    """Attention heads of a tower that :func:`timm_name` named. Raises ValueError for another name."""
+    for (_, _, _, heads, _), (stem, images) in _TIMM_NAMES.items():
+        if name in [f"{stem}_{image}" for image in images]:
+            return heads
+    raise ValueError(f"the image tower {name!r} is not one that launch/export.py writes")
+
+
 def open_clip_config(config: Config, timm_model_name: str) -> dict[str, Any]:
     """open_clip's description of the model and of its preprocessing."""
     vision = config.model.vision

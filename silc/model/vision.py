@@ -110,19 +110,39 @@ class Trunk(nn.Module):
 
     def forward(self, crops: Sequence[Tensor], dense: bool = False) -> list[Tensor]:
         """Pooled features [M_i, D] of each resolution, or with `dense` patch features [M_i, rows, columns, D]."""
+        x, layout, grids = self._embed(crops)
+        x = self.norm(self._run(self.blocks, x, layout))
+        if dense:
+            return [view.unflatten(1, grid) for view, grid in zip(layout.views(x), grids, strict=True)]
+        return list(self.attn_pool(x, layout).split([len(crop) for crop in crops]))
+
+    def value_path(self, crops: Sequence[Tensor]) -> list[Tensor]:
+        """Patch features in the space of the pooled ones, [M_i, rows, columns, D]; see :meth:`VisionTower.value_path`.
+
+        A token that attends to nothing but itself is given its own value: attention over sequences of one token each
+        is the output projection of the values, in the last block and in the pool.
+        """
+        x, layout, grids = self._embed(crops)
+        x = self._run(self.blocks[:-1], x, layout)
+        alone = PackedLayout(((len(x), 1),))
+        x = self.attn_pool(self.norm(self.blocks[-1](x, alone, attention.sdpa)), alone)
+        return [view.unflatten(1, grid) for view, grid in zip(layout.views(x), grids, strict=True)]
+
+    def _embed(self, crops: Sequence[Tensor]) -> tuple[Tensor, PackedLayout, list[Grid]]:
+        """Tokens with their positions [T, D], where each crop is among them, and the crops' grids."""
         grids = [(crop.shape[-2] // self.patch_size, crop.shape[-1] // self.patch_size) for crop in crops]
         layout = _layout(tuple((len(crop), rows * columns) for crop, (rows, columns) in zip(crops, grids, strict=True)))
         x = self.patch_embed(crops, [resize_positions(self.pos_embed, self.grid, grid) for grid in grids])
+        return x, layout, grids
+
+    def _run(self, blocks: nn.ModuleList, x: Tensor, layout: PackedLayout) -> Tensor:
         attend = attention.choose(self.attention, x.device, x.dtype).attend
-        for block in self.blocks:
+        for block in blocks:
             if self.checkpoint_activations and torch.is_grad_enabled():
                 x = checkpoint(block, x, layout, attend, use_reentrant=False)
             else:
                 x = block(x, layout, attend)
-        x = self.norm(x)
-        if dense:
-            return [view.unflatten(1, grid) for view, grid in zip(layout.views(x), grids, strict=True)]
-        return list(self.attn_pool(x, layout).split([len(crop) for crop in crops]))
+        return x
 
 
 @lru_cache(maxsize=64)
@@ -177,3 +197,12 @@ class VisionTower(nn.Module):
     def dense(self, crops: Sequence[Tensor]) -> list[Tensor]:
         """Patch features after the final norm, [M_i, H_i / p, W_i / p, D] for each of `crops`."""
         return self.trunk(crops, dense=True)
+
+    def value_path(self, crops: Sequence[Tensor]) -> list[Tensor]:
+        """Patch features to compare with text embeddings, [M_i, H_i / p, W_i / p, D] for each of `crops`.
+
+        MaskCLIP's value path (arXiv 2112.01071) for an attention-pooled tower: in the last block attention is replaced
+        by the output projection of the values, residual and MLP kept; then the pool's value and output projections,
+        norm and MLP are applied to each patch.
+        """
+        return self.trunk.value_path(crops)

@@ -11,8 +11,9 @@ from silc.config import Config, validate
 from silc.data.sample import default_root
 from silc.distributed import World, barrier, broadcast_object, init
 from silc.errors import RunStopped
-from silc.evaluate import final
-from silc.evaluate.final import Suite
+from silc.evaluate import output, suite
+from silc.evaluate.data import EvalData
+from silc.evaluate.towers import Towers, build_towers
 from silc.train import checkpoint, sources
 from silc.train.banner import backend_lines
 from silc.train.engine import precision
@@ -29,13 +30,13 @@ def train(config: Config) -> int:
         validate(config, world.size)
         backend_lines(config, world.device, precision(config, world.device))  # refuses a backend that cannot run here
         folder = _run_folder(config, world)
-        shards, suite = sources.resolve(config, world, default_root())
+        shards, data = sources.resolve(config, world, default_root())
         trainer = Trainer(config, world, shards, folder)
     except ValueError as error:
         print(f"train.py: {error}", file=sys.stderr)
         return 2
     try:
-        return _train(config, trainer, suite)
+        return _train(config, trainer, data)
     except RunStopped as error:
         print(f"train.py: {error}", file=sys.stderr)
         return 1
@@ -43,39 +44,54 @@ def train(config: Config) -> int:
         trainer.close()
 
 
-def _train(config: Config, trainer: Trainer, suite: Suite | None) -> int:
+def _train(config: Config, trainer: Trainer, data: EvalData | None) -> int:
     started = time.perf_counter()
-    counters = trainer.run(None if suite is None else lambda: _evaluate(config, trainer, suite, final_one=False))
+    counters = trainer.run(None if data is None else lambda: _evaluate(config, trainer, data, last=False))
     path = trainer.save()
     if trainer.world.main:
         minutes = (time.perf_counter() - started) / 60
         print(
             f"trained {counters.step} steps, {counters.step * config.train.global_batch} pairs, in {minutes:.1f} "
-            f"min; checkpoint {path}"
+            f"min; checkpoint {path}",
+            flush=True,
         )
-    if suite is not None:
-        _evaluate(config, trainer, suite, final_one=True)
+    if data is not None:
+        _evaluate(config, trainer, data, last=True)
     _export(trainer, path)
     return 0
 
 
-def _evaluate(config: Config, trainer: Trainer, suite: Suite, *, final_one: bool) -> None:
-    """Zero-shot numbers into the log and zero_shot.json; at the end also the sheet of pictures (collective)."""
-    results = final.run(config, suite, trainer.world, trainer.engine.module, trainer.teacher)
+def _evaluate(config: Config, trainer: Trainer, data: EvalData, *, last: bool) -> None:
+    """Figures to the terminal, the log and evaluation.json; after the last step also the pictures (collective)."""
+    models = _towers(trainer)
+    tasks = config.eval.after if last else config.eval.during
+    results = suite.evaluate(config, models, data, tasks, trainer.world, strict=False)
     if trainer.world.main:
-        print(final.result_lines(suite, results), flush=True)
-        trainer.log.write(
-            trainer.counters.step,
-            {f"zero_shot/{who}/{k}": v for who, values in results.items() for k, v in values.items()},
-        )
-        final.write_json(
-            {"step": trainer.counters.step, "split": suite.name, **results}, trainer.folder / "zero_shot.json"
-        )
-    if final_one and config.eval.picture:
-        path = trainer.folder / "held_out.png"
-        final.sheet(config, suite, trainer.world, trainer.engine.module, path)
-        if trainer.world.main:
-            print(f"held-out pictures with their top captions: {path}", flush=True)
+        step, folder = trainer.counters.step, trainer.folder
+        print(f"evaluation at step {step}\n{suite.table(results, data, tasks)}", flush=True)
+        trainer.log.write(step, suite.scalars(results))
+        suite.write_json(results, step, folder / "evaluation.json")
+        if last:
+            _show(config, models, data, results, step, folder)
+    barrier()
+
+
+def _show(
+    config: Config, models: list[Towers], data: EvalData, results: list[suite.Result], step: int, folder: Path
+) -> None:
+    if config.eval.picture:
+        title = f"{folder}, step {step}: held-out pictures and what is closest"
+        if output.sheet(config, models[0], data, title, folder / "held_out.png"):
+            print(f"held-out pictures with their top captions: {folder / 'held_out.png'}", flush=True)
+    if config.eval.report:
+        path = output.report(config, models, data, results, f"SILC: {folder}, step {step}", folder)
+        print(f"report: {path}", flush=True)
+
+
+def _towers(trainer: Trainer) -> list[Towers]:
+    """The models to measure, on whole copies of the fp32 weights (collective)."""
+    average = {} if trainer.teacher is None else trainer.teacher.average()
+    return build_towers(trainer.config, trainer.engine.master_weights(), average, trainer.world.device, trainer.dtype)
 
 
 def _export(trainer: Trainer, path: Path) -> None:

@@ -1,4 +1,4 @@
-"""A tiny model and tiny evaluation shards."""
+"""A tiny model, tiny evaluation shards, and splits in memory."""
 
 from __future__ import annotations
 
@@ -12,12 +12,55 @@ import pytest
 import torch
 import webdataset as wds
 from PIL import Image
+from torch import Tensor
 
 from silc.config import Config, DataConfig, EvalConfig, HeadConfig, ModelConfig, TextConfig, ViewsConfig, VisionConfig
+from silc.data.shards import Unreadable
+from silc.data.splits import DataSet
 from silc.distributed import World
+from silc.evaluate.job import Job
+from silc.evaluate.towers import Towers, build_towers
 from silc.model import SilcModel, build
 
-NAMES = [f"thing {number}" for number in range(7)]
+NAMES = tuple(f"thing {number}" for number in range(7))
+
+
+class Memory:
+    """A split whose pictures are given; None stands for one that cannot be read."""
+
+    def __init__(self, pictures, labels=None, captions=None, masks=None, title="in memory") -> None:
+        self.title = title
+        self._pictures, self._labels, self._captions, self._masks = pictures, labels, captions, masks
+        known = {"labels": labels, "captions": captions, "masks": masks}
+        self.has = frozenset(name for name, there in known.items() if there is not None)
+
+    def __len__(self) -> int:
+        return len(self._pictures)
+
+    def key(self, number: int) -> str:
+        return f"memory/{number}"
+
+    def picture(self, number: int) -> Tensor:
+        if self._pictures[number] is None:
+            raise Unreadable("undecodable picture")
+        return self._pictures[number]
+
+    def label(self, number: int) -> int | None:
+        return None if self._labels is None else self._labels[number]
+
+    def captions(self, number: int) -> list[str]:
+        return [] if self._captions is None else self._captions[number]
+
+    def mask(self, number: int) -> Tensor:
+        return self._masks[number]
+
+
+def random_pictures(count: int, height: int = 16, width: int = 16, seed: int = 0) -> list[Tensor]:
+    """Blocks of random colours, so that resizing leaves something."""
+    rng = np.random.default_rng(seed)
+    rows, columns = -(-height // 4), -(-width // 4)
+    blocks = [np.kron(rng.integers(0, 256, (rows, columns, 3)), np.ones((4, 4, 1))) for _ in range(count)]
+    return [torch.from_numpy(block[:height, :width].astype(np.uint8)) for block in blocks]
 
 
 @pytest.fixture
@@ -48,6 +91,39 @@ def model(config: Config) -> SilcModel:
 @pytest.fixture
 def world() -> World:
     return World(0, 1, torch.device("cpu"))
+
+
+@pytest.fixture
+def towers(config: Config, model: SilcModel) -> Towers:
+    """The student to be measured."""
+    (student,) = build_towers(config, model.state_dict(), {}, torch.device("cpu"), torch.float32)
+    return student
+
+
+@pytest.fixture
+def job(config: Config, world: World) -> Job:
+    return Job(config, world, "a task, student")
+
+
+@pytest.fixture
+def segmented() -> DataSet:
+    """Pictures with a coloured square and their masks: the class is the colour. One in 4 unseen: yellow."""
+    colours = torch.tensor([[250, 20, 20], [20, 250, 20], [20, 20, 250], [240, 240, 20]], dtype=torch.uint8)
+
+    def split(count: int, seed: int) -> Memory:
+        rng = np.random.default_rng(seed)
+        pictures, masks = [], []
+        for number in range(count):
+            picture = torch.full((32, 32, 3), 128, dtype=torch.uint8)
+            mask = torch.full((32, 32), -1, dtype=torch.int64)
+            top, left = rng.integers(0, 2, 2) * 8
+            window = (slice(top, top + 16), slice(left, left + 16))
+            picture[window], mask[window] = colours[number % 4], number % 4
+            pictures.append(picture)
+            masks.append(mask)
+        return Memory(pictures, masks=masks, title=f"split {seed}")
+
+    return DataSet("coloured squares", ("red", "green", "blue", "yellow"), split(8, 0), split(16, 1))
 
 
 @pytest.fixture

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from silc.config import Config
+from silc.config import Config, validate
 from silc.data.sample import SampleSet
+from silc.evaluate import data as eval_data
+from silc.evaluate.tasks import TASKS
 from silc.train import sources
 
 from .conftest import NAMES
@@ -22,9 +24,15 @@ def mine(config, shards, tmp_path) -> Config:
 
 
 def test_own_shards_with_an_evaluation_set(mine, world, tmp_path):
-    shards, suite = sources.resolve(mine, world, tmp_path)
+    shards, data = sources.resolve(mine, world, tmp_path)
     assert shards == ["train.tar"]
-    assert (suite.shards, suite.classes) == (mine.eval.shards, NAMES)
+    assert data.classification is data.retrieval is data.segmentation
+    assert data.classification.classes == NAMES
+    assert len(data.classification.test) == 3
+    assert data.classification.test.has == {"labels", "captions"}
+    assert data.why_not(TASKS["zeroshot_classification"]) is None
+    assert data.why_not(TASKS["fewshot"]) == "eval.shards has no train"
+    assert data.why_not(TASKS["zeroshot_segmentation"]) == "eval.shards has no masks"
 
 
 def test_own_shards_alone_are_not_evaluated(config, world, tmp_path):
@@ -32,21 +40,21 @@ def test_own_shards_alone_are_not_evaluated(config, world, tmp_path):
     assert sources.resolve(config, world, tmp_path) == (["train.tar"], None)
 
 
-def test_no_shards_mean_the_sample_set_and_the_unseen_artist(config, world, tmp_path, monkeypatch):
+def test_no_shards_mean_the_sample_set_and_the_unseen_artist(config, world, tmp_path, monkeypatch, shards):
     class Sample(SampleSet):
         def shards(self, split):
-            return [f"{split}.tar"]
+            return shards([0, 1])
 
         def class_names(self, split):
             return ["apple", "bear"]
 
     asked = {}
-    monkeypatch.setattr(sources, "ensure_sample", lambda root, **kw: asked.update(kw, root=root) or Sample(tmp_path))
+    monkeypatch.setattr(eval_data, "ensure_sample", lambda root, **kw: asked.update(kw, root=root) or Sample(tmp_path))
     config.data.sample_scenes = 77
-    shards, suite = sources.resolve(config, world, tmp_path)
-    assert shards == ["train.tar"]
-    assert suite.shards == ["unseen_artist.tar"]
-    assert suite.classes == ["an apple", "a bear"]
+    train, data = sources.resolve(config, world, tmp_path)
+    assert train == shards([0, 1])
+    assert data.classification.classes == ("an apple", "a bear")
+    assert data.classification.train is not None
     assert asked == {"root": tmp_path, "concepts": "default", "scenes_train": 77}
 
 
@@ -55,18 +63,43 @@ def test_no_shards_mean_the_sample_set_and_the_unseen_artist(config, world, tmp_
     [
         (lambda c: setattr(c.eval, "classes", None), "eval.shards and eval.classes go together"),
         (lambda c: setattr(c.eval, "shards", []), "eval.shards and eval.classes go together"),
+        (lambda c: setattr(c.eval, "segmentation", "voc22:/data"), "'voc22:/data' is no LAYOUT:FOLDER; layouts: wds"),
+        (lambda c: setattr(c.eval, "segmentation", "voc20:/nowhere"), "/nowhere is no folder"),
         (lambda c: setattr(c.eval, "shards", ["absent.tar"]), "absent.tar does not exist"),
         (lambda c: setattr(c.eval, "classes", "absent.txt"), "absent.txt"),
-        (lambda c: setattr(c.eval, "templates", []), "eval.templates is empty"),
-        (lambda c: setattr(c.eval, "templates", ["a photo"]), "'a photo'"),
-        (lambda c: setattr(c.eval, "templates", ["{} and {}"]), "once"),
-        (lambda c: setattr(c.eval, "templates", ["{name} is {}"]), "no other brace"),
     ],
 )
 def test_a_mistake_shows_before_training(mine, world, tmp_path, change, said):
     change(mine)
     with pytest.raises(ValueError) as caught:  # noqa: PT011 - the message is looked at
         sources.resolve(mine, world, tmp_path)
+    assert said in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda e: setattr(e, "templates", ["a photo"]), "'a photo'"),
+        (lambda e: setattr(e, "templates", ["{} and {}"]), "once"),
+        (lambda e: setattr(e, "templates", ["{name} is {}"]), "no other brace"),
+        (lambda e: setattr(e, "shots", []), "eval.shots is empty"),
+        (lambda e: setattr(e, "models", []), "eval.models is empty"),
+        (
+            lambda e: setattr(e, "window", 100),
+            "eval.window=100 is not a multiple of model.vision.patch_size=16; take 96",
+        ),
+        (lambda e: setattr(e, "short_side", 5), "take 16"),
+        (
+            lambda e: (setattr(e, "window", 32), setattr(e, "stride", 48)),
+            "eval.stride=48 is larger than eval.window=32",
+        ),
+    ],
+)
+def test_what_cannot_be_evaluated_is_refused(change, said):
+    config = Config()
+    change(config.eval)
+    with pytest.raises(ValueError) as caught:  # noqa: PT011 - the message is looked at
+        validate(config, 1)
     assert said in str(caught.value)
 
 

@@ -1,0 +1,137 @@
+"""Splits in folders: a folder of pictures a class, and folders of pictures beside folders of masks."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from torch import Tensor
+
+from silc.data.decode import decode_picture
+from silc.data.shards import Unreadable
+from silc.data.splits import LABELS, MASKS, MaskRule, decode_mask
+
+PICTURES = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
+
+
+class ImageFolder:
+    """root/CLASS/*.jpg: the classes are the folders, in alphabetical order (torchvision's convention).
+
+    Raises:
+        ValueError: no such folder, or no picture in it; a class list of another length.
+    """
+
+    has = frozenset({LABELS})
+
+    def __init__(self, root: Path, *, title: str, max_pixels: int) -> None:
+        self.title, self._root, self._max_pixels = title, root, max_pixels
+        if not root.is_dir():
+            raise ValueError(f"{root} is no folder")
+        self.folders = sorted(path.name for path in root.iterdir() if path.is_dir())
+        self._files = [
+            (path, number)
+            for number, folder in enumerate(self.folders)
+            for path in sorted((root / folder).rglob("*"))
+            if path.suffix.lower() in PICTURES
+        ]
+        if not self._files:
+            raise ValueError(f"{root} holds no picture in a folder of its class, as in {root}/dog/1.jpg")
+
+    def __len__(self) -> int:
+        return len(self._files)
+
+    def key(self, number: int) -> str:
+        return str(self._files[number][0].relative_to(self._root))
+
+    def picture(self, number: int) -> Tensor:
+        return decode_picture(_bytes(self._files[number][0]), self._max_pixels)
+
+    def label(self, number: int) -> int | None:
+        return self._files[number][1]
+
+    def captions(self, number: int) -> list[str]:
+        return []
+
+    def mask(self, number: int) -> Tensor:
+        raise Unreadable("no mask")
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A picture's file and its mask's."""
+
+    key: str
+    picture: Path
+    mask: Path
+
+
+class MaskFolder:
+    """Pictures with masks.
+
+    Args:
+        pairs: in order.
+        rule: from the values of a mask file to classes.
+        classes: their number.
+
+    Raises:
+        ValueError: no pair, or a mask that is missing, with its name.
+    """
+
+    has = frozenset({MASKS})
+
+    def __init__(self, pairs: Sequence[Pair], rule: MaskRule, *, title: str, classes: int, max_pixels: int) -> None:
+        self.title, self._pairs, self._rule = title, list(pairs), rule
+        self._classes, self._max_pixels = classes, max_pixels
+        if not self._pairs:
+            raise ValueError(f"{title}: the split is empty")
+        for pair in self._pairs:
+            for path in (pair.picture, pair.mask):
+                if not path.is_file():
+                    raise ValueError(f"{title}: {path} is missing")
+
+    def __len__(self) -> int:
+        return len(self._pairs)
+
+    def key(self, number: int) -> str:
+        return self._pairs[number].key
+
+    def picture(self, number: int) -> Tensor:
+        return decode_picture(_bytes(self._pairs[number].picture), self._max_pixels)
+
+    def label(self, number: int) -> int | None:
+        return None
+
+    def captions(self, number: int) -> list[str]:
+        return []
+
+    def mask(self, number: int) -> Tensor:
+        return decode_mask(_bytes(self._pairs[number].mask), self._rule, self._classes, self.key(number))
+
+
+def pairs_by_name(pictures: Path, masks: Path, picture_suffix: str, mask_suffix: str) -> list[Pair]:
+    """A pair for each mask `masks/**/NAME + mask_suffix`: its picture is `pictures/**/NAME + picture_suffix`.
+
+    Raises ValueError for a folder that is missing.
+    """
+    for folder in (pictures, masks):
+        if not folder.is_dir():
+            raise ValueError(f"{folder} is missing")
+    names = [path.relative_to(masks).as_posix() for path in sorted(masks.rglob(f"*{mask_suffix}"))]
+    stems = [name.removesuffix(mask_suffix) for name in names]
+    return [Pair(stem, pictures / (stem + picture_suffix), masks / (stem + mask_suffix)) for stem in stems]
+
+
+def pairs_by_list(names: Path, pictures: Path, masks: Path) -> list[Pair]:
+    """A pair for each line of a file: `pictures/LINE.jpg`, `masks/LINE.png`. Raises ValueError for a missing file."""
+    if not names.is_file():
+        raise ValueError(f"{names} is missing")
+    stems = [line.strip() for line in names.read_text(encoding="utf-8").splitlines() if line.strip()]
+    return [Pair(stem, pictures / f"{stem}.jpg", masks / f"{stem}.png") for stem in stems]
+
+
+def _bytes(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise Unreadable(f"unreadable file ({error.strerror})") from error

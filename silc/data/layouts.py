@@ -1,0 +1,204 @@
+"""Data sets by the name of their layout and their folder: `LAYOUT:FOLDER`, as in `ade20k:/data/ADEChallengeData2016`.
+
+    wds          CLIP_benchmark's: FOLDER/classnames.txt, zeroshot_classification_templates.txt ({c} is the name),
+                 {test,train}/nshards.txt and {0..n-1}.tar with a picture and `cls`, or `txt` with a caption a line
+    imagefolder  FOLDER/{val,test,train}/CLASS/*.jpg, or FOLDER/CLASS/*.jpg; names: the folders', or eval.classes
+    ade20k       images/{training,validation}/*.jpg, annotations/{training,validation}/*.png (0: nothing, 1 to 150)
+    voc20        JPEGImages/*.jpg, SegmentationClass/*.png, ImageSets/Segmentation/{train,val}.txt; 0 is not counted
+    voc21        the same; 0 is the class "background", which competes by its name
+    context59    JPEGImages, SegmentationClassContext/*.png, ImageSets/SegmentationContext/{train,val}.txt
+    context60    the same with "background", as voc21
+    coco_stuff   images/{train2017,val2017}/*.jpg, annotations/{...}/*.png: *_labelTrainIds.png (0 to 170), or the
+                 original numbers (0 to 181)
+    cityscapes   leftImg8bit/{train,val}/CITY/*_leftImg8bit.png, gtFine/{...}/CITY/*_gtFine_labelTrainIds.png, or
+                 *_gtFine_labelIds.png
+
+The left-out classes 255 (or what the layout says) are never counted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+from silc.config import DataConfig
+from silc.data import class_names
+from silc.data.folders import ImageFolder, MaskFolder, Pair, pairs_by_list, pairs_by_name
+from silc.data.splits import DataSet, MaskRule, TarSplit, as_they_are, by_table, zero_is_nothing
+
+NAMED_BACKGROUND = 'the background is a class and competes by its name, "background"'
+
+
+def read_names(path: Path, what: str) -> tuple[str, ...]:
+    """The lines of a file, blank ones left out. Raises ValueError when it cannot be read or has none."""
+    try:
+        names = tuple(line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip())
+    except OSError as error:
+        raise ValueError(f"cannot read {what}={path}: {error.strerror}") from None
+    if not names:
+        raise ValueError(f"{what}={path} names nothing")
+    return names
+
+
+def open_data_set(spec: str, config: DataConfig, classes: tuple[str, ...] | None) -> DataSet:
+    """The data set of a `LAYOUT:FOLDER`. classes: names to take instead of the layout's own.
+
+    Raises ValueError: an unknown layout, a missing file, an empty split, a class list that does not fit.
+    """
+    layout, colon, folder = spec.partition(":")
+    if not colon or layout not in LAYOUTS:
+        raise ValueError(f"{spec!r} is no LAYOUT:FOLDER; layouts: {', '.join(LAYOUTS)}")
+    root = Path(folder).expanduser()
+    if not root.is_dir():
+        raise ValueError(f"{spec}: {root} is no folder")
+    try:
+        return LAYOUTS[layout](root, config, classes)
+    except ValueError as error:
+        raise ValueError(f"{spec}: {error}") from None
+
+
+def _wds(root: Path, config: DataConfig, classes: tuple[str, ...] | None) -> DataSet:
+    listed = root / "classnames.txt"
+    names = classes or (read_names(listed, "classnames.txt") if listed.is_file() else ())
+    prompts = root / "zeroshot_classification_templates.txt"
+    templates = None
+    if prompts.is_file():
+        templates = tuple(line.replace("{c}", "{}") for line in read_names(prompts, prompts.name))
+    splits = {}
+    for split in ("test", "train"):
+        if split == "train" and not (root / split).is_dir():
+            continue
+        counted = root / split / "nshards.txt"
+        if counted.is_file():
+            count = int(counted.read_text(encoding="utf-8"))
+            shards = [str(root / split / f"{number}.tar") for number in range(count)]
+        else:
+            shards = [str(root / split)]
+        if not shards:
+            raise ValueError(f"the {split} split is empty: {counted} says 0")
+        splits[split] = TarSplit(config, shards, title=f"{root.name} {split}", classes=len(names))
+    _check_labels(splits["test"], names)
+    return DataSet(root.name, names, splits["test"], splits.get("train"), templates)
+
+
+def _check_labels(split: TarSplit, names: tuple[str, ...]) -> None:
+    if "labels" not in split.has:
+        return
+    if not names:
+        raise ValueError("its pictures have labels, but there is no classnames.txt; give eval.classes")
+    check_labels(split, len(names))
+
+
+def check_labels(split: TarSplit | ImageFolder, classes: int) -> None:
+    """Raises ValueError for a label without a name."""
+    for number in range(len(split)):
+        label = split.label(number)
+        if label is not None and not 0 <= label < classes:
+            raise ValueError(
+                f"{split.key(number)} has class {label}, the class list names 0 to {classes - 1}; add the missing names"
+            )
+
+
+def _image_folder(root: Path, config: DataConfig, classes: tuple[str, ...] | None) -> DataSet:
+    def split(name: str) -> ImageFolder:
+        return ImageFolder(root / name, title=f"{root.name} {name}".strip(), max_pixels=config.max_image_pixels)
+
+    test = split(next((name for name in ("val", "test") if (root / name).is_dir()), ""))
+    train = split("train") if (root / "train").is_dir() and test.title != root.name else None
+    if train is not None and train.folders != test.folders:
+        odd = sorted(set(train.folders) ^ set(test.folders))
+        raise ValueError(f"{train.title} and {test.title} do not have the same classes: {', '.join(odd[:5])}")
+    names = classes or tuple(folder.replace("_", " ") for folder in test.folders)
+    if len(names) != len(test.folders):
+        raise ValueError(f"{len(test.folders)} class folders, but eval.classes names {len(names)}")
+    return DataSet(root.name, names, test, train)
+
+
+def _masked(
+    root: Path,
+    config: DataConfig,
+    names: tuple[str, ...],
+    rule: MaskRule,
+    pairs: Callable[[str], list[Pair]],
+    marks: Callable[[str], Path],
+    splits: tuple[str, str],
+    background: str,
+) -> DataSet:
+    """A data set of mask folders.
+
+    pairs: finds those of a split. marks: a path that is there when the split is; without the training split, what needs
+    it is left out. splits: the one for testing, then the one for training.
+    """
+
+    def split(name: str) -> MaskFolder:
+        title, pixels = f"{root.name} {name}", config.max_image_pixels
+        return MaskFolder(pairs(name), rule, title=title, classes=len(names), max_pixels=pixels)
+
+    train = split(splits[1]) if marks(splits[1]).exists() else None
+    return DataSet(root.name, names, split(splits[0]), train, background=background)
+
+
+def _ade20k(root: Path, config: DataConfig, classes: tuple[str, ...] | None) -> DataSet:
+    names = classes or class_names.ADE20K
+    find = lambda split: pairs_by_name(root / "images" / split, root / "annotations" / split, ".jpg", ".png")  # noqa: E731
+    marks = lambda split: root / "annotations" / split  # noqa: E731
+    rule, background = zero_is_nothing(len(names)), "pixels of no class (0) are not counted"
+    return _masked(root, config, names, rule, find, marks, ("validation", "training"), background)
+
+
+def _listed(own: tuple[str, ...], masks: str, lists: str, *, background: bool) -> Callable[..., DataSet]:
+    """VOC's layout: a file lists the names of a split."""
+
+    def build(root: Path, config: DataConfig, classes: tuple[str, ...] | None) -> DataSet:
+        names = classes or (("background", *own) if background else own)
+        rule = as_they_are(len(names)) if background else zero_is_nothing(len(names))
+        words = NAMED_BACKGROUND if background else "background pixels (0) are not counted"
+
+        def marks(split: str) -> Path:
+            return root / "ImageSets" / lists / f"{split}.txt"
+
+        def find(split: str) -> list[Pair]:
+            return pairs_by_list(marks(split), root / "JPEGImages", root / masks)
+
+        return _masked(root, config, names, rule, find, marks, ("val", "train"), words)
+
+    return build
+
+
+def _coco_stuff(root: Path, config: DataConfig, classes: tuple[str, ...] | None) -> DataSet:
+    names = classes or class_names.COCO_STUFF
+    folder = root / "annotations"
+    reduced = any((folder / "val2017").glob("*_labelTrainIds.png"))
+    used = [number for number in range(182) if number not in class_names.COCO_STUFF_UNUSED]
+    rule = as_they_are(len(names)) if reduced else by_table({number: i for i, number in enumerate(used)})
+    suffix = "_labelTrainIds.png" if reduced else ".png"
+    find = lambda split: pairs_by_name(root / "images" / split, folder / split, ".jpg", suffix)  # noqa: E731
+    marks = lambda split: folder / split  # noqa: E731
+    words = "unlabelled pixels (255) are not counted"
+    return _masked(root, config, names, rule, find, marks, ("val2017", "train2017"), words)
+
+
+def _cityscapes(root: Path, config: DataConfig, classes: tuple[str, ...] | None) -> DataSet:
+    names = classes or class_names.CITYSCAPES
+    reduced = any((root / "gtFine" / "val").glob("*/*_gtFine_labelTrainIds.png"))
+    rule = as_they_are(len(names)) if reduced else by_table({v: i for i, v in enumerate(class_names.CITYSCAPES_IDS)})
+    suffix = "_gtFine_labelTrainIds.png" if reduced else "_gtFine_labelIds.png"
+    pictures, masks = root / "leftImg8bit", root / "gtFine"
+    find = lambda split: pairs_by_name(pictures / split, masks / split, "_leftImg8bit.png", suffix)  # noqa: E731
+    marks = lambda split: masks / split  # noqa: E731
+    return _masked(root, config, names, rule, find, marks, ("val", "train"), "void pixels (255) are not counted")
+
+
+_CONTEXT = ("SegmentationClassContext", "SegmentationContext")
+_VOC = ("SegmentationClass", "Segmentation")
+LAYOUTS: dict[str, Callable[[Path, DataConfig, tuple[str, ...] | None], DataSet]] = {
+    "wds": _wds,
+    "imagefolder": _image_folder,
+    "ade20k": _ade20k,
+    "voc20": _listed(class_names.VOC, *_VOC, background=False),
+    "voc21": _listed(class_names.VOC, *_VOC, background=True),
+    "context59": _listed(class_names.CONTEXT, *_CONTEXT, background=False),
+    "context60": _listed(class_names.CONTEXT, *_CONTEXT, background=True),
+    "coco_stuff": _coco_stuff,
+    "cityscapes": _cityscapes,
+}

@@ -1,0 +1,73 @@
+"""Intersection over union from a confusion matrix, which ranks can add up exactly."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+from silc.data.splits import IGNORE, Split, check_mask_size
+from silc.evaluate.job import Job, Metric
+
+
+def confusion(guess: Tensor, truth: Tensor, classes: int) -> Tensor:
+    """Pixels by true class (rows) and guessed class: int64 [C, C] on the CPU; not those whose truth is IGNORE.
+
+    guess, truth: int64 of one shape.
+    """
+    counted = truth != IGNORE
+    pairs = truth[counted] * classes + guess[counted]
+    return torch.bincount(pairs, minlength=classes**2).view(classes, classes).cpu()
+
+
+def per_class(matrix: Tensor) -> Tensor:
+    """IoU of each class, float64 [C]; NaN for a class that is neither there nor guessed anywhere."""
+    right = matrix.diagonal().double()
+    return right / (matrix.sum(0) + matrix.sum(1) - matrix.diagonal())
+
+
+def metrics(matrix: Tensor, prefix: str = "") -> list[Metric]:
+    """Mean IoU over the classes that are there or guessed, share of pixels that are right, mean share per class.
+
+    Chance is a guess drawn evenly from all classes for each pixel.
+    """
+    classes, truth = len(matrix), matrix.sum(1)
+    there = truth > 0
+    right = matrix.diagonal().double()
+    return [
+        Metric(f"{prefix}miou", per_class(matrix).nanmean().item(), chance(truth).mean().item()),
+        Metric(f"{prefix}pixel_accuracy", (right.sum() / truth.sum()).item(), 1 / classes),
+        Metric(f"{prefix}mean_accuracy", (right[there] / truth[there]).mean().item(), 1 / classes),
+    ]
+
+
+def chance(truth: Tensor) -> Tensor:
+    """IoU of each class for even guesses among all classes: [C] from the classes' pixels [C].
+
+    A share 1 / C of a class is hit; as many of all other pixels are guessed to be of it.
+    """
+    classes, pixels = len(truth), truth.double()
+    hit = pixels / classes
+    return hit / (pixels + (pixels.sum() - pixels) / classes).clamp(min=1)
+
+
+def measure(
+    job: Job, split: Split, numbers: Sequence[int], classes: int, predict: Callable[[Tensor], Sequence[Tensor]]
+) -> Tensor:
+    """Confusion matrices over pictures, int64 [k, C, C], by all ranks (collective).
+
+    predict: a picture, uint8 [H, W, 3] -> k guesses, int64 [H, W].
+
+    Raises ValueError: a mask that does not fit its picture or the classes; no pixel with a class.
+    """
+
+    def one(number: int) -> Tensor:
+        picture, truth = split.picture(number), split.mask(number)
+        check_mask_size(truth, picture, split.key(number))
+        return torch.stack([confusion(guess.cpu(), truth, classes) for guess in predict(picture)])
+
+    total = job.summed(numbers, one, torch.zeros(1, classes, classes, dtype=torch.int64), split)
+    if not total.sum():
+        raise ValueError(f"{split.title}: no pixel of {len(numbers)} masks has a class; is the split empty?")
+    return total

@@ -1,0 +1,115 @@
+"""A model as evaluation sees it: an image tower and a text tower with whole weights of their own.
+
+Under ZeRO a rank holds parts of the student, in the precision of training. Evaluation works on whole copies made of the
+fp32 master weights, the same on every rank, and the training engine is neither called nor changed: ranks need not stay
+in step, and what is measured on the way is what launch/evaluate.py measures on the checkpoint.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from silc.config import Config
+from silc.data import Tokenizer, build_tokenizer
+from silc.model.silc import SilcModel
+
+TEXTS = 256  # captions a forward pass
+
+
+class Towers:
+    """Image and text features in fp32, unit length where they are compared; no gradients.
+
+    Attributes:
+        name: student or teacher.
+        size: pixels a side at which whole pictures are encoded.
+        patch: pixels a side of a patch.
+    """
+
+    def __init__(self, name: str, model: SilcModel, tokenizer: Tokenizer, size: int, device: torch.device) -> None:
+        self.name, self.size, self.device = name, size, device
+        self.patch = model.visual.trunk.patch_size
+        self._model, self._tokenizer = model, tokenizer
+
+    @torch.no_grad()
+    def images(self, pictures: Tensor) -> Tensor:
+        """Pooled features: uint8 [b, 3, R, R] -> unit length [b, D]."""
+        return F.normalize(self._model.encode_image(pictures).float(), dim=-1)
+
+    @torch.no_grad()
+    def patches(self, pictures: Tensor) -> Tensor:
+        """Patch features after the final norm, not normalised: uint8 [b, 3, H, W] -> [b, H / p, W / p, D]."""
+        return self._model.encode_image(pictures, dense=True).float()
+
+    @torch.no_grad()
+    def values(self, pictures: Tensor) -> Tensor:
+        """Patch features of the value path: uint8 [b, 3, H, W] -> unit length [b, H / p, W / p, D]."""
+        return F.normalize(self._model.visual.value_path([pictures])[0].float(), dim=-1)
+
+    @torch.no_grad()
+    def texts(self, texts: Sequence[str]) -> Tensor:
+        """Text features -> unit length [len(texts), D]."""
+        parts = []
+        for first in range(0, len(texts), TEXTS):
+            tokens = self._tokenizer(list(texts[first : first + TEXTS])).to(self.device)
+            parts.append(F.normalize(self._model.encode_text(tokens).float(), dim=-1))
+        return torch.cat(parts)
+
+    def classes(self, names: Sequence[str], templates: Sequence[str]) -> Tensor:
+        """Unit-length embeddings [C, D]: the mean over templates of the prompts' unit-length embeddings, normalised."""
+        total = torch.stack([self.texts([template.format(name) for name in names]) for template in templates]).sum(0)
+        return F.normalize(total, dim=-1)
+
+
+def build_towers(
+    config: Config,
+    student: Mapping[str, Tensor],
+    teacher: Mapping[str, Tensor],
+    device: torch.device,
+    dtype: torch.dtype,
+) -> list[Towers]:
+    """The models that eval.models names.
+
+    Args:
+        config: the run's.
+        student: whole fp32 weights by name.
+        teacher: the average's, whole; the teacher's image tower stands beside the student's text tower. Without an
+            image tower in it (a head-only EMA, or no distillation) there is no teacher to measure.
+        device, dtype: of the forward pass.
+
+    Raises:
+        ValueError: weights that do not fit the configuration, with the first that does not.
+    """
+    tokenizer = build_tokenizer(config.data.tokenizer, config.model.text.context_length)
+    average = {name: value for name, value in teacher.items() if name.startswith("visual.")}
+    weights = {"student": student, "teacher": {**student, **average} if average else None}
+    out = []
+    for name in dict.fromkeys(config.eval.models):
+        if weights[name] is not None:
+            model = _load(config, weights[name], device, dtype)
+            out.append(Towers(name, model, tokenizer, config.views.global_size, device))
+    return out
+
+
+def _load(config: Config, weights: Mapping[str, Tensor], device: torch.device, dtype: torch.dtype) -> SilcModel:
+    with torch.device("meta"):  # neither memory nor random numbers for first weights
+        model = SilcModel(
+            config.model,
+            patch_backend=config.kernels.patch_embed,
+            mean=config.data.mean,
+            std=config.data.std,
+            with_head=False,
+        )
+    towers = {name: value for name, value in weights.items() if name.startswith(("visual.", "text."))}
+    for name, parameter in model.named_parameters():
+        found = tuple(towers[name].shape) if name in towers else "nothing"
+        if found != tuple(parameter.shape):
+            raise ValueError(
+                f"the weights do not fit the configuration: {name} needs {tuple(parameter.shape)}, found {found}; "
+                "evaluate a checkpoint with its own configuration"
+            )
+    model.load_state_dict({name: towers[name].to(device, dtype) for name in model.state_dict()}, assign=True)
+    return model.requires_grad_(False).eval()

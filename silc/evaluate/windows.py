@@ -1,0 +1,115 @@
+"""Pictures of any size through a tower: resized to a short side, cut into sliding windows, scores put together again.
+
+Windows overlap; a pixel's scores are the mean over the windows that hold it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from silc.config import Config
+from silc.data.crops import resize_into
+
+CLASSES = 32  # class maps brought to the picture's size at a time
+
+
+@dataclass(frozen=True)
+class Geometry:
+    """How a picture is cut.
+
+    Attributes:
+        short_side: pixels of the shorter side, multiples of the patch.
+        window: pixels a side of a window; 0: the picture whole.
+        stride: pixels from window to window.
+        batch: windows a forward pass.
+    """
+
+    short_side: int
+    window: int
+    stride: int
+    batch: int
+
+    def words(self) -> str:
+        """For people."""
+        how = f"windows of {self.window} px every {self.stride} px" if self.window else "the picture whole"
+        return f"short side {self.short_side} px, {how}, bilinear upsampling, no post-processing"
+
+
+def geometry(config: Config) -> Geometry:
+    """Of a configuration. What it leaves open: a short side of 7/4 of a global crop's, windows as large as that, which
+    overlap by a quarter (448, 448, 336 for crops of 256 px).
+    """
+    evaluation, patch = config.eval, config.model.vision.patch_size
+    side = evaluation.short_side or max(1, round(7 / 4 * config.views.global_size / patch)) * patch
+    window = side if evaluation.window is None else evaluation.window
+    return Geometry(side, window, evaluation.stride or max(1, window * 3 // 4), evaluation.batch)
+
+
+def resized(picture: Tensor, short_side: int, patch: int) -> Tensor:
+    """uint8 [H, W, 3] -> uint8 [3, h, w], the shorter side as told, the other in proportion; multiples of `patch`."""
+    scale = short_side / min(picture.shape[:2])
+    height, width = (max(1, round(side * scale / patch)) * patch for side in picture.shape[:2])
+    image = torch.empty(3, height, width, dtype=torch.uint8)
+    resize_into(image, picture.contiguous())
+    return image
+
+
+def boxes(height: int, width: int, window: int, stride: int) -> list[tuple[int, int, int, int]]:
+    """(top, left, height, width) of the windows, row by row; a row's last ends at the edge. window 0: one of it all."""
+    rows, columns = (min(window, side) if window else side for side in (height, width))
+    return [(t, x, rows, columns) for t in _starts(height, rows, stride) for x in _starts(width, columns, stride)]
+
+
+def _starts(side: int, window: int, stride: int) -> list[int]:
+    return [*range(0, side - window, stride), side - window]
+
+
+def cut(image: Tensor, places: list[tuple[int, int, int, int]]) -> Tensor:
+    """uint8 [3, h, w] -> the windows [n, 3, rows, columns]."""
+    return torch.stack([image[:, t : t + rows, x : x + columns] for t, x, rows, columns in places])
+
+
+def slide(image: Tensor, shape: Geometry, scores: Callable[[Tensor], Tensor]) -> Tensor:
+    """Mean scores of each pixel: uint8 [3, h, w] -> fp32 [C, h, w].
+
+    scores: uint8 [n, 3, rows, columns] -> [n, C, any, any], brought to the window's size bilinearly.
+    """
+    places = boxes(*image.shape[1:], shape.window, shape.stride)
+    total, seen = None, torch.zeros(image.shape[1:], device=image.device)
+    for first in range(0, len(places), shape.batch):
+        some = places[first : first + shape.batch]
+        found = scores(cut(image, some))
+        if total is None:
+            # Classes last in memory, as the products with their embeddings are: adding and comparing are then fastest.
+            total = found.new_zeros(*image.shape[1:], found.shape[1]).permute(2, 0, 1)
+        for (top, left, rows, columns), one in zip(some, found, strict=True):
+            window = (slice(top, top + rows), slice(left, left + columns))
+            total[:, *window] += upsample(one, (rows, columns))
+            seen[window] += 1
+    return total / seen
+
+
+def upsample(scores: Tensor, size: tuple[int, int]) -> Tensor:
+    """Bilinear: [C, h, w] -> [C, *size]."""
+    return F.interpolate(scores[None], size=size, mode="bilinear", align_corners=False)[0]
+
+
+def best_class(scores: Tensor, size: tuple[int, int]) -> Tensor:
+    """Class of the highest score of each pixel, the first of equals: [C, h, w] -> int64 [*size].
+
+    A few classes are upsampled at a time: all of them at the size of a large picture would be gigabytes.
+    """
+    if tuple(scores.shape[1:]) == size:
+        return scores.argmax(0)
+    best = torch.full(size, -torch.inf, device=scores.device)
+    winner = torch.zeros(size, dtype=torch.int64, device=scores.device)
+    for first in range(0, len(scores), CLASSES):
+        value, number = upsample(scores[first : first + CLASSES], size).max(0)
+        better = value > best
+        best[better], winner[better] = value[better], number[better] + first
+    return winner

@@ -1,0 +1,262 @@
+"""Tiny trees in the layouts of the public data sets."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import webdataset as wds
+from PIL import Image
+
+from silc.config import DataConfig
+from silc.data import class_names
+from silc.data.layouts import LAYOUTS, open_data_set, read_names
+from silc.data.splits import IGNORE, DataSet
+
+
+def picture(path: Path, size: tuple[int, int] = (6, 4)) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.new("RGB", size, (10, 200, 30)).save(path)
+
+
+def mask(path: Path, values: list[int], size: tuple[int, int] = (6, 4)) -> None:
+    """The values in the first row, the first of them in all other pixels."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    rows = np.full(size[::-1], values[0], np.uint8)
+    rows[0, : len(values)] = values
+    Image.fromarray(rows).save(path)
+
+
+def ade20k(root: Path) -> None:
+    for split in ("training", "validation"):
+        picture(root / f"images/{split}/ADE_1.jpg")
+        mask(root / f"annotations/{split}/ADE_1.png", [0, 1, 150])
+
+
+def voc(root: Path, masks: str = "SegmentationClass", lists: str = "Segmentation") -> None:
+    for split in ("train", "val"):
+        picture(root / f"JPEGImages/2007_{split}.jpg")
+        mask(root / f"{masks}/2007_{split}.png", [0, 1, 20, 255])
+        (root / f"ImageSets/{lists}").mkdir(parents=True, exist_ok=True)
+        (root / f"ImageSets/{lists}/{split}.txt").write_text(f"2007_{split}\n")
+
+
+def context(root: Path) -> None:
+    voc(root, "SegmentationClassContext", "SegmentationContext")
+
+
+def coco_reduced(root: Path) -> None:
+    for split in ("train2017", "val2017"):
+        picture(root / f"images/{split}/1.jpg")
+        mask(root / f"annotations/{split}/1_labelTrainIds.png", [255, 0, 170])
+
+
+def coco_original(root: Path) -> None:
+    for split in ("train2017", "val2017"):
+        picture(root / f"images/{split}/1.jpg")
+        mask(root / f"annotations/{split}/1.png", [255, 0, 12, 181, 91])
+
+
+def cityscapes_reduced(root: Path) -> None:
+    for split in ("train", "val"):
+        picture(root / f"leftImg8bit/{split}/ulm/ulm_1_leftImg8bit.png")
+        mask(root / f"gtFine/{split}/ulm/ulm_1_gtFine_labelTrainIds.png", [255, 0, 18])
+
+
+def cityscapes_original(root: Path) -> None:
+    for split in ("train", "val"):
+        picture(root / f"leftImg8bit/{split}/ulm/ulm_1_leftImg8bit.png")
+        mask(root / f"gtFine/{split}/ulm/ulm_1_gtFine_labelIds.png", [0, 7, 33, 14])
+
+
+# layout, tree, names at numbers, the mask's first row as classes, what is said of the background
+CASES = [
+    ("ade20k", ade20k, {0: "wall", 149: "flag"}, [IGNORE, 0, 149], "not counted"),
+    ("voc20", voc, {0: "aeroplane", 19: "tv monitor"}, [IGNORE, 0, 19, IGNORE], "not counted"),
+    ("voc21", voc, {0: "background", 20: "tv monitor"}, [0, 1, 20, IGNORE], "competes by its name"),
+    ("context59", context, {0: "aeroplane", 58: "wood"}, [IGNORE, 0, 19, IGNORE], "not counted"),
+    ("context60", context, {0: "background", 59: "wood"}, [0, 1, 20, IGNORE], "competes by its name"),
+    ("coco_stuff", coco_reduced, {0: "person", 170: "wood"}, [IGNORE, 0, 170], "not counted"),
+    (
+        "coco_stuff",
+        coco_original,
+        {0: "person", 11: "stop sign", 80: "banner"},
+        [IGNORE, 0, 11, 170, 80],
+        "not counted",
+    ),
+    ("cityscapes", cityscapes_reduced, {0: "road", 18: "bicycle"}, [IGNORE, 0, 18], "not counted"),
+    ("cityscapes", cityscapes_original, {0: "road", 18: "bicycle"}, [IGNORE, 0, 18, IGNORE], "not counted"),
+]
+
+
+def opened(layout: str, root: Path, classes: tuple[str, ...] | None = None) -> DataSet:
+    return open_data_set(f"{layout}:{root}", DataConfig(workers=0), classes)
+
+
+@pytest.mark.parametrize(
+    ("layout", "tree", "names", "row", "background"), CASES, ids=lambda x: getattr(x, "__name__", None)
+)
+def test_pictures_with_masks(tmp_path, layout, tree: Callable[[Path], None], names, row, background):
+    tree(tmp_path)
+    data = opened(layout, tmp_path)
+    for number, name in names.items():
+        assert data.classes[number] == name
+    assert background in data.background
+    for split in (data.test, data.train):
+        assert len(split) == 1
+        assert split.has == {"masks"}
+        assert split.picture(0).shape == (4, 6, 3)
+        assert split.mask(0)[0, : len(row)].tolist() == row
+        assert split.mask(0)[3].tolist() == [row[0]] * 6
+    assert data.test.title.endswith(("val", "validation", "val2017"))
+
+
+def test_the_lists_have_the_known_lengths():
+    lists = class_names
+    assert [len(x) for x in (lists.ADE20K, lists.VOC, lists.CONTEXT, lists.COCO_STUFF)] == [150, 20, 59, 171]
+    assert len(lists.CITYSCAPES) == len(lists.CITYSCAPES_IDS) == 19
+    assert 182 - len(lists.COCO_STUFF_UNUSED) == 171
+    for names in (lists.ADE20K, lists.VOC, lists.CONTEXT, lists.COCO_STUFF, lists.CITYSCAPES):
+        assert len(set(names)) == len(names)
+
+
+def test_without_the_training_part_there_is_no_training_split(tmp_path):
+    picture(tmp_path / "images/validation/a.jpg")
+    mask(tmp_path / "annotations/validation/a.png", [1])
+    assert opened("ade20k", tmp_path).train is None
+
+
+@pytest.mark.parametrize(
+    ("spoil", "said"),
+    [
+        (lambda root: (root / "JPEGImages/2007_val.jpg").unlink(), "2007_val.jpg is missing"),
+        (lambda root: (root / "SegmentationClass/2007_train.png").unlink(), "2007_train.png is missing"),
+        (lambda root: (root / "ImageSets/Segmentation/val.txt").write_text("\n"), "val: the split is empty"),
+        (lambda root: (root / "ImageSets/Segmentation/val.txt").unlink(), "val.txt is missing"),
+    ],
+)
+def test_a_tree_with_a_gap_is_told(tmp_path, spoil, said):
+    voc(tmp_path)
+    spoil(tmp_path)
+    with pytest.raises(ValueError, match=f"voc20:.*{said}"):
+        opened("voc20", tmp_path)
+
+
+def test_a_class_list_that_does_not_match_the_masks_is_told(tmp_path):
+    ade20k(tmp_path)
+    with pytest.raises(ValueError, match=r"ADE_1 has class 149, but the class list names 2"):
+        opened("ade20k", tmp_path, ("one", "two")).test.mask(0)
+
+
+def test_what_is_no_layout_or_no_folder_is_told(tmp_path):
+    for spec in ("ade:/x", "/data/ade", ""):
+        with pytest.raises(ValueError, match="is no LAYOUT:FOLDER; layouts: wds, imagefolder, ade20k"):
+            open_data_set(spec, DataConfig(), None)
+    for layout in LAYOUTS:
+        with pytest.raises(ValueError, match="absent is no folder"):
+            opened(layout, tmp_path / "absent")
+    (tmp_path / "empty").mkdir()
+    for layout in LAYOUTS:
+        with pytest.raises(ValueError, match=f"{layout}:"):
+            opened(layout, tmp_path / "empty")
+
+
+# ImageFolder
+
+
+def image_folder(root: Path, splits: tuple[str, ...] = ("train", "val")) -> None:
+    for split in splits:
+        for name in ("great_owl", "ant"):
+            for number in range(2):
+                picture(root / split / name / f"{number}.jpg")
+
+
+def test_an_image_folder(tmp_path):
+    image_folder(tmp_path)
+    (tmp_path / "val/ant/notes.txt").write_text("no picture")
+    data = opened("imagefolder", tmp_path)
+    assert data.classes == ("ant", "great owl")
+    assert [data.test.label(n) for n in range(len(data.test))] == [0, 0, 1, 1]
+    assert data.test.key(2) == "great_owl/0.jpg"
+    assert data.test.picture(0).shape == (4, 6, 3)
+    assert len(data.train) == 4
+    assert opened("imagefolder", tmp_path, ("x", "y")).classes == ("x", "y")
+    lone = opened("imagefolder", tmp_path / "val")
+    assert lone.train is None
+    assert lone.classes == data.classes
+
+
+def test_an_image_folder_with_other_classes_is_told(tmp_path):
+    image_folder(tmp_path)
+    with pytest.raises(ValueError, match=r"2 class folders, but eval\.classes names 3"):
+        opened("imagefolder", tmp_path, ("x", "y", "z"))
+    (tmp_path / "train/bat").mkdir()
+    with pytest.raises(ValueError, match="do not have the same classes: bat"):
+        opened("imagefolder", tmp_path)
+
+
+# CLIP_benchmark's WebDataset
+
+
+def clip_benchmark(root: Path, kind: str = "classification") -> None:
+    encoded = io.BytesIO()
+    Image.new("RGB", (6, 4)).save(encoded, "webp")
+    for split in ("test", "train"):
+        (root / split).mkdir(parents=True)
+        (root / split / "nshards.txt").write_text("2\n")
+        for shard in range(2):
+            with wds.TarWriter(str(root / split / f"{shard}.tar")) as writer:
+                for number in range(3):
+                    sample = {"__key__": f"s{shard}{number}", "webp": encoded.getvalue()}
+                    known = (
+                        {"cls": str(number)} if kind == "classification" else {"txt": f"cap {number}\nother {shard}"}
+                    )
+                    writer.write(sample | known)
+    if kind == "classification":
+        (root / "classnames.txt").write_text("ant\nbee\nowl\n")
+        (root / "zeroshot_classification_templates.txt").write_text("a photo of a {c}.\na {c}\n")
+
+
+def test_a_classification_set_of_clip_benchmark(tmp_path):
+    clip_benchmark(tmp_path)
+    data = opened("wds", tmp_path)
+    assert data.classes == ("ant", "bee", "owl")
+    assert data.templates == ("a photo of a {}.", "a {}")
+    assert [data.test.label(n) for n in range(6)] == [0, 1, 2, 0, 1, 2]
+    assert len(data.train) == 6
+    assert data.test.has == {"labels"}
+
+
+def test_a_retrieval_set_of_clip_benchmark(tmp_path):
+    clip_benchmark(tmp_path, "retrieval")
+    data = opened("wds", tmp_path)
+    assert data.test.has == {"captions"}
+    assert data.test.captions(4) == ["cap 1", "other 1"]
+    assert data.templates is None
+
+
+def test_labels_without_names_are_told(tmp_path):
+    clip_benchmark(tmp_path)
+    (tmp_path / "classnames.txt").write_text("ant\nbee\n")
+    with pytest.raises(ValueError, match=r"0/s02 has class 2, the class list names 0 to 1"):
+        opened("wds", tmp_path)
+    (tmp_path / "classnames.txt").unlink()
+    with pytest.raises(ValueError, match=r"no classnames\.txt; give eval\.classes"):
+        opened("wds", tmp_path)
+    (tmp_path / "test/nshards.txt").write_text("0")
+    with pytest.raises(ValueError, match="the test split is empty"):
+        opened("wds", tmp_path)
+
+
+def test_class_files(tmp_path):
+    file = tmp_path / "classes.txt"
+    file.write_text("one\n\n  two words \n", encoding="utf-8")
+    assert read_names(file, "eval.classes") == ("one", "two words")
+    file.write_text("\n \n")
+    with pytest.raises(ValueError, match="names nothing"):
+        read_names(file, "eval.classes")
+    with pytest.raises(ValueError, match=r"eval\.classes=.*absent"):
+        read_names(tmp_path / "absent", "eval.classes")

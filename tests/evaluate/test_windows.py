@@ -1,0 +1,75 @@
+"""Resizing, sliding windows, and putting scores together, against loops over pixels."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from silc.evaluate import windows
+from silc.evaluate.windows import Geometry, best_class, boxes, geometry, resized, slide
+
+
+def test_sizes_follow_the_crops_unless_given(config):
+    config.views.global_size, config.model.vision.patch_size = 256, 16
+    assert geometry(config) == Geometry(448, 448, 336, 4)
+    config.eval.short_side, config.eval.window, config.eval.stride = 320, 160, 32
+    assert geometry(config) == Geometry(320, 160, 32, 4)
+    config.eval.window = 0
+    assert "the picture whole" in geometry(config).words()
+
+
+@pytest.mark.parametrize(
+    ("height", "width", "expected"), [(100, 200, (64, 128)), (300, 90, (216, 64)), (7, 7, (64, 64))]
+)
+def test_the_short_side_is_as_told(height, width, expected):
+    image = resized(torch.zeros(height, width, 3, dtype=torch.uint8), 64, 8)
+    assert image.shape == (3, *expected)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(1, 40), st.integers(1, 40), st.integers(0, 24), st.integers(1, 24))
+def test_windows_cover_every_pixel_and_stay_inside(height, width, window, stride):
+    stride = min(stride, window) if window else stride
+    seen = np.zeros((height, width), dtype=int)
+    places = boxes(height, width, window, stride)
+    for top, left, rows, columns in places:
+        assert top >= 0
+        assert left >= 0
+        assert top + rows <= height
+        assert left + columns <= width
+        assert (rows, columns) == ((min(window, height), min(window, width)) if window else (height, width))
+        seen[top : top + rows, left : left + columns] += 1
+    assert (seen > 0).all()
+    assert len(set(places)) == len(places)
+
+
+@pytest.mark.parametrize("shape", [Geometry(24, 16, 8, 2), Geometry(24, 0, 8, 2), Geometry(24, 16, 12, 99)], ids=str)
+def test_overlapping_scores_are_averaged(shape):
+    image = torch.randint(0, 256, (3, 24, 40), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+
+    def scores(crops: torch.Tensor) -> torch.Tensor:
+        return F.avg_pool2d(crops.float(), 4) * torch.arange(1, len(crops) + 1).view(-1, 1, 1, 1)
+
+    found = slide(image, shape, scores)
+    total, count = np.zeros((3, 24, 40)), np.zeros((24, 40))
+    places = boxes(24, 40, shape.window, shape.stride)
+    for number, (t, x, r, c) in enumerate(places):
+        one = F.avg_pool2d(image[None, :, t : t + r, x : x + c].float(), 4) * (number % shape.batch + 1)
+        total[:, t : t + r, x : x + c] += F.interpolate(one, (r, c), mode="bilinear")[0].numpy()
+        count[t : t + r, x : x + c] += 1
+    assert np.allclose(found.numpy(), total / count, rtol=1e-5)
+
+
+@pytest.mark.parametrize("classes", [1, 5, windows.CLASSES, 2 * windows.CLASSES + 3])
+def test_the_best_class_is_the_argmax_of_all(classes):
+    scores = torch.randn(classes, 6, 9, generator=torch.Generator().manual_seed(classes))
+    expected = F.interpolate(scores[None], (20, 31), mode="bilinear")[0].argmax(0)
+    assert torch.equal(best_class(scores, (20, 31)), expected)
+
+
+def test_of_equals_the_first_wins():
+    assert best_class(torch.zeros(70, 3, 3), (5, 5)).eq(0).all()
