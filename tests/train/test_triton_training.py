@@ -13,7 +13,7 @@ import torch
 from tests.train import cases
 
 ROOT = Path(__file__).resolve().parents[2]
-LOSSES = ("loss", "contrastive", "distill")
+LOSSES = ("loss", "loss_contrastive", "loss_distill")
 
 
 @pytest.fixture(scope="module")
