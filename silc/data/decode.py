@@ -59,7 +59,7 @@ def decode_picture(data: bytes | None, max_pixels: int) -> Tensor:
 
 
 def _rgb(image: Image.Image) -> Image.Image:
-    """Pillow's own conversion clips deep grey values, which makes them white, and shows what lies under transparency."""
+    """Pillow's own conversion clips deep greys, which makes them white, and shows what lies under transparency."""
     if image.mode == "I" or image.mode.startswith("I;16"):
         values = np.asarray(image).astype(np.float64) / 257  # 65535 is white
         return Image.fromarray(values.round().clip(0, 255).astype(np.uint8)).convert("RGB")
