@@ -26,6 +26,8 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("out", type=Path, help="folder to write, made if missing; an earlier export is replaced")
     parser.add_argument("--teacher", action="store_true", help="teacher's image tower, student's text tower")
     args = parser.parse_args(argv)
+    from safetensors import SafetensorError
+
     from silc.model.load_export import is_export
     from silc.train.checkpoint import export_open_clip, find
 
@@ -34,8 +36,8 @@ def main(argv: list[str] | None = None) -> int:
             raise ValueError(f"{args.out} holds other files and no earlier export; give a new folder")
         path = find(args.checkpoint)
         export_open_clip(path, args.out, teacher=args.teacher)
-    except OSError as error:
-        parser.error(f"{args.out} cannot be written: {error}")
+    except (OSError, SafetensorError) as error:
+        parser.error(f"{args.checkpoint} cannot be exported to {args.out}: {error}")
     except ValueError as error:
         parser.error(str(error))
     print(f"{path} -> open_clip.create_model('local-dir:{args.out.resolve()}')")
