@@ -128,7 +128,7 @@ class Trunk(nn.Module):
         x = self.attn_pool(self.norm(self.blocks[-1](x, alone, attention.sdpa)), alone)
         return [view.unflatten(1, grid) for view, grid in zip(layout.views(x), grids, strict=True)]
 
-    def _embed(self, crops: Sequence[Tensor]) -> tuple[Tensor, PackedLayout, list[Grid]]:
+    def _embed(self, crops: Sequence[Tensor]) -> tuple[Tensor, PackedLayout, list[tuple[int, int]]]:
         """Tokens with their positions [T, D], where each crop is among them, and the crops' grids."""
         grids = [(crop.shape[-2] // self.patch_size, crop.shape[-1] // self.patch_size) for crop in crops]
         layout = _layout(tuple((len(crop), rows * columns) for crop, (rows, columns) in zip(crops, grids, strict=True)))
