@@ -94,7 +94,7 @@ def _or_stop(draft: Path) -> Iterator[None]:
         shutil.rmtree(draft, ignore_errors=True)
         there = next(path for path in draft.parents if path.exists())
         raise RunStopped(
-            f"the checkpoint {draft.with_suffix('')} could not be written: {str(error).splitlines()[0]} "
+            f"the checkpoint {draft.with_suffix('')} could not be written: {str(error).partition(chr(10))[0]} "
             f"({shutil.disk_usage(there).free / 1e9:.1f} GB are free in {there}); make room there, then go on from the "
             "last whole one with train.resume=auto"
         ) from error
