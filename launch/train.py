@@ -15,6 +15,7 @@ import argparse
 import os
 import sys
 from pathlib import Path
+from typing import NoReturn
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [
@@ -27,16 +28,24 @@ os.environ.setdefault("GOMP_SPINCOUNT", "0")
 
 from silc import config_io  # noqa: E402
 from silc.config import Config, validate  # noqa: E402
+from silc.errors import speaks  # noqa: E402
 
 PRESETS = ROOT / "launch" / "presets"
+
+
+class Parser(argparse.ArgumentParser):
+    """Tells of a mistake once a machine, not once a rank."""
+
+    def error(self, message: str) -> NoReturn:
+        if not speaks():
+            self.exit(2)
+        super().error(message)
 
 
 def parse(argv: list[str]) -> argparse.Namespace:
     """Command line; `config` is the resolved configuration. Mistakes end with a message and status 2."""
     names = ", ".join(sorted(p.stem for p in PRESETS.glob("*.yaml")))
-    parser = argparse.ArgumentParser(
-        prog="train.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = Parser(prog="train.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("overrides", nargs="*", metavar="section.key=value", help="overrides, applied last")
     parser.add_argument("--preset", default="sample", help=f"name or YAML file; presets: {names} (default: sample)")
     parser.add_argument("--config", type=Path, metavar="FILE", help="YAML file laid over the preset")
@@ -52,9 +61,11 @@ def parse(argv: list[str]) -> argparse.Namespace:
     parser.add_argument(
         "--local_rank", "--local-rank", type=int, default=0, help=argparse.SUPPRESS
     )  # the DeepSpeed launcher adds it
-    args = parser.parse_args(argv)
+    args = parser.parse_intermixed_args(argv)  # overrides may follow an option
     if args.ranks is not None and not args.dry_run:
         parser.error("--ranks goes with --dry-run; a job's ranks are the launcher's to choose (deepspeed --num_gpus N)")
+    if args.ranks is not None and args.ranks < 1:
+        parser.error(f"--ranks {args.ranks}: give at least 1")
     args.ranks = args.ranks or int(os.environ.get("WORLD_SIZE", "1"))
     try:
         args.config = config_io.load_config(args.preset, args.overrides, presets=PRESETS, file=args.config)

@@ -7,12 +7,13 @@ the errors. Cross-field rules stand in :func:`validate`, which runs before anyth
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Any, Literal, get_args
 
 from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass
 
-_STRICT = ConfigDict(extra="forbid", validate_assignment=True, arbitrary_types_allowed=False)
+_STRICT = ConfigDict(extra="forbid", validate_assignment=True, allow_inf_nan=False, arbitrary_types_allowed=False)
 
 Positive = Annotated[int, Field(gt=0)]
 NonNegative = Annotated[int, Field(ge=0)]
@@ -56,7 +57,7 @@ class VisionConfig:
 class TextConfig:
     """The text tower: a bidirectional transformer pooled at its last token (SigLIP's layout)."""
 
-    context_length: Positive = key(64, "tokens a caption is padded or cut to")
+    context_length: Annotated[int, Field(ge=3)] = key(64, "tokens a caption is padded or cut to")
     vocab_size: Positive = key(49408, "rows of the token table; at least the tokenizer's")
     width: Positive = key(768, "token width")
     depth: Positive = key(12, "number of transformer blocks")
@@ -352,6 +353,17 @@ def validate(config: Config, world_size: int) -> None:
         raise ValueError(
             f"optim.warmup_steps={optim.warmup_steps} + optim.cooldown_steps={optim.cooldown_steps} exceed "
             f"train.steps={train.steps}; shorten them"
+        )
+    for rule in optim.rules:
+        try:
+            re.compile(rule.pattern)
+        except re.error as error:
+            raise ValueError(f"optim.rules: {rule.pattern!r} is no regular expression: {error}") from None
+    objective = config.objective
+    if objective.init_scale is not None and objective.init_scale > objective.max_scale:
+        raise ValueError(
+            f"objective.init_scale={objective.init_scale} is beyond objective.max_scale={objective.max_scale}; "
+            "lower the first or raise the second"
         )
     if min(config.data.std) <= 0:
         raise ValueError(f"data.std={config.data.std} must be positive in every channel")

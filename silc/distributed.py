@@ -29,7 +29,10 @@ class World:
 
 
 def init(timeout_minutes: float) -> World:
-    """Join the job that the launcher's environment describes (nccl on GPUs, gloo on CPUs), or make a job of one."""
+    """Join the job that the launcher's environment describes (nccl on GPUs, gloo on CPUs), or make a job of one.
+
+    Raises ValueError when another job holds the port.
+    """
     import deepspeed  # here, so that reading a configuration does not pay for it
 
     if "RANK" not in os.environ:
@@ -55,9 +58,16 @@ def init(timeout_minutes: float) -> World:
         torch.cuda.set_device(device)
     if not dist.is_initialized():
         backend = "nccl" if cuda else "gloo"
-        deepspeed.init_distributed(
-            dist_backend=backend, auto_mpi_discovery=False, timeout=timedelta(minutes=timeout_minutes), verbose=False
-        )
+        limit = timedelta(minutes=timeout_minutes)
+        try:
+            deepspeed.init_distributed(dist_backend=backend, auto_mpi_discovery=False, timeout=limit, verbose=False)
+        except dist.DistNetworkError as error:
+            if "EADDRINUSE" not in str(error):
+                raise
+            port = os.environ["MASTER_PORT"]
+            raise ValueError(
+                f"port {port} is in use by another job; take another, as in deepspeed --master_port {int(port) + 11}"
+            ) from None
     return World(dist.get_rank(), dist.get_world_size(), device)
 
 
@@ -95,6 +105,13 @@ def all_reduce_min_(tensor: torch.Tensor) -> torch.Tensor:
     """Smallest over ranks, in place: for flags, 'is it so everywhere'."""
     if _many():
         dist.all_reduce(tensor, op=dist.ReduceOp.MIN)
+    return tensor
+
+
+def all_reduce_max_(tensor: torch.Tensor) -> torch.Tensor:
+    """Largest over ranks, in place: for flags, 'is it so anywhere'."""
+    if _many():
+        dist.all_reduce(tensor, op=dist.ReduceOp.MAX)
     return tensor
 
 

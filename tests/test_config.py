@@ -173,6 +173,20 @@ def test_a_slip_in_any_key_names_a_valid_one(key):
     assert named[1] == key
 
 
+@pytest.mark.parametrize(
+    "word", ["optim.lr=.inf", "optim.lr=.nan", "objective.init_bias=.nan", "data.mean=[0, .inf, 0]"]
+)
+def test_a_number_that_is_not_finite_is_refused(word):
+    message = refusal(word)
+    assert word.partition("=")[0] in message
+    assert "finite" in message
+
+
+def test_a_caption_needs_room_between_its_marks():
+    assert "model.text.context_length=2" in refusal("model.text.context_length=2")
+    assert load("model.text.context_length=3").model.text.context_length == 3
+
+
 def test_all_mistakes_are_told_at_once():
     message = refusal("optim.lrr=1", "train.steps=-1", "views.flip=x")
     assert all(part in message for part in ("optim.lrr", "train.steps=-1", "views.flip"))
@@ -220,6 +234,8 @@ def small(tmp_path) -> Path:
         (2, ["train.micro_batch=48"], ["train.micro_batch=48", "64 pairs", "take 32"]),
         (1, ["optim.warmup_steps=400", "optim.cooldown_steps=300"], ["400", "300", "train.steps=600"]),
         (1, ["data.std=[0.5, 0, 0.5]"], ["data.std", "positive"]),
+        (1, ["optim.rules=[{pattern: 'a(b'}]"], ["optim.rules", "'a(b'", "regular expression"]),
+        (1, ["objective.init_scale=200"], ["objective.init_scale=200.0", "objective.max_scale=100.0"]),
         (1, ["model.vision.heads=3"], ["model.vision.heads=3", "model.vision.width=128", "take 2"]),
         (1, ["model.text.heads=5"], ["model.text.heads=5", "model.text.width=128"]),
         (1, ["model.vision.image_size=60"], ["model.vision.image_size=60", "patch_size=8", "take 64"]),

@@ -30,7 +30,7 @@ def decode_caption(data: bytes | None) -> str:
 
 
 def decode_picture(data: bytes | None, max_pixels: int) -> Tensor:
-    """A picture's RGB pixels, uint8 [H, W, 3].
+    """A picture's RGB pixels, uint8 [H, W, 3]; what is transparent lies on white, 16 bits become 8.
 
     Raises:
         Unreadable: none, not decodable, cut, or of more than `max_pixels` pixels (known from its header, before memory
@@ -45,7 +45,7 @@ def decode_picture(data: bytes | None, max_pixels: int) -> Tensor:
         if size is None:
             with Image.open(io.BytesIO(data)) as opened:
                 _check_size(opened.size, max_pixels)
-                return torch.from_numpy(np.array(opened.convert("RGB")))
+                return torch.from_numpy(np.array(_rgb(opened)))
         _check_size(size, max_pixels)
         # Twice as fast as Pillow, and it refuses a cut file where Pillow needs asking.
         encoded = torch.frombuffer(bytearray(data), dtype=torch.uint8)
@@ -56,6 +56,22 @@ def decode_picture(data: bytes | None, max_pixels: int) -> Tensor:
         raise Unreadable("too many pixels") from None
     except Exception:
         raise Unreadable("undecodable picture") from None
+
+
+def _rgb(image: Image.Image) -> Image.Image:
+    """Pillow's own conversion clips deep greys, which makes them white, and shows what lies under transparency."""
+    if image.mode == "I" or image.mode.startswith("I;16"):
+        values = np.asarray(image).astype(np.float64) / 257  # 65535 is white
+        return Image.fromarray(values.round().clip(0, 255).astype(np.uint8)).convert("RGB")
+    if image.mode == "F":
+        values = np.asarray(image)
+        if not (values.min() >= 0 and values.max() <= 1):
+            raise Unreadable("floating-point values beyond 0 to 1")
+        return Image.fromarray((values * 255).round().astype(np.uint8)).convert("RGB")
+    if image.has_transparency_data:
+        above = image.convert("RGBA")
+        return Image.alpha_composite(Image.new("RGBA", above.size, "white"), above).convert("RGB")
+    return image.convert("RGB")
 
 
 def _check_size(size: tuple[int, int], max_pixels: int) -> None:

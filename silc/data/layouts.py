@@ -30,13 +30,18 @@ NAMED_BACKGROUND = 'the background is a class and competes by its name, "backgro
 
 
 def read_names(path: Path, what: str) -> tuple[str, ...]:
-    """The lines of a file, blank ones left out. Raises ValueError when it cannot be read or has none."""
+    """The lines of a file. Raises ValueError when it cannot be read or has none, or a blank one before its end."""
     try:
-        names = tuple(line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip())
+        names = tuple(line.strip() for line in path.read_text(encoding="utf-8").rstrip().splitlines())
     except OSError as error:
         raise ValueError(f"cannot read {what}={path}: {error.strerror}") from None
     if not names:
         raise ValueError(f"{what}={path} names nothing")
+    if "" in names:
+        raise ValueError(
+            f"{what}={path}: line {names.index('') + 1} is blank, and lines are counted as classes are; "
+            "remove it, or name the class"
+        )
     return names
 
 

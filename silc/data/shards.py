@@ -65,11 +65,18 @@ def expand_shards(patterns: Sequence[str]) -> list[str]:
     """Paths of the shards that brace patterns, wildcards, folders (all their *.tar) and plain paths name, in order.
 
     Raises:
-        ValueError: a pattern that matches nothing, a shard that is missing, or an address that is no local path.
+        ValueError: a pattern that matches nothing, a shard that is missing or named twice, or an address that is no
+            local path.
     """
     if not patterns:
         raise ValueError("no shards given: set data.shards to tar files, brace patterns or folders")
-    return [path for pattern in patterns for path in _expand(str(pattern))]
+    paths = [path for pattern in patterns for path in _expand(str(pattern))]
+    seen = set()
+    for path in paths:
+        if (place := os.path.abspath(path)) in seen:
+            raise ValueError(f"shards {list(patterns)}: {path} is named twice")
+        seen.add(place)
+    return paths
 
 
 def _expand(pattern: str) -> list[str]:
@@ -106,6 +113,7 @@ def scan_shard(path: str, columns: Columns) -> Shard:
         ValueError: the file is no plain tar at all.
     """
     where = {ext: (column, rank) for column, exts in enumerate(columns.values()) for rank, ext in enumerate(exts)}
+    where = {ext.lower(): place for ext, place in where.items()}
     keys: list[bytes] = []
     spans: list[list[tuple[int, int]]] = []
     ranks: list[int] = []
@@ -222,7 +230,10 @@ class ShardIndex:
         self.counts = [len(shard.keys) for shard in self.shards]
         self._files: OrderedDict[int, io.FileIO] = OrderedDict()
         if not sum(self.counts):
-            raise ValueError(f"shards {list(patterns)} hold no sample")
+            raise ValueError(
+                f"shards {list(patterns)} hold no sample: the {len(self.shards)} tar(s) are empty, or their members' "
+                "names have no extension"
+            )
         for shard in self.shards:
             if not len(shard.keys):
                 log.warning("shard %s holds no sample", shard.path)

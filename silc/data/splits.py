@@ -214,17 +214,27 @@ class TarSplit:
         return decode_picture(self._read(number, "picture"), self._max_pixels)
 
     def label(self, number: int) -> int | None:
-        """None also where the json cannot be read: whoever needs the label leaves such a picture out."""
+        """None also where the json cannot be read: whoever needs the label leaves such a picture out.
+
+        Raises ValueError, with the picture's name, where what is read is no class number.
+        """
         try:
             written = self._read(number, "cls")
-            if written is not None:
-                return int(written.decode())
-            info: dict[str, Any] = json.loads(self._read(number, "json") or b"{}")
-            if self._single_objects and info.get("objects") == 1:
-                return int(info["concept_ids"][0])
-            return None if info.get("class") is None else int(info["class"])
+            info: Any = {"class": written.decode()} if written is not None else None
+            if info is None:
+                info = json.loads(self._read(number, "json") or b"{}")
         except (Unreadable, ValueError):
             return None
+        if not isinstance(info, dict):
+            raise ValueError(f"{self.key(number)}: its json is a {type(info).__name__}, not an object with a `class`")
+        if self._single_objects and info.get("objects") == 1:
+            return info["concept_ids"][0]
+        label = info.get("class")
+        if label is None or type(label) is int:
+            return label
+        if isinstance(label, str) and label.strip().isdecimal():
+            return int(label)
+        raise ValueError(f"{self.key(number)}: its class is {label!r}; a class is a number, its line in the class list")
 
     def captions(self, number: int) -> list[str]:
         """None also where they cannot be read: such a picture takes no part in retrieval."""

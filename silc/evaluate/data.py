@@ -9,7 +9,8 @@ from silc.config import Config
 from silc.data.layouts import check_labels, open_data_set, read_names
 from silc.data.sample import SampleSet, ensure_sample
 from silc.data.sample_concepts import with_article
-from silc.data.splits import LABELS, MASKS, DataSet, TarSplit
+from silc.data.shards import Unreadable
+from silc.data.splits import LABELS, MASKS, DataSet, Split, TarSplit
 from silc.distributed import World, barrier
 from silc.evaluate.task import TaskKind
 
@@ -57,9 +58,22 @@ def resolve_data(config: Config, sample: SampleSet | None) -> EvalData:
     if classes is not None and not evaluation.shards and not any(named):
         raise ValueError("eval.shards and eval.classes go together: pictures with a `class` number, and their names")
     sets = [default if spec is None else open_data_set(spec, config.data, classes) for spec in named]
+    for split in {id(one.test): one.test for one in sets if one is not None}.values():
+        _check_readable(split)
     if sets[2] is not None and MASKS in sets[2].test.has:
         sets[2].test.mask(0)  # a class list that does not fit shows on the first mask as a rule
     return EvalData(*sets)
+
+
+def _check_readable(split: Split) -> None:
+    """Raises ValueError for a split without a single picture that can be read."""
+    for number in range(len(split)):
+        try:
+            split.picture(number)
+            return
+        except Unreadable as error:
+            last = f"{split.key(number)}: {error}"
+    raise ValueError(f"{split.title}: none of its {len(split)} pictures can be read; the last one, {last}")
 
 
 def _own(config: Config, classes: tuple[str, ...] | None) -> DataSet:

@@ -19,15 +19,19 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from silc.config_io import build as build_config
 from silc.distributed import World, barrier, broadcast_object
+from silc.errors import RunStopped
 from silc.model.export import export
 from silc.model.scale import LogitScale
 
@@ -45,35 +49,55 @@ def save(
     config_yaml: str,
     keep: int,
 ) -> Path:
-    """Write a checkpoint below the run folder (collective: every rank must call it). Returns its path."""
+    """Write a checkpoint below the run folder (collective: every rank must call it). Returns its path.
+
+    Raises RunStopped when it cannot be written, a full disk for one; the checkpoints before it are untouched.
+    """
     final = folder / "checkpoints" / f"step_{step:08d}"
     draft = final.with_suffix(".tmp")
-    if world.main:
-        shutil.rmtree(draft, ignore_errors=True)
-        draft.mkdir(parents=True)
-    barrier()
-    engine.save(draft)
-    student = engine.master_weights(keep=world.main)
-    average = teacher.average() if teacher is not None else {}
-    barrier()
-    if world.main:
-        save_file(student, draft / "student.safetensors")
-        if average:
-            save_file({k: v.cpu().contiguous() for k, v in average.items()}, draft / "teacher.safetensors")
-        torch.save({"format": FORMAT, "world_size": world.size, **trainer}, draft / "trainer.pt")
-        (draft / "config.yaml").write_text(config_yaml, encoding="utf-8")
-        files = {str(p.relative_to(draft)): p.stat().st_size for p in sorted(draft.rglob("*")) if p.is_file()}
-        (draft / "manifest.json").write_text(
-            json.dumps({"format": FORMAT, "step": step, "files": files}, indent=1), encoding="utf-8"
-        )
-        shutil.rmtree(final, ignore_errors=True)
-        # Before the renaming: a job that ends between the two leaves a name without a folder, which is passed over.
-        (final.parent / "latest").write_text(final.name + "\n", encoding="utf-8")
-        draft.rename(final)
-        for old in _whole(final.parent)[:-keep]:
-            shutil.rmtree(old)
+    with _or_stop(draft):
+        if world.main:
+            for left in final.parent.glob("step_*.tmp"):  # by jobs that ended while they wrote
+                shutil.rmtree(left)
+            draft.mkdir(parents=True)
+        barrier()
+        engine.save(draft)
+        student = engine.master_weights(keep=world.main)
+        average = teacher.average() if teacher is not None else {}
+        barrier()
+        if world.main:
+            save_file(student, draft / "student.safetensors")
+            if average:
+                save_file({k: v.cpu().contiguous() for k, v in average.items()}, draft / "teacher.safetensors")
+            torch.save({"format": FORMAT, "world_size": world.size, **trainer}, draft / "trainer.pt")
+            (draft / "config.yaml").write_text(config_yaml, encoding="utf-8")
+            files = {str(p.relative_to(draft)): p.stat().st_size for p in sorted(draft.rglob("*")) if p.is_file()}
+            (draft / "manifest.json").write_text(
+                json.dumps({"format": FORMAT, "step": step, "files": files}, indent=1), encoding="utf-8"
+            )
+            shutil.rmtree(final, ignore_errors=True)
+            # Before the renaming: a job that ends between the two leaves a name without a folder, which is passed over.
+            (final.parent / "latest").write_text(final.name + "\n", encoding="utf-8")
+            draft.rename(final)
+            for old in _whole(final.parent)[:-keep]:
+                shutil.rmtree(old)
     barrier()
     return final
+
+
+@contextmanager
+def _or_stop(draft: Path) -> Iterator[None]:
+    """Whatever keeps a checkpoint from being written ends the run in words, and leaves no draft to fill the disk."""
+    try:
+        yield
+    except (OSError, RuntimeError, SafetensorError) as error:  # torch.save has RuntimeError for a full disk
+        shutil.rmtree(draft, ignore_errors=True)
+        there = next(path for path in draft.parents if path.exists())
+        raise RunStopped(
+            f"the checkpoint {draft.with_suffix('')} could not be written: {str(error).partition(chr(10))[0]} "
+            f"({shutil.disk_usage(there).free / 1e9:.1f} GB are free in {there}); make room there, then go on from the "
+            "last whole one with train.resume=auto"
+        ) from error
 
 
 def find(where: str | Path) -> Path:
@@ -95,7 +119,12 @@ def find(where: str | Path) -> Path:
 
 def verify(path: Path) -> Path:
     """Check a checkpoint against its manifest. Raises ValueError naming the first file that differs."""
-    for name, size in json.loads((path / "manifest.json").read_text(encoding="utf-8"))["files"].items():
+    manifest = path / "manifest.json"
+    try:
+        files = json.loads(manifest.read_text(encoding="utf-8"))["files"]
+    except (OSError, ValueError, KeyError, TypeError):
+        raise ValueError(f"{manifest} is damaged; take an older checkpoint") from None
+    for name, size in files.items():
         found = (path / name).stat().st_size if (path / name).is_file() else None
         if found != size:
             raise ValueError(

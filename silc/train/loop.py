@@ -17,7 +17,7 @@ from silc.config import Config
 from silc.data import build_loader
 from silc.data.batch import Batch
 from silc.distributed import World, all_reduce_mean_
-from silc.errors import RunStopped
+from silc.errors import RunInterrupted, RunStopped
 from silc.model.scale import LogitScale
 from silc.model.silc import build
 from silc.objective import plan_views, teacher_statistics
@@ -28,8 +28,10 @@ from silc.train.engine import Engine, precision
 from silc.train.estimate import step_flops
 from silc.train.metrics import MetricLog, peak_flops
 from silc.train.progress import Progress
+from silc.train.same_run import check_same_run
 from silc.train.schedule import learning_rate
 from silc.train.step import SilcStep, StepReport
+from silc.train.stop import StopRequest
 
 
 @dataclass
@@ -44,16 +46,18 @@ class Counters:
 
 
 class Trainer:
-    """A run. `shards` are the training shards; `folder` the run folder; both are the same on every rank."""
+    """A run. `shards` are the training shards; `folder` the run folder, made when all else is in order; both are the
+    same on every rank.
+
+    Raises ValueError for what cannot be read, resumed or written.
+    """
 
     def __init__(self, config: Config, world: World, shards: list[str], folder: Path) -> None:
         self.config, self.world, self.folder = config, world, folder
         self.dtype = precision(config, world.device)
         self.plan = plan_views(config)
-        self.counters = Counters()
-        self.log = MetricLog(config, folder) if world.main else None
-        self._build()
-        self._resume()
+        # First what a mistake in the data or a checkpoint shows, then what takes time, last what leaves traces.
+        resumed, saved = self._saved()
         self.loader = build_loader(
             config,
             rank=world.rank,
@@ -62,10 +66,24 @@ class Trainer:
             local_from_position=config.distill_start_step * config.train.global_batch,
             shards=shards,
         )
-        if world.main:
-            (folder / "config.yaml").write_text(config_io.to_yaml(config), encoding="utf-8")
-            (folder / "deepspeed.json").write_text(json.dumps(self.engine.json, indent=1), encoding="utf-8")
-            print(banner(self), flush=True)
+        self._build()
+        if resumed is not None:
+            self._restore(resumed, saved)
+        self.log = self._open() if world.main else None
+
+    def _open(self) -> MetricLog:
+        """The run folder with its first files, and the banner (main rank)."""
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            (self.folder / "config.yaml").write_text(config_io.to_yaml(self.config), encoding="utf-8")
+            (self.folder / "deepspeed.json").write_text(json.dumps(self.engine.json, indent=1), encoding="utf-8")
+            log = MetricLog(self.config, self.folder, self.counters.step)
+        except OSError as error:
+            raise ValueError(
+                f"the run folder {self.folder} cannot be written: {error.strerror}; take another train.out"
+            ) from None
+        print(banner(self), flush=True)
+        return log
 
     def _build(self) -> None:
         config, device = self.config, self.world.device
@@ -99,55 +117,63 @@ class Trainer:
             dtype=self.dtype,
         )
 
-    def _resume(self) -> None:
-        wanted = self.config.train.resume
+    def _saved(self) -> tuple[Path | None, dict[str, Any]]:
+        """The checkpoint to go on from, and the trainer's part of it; sets the counters."""
+        wanted, self.counters = self.config.train.resume, Counters()
         if wanted is None:
-            return
+            return None, {}
         path = checkpoint.newest(self.folder) if wanted == "auto" else checkpoint.find(wanted)
         if path is None:
-            return
+            return None, {}
         saved = checkpoint.load_trainer(path, self.world.size, self.world.device)
-        _check_same_run(saved["config"], config_io.to_dict(self.config), path)
+        warning = check_same_run(saved["config"], config_io.to_dict(self.config), path)
+        if warning is not None and self.world.main:
+            print(warning, flush=True)
+        skipped = saved["skipped_samples"]
+        self.counters = Counters(**saved["counters"], skipped_samples=skipped if self.world.main else 0)
+        return path, saved
+
+    def _restore(self, path: Path, saved: dict[str, Any]) -> None:
         self.engine.load(path)
         if self.teacher is not None:
             self.teacher.load_average(checkpoint.load_weights(path, "teacher"))
         self.center.copy_(saved["center"])
         self.scale.load_state_dict(saved["scale"])
         self.scale_optimizer.load_state_dict(saved["scale_optimizer"])
-        skipped = saved["skipped_samples"]
-        self.counters = Counters(**saved["counters"], skipped_samples=skipped if self.world.main else 0)
         if self.world.main:
             print(f"resumed from {path} at step {self.counters.step}", flush=True)
 
     def run(self, evaluate: Callable[[], None] | None = None) -> Counters:
         """Train to `train.steps`; save every `train.save_every` steps and call `evaluate` every `eval.every`.
 
-        Raises RunStopped after too many bad steps in a row.
+        Raises RunStopped after too many bad steps in a row, and RunInterrupted when a signal asks for the end.
         """
         config, counters = self.config, self.counters
         meter = _Meter(config, self.world)
         progress = Progress(config.train.steps, counters.step, enabled=self.world.main)
         bad_in_a_row = 0
         batches = iter(self.loader)
-        while counters.step < config.train.steps:
-            meter.waiting()
-            batch = next(batches)
-            meter.working()
-            report = self._one(batch)
-            counters.position = batch.position
-            self._count_samples(batch)
-            if report.applied:
-                bad_in_a_row = 0
-                counters.step += 1
-                meter.add(report)
-            else:
-                bad_in_a_row += 1
-                self._bad_step(report, bad_in_a_row)
-                continue
-            if counters.step % config.train.log_every == 0 or counters.step == config.train.steps:
-                self._log(report, meter, progress)
-            progress.advance()
-            self._periodic(meter, evaluate)
+        with StopRequest() as request:
+            while counters.step < config.train.steps:
+                meter.waiting()
+                batch = next(batches)
+                meter.working()
+                report = self._one(batch)
+                counters.position = batch.position
+                self._count_samples(batch)
+                if report.applied:
+                    bad_in_a_row = 0
+                    counters.step += 1
+                    meter.add(report)
+                else:
+                    bad_in_a_row += 1
+                    self._bad_step(report, bad_in_a_row)
+                    continue
+                if counters.step % config.train.log_every == 0 or counters.step == config.train.steps:
+                    self._log(report, meter, progress)
+                progress.advance()
+                self._periodic(meter, evaluate)
+                self._heed(request, meter)
         counters.seconds += meter.pause()
         progress.close()
         return counters
@@ -230,6 +256,19 @@ class Trainer:
                 self.counters.seconds += meter.pause()
                 job()
                 meter.pause()
+
+    def _heed(self, request: StopRequest, meter: _Meter) -> None:
+        """End the run after a checkpoint if any rank was asked to; after the last step it ends anyway."""
+        if self.counters.step >= self.config.train.steps:
+            return
+        asked = request.agreed(self.world.device)
+        if asked is not None:
+            self.counters.seconds += meter.pause()
+            path = self.save()
+            raise RunInterrupted(
+                f"{asked.name} at step {self.counters.step} of {self.config.train.steps}; checkpoint {path}. The same "
+                "command with train.resume=auto goes on from there"
+            )
 
     def save(self) -> Path:
         """Write a checkpoint (collective)."""
@@ -327,22 +366,3 @@ def _resident_bytes() -> int:
     import psutil
 
     return psutil.Process().memory_info().rss
-
-
-def _check_same_run(saved: dict[str, Any], now: dict[str, Any], path: Path) -> None:
-    """A run goes on only with the same model, views, batch and ZeRO stage.
-
-    Raises ValueError naming the first difference.
-    """
-    for section, keys in (
-        ("model", None),
-        ("views", None),
-        ("train", ("global_batch", "seed")),
-        ("engine", ("zero_stage", "precision")),
-    ):
-        for name in keys or saved[section]:
-            if saved[section][name] != now[section][name]:
-                raise ValueError(
-                    f"cannot resume from {path}: {section}.{name} is {now[section][name]}, the checkpoint was "
-                    f"written with {saved[section][name]}"
-                )

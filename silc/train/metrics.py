@@ -43,16 +43,19 @@ def check_loggers(config: Config) -> None:
 class MetricLog:
     """Writes rows of scalars on the main rank.
 
-    Non-finite values are written as null, so that every line is valid JSON.
+    Non-finite values are written as null, so that every line is valid JSON. `step`: where the run goes on; rows of
+    later steps, which an earlier part of the run wrote and which are now taken again, are dropped.
     """
 
-    def __init__(self, config: Config, folder: Path) -> None:
+    def __init__(self, config: Config, folder: Path, step: int) -> None:
+        drop_later_rows(folder / "metrics.jsonl", step)
+        drop_later_rows(folder / "skipped_steps.jsonl", step - 1)  # a discarded step is named by the step before it
         self._file = (folder / "metrics.jsonl").open("a", encoding="utf-8")
         self._board = self._wandb = None
         if config.train.tensorboard:
             from torch.utils.tensorboard import SummaryWriter
 
-            self._board = SummaryWriter(str(folder / "tensorboard"))
+            self._board = SummaryWriter(str(folder / "tensorboard"), purge_step=step + 1)
         if config.train.wandb_project:
             import wandb
 
@@ -77,6 +80,22 @@ class MetricLog:
             self._board.close()
         if self._wandb is not None:
             self._wandb.finish()
+
+
+def drop_later_rows(path: Path, step: int) -> None:
+    """Keep a JSON Lines file's rows up to a step; a last line that was cut goes too."""
+    if not path.exists():
+        return
+    kept = []
+    for line in path.read_text(encoding="utf-8").splitlines():
+        try:
+            if json.loads(line)["step"] <= step:
+                kept.append(line + "\n")
+        except json.JSONDecodeError:
+            break
+    draft = path.with_suffix(".tmp")
+    draft.write_text("".join(kept), encoding="utf-8")
+    draft.replace(path)
 
 
 def _plain(value: Any) -> Any:

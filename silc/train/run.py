@@ -1,16 +1,19 @@
-"""A run from start to finish: join the job, find the data, train, evaluate, save, export."""
+"""A run from start to finish: join the job, find the data, train, save, export, evaluate."""
 
 from __future__ import annotations
 
+import errno
 import itertools
+import os
 import sys
 import time
+import traceback
 from pathlib import Path
 
 from silc.config import Config, validate
 from silc.data.sample import default_root
-from silc.distributed import World, barrier, broadcast_object, init
-from silc.errors import RunStopped
+from silc.distributed import barrier, broadcast_object, init
+from silc.errors import STOPPED_BY_SIGNAL, RunInterrupted, RunStopped, speaks
 from silc.evaluate import output, suite
 from silc.evaluate.data import EvalData
 from silc.evaluate.towers import Towers, build_towers
@@ -22,23 +25,37 @@ from silc.train.metrics import check_loggers
 
 
 def train(config: Config) -> int:
-    """Exit status: 0 trained, 1 ended early, 2 a user's mistake; mistakes are found before training starts."""
+    """Exit status: 0 trained, 1 ended early, 2 a user's mistake, 75 stopped by a signal after a checkpoint.
+
+    Mistakes are found before training starts, and before the run folder is made.
+    """
     _quiet()
     try:
         check_loggers(config)
         world = init(config.engine.timeout_minutes)
         validate(config, world.size)
         backend_lines(config, world.device, precision(config, world.device))  # refuses a backend that cannot run here
-        folder = _run_folder(config, world)
+        folder = _run_folder(config)
         shards, data = sources.resolve(config, world, default_root())
         trainer = Trainer(config, world, shards, folder)
     except ValueError as error:
-        print(f"train.py: {error}", file=sys.stderr)
+        if speaks():
+            print(f"train.py: {error}", file=sys.stderr)
         return 2
     try:
         return _train(config, trainer, data)
+    except RunInterrupted as stop:
+        if world.main:
+            print(f"stopped by {stop}", flush=True)
+        barrier()  # the launcher ends all ranks when the first one leaves with this status
+        return STOPPED_BY_SIGNAL
     except RunStopped as error:
         print(f"train.py: {error}", file=sys.stderr)
+        return 1
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        print(f"train.py: the run folder {folder} cannot be written: {error.strerror}; make room", file=sys.stderr)
         return 1
     finally:
         trainer.close()
@@ -55,9 +72,22 @@ def _train(config: Config, trainer: Trainer, data: EvalData | None) -> int:
             f"min; checkpoint {path}",
             flush=True,
         )
-    if data is not None:
-        _evaluate(config, trainer, data, last=True)
     _export(trainer, path)
+    return 0 if data is None else _evaluate_last(config, trainer, data)
+
+
+def _evaluate_last(config: Config, trainer: Trainer, data: EvalData) -> int:
+    """Exit status: whatever goes wrong here, the training is done, its checkpoint and export are whole."""
+    try:
+        _evaluate(config, trainer, data, last=True)
+    except Exception as error:
+        traceback.print_exc()
+        print(
+            f"train.py: the last evaluation failed ({error}); the run is trained, saved and exported. Measure it again "
+            f"with: python launch/evaluate.py {trainer.folder}",
+            file=sys.stderr,
+        )
+        return 1
     return 0
 
 
@@ -103,16 +133,17 @@ def _export(trainer: Trainer, path: Path) -> None:
     barrier()
 
 
-def _run_folder(config: Config, world: World) -> Path:
+def _run_folder(config: Config) -> Path:
     """`train.out`, or the first free one of runs/PRESET, runs/PRESET-2, ...; with resume=auto the newest of these.
 
-    A new run never writes over an old one. Raises ValueError.
+    A run never writes over another one; only `auto` and a checkpoint inside the folder go on there. Nothing is made
+    yet: a start that fails leaves nothing. Raises ValueError.
     """
-    named = config.train.out
-    resuming = config.train.resume is not None
+    named, resume = config.train.out, config.train.resume
     if named is not None:
         folder = Path(named)
-        if not resuming and _taken(folder):
+        goes_on = resume == "auto" or (resume is not None and Path(resume).resolve().is_relative_to(folder.resolve()))
+        if _taken(folder) and not goes_on:
             raise ValueError(
                 f"train.out={folder} holds an earlier run; take another folder, train.resume=auto to go on, or "
                 "remove it"
@@ -122,13 +153,11 @@ def _run_folder(config: Config, world: World) -> Path:
         numbered = (base if n == 1 else base.with_name(f"{base.name}-{n}") for n in itertools.count(1))
         used = list(itertools.takewhile(_taken, numbered))
         free = base if not used else base.with_name(f"{base.name}-{len(used) + 1}")
-        folder = used[-1] if used and config.train.resume == "auto" else free
+        folder = used[-1] if used and resume == "auto" else free
     folder = broadcast_object(folder)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ValueError(f"the run folder {folder} cannot be made: {error.strerror}; take another train.out") from None
-    barrier()
+    there = next(path for path in (folder, *folder.parents) if path.exists())
+    if not (there.is_dir() and os.access(there, os.W_OK | os.X_OK)):
+        raise ValueError(f"the run folder {folder} cannot be made: {there} is not writable; take another train.out")
     return folder
 
 

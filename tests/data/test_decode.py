@@ -52,6 +52,36 @@ def test_pictures_agree_with_pillow(image, mode, kind, options, slack):
     assert np.abs(picture.numpy().astype(int) - expected).max() <= slack
 
 
+@pytest.mark.parametrize(
+    ("values", "kind"),
+    [
+        (np.uint16([[0, 257, 25700], [32896, 65535, 100]]), "png"),  # modes I;16 or I, by the version of Pillow
+        (np.int32([[0, 257, 25700], [32896, 65535, 100]]), "tiff"),  # mode I
+        (np.float32([[0, 1 / 255, 100 / 255], [128 / 255, 1, 0]]), "tiff"),  # mode F
+    ],
+)
+def test_deep_greys_become_8_bits(values, kind):
+    picture = decode_picture(encode(Image.fromarray(values), kind), LIMIT)
+    assert picture.tolist() == [[[grey] * 3 for grey in row] for row in ([0, 1, 100], [128, 255, 0])]
+
+
+def test_floating_point_values_of_unknown_range_are_refused():
+    with pytest.raises(Unreadable, match="beyond 0 to 1"):
+        decode_picture(encode(Image.fromarray(np.float32([[0, 300]])), "tiff"), LIMIT)
+
+
+def test_what_is_transparent_lies_on_white():
+    rgba = np.uint8([[[200, 0, 0, 255], [200, 0, 0, 0], [0, 0, 0, 51]]])
+    expected = [[[200, 0, 0], [255, 255, 255], [204, 204, 204]]]
+    for kind, options in (("png", {}), ("webp", {"lossless": True, "exact": True})):
+        assert decode_picture(encode(Image.fromarray(rgba), kind, **options), LIMIT).tolist() == expected
+    grey = Image.fromarray(np.uint8([[[7, 255], [7, 0]]]), "LA")
+    assert decode_picture(encode(grey, "png"), LIMIT).tolist() == [[[7] * 3, [255] * 3]]
+    palette = Image.fromarray(np.uint8([[0, 1]]), "P")
+    palette.putpalette([9, 8, 7, 1, 2, 3])
+    assert decode_picture(encode(palette, "png", transparency=1), LIMIT).tolist() == [[[9, 8, 7], [255] * 3]]
+
+
 @pytest.mark.parametrize("kind", ["jpeg", "png", "webp"])
 @pytest.mark.parametrize("share", [0.3, 0.7])
 def test_cut_pictures_are_refused(image, kind, share):

@@ -253,8 +253,11 @@ def test_labels_without_names_are_told(tmp_path):
 
 def test_class_files(tmp_path):
     file = tmp_path / "classes.txt"
-    file.write_text("one\n\n  two words \n", encoding="utf-8")
+    file.write_text("one\n  two words \n \n", encoding="utf-8")
     assert read_names(file, "eval.classes") == ("one", "two words")
+    file.write_text("one\n\ntwo\n")
+    with pytest.raises(ValueError, match=r"eval\.classes=.*: line 2 is blank"):
+        read_names(file, "eval.classes")
     file.write_text("\n \n")
     with pytest.raises(ValueError, match="names nothing"):
         read_names(file, "eval.classes")

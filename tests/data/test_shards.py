@@ -198,3 +198,14 @@ def test_few_files_stay_open(tmp_path, monkeypatch):
     assert opened() == 0
     index.read(2, 0, "picture")
     assert pickle.loads(pickle.dumps(index)).read(5, 0, "picture") == b"5"  # opens files of its own
+
+
+def test_a_shard_named_twice_is_refused(write_shards):
+    (folder,) = write_shards([2])
+    with pytest.raises(ValueError, match=r"000\.tar is named twice"):
+        expand_shards([folder, f"{folder}/000.tar"])
+
+
+def test_extensions_may_be_given_in_upper_case(write_shards):
+    index = ShardIndex(write_shards([2]), {"picture": ["JPG"], "caption": ["txt"]}, required=("picture",))
+    assert index.read(0, 1, "picture") is not None

@@ -46,6 +46,34 @@ def test_a_split_by_number(write_shards, make_config):
         split.picture(5)
 
 
+@pytest.mark.parametrize(
+    ("member", "said"),
+    [
+        ({"json": b'{"class": "cat"}'}, "000/0001: its class is 'cat'"),
+        ({"json": b'{"class": [1]}'}, r"000/0001: its class is \[1\]"),
+        ({"json": b'{"class": true}'}, "000/0001: its class is True"),
+        ({"json": b"[1]"}, "000/0001: its json is a list"),
+        ({"cls": b"cat"}, "000/0001: its class is 'cat'"),
+    ],
+)
+def test_a_label_that_is_no_class_number_is_named(write_shards, make_config, member, said):
+    def change(shard: int, number: int, sample: dict) -> None:
+        sample.update(member if number else {"json": b'{"class": "3"}'})
+
+    split = TarSplit(make_config([]).data, write_shards([2], change), title="mine")
+    assert split.label(0) == 3
+    with pytest.raises(ValueError, match=said):
+        split.label(1)
+
+
+def test_a_json_that_cannot_be_read_is_no_label(write_shards, make_config):
+    def change(shard: int, number: int, sample: dict) -> None:
+        sample["json"] = b'{"class": ' if number else b'{"class": 1}'
+
+    split = TarSplit(make_config([]).data, write_shards([2], change), title="mine")
+    assert [split.label(0), split.label(1)] == [1, None]
+
+
 def test_a_split_with_pictures_alone(write_shards, make_config):
     def strip(shard: int, number: int, sample: dict) -> None:
         del sample["txt"], sample["json"]

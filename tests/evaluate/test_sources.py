@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+import webdataset as wds
 
 from silc.config import Config, validate
 from silc.data.sample import SampleSet
@@ -112,4 +113,13 @@ def test_a_class_without_a_name_is_refused(mine, world, tmp_path, shards):
 def test_an_evaluation_set_without_classes_is_refused(mine, world, tmp_path, shards):
     mine.eval.shards = shards([None, None])
     with pytest.raises(ValueError, match="no picture has a `class`"):
+        sources.resolve(mine, world, tmp_path)
+
+
+def test_an_evaluation_set_without_a_readable_picture_is_refused(mine, world, tmp_path):
+    with wds.TarWriter(str(tmp_path / "broken.tar")) as writer:
+        for number in range(3):
+            writer.write({"__key__": f"{number}", "png": b"no picture", "json": b'{"class": 0}'})
+    mine.eval.shards = [str(tmp_path / "broken.tar")]
+    with pytest.raises(ValueError, match=r"none of its 3 pictures can be read; the last one, broken/2: undecodable"):
         sources.resolve(mine, world, tmp_path)

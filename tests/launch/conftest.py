@@ -61,14 +61,18 @@ def environment(**extra: str) -> dict[str, str]:
     return plain | {"PATH": path, "OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "passive"} | extra
 
 
+def free_port() -> int:
+    """A port that no one holds."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
 def run_train(*arguments: str, cwd: Path, ranks: int | None = None, **extra: str) -> subprocess.CompletedProcess[str]:
     """launch/train.py as a user runs it: by the deepspeed launcher, or by plain python when `ranks` is None."""
     command = [sys.executable, str(TRAIN), *arguments]
     if ranks is not None:
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            port = probe.getsockname()[1]
-        command = ["deepspeed", "--num_gpus", str(ranks), "--master_port", str(port), str(TRAIN), *arguments]
+        command = ["deepspeed", "--num_gpus", str(ranks), "--master_port", str(free_port()), str(TRAIN), *arguments]
     env = environment(**extra)
     return subprocess.run(command, cwd=cwd, env=env, text=True, capture_output=True, timeout=500, check=False)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import re
+import time
 
 import pytest
 import torch
@@ -102,6 +103,7 @@ def test_dry_run_writes_nothing(main, tmp_path, monkeypatch, capsys):
         (["--ranks", "2"], "--ranks goes with --dry-run"),
         (["--dry-run", "--ranks", "3", "train.global_batch=128"], "not divisible by the 3 ranks"),
         (["--stepz", "3"], "--stepz"),
+        (["--dry-run", "--ranks", "0"], "--ranks 0: give at least 1"),
     ],
 )
 def test_a_slip_on_the_command_line(main, capsys, arguments, said):
@@ -109,6 +111,22 @@ def test_a_slip_on_the_command_line(main, capsys, arguments, said):
         main(arguments)
     assert leaving.value.code == 2
     assert said in capsys.readouterr().err
+
+
+def test_options_may_stand_between_overrides(main, capsys):
+    assert main(["train.global_batch=6", "--dry-run", "train.micro_batch=3", "--ranks", "2", "train.steps=1000"]) == 0
+    text = capsys.readouterr().out
+    assert "micro_batch: 3" in text
+    assert "steps: 1000" in text
+
+
+def test_a_machine_tells_of_a_mistake_once(main, capsys, monkeypatch):
+    monkeypatch.setattr(time, "sleep", lambda seconds: None)
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    with pytest.raises(SystemExit) as leaving:
+        main(["optim.lrr=1"])
+    assert leaving.value.code == 2
+    assert capsys.readouterr().err == ""
 
 
 def test_a_batch_that_the_jobs_ranks_do_not_divide(main, capsys, monkeypatch):

@@ -75,9 +75,8 @@ def test_a_mistake_ends_with_status_2_and_its_reason(called, name):
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_a_mistake_leaves_the_run_folder_free(called, name):
-    """config.yaml is what marks a folder as taken: the corrected command goes to the same place."""
-    assert not (Path(called["folder"]) / f"{name}-run" / "config.yaml").exists()
+def test_a_mistake_leaves_no_run_folder(called, name):
+    assert not (Path(called["folder"]) / f"{name}-run").exists()
 
 
 def test_an_earlier_run_is_not_written_over(called):
@@ -104,7 +103,7 @@ def test_a_missing_shard_ends_the_process_with_status_2(data, tmp_path):
     assert done.returncode == 2
     assert "absent.tar does not exist" in done.stderr
     assert "Traceback" not in done.stderr
-    assert not (tmp_path / "run" / "config.yaml").exists()
+    assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.parametrize(("key", "value", "package"), [("wandb_project", "mine", "wandb"), ("tensorboard", True, "")])

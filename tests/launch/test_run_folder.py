@@ -5,13 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-import torch
 
 from silc.config import Config
-from silc.distributed import World
 from silc.train.run import _run_folder
-
-WORLD = World(0, 1, torch.device("cpu"))
 
 
 @pytest.fixture
@@ -28,38 +24,51 @@ def take(folder: Path) -> Path:
 
 def test_unnamed_runs_are_numbered(config):
     for name in ("mine", "mine-2", "mine-3"):
-        folder = _run_folder(config, WORLD)
+        folder = _run_folder(config)
         assert folder == Path("runs") / name
-        assert folder.is_dir()
-        assert _run_folder(config, WORLD) == folder  # still free: nothing was trained there
+        assert not folder.exists()  # a start that fails leaves nothing
         take(folder)
 
 
 def test_resume_auto_takes_the_newest(config):
     config.train.resume = "auto"
-    assert _run_folder(config, WORLD) == Path("runs/mine")
+    assert _run_folder(config) == Path("runs/mine")
     take(Path("runs/mine"))
     take(Path("runs/mine-2"))
-    assert _run_folder(config, WORLD) == Path("runs/mine-2")
+    assert _run_folder(config) == Path("runs/mine-2")
 
 
 def test_resume_from_a_checkpoint_starts_a_folder_of_its_own(config):
     config.train.resume = str(take(Path("runs/mine")))
-    assert _run_folder(config, WORLD) == Path("runs/mine-2")
+    assert _run_folder(config) == Path("runs/mine-2")
 
 
 def test_a_named_folder(config, tmp_path):
     config.train.out = str(tmp_path / "deep/here")
-    assert _run_folder(config, WORLD) == tmp_path / "deep/here"
+    assert _run_folder(config) == tmp_path / "deep/here"
     take(tmp_path / "deep/here")
     with pytest.raises(ValueError, match=r"holds an earlier run.*train\.resume=auto"):
-        _run_folder(config, WORLD)
+        _run_folder(config)
     config.train.resume = "auto"
-    assert _run_folder(config, WORLD) == tmp_path / "deep/here"
+    assert _run_folder(config) == tmp_path / "deep/here"
+
+
+def test_only_auto_and_its_own_checkpoints_go_on_in_a_named_folder(config, tmp_path):
+    mine, other = take(tmp_path / "mine"), take(tmp_path / "other")
+    config.train.out = str(mine)
+    for resume in ("auto", str(mine), str(mine / "checkpoints" / "step_00000002")):
+        config.train.resume = resume
+        assert _run_folder(config) == mine
+    for resume in (str(other), str(tmp_path / "mine-2"), str(tmp_path)):
+        config.train.resume = resume
+        with pytest.raises(ValueError, match="holds an earlier run"):
+            _run_folder(config)
+    config.train.out = str(tmp_path / "new")
+    assert _run_folder(config) == tmp_path / "new"
 
 
 def test_a_folder_that_cannot_be_made(config, tmp_path):
     (tmp_path / "file").write_text("")
     config.train.out = str(tmp_path / "file/run")
     with pytest.raises(ValueError, match=r"file/run cannot be made: .*another train\.out"):
-        _run_folder(config, WORLD)
+        _run_folder(config)

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from silc.distributed import World
+from silc.errors import RunStopped
 from silc.train import checkpoint
 
 CPU = torch.device("cpu")
@@ -28,12 +29,12 @@ class StandIn:
         return {"w": torch.ones(3)}
 
 
-def save(run: Path, step: int, keep: int = 10, teacher: StandIn | None = None) -> Path:
+def save(run: Path, step: int, keep: int = 10, teacher: StandIn | None = None, engine: StandIn | None = None) -> Path:
     return checkpoint.save(
         run,
         step,
         world=World(0, 1, CPU),
-        engine=StandIn(),
+        engine=engine or StandIn(),
         teacher=teacher,
         trainer={"counters": {"step": step}},
         config_yaml="a: 1\n",
@@ -97,6 +98,40 @@ def test_a_draft_left_behind_does_not_disturb(tmp_path: Path) -> None:
     path = save(tmp_path, 3)
     assert not draft.exists()
     assert not (path / "half").exists()
+
+
+def test_drafts_of_other_steps_go_at_the_next_save(tmp_path: Path) -> None:
+    draft = tmp_path / "checkpoints" / "step_00000002.tmp"
+    draft.mkdir(parents=True)
+    save(tmp_path, 3)
+    assert not draft.exists()
+
+
+class FullDisk(StandIn):
+    """A disk that has no room for this rank's shard."""
+
+    def __init__(self, error: Exception) -> None:
+        self.error = error
+
+    def save(self, folder: Path) -> None:
+        (folder / "half").write_bytes(bytes(100))
+        raise self.error
+
+
+@pytest.mark.parametrize("error", [OSError(28, "No space left on device"), RuntimeError("PytorchStreamWriter failed")])
+def test_a_full_disk_ends_the_run_in_words_and_leaves_no_draft(tmp_path: Path, error: Exception) -> None:
+    before = save(tmp_path, 1)
+    with pytest.raises(RunStopped, match=rf"{tmp_path}/checkpoints/step_00000002 could not be written: .*GB are free"):
+        save(tmp_path, 2, engine=FullDisk(error))
+    assert [path.name for path in (tmp_path / "checkpoints").iterdir() if path.is_dir()] == ["step_00000001"]
+    assert checkpoint.find(tmp_path) == before
+
+
+def test_a_manifest_that_was_cut_is_named(tmp_path: Path) -> None:
+    manifest = save(tmp_path, 1) / "manifest.json"
+    manifest.write_text(manifest.read_text()[:20])
+    with pytest.raises(ValueError, match=rf"{manifest} is damaged"):
+        checkpoint.find(tmp_path)
 
 
 def test_saving_a_step_again_replaces_it(tmp_path: Path) -> None:

@@ -1,0 +1,67 @@
+"""Whether a checkpoint's run and this one are the same, as far as its state and its place in the data depend on it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+# Sections, or keys of them, that the saved tensors, the order of samples or what a position yields depend on.
+_FIXED = (
+    "model",
+    "views",
+    "objective.contrastive",
+    "objective.contrastive_views",
+    "objective.distill",
+    "objective.head_only_ema",
+    "data.sample_concepts",
+    "data.sample_scenes",
+    "data.image_keys",
+    "data.caption_key",
+    "data.tokenizer",
+    "data.shuffle_block",
+    "data.unique_captions",
+    "optim.rules",
+    "engine.zero_stage",
+    "engine.precision",
+    "train.global_batch",
+    "train.seed",
+)
+_SAMPLE_SET = ("data.sample_concepts", "data.sample_scenes")  # without a meaning beside shards of one's own
+
+
+def check_same_run(saved: dict[str, Any], now: dict[str, Any], path: Path) -> str | None:
+    """Compare the configuration of a checkpoint with this run's.
+
+    saved, now: as of :func:`silc.config_io.to_dict`. path: of the checkpoint.
+
+    Returns a warning when only the names of the shards differ: moved data have other names and stay what they are,
+    which the names do not tell. Else None.
+
+    Raises ValueError with every key that differs, and both values.
+    """
+    before, after = dict(_leaves(saved)), dict(_leaves(now))
+    fixed = [key for key in {**before, **after} if any(key == name or key.startswith(f"{name}.") for name in _FIXED)]
+    if before["data.shards"] and after["data.shards"]:
+        fixed = [key for key in fixed if key not in _SAMPLE_SET]
+    different = [key for key in fixed if before.get(key) != after.get(key)]
+    if different:
+        listed = "; ".join(f"{key} is {after.get(key)}, it was {before.get(key)}" for key in different)
+        raise ValueError(
+            f"cannot resume from {path}, which was written with other settings: {listed}. Set them as they were, or "
+            "start a new run without train.resume"
+        )
+    if before["data.shards"] != after["data.shards"]:
+        return (
+            f"warning: data.shards is {after['data.shards']}, the checkpoint was written with {before['data.shards']}: "
+            "unless they hold the same shards in the same order, the place in the data means other samples now"
+        )
+    return None
+
+
+def _leaves(tree: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for name, value in tree.items():
+        if isinstance(value, dict):
+            yield from _leaves(value, f"{prefix}{name}.")
+        else:
+            yield prefix + name, value

@@ -1,0 +1,60 @@
+"""What a run that goes on must have in common with the one it goes on from."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from silc import config_io
+from silc.config import Config
+from silc.train.same_run import check_same_run
+
+SAVED = config_io.to_dict(Config())
+PATH = Path("run/checkpoints/step_00000004")
+
+
+def changed(*words: str) -> dict:
+    return config_io.to_dict(config_io.override(Config(), words))
+
+
+@pytest.mark.parametrize(
+    ("word", "said"),
+    [
+        ("data.shuffle_block=64", "data.shuffle_block is 64, it was 8192"),
+        ("data.unique_captions=true", "data.unique_captions is True, it was False"),
+        ("data.tokenizer=other", "data.tokenizer is other, it was open_clip_bpe"),
+        ("data.sample_scenes=99", "data.sample_scenes is 99, it was 24000"),
+        ("objective.contrastive=sigmoid", "objective.contrastive is sigmoid, it was softmax"),
+        ("objective.head_only_ema=true", "objective.head_only_ema is True, it was False"),
+        ("model.vision.depth=3", "model.vision.depth is 3, it was 12"),
+        ("train.seed=5", "train.seed is 5, it was 0"),
+    ],
+)
+def test_a_difference_that_matters_is_refused_and_nothing_else_is_named(word, said):
+    with pytest.raises(ValueError, match=r"cannot resume from run/checkpoints/step_00000004") as refused:
+        check_same_run(SAVED, changed(word), PATH)
+    assert said in str(refused.value)
+    assert str(refused.value).count(", it was ") == 1
+
+
+def test_all_differences_are_named_at_once():
+    with pytest.raises(ValueError, match=r"views\.n_local is 4, it was 8; train\.global_batch is 32, it was 16384"):
+        check_same_run(SAVED, changed("views.n_local=4", "train.global_batch=32"), PATH)
+
+
+@pytest.mark.parametrize(
+    "word", ["train.steps=7", "optim.lr=0.1", "data.workers=1", "train.micro_batch=2", "eval.every=3"]
+)
+def test_what_may_change(word):
+    assert check_same_run(SAVED, changed(word), PATH) is None
+
+
+def test_other_names_of_shards_are_a_warning():
+    """Data that were moved are the same data; and beside shards the sample set's keys mean nothing."""
+    before, after = changed("data.shards=[/old]"), changed("data.shards=[/new]", "data.sample_scenes=9")
+    warning = check_same_run(before, after, PATH)
+    assert "['/new']" in warning
+    assert "['/old']" in warning
+    assert check_same_run(before, before, PATH) is None
+    assert "data.shards" in check_same_run(SAVED, after | {"data": after["data"] | {"sample_scenes": 24000}}, PATH)

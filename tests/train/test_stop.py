@@ -1,0 +1,32 @@
+"""Signals that ask for the end."""
+
+from __future__ import annotations
+
+import os
+import signal
+
+import pytest
+import torch
+
+from silc.train.stop import SIGNALS, StopRequest
+
+CPU = torch.device("cpu")
+
+
+@pytest.mark.parametrize("number", SIGNALS)
+def test_a_signal_is_remembered_and_handlers_come_back(number):
+    before = [signal.getsignal(one) for one in SIGNALS]
+    with StopRequest() as request:
+        assert request.agreed(CPU) is None
+        os.kill(os.getpid(), number)
+        assert request.agreed(CPU) == number
+        os.kill(os.getpid(), signal.SIGTERM)  # the launcher's, behind the terminal's SIGINT
+        assert request.agreed(CPU) == number
+    assert [signal.getsignal(one) for one in SIGNALS] == before
+
+
+def test_a_second_interrupt_interrupts():
+    with StopRequest():
+        os.kill(os.getpid(), signal.SIGINT)
+        with pytest.raises(KeyboardInterrupt):
+            os.kill(os.getpid(), signal.SIGINT)
