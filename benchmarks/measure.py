@@ -123,13 +123,14 @@ def _first_run(fn: Callable[[], object]) -> tuple[tuple[float, float], float]:
     libc.malloc_trim(0)
     libc.mallopt(M_MMAP_THRESHOLD, 1 << 20)
     PEAK_RESET.write_text("5")  # resets the high-water mark
-    before = _resident_mib("VmRSS")
+    before = resident_mib("VmRSS")
     spent = milliseconds(fn)
-    peak = _resident_mib("VmHWM") - before
+    peak = resident_mib("VmHWM") - before
     libc.mallopt(M_MMAP_THRESHOLD, 1 << 25)  # where the allocator's own adaptation ends
     return spent, peak
 
 
-def _resident_mib(field: str) -> float:
+def resident_mib(field: str) -> float:
+    """What /proc says of this process: VmRSS, now, or VmHWM, at most so far."""
     line = next(line for line in STATUS.read_text().splitlines() if line.startswith(field))
     return int(line.split()[1]) / 1024

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from measure import device
+from measure import device, resident_mib
 from stopwatch import Stopwatch
 
 from silc import config_io
@@ -141,4 +141,5 @@ def _hand_back() -> None:
 def _peak_mib() -> float:
     if device().type == "cuda":
         return torch.cuda.max_memory_allocated() / 2**20
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    # Not ru_maxrss: that of the process which started this one counts for it too.
+    return resident_mib("VmHWM")
