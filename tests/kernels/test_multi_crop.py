@@ -2,8 +2,8 @@
 
 import pytest
 import torch
-from torch._subclasses.fake_tensor import FakeTensorMode
 from timm.layers import PatchEmbed, resample_abs_pos_embed
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from silc_kernels import MultiCropPatchEmbed
 from silc_kernels.positions import resize_matrix, resize_positions

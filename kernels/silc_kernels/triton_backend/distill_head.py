@@ -34,8 +34,8 @@ def distill_head_loss(
 ) -> Tensor:
     """`silc_kernels.distill_head_loss` on Triton; arguments are not checked.
 
-    Four products of rows x K x d, two in the forward, two in the backward, in the dtype of the inputs with float32 sums;
-    probabilities are rounded to that dtype for the second product. Logits are found again in the backward: the
+    Four products of rows x K x d, two in the forward, two in the backward, in the dtype of the inputs, with float32
+    sums; probabilities are rounded to that dtype for the second product. Logits are found again in the backward: the
     prototypes' gradient is off by a rounding of the logits over the temperature, but finite at any.
     """
     center = center.detach().float().contiguous()
