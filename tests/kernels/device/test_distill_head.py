@@ -140,7 +140,7 @@ def test_the_prototypes_gradient_is_finite_where_a_logit_rounds_above_the_larges
         norm[0] -= 2e-4
     actual = distill_head._weight_gradient(one, *inputs, pairs, student_norm, teacher_norm, 1e-6, 1e-6)
     assert actual.isfinite().all()
-    assert relative(actual, expected) < 1e-3
+    assert relative(actual, expected) < 0.1  # a logit of 1 rounds by 6e-8, which here is 6% of the temperature
 
 
 def test_autocast_does_not_change_the_prototypes_gradient(device):
