@@ -6,6 +6,7 @@ from torch import Tensor
 
 from .checks import check_float, check_shape
 from .collectives import Ranks
+from .dispatch import without_autocast
 
 
 @torch.no_grad()
@@ -48,5 +49,6 @@ def center_update(
     dtype = torch.promote_types(center.dtype, torch.float32)
     mean = ranks.all_reduce_(mean.detach().to(dtype, copy=True)) / ranks.size
     if teacher_weight is not None:
-        mean = teacher_weight.to(dtype) @ mean
+        with without_autocast(center.device):
+            mean = teacher_weight.to(dtype) @ mean
     return torch.lerp(mean, center.to(dtype), momentum)

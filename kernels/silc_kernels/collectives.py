@@ -149,6 +149,11 @@ def group_name(op: str, group: dist.ProcessGroup | None) -> str:
         return ""
     if not (dist.is_available() and dist.is_initialized()):
         raise ValueError(f"{op}: group is given but no process group is initialised; call init_process_group")
+    if not isinstance(group, dist.ProcessGroup):
+        raise ValueError(
+            f"{op}: group is {group!r}, no process group: what new_group gives a process that is no member; "
+            "call the op on members alone, or leave group out"
+        )
     return group.group_name
 
 

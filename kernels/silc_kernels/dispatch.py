@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -61,11 +62,15 @@ def choose(op: str, where: torch.device | Sequence[Tensor], backend: str = AUTO)
 def run(op: str, tensors: Sequence[Tensor], backend: str, *args: Any, **kwargs: Any) -> Tensor:
     """Call the chosen implementation of `op`, autocast off: each op fixes its own precision."""
     fn = choose(op, tensors, backend)
-    device_type = tensors[0].device.type
-    if not torch.is_autocast_enabled(device_type):
+    with without_autocast(tensors[0].device):
         return fn(*args, **kwargs)
-    with torch.autocast(device_type, enabled=False):
-        return fn(*args, **kwargs)
+
+
+def without_autocast(device: torch.device) -> AbstractContextManager:
+    """Autocast off. Backwards need it of their own: they may run where the caller has autocast on."""
+    if not torch.is_autocast_enabled(device.type):
+        return nullcontext()
+    return torch.autocast(device.type, enabled=False)
 
 
 def report(device: torch.device | str, backends: Mapping[str, str] | None = None) -> list[Row]:

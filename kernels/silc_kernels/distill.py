@@ -32,7 +32,7 @@ def distill_loss(
         backend: "auto", or a name from `dispatch.report`.
 
     Returns:
-        scalar, float32 (float64 for float64 logits).
+        scalar, float32; float64 where student_logits are, whatever the dtype of the teacher and the centre.
 
     Raises:
         ValueError: a shape, dtype, device, temperature or weight that does not fit.
@@ -85,6 +85,9 @@ def distill_head_loss(
     backend: str = "auto",
 ) -> Tensor:
     """`distill_loss` of the logits student @ student_weight^T and teacher @ teacher_weight^T, which never exist whole.
+
+    On Triton the gradient of student_weight finds the logits again, in another order of summation: its probabilities
+    are off by the factor exp(e / tau), e the rounding of a logit to float32 (about 1e-7 of it).
 
     Args:
         student: [S, N, d] bottleneck features. Gets a gradient.

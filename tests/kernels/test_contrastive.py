@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+import torch.distributed as dist
 import torch.multiprocessing as mp
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -247,6 +248,25 @@ def test_center_update_in_one_process():
     low = center_update(center.float(), features.mean(0).bfloat16(), weight.bfloat16(), momentum=0.9)
     assert low.dtype == torch.float32
     assert relative(low, expected) < 1e-2
+
+
+def test_center_update_is_exact_under_autocast():
+    center, weight, feature = (normal(*shape, dtype=torch.float32) for shape in ((9,), (9, 4), (4,)))
+    expected = center_update(center, feature, weight, momentum=0.9)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(center_update(center, feature, weight, momentum=0.9), expected)
+
+
+def test_a_group_without_this_process_is_named():
+    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+    try:
+        others, features = dist.GroupMember.NON_GROUP_MEMBER, torch.zeros(2, 3)  # what new_group gives others
+        with pytest.raises(ValueError, match=r"contrastive_loss: group is.*no member"):
+            contrastive_loss(features, features, torch.ones(1), group=others)
+        with pytest.raises(ValueError, match=r"center_update: group is.*no member"):
+            center_update(features[0], features[0], momentum=0.9, group=others)
+    finally:
+        dist.destroy_process_group()
 
 
 def test_center_update_misuse_is_named():

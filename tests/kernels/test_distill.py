@@ -188,6 +188,35 @@ def test_backward_scales_by_the_incoming_gradient_and_can_be_repeated():
     torch.testing.assert_close(thrice, 3 * once)
 
 
+@FORMS
+def test_autocast_changes_neither_the_loss_nor_the_gradients(form):
+    inputs = problem(dtype=torch.float32)
+    student, teacher, weight, teacher_weight, center = inputs
+    pairs = torch.tensor([[1.0, 2.0], [0.0, 1.0], [0.5, 0.0]])
+    logits, targets = (student @ weight.T).detach().requires_grad_(), teacher @ teacher_weight.T
+
+    def run():
+        if form is head:
+            return solve(head, inputs, pairs)
+        own = logits * 1
+        loss = distill_loss(own, targets, center, pair_weights=pairs, inplace_backward=form is inplace, **TEMPS)
+        return loss, *torch.autograd.grad(loss, logits)
+
+    expected = run()
+    with torch.autocast("cpu", torch.bfloat16):
+        actual = run()
+    assert all(torch.equal(mine, plain) for mine, plain in zip(actual, expected, strict=True))
+
+
+def test_compiles_with_a_temperature_that_changes():
+    _, teacher, weight, teacher_weight, center = problem(dtype=torch.float32)
+    logits, targets = teacher @ weight.detach().T, teacher @ teacher_weight.T
+    call = lambda temp: distill_loss(logits, targets, center, student_temp=0.1, teacher_temp=temp)  # noqa: E731
+    compiled = torch.compile(call, fullgraph=True, backend="aot_eager")
+    for temp in (0.04, 0.05, 0.06):
+        torch.testing.assert_close(compiled(temp), call(temp))
+
+
 def test_head_keeps_and_allocates_nothing_of_rows_by_prototypes(monkeypatch):
     S, N, T, K, d = 4, 32, 2, 512, 16
     inputs = problem(S, N, T, K, d, torch.float32)
@@ -271,6 +300,7 @@ MISUSE = [
     ({"center": torch.zeros(37, device="meta")}, "move them to one device"),
     ({"student_temp": 0.0}, "student_temp is 0.0"),
     ({"teacher_temp": float("nan")}, "teacher_temp is nan"),
+    ({"teacher_temp": float("inf")}, "teacher_temp is inf"),
     ({"pair_weights": torch.zeros(3, 2)}, "not all zero"),
     ({"pair_weights": -torch.ones(3, 2)}, "not negative"),
     ({"pair_weights": torch.ones(2, 3)}, r"\[S, T\] = \[3, 2\]"),

@@ -3,6 +3,7 @@
 import pytest
 import torch
 from timm.layers import PatchEmbed, resample_abs_pos_embed
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from silc_kernels import MultiCropPatchEmbed
 from silc_kernels.positions import resize_matrix, resize_positions
@@ -60,6 +61,17 @@ def test_compiles_to_one_graph():
     )
 
 
+def test_compiles_with_several_resized_tables_and_other_resolutions_later():
+    module = MultiCropPatchEmbed(12, 8, (3, 3))
+    compiled = torch.compile(module, backend="aot_eager")
+    for sizes in ([16, 8], [32, 8], [40, 24], [48, 16]):
+        crops = [pixels(2, 3, size, size, seed=size) for size in sizes]
+        expected, packed = module(crops), compiled(crops)
+        torch.testing.assert_close(packed, expected)
+        gradients = (torch.autograd.grad(rows.square().sum(), module.pos_embed) for rows in (packed, expected))
+        torch.testing.assert_close(*gradients)
+
+
 def test_low_precision_and_out_dtype():
     crops = [pixels(2, 3, 16, 16)]
     module = MultiCropPatchEmbed(12, 8, (4, 4), out_dtype=torch.bfloat16)
@@ -88,6 +100,33 @@ def test_a_position_matrix_made_in_inference_mode_serves_training():
     assert table.grad.isfinite().all()
 
 
+def test_the_matrix_does_not_depend_on_defaults_or_fake_tensors():
+    table = torch.randn(1, 16, 8)
+    expected = resize_positions(table, (4, 4), (3, 2))
+    resize_matrix.cache_clear()
+    with FakeTensorMode() as mode:
+        assert resize_positions(mode.from_tensor(table), (4, 4), (3, 2)).shape == (6, 8)
+    assert torch.equal(resize_positions(table, (4, 4), (3, 2)), expected)
+    resize_matrix.cache_clear()
+    try:
+        torch.set_default_dtype(torch.bfloat16)
+        with torch.device("meta"):
+            assert torch.equal(resize_positions(table, (4, 4), (3, 2)), expected)
+    finally:
+        torch.set_default_dtype(torch.float32)
+
+
+def test_positions_are_resized_in_float32_under_autocast():
+    table, pull = torch.randn(1, 49, 8, requires_grad=True), torch.randn(25, 8)
+    expected = resize_positions(table, (7, 7), (5, 5))
+    wanted = torch.autograd.grad(expected, table, pull)
+    with torch.autocast("cpu", torch.bfloat16):
+        actual = resize_positions(table, (7, 7), (5, 5))
+        gradient = torch.autograd.grad(actual, table, pull)
+    assert torch.equal(actual, expected)
+    assert torch.equal(gradient[0], wanted[0])
+
+
 def test_misuse_is_named():
     module = MultiCropPatchEmbed(12, 8, (4, 4))
     with pytest.raises(ValueError, match=r"crops\[1\] is 4 x 16 pixels, which patches of 8 do not divide.*8 x 16"):
@@ -98,3 +137,5 @@ def test_misuse_is_named():
         MultiCropPatchEmbed(12, 8, (0, 4))
     with pytest.raises(ValueError, match="prefix_tokens -1"):
         MultiCropPatchEmbed(12, 8, (4, 4), prefix_tokens=-1)
+    with pytest.raises(ValueError, match=r"table has shape \[2, 9, 4\].*\[1, 4, any\]"):
+        resize_positions(torch.zeros(2, 9, 4), (2, 2), (2, 2))

@@ -1,5 +1,6 @@
 """patch_embed against timm's PatchEmbed, exact integers and float64."""
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -68,6 +69,22 @@ def test_patchify_is_equal_on_integers(height, width, patch, layout):
     assert torch.equal(actual, cut(crop, patch).float())
     assert torch.equal(centred.round(), actual)
     assert (centred - actual).abs().max() < 1e-4
+
+
+@pytest.mark.parametrize("shape", [(1, 3, 16, 16), (2, 3, 16, 16)])
+def test_bytes_off_a_boundary_of_eight_and_strides_of_single_crops(shape):
+    """What torch calls contiguous: a size of 1 at any stride, and storages whose addresses and offsets differ."""
+    weight, bias, table = normal(4, 3, 8, 8, dtype=torch.float32), torch.zeros(4), torch.zeros(4, 4)
+    stored = np.zeros(2000, dtype=np.uint8)
+    for start, offset in ((3, 5), (3, 8), (0, 8)):  # the first: addresses on a boundary, offsets not
+        base = torch.from_numpy(stored[(start - stored.ctypes.data) % 8 :])
+        for stride in (768, 769) if shape[0] == 1 else (768,):
+            crop = base.as_strided(shape, (stride, 256, 16, 1), offset).copy_(pixels(*shape))
+            assert crop.is_contiguous()
+            assert crop.data_ptr() % 8 == (start + offset) % 8
+            by_bytes = crop.contiguous(memory_format=torch.channels_last)
+            expected = patch_embed([by_bytes], weight, bias, [table], **IMAGENET)
+            assert torch.equal(patch_embed([crop], weight, bias, [table], **IMAGENET), expected)
 
 
 def test_changing_one_crop_leaves_every_other_row_bitwise_unchanged():

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from ..dispatch import without_autocast
 from .pairs import PairWeights, mix_teachers_
 
 # Logits (student and teacher) worked on at a time: 16 MiB of float32, so that a chunk stays in the last-level cache.
@@ -65,7 +66,8 @@ class _DistillLoss(torch.autograd.Function):
         for rows in _samples(student, teacher):
             targets = _targets(teacher[:, rows], center, teacher_temp, ctx.pairs)
             if not ctx.pairs.shared:
-                targets = torch.einsum("st,tnk->snk", ctx.pairs.matrix, targets)
+                with without_autocast(student.device):
+                    targets = torch.einsum("st,tnk->snk", ctx.pairs.matrix, targets)
             wanted = torch.softmax(student[:, rows].to(center.dtype) / student_temp, -1).mul_(mass)
             out[:, rows] = wanted.sub_(targets.mul_(scale))
         return out, None, None, None, None, None, None

@@ -110,8 +110,14 @@ def _patches(crop: Tensor, patch: int, dtype: torch.dtype) -> Iterator[tuple[sli
     shape = (step, height // patch, width // patch, channels, patch, patch)
     buffer = torch.empty(shape, dtype=dtype, device=crop.device)
     raw = crop.dtype == torch.uint8
-    words = raw and patch % 8 == 0 and crop.is_contiguous() and crop.data_ptr() % 8 == 0
-    cut = _cut(crop.view(torch.int64), patch, patch // 8) if words else _cut(crop, patch, patch)
+    words = raw and patch % 8 == 0 and crop.is_contiguous()
+    words = words and crop.data_ptr() % 8 == 0 and crop.storage_offset() % 8 == 0
+    if words:
+        # By way of one dimension: where a size is 1 a contiguous tensor may have any stride, which `view` would refuse.
+        eights = crop.view(-1).view(torch.int64).view(crops, channels, height, width // 8)
+        cut = _cut(eights, patch, patch // 8)
+    else:
+        cut = _cut(crop, patch, patch)
     moved = torch.empty(shape, dtype=torch.uint8, device=crop.device) if words else None
     for start in range(0, crops, step):
         part = cut[start : start + step]

@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.nn import functional
 from triton.tools.tensor_descriptor import TensorDescriptor
 
+from ..dispatch import without_autocast
 from ..reference.pairs import pair_matrix
 from . import distill_head_kernels as kernels
 from .distill_head_tiles import LEAST_WIDTH, Tile, compute_dtype, headroom, splits, tile
@@ -33,8 +34,9 @@ def distill_head_loss(
 ) -> Tensor:
     """`silc_kernels.distill_head_loss` on Triton; arguments are not checked.
 
-    Four products of rows x K x d, two in the forward, two in the backward, with float32 sums. Logits are found again in
-    the backward: the prototypes' gradient is off by a rounding of the logits over the temperature.
+    Four products of rows x K x d, two in the forward, two in the backward, in the dtype of the inputs, with float32
+    sums; probabilities are rounded to that dtype for the second product. Logits are found again in the backward: the
+    prototypes' gradient is off by a rounding of the logits over the temperature, but finite at any.
     """
     center = center.detach().float().contiguous()
     loss, _, _, _ = _forward(
@@ -140,7 +142,8 @@ def _weight_gradient(
     largest = mass.max()
     own = torch.stack([student_norm[0], student_norm[1] - (mass / largest).log2()[:, None] - headroom(dtype)])
     others = torch.stack([teacher_norm[0], teacher_norm[1] - headroom(dtype)])
-    pulled = torch.einsum("st,snd->tnd", pairs / -largest, student.float())
+    with without_autocast(student.device):
+        pulled = torch.einsum("st,snd->tnd", pairs / -largest, student.float())
     factor = upstream * largest * (2 ** -headroom(dtype) / student_temp)
     x, h, g, w, w_t = (_aligned(tensor, dtype, width) for tensor in (student, teacher, pulled, weight, teacher_weight))
     shape = tile("weight_gradient", student.device)
@@ -245,7 +248,9 @@ def _aligned(tensor: Tensor, dtype: torch.dtype, width: int) -> Tensor:
     if flat.shape[1] < width:
         return functional.pad(flat, (0, width - flat.shape[1]))
     flat = flat.contiguous()
-    return flat if flat.data_ptr() % 16 == 0 else flat.clone()
+    # A single row is contiguous at any stride, and a copy that preserves strides would keep it.
+    aligned = flat.data_ptr() % 16 == 0 and flat.stride(0) == flat.shape[1]
+    return flat if aligned else flat.clone(memory_format=torch.contiguous_format)
 
 
 def _descriptor(tensor: Tensor, rows: int) -> TensorDescriptor:

@@ -184,8 +184,10 @@ def weight_gradient(
 ):
     """One block of ROWS prototypes: factor (sum_s W_s P_s^T x_s - sum_t P_t^T pulled_t), out [K, WIDTH].
 
-    Logits are found again, COLUMNS samples at a time. A norm [2, rows] holds the largest logits, and log2 of the sum of
-    exponentials less log2 of what a row counts, and less HEADROOM. pulled [T N, WIDTH] holds -sum_s w_st x_s.
+    Logits are found again, COLUMNS samples at a time, summed in another order than before: one that now lies above the
+    largest, by its rounding, counts as the largest, lest a small temperature make it infinite. A norm [2, rows] holds
+    the largest logits, and log2 of the sum of exponentials less log2 of what a row counts, and less HEADROOM. pulled
+    [T N, WIDTH] holds -sum_s w_st x_s.
     """
     block = tl.program_id(0)
     weight = student_weight.load([block * ROWS, 0]).to(COMPUTE)
@@ -197,7 +199,7 @@ def weight_gradient(
         # Beyond the last row: 2^-inf.
         total = tl.load(student_norm + student_rows + at, mask=at < student_rows, other=float("inf"))
         logits = tl.dot(weight, tl.trans(x), input_precision="ieee")
-        exponentials = tl.exp2((logits - peak[None, :]) * student_scale - total[None, :]).to(COMPUTE)
+        exponentials = tl.exp2(tl.minimum(logits - peak[None, :], 0.0) * student_scale - total[None, :]).to(COMPUTE)
         sums = tl.dot(exponentials, x, sums, input_precision="ieee")
     weight = teacher_weight.load([block * ROWS, 0]).to(COMPUTE)
     prototype = tl.arange(0, ROWS)
@@ -209,7 +211,7 @@ def weight_gradient(
         peak = tl.load(teacher_norm + at, mask=at < teacher_rows, other=0.0)
         total = tl.load(teacher_norm + teacher_rows + at, mask=at < teacher_rows, other=float("inf"))
         logits = tl.dot(weight, tl.trans(h), input_precision="ieee") - shift[:, None]
-        exponentials = tl.exp2((logits - peak[None, :]) * teacher_scale - total[None, :]).to(COMPUTE)
+        exponentials = tl.exp2(tl.minimum(logits - peak[None, :], 0.0) * teacher_scale - total[None, :]).to(COMPUTE)
         sums = tl.dot(exponentials, pulled.load([row, 0]).to(COMPUTE), sums, input_precision="ieee")
     out += block.to(tl.int64) * ROWS * WIDTH
     there = prototype[:, None] * WIDTH + tl.arange(0, WIDTH)[None, :]

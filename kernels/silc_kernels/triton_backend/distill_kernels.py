@@ -80,7 +80,7 @@ def _tile(
     shift = _read(center, columns, 1, stop, MASKED)
     other_peaks, other_totals, sums = (), (), ()
     for t in tl.static_range(TEACHERS):
-        logits = _read(teacher + t * stride_t, columns, stride_tk, stop, MASKED) - shift
+        logits = _read(teacher + tl.cast(t, tl.int64) * stride_t, columns, stride_tk, stop, MASKED) - shift
         if MASKED:
             logits = tl.where(inside, logits, -float("inf"))
         targets, peak, total, shrink = _online(logits, teacher_scale, teacher_peaks[t], teacher_totals[t])
@@ -277,7 +277,7 @@ def gradient(
     shift = tl.load(center + columns, mask=inside, other=0.0).to(tl.float32)
     targets = ()
     for t in tl.static_range(TEACHERS):
-        at = teacher + t * stride_t + sample * stride_tn + columns * stride_tk
+        at = teacher + tl.cast(t, tl.int64) * stride_t + sample * stride_tn + columns * stride_tk
         raw = tl.load(at, mask=inside, other=0.0).to(tl.float32)
         peak = tl.load(teacher_norm + t * samples + sample)
         total = tl.load(teacher_norm + (TEACHERS + t) * samples + sample)

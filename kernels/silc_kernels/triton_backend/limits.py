@@ -12,6 +12,8 @@ from .runtime import INTERPRET
 MOST_TEACHERS = 8
 # Sums [rows, width] stay in the registers of a program.
 WIDEST = 256
+# A line of a patch is the least a tile of pixels holds: longer ones do not fit shared memory.
+LONGEST_PATCH = 64
 
 
 def _distill_loss(student_logits: Tensor, teacher_logits: Tensor, center: Tensor) -> str:
@@ -30,5 +32,14 @@ def _distill_head_loss(student: Tensor, *others: Tensor) -> str:
     return ""
 
 
+def _patch_embed(weight: Tensor, *_: Tensor) -> str:
+    patch = weight.shape[-1]
+    return "" if patch <= LONGEST_PATCH else f"the kernels take patches of up to {LONGEST_PATCH} pixels, not {patch}"
+
+
 # op -> (its tensors) -> why not; empty: they are taken
-LIMITS: dict[str, Callable[..., str]] = {"distill_loss": _distill_loss, "distill_head_loss": _distill_head_loss}
+LIMITS: dict[str, Callable[..., str]] = {
+    "distill_loss": _distill_loss,
+    "distill_head_loss": _distill_head_loss,
+    "patch_embed": _patch_embed,
+}

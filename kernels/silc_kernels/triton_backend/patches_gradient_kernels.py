@@ -64,7 +64,8 @@ def gradient(
     in_tile = tl.arange(0, MEMBERS * TOKENS)
     k = tl.arange(0, BLOCK_K)
     line, place = (part % BLOCKS) * LINES + k // ROW, k % ROW
-    inner = (part // BLOCKS) * stride_channel + line * stride_line + place * stride_pixel
+    pixels += tl.cast(part // BLOCKS, tl.int64) * stride_channel
+    inner = line * stride_line + place * stride_pixel
     inside = ((line < PATCH) & (place < PATCH))[None, :]
     d = column + tl.arange(0, BLOCK_D)
     sums = tl.zeros((BLOCK_D, BLOCK_K), tl.float32)

@@ -134,7 +134,7 @@ def project(
     sums = tl.zeros((BLOCK_M, BLOCK_N), tl.float32)
     for step in range(STEPS):
         channel, top = step // (STEPS // 3), (step % (STEPS // 3)) * LINES
-        at = pixel_at + (channel * stride_channel + top * stride_line)
+        at = pixel_at + (tl.cast(channel, tl.int64) * stride_channel + top * stride_line)
         if (PATCH == ROW) & (PATCH % LINES == 0):
             x = tl.load(at)
         else:

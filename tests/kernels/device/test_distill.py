@@ -82,6 +82,15 @@ def test_mixed_dtypes_and_any_strides(device):
     compare((strided, teacher.bfloat16(), center.double().to(torch.bfloat16)))
 
 
+def test_teachers_further_apart_than_32_bits_count(device):
+    student, teacher, center = problem(device, 2, 1, 3, 64, torch.float16)
+    # Only the pages that are written take memory on a CPU.
+    apart = torch.empty_strided(teacher.shape, (1 << 30, 64, 1), dtype=torch.float16, device=device).copy_(teacher)
+    expected = solve(triton, (student, teacher, center))
+    for mine, theirs in zip(solve(triton, (student, apart, center)), expected, strict=True):
+        assert torch.equal(mine, theirs)
+
+
 def test_equals_lightly(device):
     student, teacher, center = problem(device, 5, 3, 2, 256)
     peer = DINOLoss(output_dim=256, teacher_temp=0.04, student_temp=0.1, center_momentum=1.0).to(device)

@@ -114,6 +114,43 @@ def test_any_strides_and_any_alignment(device):
     compare((student, teacher, weight.requires_grad_(), teacher_weight, center))
 
 
+def test_single_rows_of_wider_tensors(device):
+    """One row is contiguous for torch at a stride that no descriptor takes."""
+    student, teacher, weight, teacher_weight, center = problem(device, 1, 1, 1, 1, 16)
+    student, teacher, weight, teacher_weight = (
+        torch.cat([tensor.detach(), tensor.detach()[..., :1]], -1)[..., :16]
+        for tensor in (student, teacher, weight, teacher_weight)
+    )
+    assert weight.is_contiguous()
+    assert weight.stride(0) == 17
+    loss = triton(student.requires_grad_(), teacher, weight.requires_grad_(), teacher_weight, center, **TEMPS)
+    assert abs(loss) < 1e-6  # one prototype has all the probability
+    for gradient in torch.autograd.grad(loss, (student, weight)):
+        assert gradient.abs().max() < 1e-5
+
+
+def test_the_prototypes_gradient_is_finite_where_a_logit_rounds_above_the_largest(device):
+    inputs = [tensor.detach() for tensor in problem(device, 2, 3, 2, 50, 16)]
+    pairs = torch.full((2, 2), 1 / 12, device=device)
+    *_, student_norm, teacher_norm = distill_head._forward(*inputs, pairs, 1e-6, 1e-6)
+    one = torch.ones((), device=device)
+    expected = distill_head._weight_gradient(one, *inputs, pairs, student_norm, teacher_norm, 1e-6, 1e-6)
+    # The largest logits as another order of summation might have found them.
+    for norm in (student_norm, teacher_norm):
+        norm[0] -= 2e-4
+    actual = distill_head._weight_gradient(one, *inputs, pairs, student_norm, teacher_norm, 1e-6, 1e-6)
+    assert actual.isfinite().all()
+    assert relative(actual, expected) < 0.1  # a logit of 1 rounds by 6e-8, which here is 6% of the temperature
+
+
+def test_autocast_does_not_change_the_prototypes_gradient(device):
+    inputs = problem(device)
+    expected = solve(triton, inputs)
+    with torch.autocast(device.type, torch.bfloat16):
+        actual = solve(triton, inputs)
+    assert all(torch.equal(mine, plain) for mine, plain in zip(actual, expected, strict=True))
+
+
 def test_mixed_dtypes(device):
     student, teacher, weight, teacher_weight, center = problem(device, dtype=torch.bfloat16)
     compare((student, teacher, weight, teacher_weight, center.bfloat16()))

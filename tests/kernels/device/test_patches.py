@@ -153,6 +153,24 @@ def test_strides(device):
             torch.testing.assert_close(mine, other, rtol=1e-5, atol=1e-4)
 
 
+def test_channels_further_apart_than_32_bits_count(device):
+    crops, weight, bias, tables, _ = on(device, torch.float32, *problem([(1, 16, 16)], 8, 4))
+    # Only the pages that are written take memory on a CPU.
+    apart = torch.empty_strided((1, 3, 16, 16), (16, 1 << 30, 16, 1), dtype=torch.uint8, device=device)
+    apart.copy_(crops[0])
+    expected = solve((crops, weight, bias, tables, None), "triton")
+    for mine, other in zip(solve(([apart], weight, bias, tables, None), "triton"), expected, strict=True):
+        assert torch.equal(mine, other)
+
+
+def test_patches_longer_than_a_tile_go_to_the_reference(device):
+    arguments = on(device, torch.float32, *problem([(1, 65, 65)], 65, 4))
+    with pytest.raises(ValueError, match="patches of up to 64 pixels, not 65"):
+        solve(arguments, "triton")
+    for mine, other in zip(solve(arguments, "auto"), solve(arguments, "reference"), strict=True):
+        assert torch.equal(mine, other)
+
+
 def test_gradients_that_are_no_plain_tensors(device):
     """An expanded one, as a sum gives, and one that starts off a 16-byte boundary."""
     arguments = on(device, torch.bfloat16, *problem([(1, 128, 256)], 16, 24))
