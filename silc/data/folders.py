@@ -16,7 +16,7 @@ PICTURES = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
 
 
 class ImageFolder:
-    """root/CLASS/*.jpg: the classes are the folders that are not hidden, in alphabetical order (as torchvision has them).
+    """root/CLASS/*.jpg: the classes are the folders that are not hidden, in alphabetical order (as torchvision).
 
     Raises:
         ValueError: no such folder, or no picture in it; a class list of another length.
