@@ -46,9 +46,15 @@ class EvalData:
         return f"{data.name} has no {' and no '.join(lacking)}" if lacking else None
 
 
+def _specs(config: Config) -> dict[str, str | None]:
+    """LAYOUT:FOLDER of each kind of data; None where the configuration names none."""
+    evaluation = config.eval
+    return dict(zip(KINDS, (evaluation.classification, evaluation.retrieval, evaluation.segmentation), strict=True))
+
+
 def needs_default(config: Config, tasks: Sequence[str]) -> bool:
     """Whether a task is to be measured on data that the configuration names no LAYOUT:FOLDER for."""
-    return any(getattr(config.eval, TASKS[name].data) is None for name in tasks)
+    return any(_specs(config)[TASKS[name].data] is None for name in tasks)
 
 
 def resolve_data(config: Config, sample: SampleSet | None, tasks: Sequence[str] = tuple(TASKS)) -> EvalData:
@@ -65,7 +71,7 @@ def resolve_data(config: Config, sample: SampleSet | None, tasks: Sequence[str] 
     evaluation = config.eval
     geometry(config)
     classes = None if evaluation.classes is None else read_names(Path(evaluation.classes), "eval.classes")
-    specs = {kind: getattr(evaluation, kind) for kind in KINDS}
+    specs = _specs(config)
     nameless = [spec for spec in specs.values() if spec is not None and spec.partition(":")[0] in WITHOUT_A_LIST]
     if classes is not None and not evaluation.shards and not nameless:
         raise ValueError(
