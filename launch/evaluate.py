@@ -18,6 +18,7 @@ import argparse
 import json
 import os
 import sys
+import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from silc.distributed import World
+    from silc.evaluate.data import EvalData
 
 PRESETS = ROOT / "launch" / "presets"
 OPEN = ("eval.", "data.", "kernels.", "engine.")  # sections that a checkpoint does not fix
@@ -123,36 +125,63 @@ def join(config: Config) -> World:
     return distributed.World(0, 1, torch.device("cuda" if torch.cuda.is_available() else "cpu"))
 
 
+def check_writable(folder: Path) -> None:
+    """Make the folder for the results. Raises ValueError where nothing can be written: before hours of measuring."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=folder).close()
+    except OSError as error:
+        raise ValueError(f"cannot write the results to {folder}: {error.strerror}; give another --out") from None
+
+
+def find_data(config: Config, args: argparse.Namespace, world: World) -> EvalData:
+    """What the tasks asked for are measured on (collective). Raises ValueError where that is nothing.
+
+    The sample set is the data of a run on the sample set; an export does not tell what it was trained on.
+    """
+    from silc.data.sample import default_root
+    from silc.evaluate.data import needs_default, resolve_data, sample_set
+    from silc.model.load_export import is_export
+
+    on_sample = not config.data.shards and (args.preset is not None or not is_export(args.model))
+    take_sample = on_sample and not config.eval.shards and needs_default(config, args.tasks)
+    sample = sample_set(config, world, default_root()) if take_sample else None
+    data = resolve_data(config, sample, args.tasks)
+    if data.empty:
+        way = "--preset sample" if is_export(args.model) else "data.shards=[]"
+        raise ValueError(
+            "nothing to evaluate on: give eval.classification, eval.retrieval or eval.segmentation=LAYOUT:FOLDER, or "
+            f"{way} for the sample set"
+        )
+    return data
+
+
 def evaluate(args: argparse.Namespace) -> int:
     """Exit status: 0 measured, 1 a task gave up. Raises ValueError for a user's mistake."""
     from silc import distributed
-    from silc.data.sample import default_root
     from silc.evaluate import output, suite
-    from silc.evaluate.data import resolve_data, sample_set
     from silc.evaluate.towers import build_towers
     from silc.train.engine import precision
 
     config, student, teacher, step, folder = load(args)
+    target = args.out or folder
+    check_writable(target)
     world = join(config)
     models = build_towers(config, student, teacher, world.device, precision(config, world.device))
     if not models:
         raise ValueError(f"{args.model} has no image tower of a teacher; take eval.models=[student]")
-    needs_sample = None in (config.eval.classification, config.eval.retrieval, config.eval.segmentation)
-    take_sample = needs_sample and not config.data.shards and not config.eval.shards
-    data = resolve_data(config, sample_set(config, world, default_root()) if take_sample else None)
-    if data.empty:
-        raise ValueError(
-            "nothing to evaluate on: give eval.classification, eval.retrieval or eval.segmentation=LAYOUT:FOLDER, or "
-            "data.shards=[] for the sample set"
-        )
+    data = find_data(config, args, world)
     results = suite.evaluate(config, models, data, args.tasks, world, strict=True)
+    if not results:
+        raise ValueError("nothing was measured: " + "; ".join(suite.left_out(data, args.tasks)))
     if world.main:
         print(suite.table(results, data, args.tasks), flush=True)
-        target = args.out or folder
-        target.mkdir(parents=True, exist_ok=True)
-        suite.write_json(results, step, target / "evaluation.json")
-        title = f"SILC: {args.model}" + ("" if step is None else f", step {step}")
-        print(f"report: {output.report(config, models, data, results, title, target)}")
+        if any(result.metrics for result in results):
+            suite.write_json(results, step, target / "evaluation.json")
+            title = f"SILC: {args.model}" + ("" if step is None else f", step {step}")
+            print(f"report: {output.report(config, models, data, results, title, run=folder, folder=target)}")
+        else:
+            print(f"no task came to a figure: {target / 'evaluation.json'} is not written")
     distributed.barrier()
     return int(any(result.error is not None for result in results))
 

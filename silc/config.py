@@ -387,6 +387,11 @@ def _validate_model(model: ModelConfig, views: ViewsConfig) -> None:
             raise ValueError(f"{name}={size} is not a multiple of model.vision.patch_size={patch}; take {near}")
 
 
+def is_prompt(template: str) -> bool:
+    """Whether {} stands in it once, where the class name goes, and no other brace does."""
+    return template.count("{}") == 1 and not {"{", "}"} & set(template.replace("{}", ""))
+
+
 def validate_eval(config: Config) -> None:
     """Refuse what cannot be evaluated. Raises ValueError naming the value and the way out."""
     evaluation, patch = config.eval, config.model.vision.patch_size
@@ -395,13 +400,8 @@ def validate_eval(config: Config) -> None:
         if size is not None and size % patch:
             near = max(1, round(size / patch)) * patch
             raise ValueError(f"{name}={size} is not a multiple of model.vision.patch_size={patch}; take {near}")
-    if evaluation.window and evaluation.stride is not None and evaluation.stride > evaluation.window:
-        raise ValueError(
-            f"eval.stride={evaluation.stride} is larger than eval.window={evaluation.window}: pixels between the "
-            "windows would be left out; take a smaller stride"
-        )
     for template in evaluation.templates:
-        if template.count("{}") != 1 or "{" in template.replace("{}", "") or "}" in template.replace("{}", ""):
+        if not is_prompt(template):
             raise ValueError(
                 f"eval.templates: {template!r} must hold {{}} once, where the class name goes, and no other brace"
             )

@@ -16,7 +16,7 @@ PICTURES = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
 
 
 class ImageFolder:
-    """root/CLASS/*.jpg: the classes are the folders, in alphabetical order (torchvision's convention).
+    """root/CLASS/*.jpg: the classes are the folders that are not hidden, in alphabetical order (as torchvision).
 
     Raises:
         ValueError: no such folder, or no picture in it; a class list of another length.
@@ -28,12 +28,12 @@ class ImageFolder:
         self.title, self._root, self._max_pixels = title, root, max_pixels
         if not root.is_dir():
             raise ValueError(f"{root} is no folder")
-        self.folders = sorted(path.name for path in root.iterdir() if path.is_dir())
+        self.folders = class_folders(root)
         self._files = [
             (path, number)
             for number, folder in enumerate(self.folders)
             for path in sorted((root / folder).rglob("*"))
-            if path.suffix.lower() in PICTURES
+            if path.suffix.lower() in PICTURES and not _hidden(path.relative_to(root))
         ]
         if not self._files:
             raise ValueError(f"{root} holds no picture in a folder of its class, as in {root}/dog/1.jpg")
@@ -55,6 +55,17 @@ class ImageFolder:
 
     def mask(self, number: int) -> Tensor:
         raise Unreadable("no mask")
+
+
+def class_folders(root: Path) -> list[str]:
+    """Names of the folders in `root` that are not hidden, sorted; none where there is no such folder."""
+    if not root.is_dir():
+        return []
+    return sorted(path.name for path in root.iterdir() if path.is_dir() and not _hidden(Path(path.name)))
+
+
+def _hidden(path: Path) -> bool:
+    return any(part.startswith(".") for part in path.parts)
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,8 @@
 
     wds          CLIP_benchmark's: FOLDER/classnames.txt, zeroshot_classification_templates.txt ({c} is the name),
                  {test,train}/nshards.txt and {0..n-1}.tar with a picture and `cls`, or `txt` with a caption a line
-    imagefolder  FOLDER/{val,test,train}/CLASS/*.jpg, or FOLDER/CLASS/*.jpg; names: the folders', or eval.classes
+    imagefolder  FOLDER/{val,validation,test,train}/CLASS/*.jpg, or FOLDER/CLASS/*.jpg; names: the
+                 folders', or eval.classes
     ade20k       images/{training,validation}/*.jpg, annotations/{training,validation}/*.png (0: nothing, 1 to 150)
     voc20        JPEGImages/*.jpg, SegmentationClass/*.png, ImageSets/Segmentation/{train,val}.txt; 0 is not counted
     voc21        the same; 0 is the class "background", which competes by its name
@@ -13,7 +14,8 @@
     cityscapes   leftImg8bit/{train,val}/CITY/*_leftImg8bit.png, gtFine/{...}/CITY/*_gtFine_labelTrainIds.png, or
                  *_gtFine_labelIds.png
 
-The left-out classes 255 (or what the layout says) are never counted.
+The left-out classes 255 (or what the layout says) are never counted. eval.classes names the classes of an imagefolder,
+and of a wds without classnames.txt; every other layout has its own list.
 """
 
 from __future__ import annotations
@@ -21,10 +23,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from silc.config import DataConfig
+from silc.config import DataConfig, is_prompt
 from silc.data import class_names
-from silc.data.folders import ImageFolder, MaskFolder, Pair, pairs_by_list, pairs_by_name
-from silc.data.splits import DataSet, MaskRule, TarSplit, as_they_are, by_table, zero_is_nothing
+from silc.data.folders import ImageFolder, MaskFolder, Pair, class_folders, pairs_by_list, pairs_by_name
+from silc.data.splits import LABELS, DataSet, MaskRule, TarSplit, as_they_are, by_table, zero_is_nothing
 
 NAMED_BACKGROUND = 'the background is a class and competes by its name, "background"'
 
@@ -46,9 +48,9 @@ def read_names(path: Path, what: str) -> tuple[str, ...]:
 
 
 def open_data_set(spec: str, config: DataConfig, classes: tuple[str, ...] | None) -> DataSet:
-    """The data set of a `LAYOUT:FOLDER`. classes: names to take instead of the layout's own.
+    """The data set of a `LAYOUT:FOLDER`. classes: names for a layout that has no list of its own.
 
-    Raises ValueError: an unknown layout, a missing file, an empty split, a class list that does not fit.
+    Raises ValueError: an unknown layout, a missing file, an empty split, a class list or a prompt that does not fit.
     """
     layout, colon, folder = spec.partition(":")
     if not colon or layout not in LAYOUTS:
@@ -57,18 +59,18 @@ def open_data_set(spec: str, config: DataConfig, classes: tuple[str, ...] | None
     if not root.is_dir():
         raise ValueError(f"{spec}: {root} is no folder")
     try:
-        return LAYOUTS[layout](root, config, classes)
+        if layout in WITH_A_LIST:
+            return WITH_A_LIST[layout](root, config)
+        return WITHOUT_A_LIST[layout](root, config, classes)
     except ValueError as error:
         raise ValueError(f"{spec}: {error}") from None
 
 
 def _wds(root: Path, config: DataConfig, classes: tuple[str, ...] | None) -> DataSet:
     listed = root / "classnames.txt"
-    names = classes or (read_names(listed, "classnames.txt") if listed.is_file() else ())
+    names = read_names(listed, "classnames.txt") if listed.is_file() else classes or ()
     prompts = root / "zeroshot_classification_templates.txt"
-    templates = None
-    if prompts.is_file():
-        templates = tuple(line.replace("{c}", "{}") for line in read_names(prompts, prompts.name))
+    templates = _read_templates(prompts) if prompts.is_file() else None
     splits = {}
     for split in ("test", "train"):
         if split == "train" and not (root / split).is_dir():
@@ -82,12 +84,20 @@ def _wds(root: Path, config: DataConfig, classes: tuple[str, ...] | None) -> Dat
         if not shards:
             raise ValueError(f"the {split} split is empty: {counted} says 0")
         splits[split] = TarSplit(config, shards, title=f"{root.name} {split}", classes=len(names))
-    _check_labels(splits["test"], names)
+        _check_labels(splits[split], names)
     return DataSet(root.name, names, splits["test"], splits.get("train"), templates)
 
 
+def _read_templates(path: Path) -> tuple[str, ...]:
+    templates = tuple(line.replace("{c}", "{}") for line in read_names(path, path.name))
+    for number, template in enumerate(templates, 1):
+        if not is_prompt(template):
+            raise ValueError(f"{path}: line {number} must hold {{c}} once, for the class name, and no other brace")
+    return templates
+
+
 def _check_labels(split: TarSplit, names: tuple[str, ...]) -> None:
-    if "labels" not in split.has:
+    if LABELS not in split.has:
         return
     if not names:
         raise ValueError("its pictures have labels, but there is no classnames.txt; give eval.classes")
@@ -100,7 +110,8 @@ def check_labels(split: TarSplit | ImageFolder, classes: int) -> None:
         label = split.label(number)
         if label is not None and not 0 <= label < classes:
             raise ValueError(
-                f"{split.key(number)} has class {label}, the class list names 0 to {classes - 1}; add the missing names"
+                f"{split.title}: {split.key(number)} has class {label}, the class list names 0 to {classes - 1}; add "
+                "the missing names"
             )
 
 
@@ -108,8 +119,14 @@ def _image_folder(root: Path, config: DataConfig, classes: tuple[str, ...] | Non
     def split(name: str) -> ImageFolder:
         return ImageFolder(root / name, title=f"{root.name} {name}".strip(), max_pixels=config.max_image_pixels)
 
-    test = split(next((name for name in ("val", "test") if (root / name).is_dir()), ""))
-    train = split("train") if (root / "train").is_dir() and test.title != root.name else None
+    held_out = next((name for name in ("val", "validation", "test") if (root / name).is_dir()), None)
+    if held_out is None and class_folders(root / "train"):
+        raise ValueError(
+            f"{root}/train has class folders, but there is no val, validation or test beside it; add one, or give "
+            f"imagefolder:{root}/train to measure on the pictures of train"
+        )
+    test = split(held_out or "")
+    train = split("train") if held_out is not None and (root / "train").is_dir() else None
     if train is not None and train.folders != test.folders:
         odd = sorted(set(train.folders) ^ set(test.folders))
         raise ValueError(f"{train.title} and {test.title} do not have the same classes: {', '.join(odd[:5])}")
@@ -143,8 +160,8 @@ def _masked(
     return DataSet(root.name, names, split(splits[0]), train, background=background)
 
 
-def _ade20k(root: Path, config: DataConfig, classes: tuple[str, ...] | None) -> DataSet:
-    names = classes or class_names.ADE20K
+def _ade20k(root: Path, config: DataConfig) -> DataSet:
+    names = class_names.ADE20K
     find = lambda split: pairs_by_name(root / "images" / split, root / "annotations" / split, ".jpg", ".png")  # noqa: E731
     marks = lambda split: root / "annotations" / split  # noqa: E731
     rule, background = zero_is_nothing(len(names)), "pixels of no class (0) are not counted"
@@ -154,8 +171,8 @@ def _ade20k(root: Path, config: DataConfig, classes: tuple[str, ...] | None) -> 
 def _listed(own: tuple[str, ...], masks: str, lists: str, *, background: bool) -> Callable[..., DataSet]:
     """VOC's layout: a file lists the names of a split."""
 
-    def build(root: Path, config: DataConfig, classes: tuple[str, ...] | None) -> DataSet:
-        names = classes or (("background", *own) if background else own)
+    def build(root: Path, config: DataConfig) -> DataSet:
+        names = ("background", *own) if background else own
         rule = as_they_are(len(names)) if background else zero_is_nothing(len(names))
         words = NAMED_BACKGROUND if background else "background pixels (0) are not counted"
 
@@ -170,8 +187,8 @@ def _listed(own: tuple[str, ...], masks: str, lists: str, *, background: bool) -
     return build
 
 
-def _coco_stuff(root: Path, config: DataConfig, classes: tuple[str, ...] | None) -> DataSet:
-    names = classes or class_names.COCO_STUFF
+def _coco_stuff(root: Path, config: DataConfig) -> DataSet:
+    names = class_names.COCO_STUFF
     folder = root / "annotations"
     reduced = any((folder / "val2017").glob("*_labelTrainIds.png"))
     used = [number for number in range(182) if number not in class_names.COCO_STUFF_UNUSED]
@@ -183,8 +200,8 @@ def _coco_stuff(root: Path, config: DataConfig, classes: tuple[str, ...] | None)
     return _masked(root, config, names, rule, find, marks, ("val2017", "train2017"), words)
 
 
-def _cityscapes(root: Path, config: DataConfig, classes: tuple[str, ...] | None) -> DataSet:
-    names = classes or class_names.CITYSCAPES
+def _cityscapes(root: Path, config: DataConfig) -> DataSet:
+    names = class_names.CITYSCAPES
     reduced = any((root / "gtFine" / "val").glob("*/*_gtFine_labelTrainIds.png"))
     rule = as_they_are(len(names)) if reduced else by_table({v: i for i, v in enumerate(class_names.CITYSCAPES_IDS)})
     suffix = "_gtFine_labelTrainIds.png" if reduced else "_gtFine_labelIds.png"
@@ -196,9 +213,11 @@ def _cityscapes(root: Path, config: DataConfig, classes: tuple[str, ...] | None)
 
 _CONTEXT = ("SegmentationClassContext", "SegmentationContext")
 _VOC = ("SegmentationClass", "Segmentation")
-LAYOUTS: dict[str, Callable[[Path, DataConfig, tuple[str, ...] | None], DataSet]] = {
+WITHOUT_A_LIST: dict[str, Callable[[Path, DataConfig, tuple[str, ...] | None], DataSet]] = {
     "wds": _wds,
     "imagefolder": _image_folder,
+}
+WITH_A_LIST: dict[str, Callable[[Path, DataConfig], DataSet]] = {
     "ade20k": _ade20k,
     "voc20": _listed(class_names.VOC, *_VOC, background=False),
     "voc21": _listed(class_names.VOC, *_VOC, background=True),
@@ -207,3 +226,4 @@ LAYOUTS: dict[str, Callable[[Path, DataConfig, tuple[str, ...] | None], DataSet]
     "coco_stuff": _coco_stuff,
     "cityscapes": _cityscapes,
 }
+LAYOUTS = (*WITHOUT_A_LIST, *WITH_A_LIST)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import colorsys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -13,7 +14,7 @@ from torch import Tensor
 
 from silc.config import Config
 from silc.data.shards import Unreadable
-from silc.data.splits import CAPTIONS, IGNORE, LABELS, MASKS, DataSet, Split
+from silc.data.splits import IGNORE, DataSet, Split, check_mask_size
 from silc.distributed import World
 from silc.evaluate import windows
 from silc.evaluate.data import EvalData
@@ -21,8 +22,12 @@ from silc.evaluate.job import Job, some_of
 from silc.evaluate.segmentation import segment
 from silc.evaluate.suite import Result, unchanged
 from silc.evaluate.task import class_embeddings
+from silc.evaluate.tasks import TASKS
 from silc.evaluate.towers import Towers
 
+T = TypeVar("T")
+# What pictures to look at may fail with: data that does not fit, memory that runs out, files that are gone.
+FAILURES = (ValueError, RuntimeError, OSError)
 SIDE = 128  # pixels of a picture shown
 SHOWN = 8  # pictures of each kind
 POOL = 512  # pictures and captions that compete in the retrieval examples
@@ -67,34 +72,56 @@ class Confusions:
 
 @dataclass(frozen=True)
 class Exhibits:
-    """Everything the report shows in pictures; empty lists where the data has none."""
+    """Everything the report shows in pictures; empty lists where no task was measured that they belong to.
 
-    classified: list[Guess]
-    captioned: list[Guess]
-    found: list[Found]
-    segmented: list[Panels]
-    features: list[Panels]
-    worst: list[Confusions]
+    Attributes:
+        model: whose guesses `classified`, `captioned`, `found` and `worst` are.
+        left_out: what could not be made and why, a sentence each.
+    """
+
+    model: str
+    classified: list[Guess] = field(default_factory=list)
+    captioned: list[Guess] = field(default_factory=list)
+    found: list[Found] = field(default_factory=list)
+    segmented: list[Panels] = field(default_factory=list)
+    features: list[Panels] = field(default_factory=list)
+    worst: list[Confusions] = field(default_factory=list)
+    left_out: list[str] = field(default_factory=list)
 
 
 def collect(config: Config, models: Sequence[Towers], data: EvalData, results: Sequence[Result]) -> Exhibits:
-    """Everything, on this process alone; changes no state."""
+    """Pictures of the tasks that were measured, on this process alone; changes no state.
+
+    What raises one of FAILURES is left out with a sentence: figures are there by now, and stay.
+    """
     job = Job(config, World(0, 1, models[0].device), "report", limited=False)
+    ran, left_out = {result.task for result in results}, []
+
+    def attempt(what: str, make: Callable[[], T], nothing: T) -> T:
+        try:
+            return make()
+        except FAILURES as error:
+            left_out.append(f"{what}: {error}")
+            return nothing
+
+    shown = Exhibits(models[0].name, worst=worst(results, data), left_out=left_out)
     with unchanged():
-        captioned, found = [], []
-        if data.retrieval is not None and CAPTIONS in data.retrieval.test.has:
-            captioned, found = retrieved(models[0], data.retrieval, job)
-        labelled = data.classification is not None and LABELS in data.classification.test.has
-        masked = data.segmentation is not None and MASKS in data.segmentation.test.has
-        pictured = next((d for d in (data.segmentation, data.retrieval, data.classification) if d is not None), None)
-        return Exhibits(
-            classified=classified(models[0], data.classification, job) if labelled else [],
-            captioned=captioned,
-            found=found,
-            segmented=segmented(models, data.segmentation, job) if masked else [],
-            features=features(models, pictured, job) if pictured is not None else [],
-            worst=worst(results, data),
-        )
+        if "zeroshot_classification" in ran:
+            make = lambda: classified(models[0], data.classification, job)  # noqa: E731
+            shown.classified.extend(attempt("classified pictures", make, []))
+        if "retrieval" in ran:
+            make = lambda: retrieved(models[0], data.retrieval, job)  # noqa: E731
+            captioned, found = attempt("retrieved captions and pictures", make, ([], []))
+            shown.captioned.extend(captioned)
+            shown.found.extend(found)
+        if "zeroshot_segmentation" in ran:
+            make = lambda: segmented(models, data.segmentation, job)  # noqa: E731
+            shown.segmented.extend(attempt("segmented pictures", make, []))
+        measured = {TASKS[name].data: data.of(TASKS[name]) for name in ran}
+        pictured = [measured[kind] for kind in ("segmentation", "retrieval", "classification") if kind in measured]
+        if pictured:
+            shown.features.extend(attempt("patch features", lambda: features(models, pictured[0], job), []))
+    return shown
 
 
 def classified(model: Towers, data: DataSet, job: Job, count: int = SHOWN) -> list[Guess]:
@@ -139,6 +166,7 @@ def segmented(models: Sequence[Towers], data: DataSet, job: Job) -> list[Panels]
             picture, truth = data.test.picture(number), data.test.mask(number)
         except Unreadable:
             continue
+        check_mask_size(truth, picture, data.test.key(number))
         guesses = {model.name: segment(model, picture, classes[model.name], job).cpu() for model in models}
         maps = {"truth": truth} | {name: torch.where(truth == IGNORE, IGNORE, guess) for name, guess in guesses.items()}
         panels = [("picture", thumbnail(picture)), *((name, overlay(picture, m)) for name, m in maps.items())]
@@ -158,6 +186,8 @@ def features(models: Sequence[Towers], data: DataSet, job: Job) -> list[Panels]:
             pictures.append(data.test.picture(number))
         except Unreadable:
             continue
+    if not pictures:
+        raise ValueError(f"{data.test.title}: none of the pictures to show can be read")
     images = [windows.resized(picture, job.geometry.short_side, models[0].patch) for picture in pictures]
     panels = [[("picture", thumbnail(picture))] for picture in pictures]
     for model in models:

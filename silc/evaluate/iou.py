@@ -69,5 +69,6 @@ def measure(
 
     total = job.summed(numbers, one, torch.zeros(1, classes, classes, dtype=torch.int64), split)
     if not total.sum():
-        raise ValueError(f"{split.title}: no pixel of {len(numbers)} masks has a class; is the split empty?")
+        why = job.why_unusable(split, numbers)
+        raise ValueError(f"{split.title}: no pixel of {len(numbers)} masks has a class; {why}")
     return total

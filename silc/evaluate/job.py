@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import itertools
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -142,8 +143,15 @@ class Job:
 
         parts = [part for part in self.each(range(0, len(numbers), step), one) if part[0]]
         if not parts:
-            raise ValueError(f"{split.title}: no picture of {len(numbers)} can be used; is the split empty?")
+            why = self.why_unusable(split, numbers)
+            raise ValueError(f"{split.title}: no picture of {len(numbers)} can be used; {why}")
         return [number for kept, _ in parts for number in kept], torch.cat([values for _, values in parts])
+
+    def why_unusable(self, split: Split, numbers: Sequence[int]) -> str:
+        """For messages: how many of these pictures could not be read, by reason; or a guess where all could."""
+        keys = {split.key(number) for number in numbers}
+        reasons = Counter(why for key, why in self.skipped if key in keys)
+        return ", ".join(f"{count} have: {why}" for why, count in reasons.most_common()) or "is the split empty?"
 
     def _read(self, split: Split, numbers: Sequence[int], size: int) -> tuple[list[int], Tensor]:
         def one(number: int) -> Tensor | Unreadable:

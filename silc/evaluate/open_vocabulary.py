@@ -118,7 +118,8 @@ def _examples(
     for number in endless(numbers, generator):
         tried += 1
         if tried > 2 * len(numbers):
-            raise ValueError(f"{split.title}: no pixel of {len(numbers)} masks is of a class seen; is the split empty?")
+            why = job.why_unusable(split, numbers)
+            raise ValueError(f"{split.title}: no pixel of {len(numbers)} masks is of a class seen; {why}")
         try:
             images, truth = training_windows(split, number, model.patch, job)
         except Unreadable as error:

@@ -22,10 +22,24 @@ SHEET = 24  # pictures
 
 
 def report(
-    config: Config, models: Sequence[Towers], data: EvalData, results: Sequence[Result], title: str, folder: Path
+    config: Config,
+    models: Sequence[Towers],
+    data: EvalData,
+    results: Sequence[Result],
+    title: str,
+    *,
+    run: Path,
+    folder: Path,
 ) -> Path:
-    """Write report.html into a run folder (one rank). Returns its path."""
-    write_report(folder / NAME, title, read_log(folder), results, exhibits.collect(config, models, data, results))
+    """Write report.html (one rank). Returns its path.
+
+    Args:
+        config, models, data, results: what was measured.
+        title: of the page.
+        run: folder whose metrics.jsonl gives the curves.
+        folder: where the page goes.
+    """
+    write_report(folder / NAME, title, read_log(run), results, exhibits.collect(config, models, data, results))
     return folder / NAME
 
 

@@ -36,9 +36,11 @@ def run(model: Towers, data: DataSet, job: Job) -> Iterator[Metric]:
     classes, evaluation = len(data.classes), job.config.eval
     chosen = job.chosen(data.train, evaluation.train_pictures)
     parts = job.each(chosen, lambda number: patches(model, data, number, job), data.train)
-    x, y, weight = (torch.cat(column) for column in zip(*(part for part in parts if part is not None), strict=True))
-    if not len(y):
-        raise ValueError(f"{data.train.title}: no pixel of {len(chosen)} masks has a class; is the split empty?")
+    usable = [part for part in parts if part is not None and len(part[1])]
+    if not usable:
+        why = job.why_unusable(data.train, chosen)
+        raise ValueError(f"{data.train.title}: no pixel of {len(chosen)} masks has a class; {why}")
+    x, y, weight = (torch.cat(column) for column in zip(*usable, strict=True))
     fitted = job.on_main(
         lambda: fit(x.float(), y, weight, classes, evaluation.probe_steps, model.device, check=job.check)
     )

@@ -36,6 +36,7 @@ color:var(--ink);background:var(--page);overflow-wrap:anywhere}h1{font-size:1.35
 h2{font-size:1.1rem;margin:1.6em 0 .4em;border-bottom:1px solid var(--line)}p{margin:.4em 0;color:var(--soft)}
 table{border-collapse:collapse;width:100%;font-variant-numeric:tabular-nums;font-size:.88rem;margin:.3em 0 1em}
 th,td{text-align:right;padding:3px 5px;border-bottom:1px solid var(--line)}th{color:var(--soft);font-weight:600}
+.scroll{overflow-x:auto}.scroll th,.scroll td{overflow-wrap:normal}
 th:first-child,td:first-child{text-align:left}.grid{stroke:var(--line)}svg{width:100%;height:auto;display:block}
 svg text{font:10px system-ui,sans-serif;fill:var(--soft)}figure{margin:0}figcaption{font-weight:600}
 .curves{display:grid;grid-template-columns:repeat(auto-fill,minmax(min(100%,300px),1fr));gap:16px}
@@ -62,12 +63,13 @@ def write_report(path: Path, title: str, log: Iterable[dict[str, Any]], results:
     sections = [
         ("Figures", _figures(results)),
         ("Curves", _curves(list(log))),
-        ("Zero-shot classification: pictures and the closest classes", _cards(shown.classified)),
-        ("Classes that are missed most, and what they are taken for", _worst(shown.worst)),
-        ("Retrieval: pictures and their closest captions", _cards(shown.captioned)),
-        ("Retrieval: captions and their closest pictures", _found(shown.found)),
+        (f"Zero-shot classification: pictures and the {shown.model}'s closest classes", _cards(shown.classified)),
+        (f"Classes that the {shown.model} misses most, and what it takes them for", _worst(shown.worst)),
+        (f"Retrieval: pictures and the {shown.model}'s closest captions", _cards(shown.captioned)),
+        (f"Retrieval: captions and the {shown.model}'s closest pictures", _found(shown.found)),
         ("Zero-shot segmentation beside the truth", _panels(shown.segmented, "")),
         ("Patch features, first three principal components", _panels(shown.features, "map")),
+        ("Left out", "".join(f'<p class="bad">{html.escape(line)}</p>' for line in shown.left_out)),
         ("How it was measured", _notes(results)),
     ]
     body = "".join(f"<section><h2>{html.escape(name)}</h2>{text}</section>" for name, text in sections if text)
@@ -109,11 +111,16 @@ def _figures(results: Sequence[Result]) -> str:
             cells.append("" if guess is None else f"{guess:.4f}")
             rows.append(f"<tr><td>{html.escape(name)}</td>{''.join(f'<td>{cell}</td>' for cell in cells)}</tr>")
         errors = "".join(f'<p class="bad">{html.escape(f"{r.model}: {r.error}")}</p>' for r in mine if r.error)
-        table = f"<table><thead><tr>{head}</tr></thead><tbody>{''.join(rows)}</tbody></table>" if rows else ""
+        table = _table(head, "".join(rows)) if rows else ""
         parts.append(
             f"<p><b>{html.escape(task.replace('_', ' '))}</b> on {html.escape(mine[0].data)}</p>{table}{errors}"
         )
     return "".join(parts)
+
+
+def _table(head: str, rows: str) -> str:
+    """On a narrow screen it scrolls sideways: figures and names that break in the middle cannot be read."""
+    return f'<div class="scroll"><table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table></div>'
 
 
 def _value(values: dict[tuple[str, str], Any], name: str, model: str) -> str:
@@ -156,8 +163,7 @@ def _worst(worst: Sequence[Confusions]) -> str:
         f"<td>{html.escape(', '.join(f'{name} ({count})' for name, count in c.taken_for))}</td></tr>"
         for c in worst
     )
-    head = "<thead><tr><th>class</th><th>right</th><th>taken for</th></tr></thead>"
-    return f"<table>{head}<tbody>{rows}</tbody></table>" if rows else ""
+    return _table("<th>class</th><th>right</th><th>taken for</th>", rows) if rows else ""
 
 
 def _found(found: Sequence[Found]) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import random
 import time
 from collections.abc import Iterator, Sequence
@@ -71,7 +72,7 @@ def _one(config: Config, name: str, model: Towers, data: EvalData, world: World,
     job = Job(config, world, f"{name}, {model.name}")
     metrics, error = [], None
     try:
-        metrics = list(task.run(model, used, job))
+        metrics = _defined(list(task.run(model, used, job)), job)
     except TimedOut as timeout:
         error = str(timeout)
     except ValueError as mistake:
@@ -80,6 +81,14 @@ def _one(config: Config, name: str, model: Towers, data: EvalData, world: World,
         error = str(mistake)
     seconds, skipped = time.perf_counter() - started, tuple(sorted(job.skipped))
     return Result(name, model.name, used.name, tuple(metrics), tuple(job.notes), seconds, skipped, error, job.details)
+
+
+def _defined(metrics: Sequence[Metric], job: Job) -> list[Metric]:
+    """Those with a value: a mean over no class has none, and NaN is no number in JSON. The others are noted."""
+    nothing = [metric.name for metric in metrics if not math.isfinite(metric.value)]
+    if nothing:
+        job.notes.append(f"left out, as nothing in the data enters them: {', '.join(nothing)}")
+    return [metric for metric in metrics if math.isfinite(metric.value)]
 
 
 @contextmanager
@@ -109,10 +118,7 @@ def table(results: Sequence[Result], data: EvalData, tasks: Sequence[str]) -> st
             rows.append((result.task, result.model, "none", "", "", result.error))
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]) - 1)]
     lines = ["  ".join([*(cell.ljust(w) for cell, w in zip(row, widths, strict=False)), row[-1]]) for row in rows]
-    for name in dict.fromkeys(tasks):
-        reason = data.why_not(TASKS[name])
-        if reason is not None:
-            lines.append(f"{name} is left out: {reason}")
+    lines += left_out(data, tasks)
     for result in results:
         where = f"{result.task}, {result.model} ({result.seconds:.0f} s)"
         lines.append(f"{where}: " + "; ".join(result.notes) if result.notes else where)
@@ -122,6 +128,12 @@ def table(results: Sequence[Result], data: EvalData, tasks: Sequence[str]) -> st
                 f"{where}: {len(result.skipped)} pictures could not be read and were left out, as {key}: {why}"
             )
     return "\n".join(lines)
+
+
+def left_out(data: EvalData, tasks: Sequence[str]) -> list[str]:
+    """A sentence for each task that the data cannot serve."""
+    reasons = {name: data.why_not(TASKS[name]) for name in dict.fromkeys(tasks)}
+    return [f"{name} is left out: {reason}" for name, reason in reasons.items() if reason is not None]
 
 
 def scalars(results: Sequence[Result]) -> dict[str, float]:
@@ -144,4 +156,5 @@ def write_json(results: Sequence[Result], step: int | None, path: Path) -> None:
         }
         for result in results
     ]
-    path.write_text(json.dumps({"step": step, "results": rows}, indent=1) + "\n", encoding="utf-8")
+    text = json.dumps({"step": step, "results": rows}, indent=1, allow_nan=False)
+    path.write_text(text + "\n", encoding="utf-8")

@@ -43,11 +43,19 @@ class Geometry:
 def geometry(config: Config) -> Geometry:
     """Of a configuration. What it leaves open: a short side of 7/4 of a global crop's, windows as large as that, which
     overlap by a quarter (448, 448, 336 for crops of 256 px).
+
+    Raises ValueError for a stride larger than the window: pixels between the windows would have no scores.
     """
     evaluation, patch = config.eval, config.model.vision.patch_size
     side = evaluation.short_side or max(1, round(7 / 4 * config.views.global_size / patch)) * patch
     window = side if evaluation.window is None else evaluation.window
-    return Geometry(side, window, evaluation.stride or max(1, window * 3 // 4), evaluation.batch)
+    stride = evaluation.stride or max(1, window * 3 // 4)
+    if window and stride > window:
+        raise ValueError(
+            f"eval.stride={stride} is larger than eval.window={window} (null: as large as eval.short_side): pixels "
+            "between the windows would be left out; take a smaller stride"
+        )
+    return Geometry(side, window, stride, evaluation.batch)
 
 
 def resized(picture: Tensor, short_side: int, patch: int) -> Tensor:

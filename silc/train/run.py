@@ -14,7 +14,7 @@ from silc.config import Config, validate
 from silc.data.sample import default_root
 from silc.distributed import barrier, broadcast_object, init
 from silc.errors import STOPPED_BY_SIGNAL, RunInterrupted, RunStopped, speaks
-from silc.evaluate import output, suite
+from silc.evaluate import exhibits, output, suite
 from silc.evaluate.data import EvalData
 from silc.evaluate.towers import Towers, build_towers
 from silc.train import checkpoint, sources
@@ -111,10 +111,14 @@ def _show(
 ) -> None:
     if config.eval.picture:
         title = f"{folder}, step {step}: held-out pictures and what is closest"
-        if output.sheet(config, models[0], data, title, folder / "held_out.png"):
-            print(f"held-out pictures with their top captions: {folder / 'held_out.png'}", flush=True)
+        try:
+            if output.sheet(config, models[0], data, title, folder / "held_out.png"):
+                print(f"held-out pictures with their top captions: {folder / 'held_out.png'}", flush=True)
+        except exhibits.FAILURES as error:
+            print(f"there is no sheet of held-out pictures: {error}", flush=True)
     if config.eval.report:
-        path = output.report(config, models, data, results, f"SILC: {folder}, step {step}", folder)
+        title = f"SILC: {folder}, step {step}"
+        path = output.report(config, models, data, results, title, run=folder, folder=folder)
         print(f"report: {path}", flush=True)
 
 

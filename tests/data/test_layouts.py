@@ -145,10 +145,11 @@ def test_a_tree_with_a_gap_is_told(tmp_path, spoil, said):
         opened("voc20", tmp_path)
 
 
-def test_a_class_list_that_does_not_match_the_masks_is_told(tmp_path):
+def test_a_layout_with_a_list_of_its_own_keeps_it(tmp_path):
     ade20k(tmp_path)
-    with pytest.raises(ValueError, match=r"ADE_1 has class 149, but the class list names 2"):
-        opened("ade20k", tmp_path, ("one", "two")).test.mask(0)
+    assert opened("ade20k", tmp_path, ("one", "two")).classes == class_names.ADE20K
+    clip_benchmark(tmp_path / "wds")
+    assert opened("wds", tmp_path / "wds", ("one", "two", "three")).classes == ("ant", "bee", "owl")
 
 
 def test_what_is_no_layout_or_no_folder_is_told(tmp_path):
@@ -196,6 +197,27 @@ def test_an_image_folder_with_other_classes_is_told(tmp_path):
     (tmp_path / "train/bat").mkdir()
     with pytest.raises(ValueError, match="do not have the same classes: bat"):
         opened("imagefolder", tmp_path)
+
+
+def test_an_image_folder_without_pictures_to_test_on_is_told(tmp_path):
+    image_folder(tmp_path, ("train",))
+    with pytest.raises(ValueError, match="there is no val, validation or test beside it"):
+        opened("imagefolder", tmp_path)
+    assert opened("imagefolder", tmp_path / "train").classes == ("ant", "great owl")
+    image_folder(tmp_path, ("validation",))
+    assert opened("imagefolder", tmp_path).test.title.endswith("validation")
+    picture(tmp_path / "vehicles/train/1.jpg")  # a class of that name
+    assert opened("imagefolder", tmp_path / "vehicles").classes == ("train",)
+
+
+def test_what_is_hidden_in_an_image_folder_is_no_class_and_no_picture(tmp_path):
+    image_folder(tmp_path, ("val",))
+    picture(tmp_path / "val/.ipynb_checkpoints/0.jpg")
+    picture(tmp_path / "val/ant/.thumbnails/0.jpg")
+    (tmp_path / "val/ant/._0.jpg").write_bytes(b"a resource fork")
+    data = opened("imagefolder", tmp_path)
+    assert data.classes == ("ant", "great owl")
+    assert len(data.test) == 4
 
 
 # CLIP_benchmark's WebDataset
@@ -246,8 +268,38 @@ def test_labels_without_names_are_told(tmp_path):
     (tmp_path / "classnames.txt").unlink()
     with pytest.raises(ValueError, match=r"no classnames\.txt; give eval\.classes"):
         opened("wds", tmp_path)
+    assert opened("wds", tmp_path, ("x", "y", "z")).classes == ("x", "y", "z")
     (tmp_path / "test/nshards.txt").write_text("0")
     with pytest.raises(ValueError, match="the test split is empty"):
+        opened("wds", tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("label", "said"),
+    [("7", r"train: 1/bad has class 7, the class list names 0 to 2"), ("-1", "1/bad: its class is '-1'")],
+)
+def test_a_label_without_a_name_in_the_training_split_is_told(tmp_path, label, said):
+    clip_benchmark(tmp_path)
+    encoded = io.BytesIO()
+    Image.new("RGB", (6, 4)).save(encoded, "webp")
+    with wds.TarWriter(str(tmp_path / "train/1.tar")) as writer:
+        writer.write({"__key__": "bad", "webp": encoded.getvalue(), "cls": label})
+    with pytest.raises(ValueError, match=said):
+        opened("wds", tmp_path)
+
+
+@pytest.mark.parametrize("line", ["a {photo} of a {c}", "a photo", "{c} and {c}", "a {c} }"])
+def test_a_template_that_cannot_be_filled_is_told_with_its_file(tmp_path, line):
+    clip_benchmark(tmp_path)
+    (tmp_path / "zeroshot_classification_templates.txt").write_text(f"a {{c}}\n{line}\n")
+    with pytest.raises(ValueError, match=r"zeroshot_classification_templates\.txt: line 2 must hold \{c\} once"):
+        opened("wds", tmp_path)
+
+
+def test_a_blank_line_among_class_names_is_told(tmp_path):
+    clip_benchmark(tmp_path)
+    (tmp_path / "classnames.txt").write_text("ant\n\nbee\nowl\n")
+    with pytest.raises(ValueError, match=r"classnames\.txt: line 2 is blank"):
         opened("wds", tmp_path)
 
 

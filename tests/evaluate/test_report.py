@@ -41,8 +41,9 @@ def page(config, model, towers, world, segmented, tmp_path) -> Path:
         f'{{"step": {step}, "loss": {9 / step}, "lr": 0.1, "eval/retrieval/student/image_to_text_r1": 0.{step}}}\n'
         for step in range(1, 9)
     ]
-    (tmp_path / "metrics.jsonl").write_text("".join(rows) + '{"step": 9, "lo')
-    return output.report(config, [towers, twin], data, results, f"SILC: {LONG}", tmp_path)
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run/metrics.jsonl").write_text("".join(rows) + '{"step": 9, "lo')
+    return output.report(config, [towers, twin], data, results, f"SILC: {LONG}", run=tmp_path / "run", folder=tmp_path)
 
 
 class Elements(HTMLParser):
@@ -64,7 +65,9 @@ def test_every_section_is_there_and_nothing_lies_elsewhere(page):
     parts.feed(text)
     headings = re.findall(r"<h2>(.*?)</h2>", text)
     assert len(headings) == 9
+    assert sum("student" in heading for heading in headings) == 4  # whose guesses the cards show
     assert parts.tags["polyline"] >= 3  # loss, learning rate, a figure
+    assert text.count('<div class="scroll"><table>') == parts.tags["table"] == 4
     assert parts.tags["img"] == 8 + 8 + 4 * 5 + 8 * 4 + 8 * 3
     assert all(address.startswith("data:image/") for address in parts.addresses)
     assert "script" not in parts.tags
@@ -75,9 +78,46 @@ def test_every_section_is_there_and_nothing_lies_elsewhere(page):
 
 def test_a_model_without_a_log_has_no_curves(tmp_path):
     assert report.read_log(tmp_path) == []
-    nothing = exhibits.Exhibits([], [], [], [], [], [])
+    nothing = exhibits.Exhibits("student")
     report.write_report(tmp_path / "deep/x.html", "nothing", [], [], nothing)
     assert "<h2>" not in (tmp_path / "deep/x.html").read_text()
+
+
+class Untouchable:
+    """A data set that no one may look at."""
+
+    def __getattr__(self, name: str):
+        raise AssertionError(f"{name} was read")
+
+
+def test_only_tasks_that_were_measured_are_shown(config, towers, world):
+    split = Memory(random_pictures(4), captions=[[f"picture {n}"] for n in range(4)])
+    known = DataSet("x", NAMES, split)
+    results = suite.evaluate(config, [towers], EvalData(None, known, None), ["retrieval"], world, strict=True)
+    shown = exhibits.collect(config, [towers], EvalData(Untouchable(), known, Untouchable()), results)
+    assert len(shown.captioned) == len(shown.features) == 4
+    assert shown.classified == shown.segmented == shown.left_out == []
+
+
+def test_what_cannot_be_shown_is_left_out_with_a_reason(config, towers, segmented, tmp_path):
+    """The figures stand, the page is written, and it says what is missing."""
+    config.eval.short_side, config.eval.window, config.eval.stride = 32, 16, 16
+    cut = Memory(segmented.test._pictures, masks=[mask[:20] for mask in segmented.test._masks])
+    lost = Memory([None, None], labels=[0, 1])
+    data = EvalData(DataSet("lost", NAMES, lost), None, DataSet("cut", segmented.classes, cut))
+    results = [
+        suite.Result(task, "student", "x", (suite.Metric("figure", 0.625),), (), 0.0, ())
+        for task in ("zeroshot_classification", "zeroshot_segmentation")
+    ]
+    shown = exhibits.collect(config, [towers], data, results)
+    assert [line.split(":")[0] for line in shown.left_out] == ["classified pictures", "segmented pictures"]
+    assert "the mask of memory/0 is 32 x 20 pixels, its picture 32 x 32" in shown.left_out[1]
+    assert len(shown.features) == 8
+    shown = exhibits.collect(config, [towers], EvalData(data.classification, None, None), results[:1])
+    assert shown.left_out[1] == "patch features: in memory: none of the pictures to show can be read"
+    text = output.report(config, [towers], data, results, "title", run=tmp_path, folder=tmp_path).read_text()
+    assert "0.625" in text
+    assert "<h2>Left out</h2>" in text
 
 
 def browse(page: Path, folder: Path, *options: str) -> subprocess.CompletedProcess[str]:
@@ -99,7 +139,7 @@ def test_it_fits_a_phone_and_fetches_nothing(page, tmp_path):
     text = page.read_text(encoding="utf-8")
     script = (
         "<script>addEventListener('load',()=>{const w=innerWidth;let out=[];"
-        "for(const e of document.querySelectorAll('body *')){const r=e.getBoundingClientRect();"
+        "for(const e of document.querySelectorAll('body *:not(.scroll *)')){const r=e.getBoundingClientRect();"
         "if(r.width&&(r.right>w+1||r.left<-1))out.push(e.tagName+' '+Math.round(r.right))}"
         "const broken=[...document.images].filter(i=>!i.naturalWidth).length;"
         "const fetched=performance.getEntriesByType('resource').filter(r=>!r.name.startsWith('data:')).length;"
@@ -151,6 +191,12 @@ def test_a_chart_draws_its_points():
     assert drawn.count("<polyline") == 1
     assert plots.chart("t", {"x": []}) == ""
     assert "<circle" in plots.chart("t", {"x": [(5, 0.0)]}, from_zero=True)
+
+
+@pytest.mark.parametrize("value", [-1.23456e-05, 1234567.0, -123456.0])
+def test_a_label_has_room_beside_the_axis(value):
+    """In the page's 10 px type a character is at most 6.2 px wide, as digits of the common sans-serif faces are."""
+    assert 6.2 * len(plots.number(value)) <= plots.LEFT - 4
 
 
 def test_principal_colours_are_those_of_numpy():

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
+import numpy as np
 import pytest
 import webdataset as wds
+from PIL import Image
 
 from silc.config import Config, validate
+from silc.data import class_names
 from silc.data.sample import SampleSet
 from silc.evaluate import data as eval_data
 from silc.evaluate.tasks import TASKS
@@ -24,6 +29,15 @@ def mine(config, shards, tmp_path) -> Config:
     return config
 
 
+def ade20k(root: Path, mask_size: tuple[int, int] = (8, 8)) -> str:
+    """One picture of 8 x 8 and its mask, as LAYOUT:FOLDER."""
+    for kind in ("images", "annotations"):
+        (root / kind / "validation").mkdir(parents=True)
+    Image.new("RGB", (8, 8)).save(root / "images/validation/a.jpg")
+    Image.fromarray(np.ones(mask_size, np.uint8)).save(root / "annotations/validation/a.png")
+    return f"ade20k:{root}"
+
+
 def test_own_shards_with_an_evaluation_set(mine, world, tmp_path):
     shards, data = sources.resolve(mine, world, tmp_path)
     assert shards == ["train.tar"]
@@ -34,6 +48,26 @@ def test_own_shards_with_an_evaluation_set(mine, world, tmp_path):
     assert data.why_not(TASKS["zeroshot_classification"]) is None
     assert data.why_not(TASKS["fewshot"]) == "eval.shards has no train"
     assert data.why_not(TASKS["zeroshot_segmentation"]) == "eval.shards has no masks"
+
+
+def test_class_names_of_the_evaluation_shards_are_not_those_of_a_layout_with_a_list(mine, world, tmp_path):
+    mine.eval.segmentation = ade20k(tmp_path / "ade")
+    _, data = sources.resolve(mine, world, tmp_path)
+    assert data.segmentation.classes == class_names.ADE20K
+    assert data.classification.classes == NAMES
+    mine.eval.shards = []
+    with pytest.raises(ValueError, match=r"would be read by nothing.*or eval\.classes=null"):
+        sources.resolve(mine, world, tmp_path)
+
+
+def test_data_of_tasks_that_are_not_asked_for_is_not_opened(mine, tmp_path):
+    mine.eval.segmentation = "ade20k:/nowhere"
+    data = eval_data.resolve_data(mine, None, ["retrieval"])
+    assert data.retrieval.name == "eval.shards"
+    assert data.classification is data.segmentation is None
+    assert eval_data.needs_default(mine, ["retrieval"])
+    mine.eval.retrieval = "wds:/x"
+    assert not eval_data.needs_default(mine, ["retrieval", "zeroshot_segmentation"])
 
 
 def test_own_shards_alone_are_not_evaluated(config, world, tmp_path):
@@ -68,6 +102,7 @@ def test_no_shards_mean_the_sample_set_and_the_unseen_artist(config, world, tmp_
         (lambda c: setattr(c.eval, "segmentation", "voc20:/nowhere"), "/nowhere is no folder"),
         (lambda c: setattr(c.eval, "shards", ["absent.tar"]), "absent.tar does not exist"),
         (lambda c: setattr(c.eval, "classes", "absent.txt"), "absent.txt"),
+        (lambda c: setattr(c.eval, "stride", 40), "eval.stride=40 is larger than eval.window=32"),
     ],
 )
 def test_a_mistake_shows_before_training(mine, world, tmp_path, change, said):
@@ -75,6 +110,12 @@ def test_a_mistake_shows_before_training(mine, world, tmp_path, change, said):
     with pytest.raises(ValueError) as caught:  # noqa: PT011 - the message is looked at
         sources.resolve(mine, world, tmp_path)
     assert said in str(caught.value)
+
+
+def test_a_mask_of_another_size_shows_before_training(mine, world, tmp_path):
+    mine.eval.segmentation = ade20k(tmp_path / "ade", (5, 8))
+    with pytest.raises(ValueError, match="the mask of a is 8 x 5 pixels, its picture 8 x 8"):
+        sources.resolve(mine, world, tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -90,10 +131,6 @@ def test_a_mistake_shows_before_training(mine, world, tmp_path, change, said):
             "eval.window=100 is not a multiple of model.vision.patch_size=16; take 96",
         ),
         (lambda e: setattr(e, "short_side", 5), "take 16"),
-        (
-            lambda e: (setattr(e, "window", 32), setattr(e, "stride", 48)),
-            "eval.stride=48 is larger than eval.window=32",
-        ),
     ],
 )
 def test_what_cannot_be_evaluated_is_refused(change, said):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -80,6 +81,36 @@ def test_a_mistake_in_the_data_ends_an_evaluation_but_not_a_run(config, towers, 
     broken, fine = suite.evaluate(config, [towers], empty, BOTH, world, strict=False)
     assert "no picture of 1" in broken.error
     assert fine.metrics
+
+
+@pytest.mark.parametrize("task", ["zeroshot_segmentation", "linear_segmentation", "open_vocabulary_segmentation"])
+def test_pictures_that_cannot_be_read_are_counted_by_reason(config, towers, world, segmented, task):
+    config.eval.short_side, config.eval.window, config.eval.stride = 32, 16, 16
+    lost = Memory([None] * 3, masks=segmented.train._masks[:3])
+    data = DataSet("lost", segmented.classes, lost, lost)
+    (result,) = suite.evaluate(config, [towers], EvalData(None, None, data), [task], world, strict=False)
+    assert "of 3 masks" in result.error
+    assert result.error.endswith("; 3 have: undecodable picture")
+
+
+def test_a_split_without_a_readable_picture_says_why(config, towers, world):
+    data = EvalData(DataSet("none", NAMES, Memory([None] * 5, labels=[0] * 5)), None, None)
+    (result,) = suite.evaluate(config, [towers], data, ["zeroshot_classification"], world, strict=False)
+    assert result.error == "in memory: no picture of 5 can be used; 5 have: undecodable picture"
+
+
+def test_a_figure_without_a_value_is_left_out(config, towers, world, data, monkeypatch, tmp_path):
+    """As the mean IoU of unseen classes of which no pixel is there and none is guessed."""
+    values = [suite.Metric("seen_miou", 0.5, 0.1), suite.Metric("unseen_miou", float("nan"), 0.0)]
+    task = replace(TASKS["retrieval"], run=lambda model, data, job: iter(values))
+    monkeypatch.setitem(TASKS, "retrieval", task)
+    (result,) = suite.evaluate(config, [towers], data, ["retrieval"], world, strict=True)
+    assert result.metrics == (values[0],)
+    assert result.notes == ("left out, as nothing in the data enters them: unseen_miou",)
+    bare = suite.Result("x", "student", "y", (suite.Metric("z", float("nan")),), (), 0.0, ())
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        suite.write_json([bare], 1, tmp_path / "x.json")
+    assert not (tmp_path / "x.json").exists()
 
 
 def test_the_table_has_chance_beside_each_figure_and_what_is_left_out(config, towers, world, data):

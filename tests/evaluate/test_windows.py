@@ -22,6 +22,18 @@ def test_sizes_follow_the_crops_unless_given(config):
     assert "the picture whole" in geometry(config).words()
 
 
+@pytest.mark.parametrize(("window", "side"), [(32, None), (None, 32), (None, None)])
+def test_a_stride_that_leaves_pixels_out_is_refused(config, window, side):
+    """Also beyond a window that nobody names: 7/4 of 16 px, 32 px in whole patches."""
+    config.eval.window, config.eval.short_side, config.eval.stride = window, side, 33
+    with pytest.raises(ValueError, match=r"eval\.stride=33 is larger than eval\.window=32"):
+        geometry(config)
+    config.eval.stride = 32
+    assert geometry(config).stride == 32
+    config.eval.window, config.eval.stride = 0, 99
+    assert geometry(config).stride == 99
+
+
 @pytest.mark.parametrize(
     ("height", "width", "expected"), [(100, 200, (64, 128)), (300, 90, (216, 64)), (7, 7, (64, 64))]
 )

@@ -127,6 +127,51 @@ def test_an_export_is_measured_like_its_checkpoint(evaluate, here, one_rank, tmp
             assert mine[row["task"]] == row["metrics"]
 
 
+def test_an_export_without_data_is_told_what_to_give(evaluate, here, one_rank, tmp_path, monkeypatch):
+    """It does not tell what it was trained on: the sample set is neither made nor taken."""
+    monkeypatch.setattr("silc.evaluate.data.sample_set", _forbidden)
+    status, _, err = evaluate(one_rank.path("open_clip"), "--out", tmp_path)
+    assert status == 2
+    assert "nothing to evaluate on: give eval.classification" in err
+    assert "--preset sample" in err
+
+
+def _forbidden(*_):
+    raise AssertionError("this must not be called")
+
+
+def test_tasks_on_data_of_their_own_need_forbidden_set(evaluate, here, one_rank, squares, tmp_path, monkeypatch):
+    monkeypatch.setattr("silc.evaluate.data.sample_set", _forbidden)
+    words = ["--tasks=zeroshot_segmentation", "eval.models=[student]", "eval.shards=[]", "eval.classes=null"]
+    words += ["data.shards=[]", f"eval.segmentation=ade20k:{squares}", "eval.short_side=32", "eval.window=16"]
+    status, _, err = evaluate(one_rank.folder, "--out", tmp_path / "out", *words)
+    assert status == 0, err
+    assert "<polyline" in (tmp_path / "out/report.html").read_text()  # the curves are those of the run folder
+
+
+def test_nothing_measured_leaves_earlier_results(evaluate, here, one_rank, tmp_path):
+    (tmp_path / "evaluation.json").write_text("earlier")
+    status, _, err = evaluate(one_rank.folder, "--tasks=fewshot", "--out", tmp_path)
+    assert status == 2
+    assert "nothing was measured: fewshot is left out: eval.shards has no train" in err
+    words = ["--tasks=retrieval", "eval.timeout_minutes=1e-9", "--out", tmp_path]
+    status, out, _ = evaluate(one_rank.folder, *words)
+    assert status == 1
+    assert "evaluation.json is not written" in out
+    assert [path.name for path in tmp_path.iterdir()] == ["evaluation.json"]
+    assert (tmp_path / "evaluation.json").read_text() == "earlier"
+
+
+@pytest.mark.parametrize("place", ["file", "file/below"])
+def test_a_folder_that_cannot_be_written_shows_before_measuring(evaluate, here, one_rank, tmp_path, monkeypatch, place):
+    (tmp_path / "file").write_text("in the way")
+    monkeypatch.setattr("silc.evaluate.suite.evaluate", _forbidden)
+    status, _, err = evaluate(one_rank.folder, "--out", tmp_path / place)
+    assert status == 2
+    assert f"cannot write the results to {tmp_path / place}: " in err
+    assert "give another --out" in err
+
+
 def test_a_task_that_gives_up_is_status_1(evaluate, here, one_rank, tmp_path):
     words = ["--tasks=retrieval", "eval.timeout_minutes=1e-9", "eval.models=[student]", "--out", tmp_path]
     status, out, _ = evaluate(one_rank.folder, *words)
@@ -147,9 +192,10 @@ def test_a_task_that_gives_up_is_status_1(evaluate, here, one_rank, tmp_path):
         (["RUN", "--preset=nothing"], ["no preset 'nothing'"]),
         (["RUN", "eval.segmentation=ade20k:TMP/absent"], ["TMP/absent is no folder"]),
         (["RUN", "eval.segmentation=SQUARES"], ["no LAYOUT:FOLDER"]),
+        (["RUN", "eval.segmentation=ade20k:SQUARES", "CUT"], ["has class 199", "names 150"]),
         (
-            ["RUN", "eval.segmentation=ade20k:SQUARES", "eval.classes=TMP/three.txt", "eval.shards=[]", "CUT"],
-            ["has class 149", "names 3"],
+            ["RUN", "eval.segmentation=ade20k:SQUARES", "eval.classes=TMP/three.txt", "eval.shards=[]"],
+            ["eval.classes=TMP/three.txt would be read by nothing", "eval.classes=null"],
         ),
         (["RUN", "eval.segmentation=ade20k:SQUARES", "RESIZE"], ["mask of 0 is 20 x 20 pixels, its picture 32 x 32"]),
         (["RUN", "eval.segmentation=ade20k:SQUARES", "EMPTY"], ["no pixel of 5 masks", "is the split empty?"]),
@@ -163,7 +209,7 @@ def test_a_task_that_gives_up_is_status_1(evaluate, here, one_rank, tmp_path):
 def test_a_mistake_is_told_with_status_2(evaluate, here, one_rank, squares, tmp_path, words, said):
     masks = sorted((squares / "annotations/validation").iterdir())
     spoil = {
-        "CUT": lambda: Image.fromarray(np.full((32, 32), 150, np.uint8)).save(masks[0]),
+        "CUT": lambda: Image.fromarray(np.full((32, 32), 200, np.uint8)).save(masks[0]),
         "RESIZE": lambda: Image.fromarray(np.full((20, 20), 1, np.uint8)).save(masks[0]),
         "EMPTY": lambda: [Image.fromarray(np.zeros((32, 32), np.uint8)).save(mask) for mask in masks],
         "REMOVE": lambda: [mask.unlink() for mask in masks],
