@@ -94,8 +94,8 @@ def test_an_unreadable_picture_is_left_out_and_counted(towers, job):
 
 
 def test_a_split_without_a_picture_is_told(towers, job):
-    for pictures in ([], [None, None]):
-        with pytest.raises(ValueError, match=r"in memory: no picture of .*empty"):
+    for pictures, reason in (([], "empty"), ([None, None], "2 have: undecodable picture")):
+        with pytest.raises(ValueError, match=f"in memory: no picture of .*{reason}"):
             list(classification.run(towers, DataSet("x", NAMES, Memory(pictures, labels=[0] * len(pictures))), job))
 
 
