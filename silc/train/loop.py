@@ -259,7 +259,10 @@ class Trainer:
 
     def _heed(self, request: StopRequest, meter: _Meter) -> None:
         """End the run after a checkpoint if any rank was asked to; after the last step it ends anyway."""
-        if self.counters.step >= self.config.train.steps:
+        step, every = self.counters.step, self.config.train.log_every
+        # Reading the answer waits for the device: on a GPU only where the log has just done so.
+        waits = self.world.device.type == "cuda" and step % every != 0
+        if waits or step >= self.config.train.steps:
             return
         asked = request.agreed(self.world.device)
         if asked is not None:
