@@ -1,6 +1,7 @@
 """Every kernel and shipped tile compiles for every architecture, without spills and within its shared memory."""
 
 import csv
+from dataclasses import replace
 
 import pytest
 
@@ -23,3 +24,30 @@ def test_names_are_unique_and_the_committed_table_holds_them_all():
     with gate.TABLE.open() as file:
         written = [(row["name"], row["architecture"]) for row in csv.DictReader(file)]
     assert written == names, "run: python -m silc_kernels.triton_backend.gate --write"
+
+
+def test_what_is_wrong_with_a_kernel_is_said():
+    candidate = next(c for c in CANDIDATES if c.bulk_copies and c.wgmma)
+    good = gate.Row(candidate.name, 90, 200, 0, 98304, True, False, True, True)
+    assert not gate.faults(candidate, good)
+    for flaw, said in (
+        ({"spill_bytes": 4}, "spills 4 bytes"),
+        ({"shared_bytes": 233000}, "233000 bytes of shared memory"),
+        ({"wgmma": False}, "no wgmma"),
+        ({"serialized": True}, "waits for each wgmma"),
+        ({"bulk_copies": False}, "no bulk tensor copies"),
+    ):
+        (fault,) = gate.faults(candidate, replace(good, **flaw))
+        assert said in fault
+        assert candidate.name in fault
+
+
+def test_reports_of_ptxas_are_read():
+    report = """ptxas info    : 0 bytes gmem
+ptxas info    : (C7515) Potential Performance Loss: wgmma.mma_async instructions are serialized due to x in 'kernel'
+ptxas info    : Compiling entry function 'kernel' for 'sm_90a'
+    16 bytes stack frame, 12 bytes spill stores, 8 bytes spill loads
+ptxas info    : Used 128 registers, used 1 barriers"""
+    assert gate.resources(report) == (128, 20)
+    assert gate.serialized(report)
+    assert not gate.serialized(report.replace("C7515", "").replace("serialized", ""))

@@ -3,7 +3,8 @@
     python -m silc_kernels.triton_backend.gate            compile, check and print the table
     python -m silc_kernels.triton_backend.gate --write    and write it to kernels/compile_gate.csv
 
-Registers and spills are what the bundled ptxas says, shared memory and instructions are read off the compiled kernel.
+Registers, spills and serialised products are what the bundled ptxas says, shared memory and instructions are read off
+the compiled kernel. A serialised wgmma is waited for before the next is issued: and nothing else tells.
 The compiler does not refuse a kernel that asks for more shared memory than a chip has; the gate does.
 """
 
@@ -64,7 +65,10 @@ class Candidate:
 
 @dataclass(frozen=True)
 class Row:
-    """What a compiled kernel takes: registers a thread, bytes of spills a thread, bytes of shared memory a program."""
+    """What a compiled kernel takes: registers a thread, bytes of spills a thread, bytes of shared memory a program.
+
+    serialized: ptxas could not keep warpgroup products in flight (its C7510 to C7520).
+    """
 
     name: str
     architecture: int
@@ -72,6 +76,7 @@ class Row:
     spill_bytes: int
     shared_bytes: int
     wgmma: bool
+    serialized: bool
     bulk_copies: bool
     async_copies: bool
 
@@ -102,15 +107,15 @@ def build(candidate: Candidate, architecture: int) -> Row:
     options = {"num_warps": candidate.num_warps, "num_stages": candidate.num_stages}
     compiled = triton.compile(source, target=GPUTarget("cuda", architecture, 32), options=options)
     ptx = compiled.asm["ptx"]
-    registers, spills = _resources(ptx, architecture)
+    report = _report(ptx, architecture)
     bulk = "cp.async.bulk.tensor" in ptx
     return Row(
         candidate.name,
         architecture,
-        registers,
-        spills,
+        *resources(report),
         compiled.metadata.shared,
         "wgmma.mma_async" in ptx,
+        serialized(report),
         bulk,
         bulk or "cp.async.cg" in ptx or "cp.async.ca" in ptx,
     )
@@ -130,13 +135,15 @@ def faults(candidate: Candidate, row: Row) -> list[str]:
     if row.architecture == 90:
         if candidate.wgmma and not row.wgmma:
             found.append(f"{where} has no wgmma")
+        if row.serialized:
+            found.append(f"{where} waits for each wgmma before the next")
         if candidate.bulk_copies and not row.bulk_copies:
             found.append(f"{where} has no bulk tensor copies")
     return found
 
 
-def _resources(ptx: str, architecture: int) -> tuple[int, int]:
-    """(registers, bytes of spill stores and loads) as ptxas reports them."""
+def _report(ptx: str, architecture: int) -> str:
+    """What ptxas says of a kernel."""
     from triton import knobs
 
     tool = knobs.nvidia.ptxas_blackwell if architecture >= 100 else knobs.nvidia.ptxas
@@ -145,9 +152,18 @@ def _resources(ptx: str, architecture: int) -> tuple[int, int]:
         source = Path(folder, "kernel.ptx")
         source.write_text(ptx)
         command = [tool.path, "-v", f"--gpu-name={target}", str(source), "-o", str(Path(folder, "kernel.cubin"))]
-        report = subprocess.run(command, capture_output=True, text=True, check=True).stderr
+        return subprocess.run(command, capture_output=True, text=True, check=True).stderr
+
+
+def resources(report: str) -> tuple[int, int]:
+    """(registers, bytes of spill stores and loads) in a report of ptxas."""
     spilled = sum(int(size) for size in re.findall(r"(\d+) bytes spill (?:stores|loads)", report))
     return max(int(count) for count in re.findall(r"Used (\d+) registers", report)), spilled
+
+
+def serialized(report: str) -> bool:
+    """Whether ptxas reports warpgroup products that wait for one another."""
+    return "wgmma.mma_async instructions are serialized" in report
 
 
 def write(rows: Iterable[Row], path: Path = TABLE) -> None:
@@ -163,7 +179,7 @@ def main() -> None:
     parser.add_argument("--only", default="", help="candidates whose name contains this")
     options = parser.parse_args()
     rows, wrong = [], []
-    print(f"{'kernel':64s} {'sm':>4s} {'regs':>5s} {'spill':>6s} {'shared':>7s}  wgmma bulk async")
+    print(f"{'kernel':64s} {'sm':>4s} {'regs':>5s} {'spill':>6s} {'shared':>7s}  wgmma serial bulk async")
     for candidate in candidates():
         if options.only not in candidate.name:
             continue
@@ -171,7 +187,9 @@ def main() -> None:
             row = build(candidate, architecture)
             rows.append(row)
             wrong += faults(candidate, row)
-            marks = "  ".join("yes" if mark else " - " for mark in (row.wgmma, row.bulk_copies, row.async_copies))
+            marks = "  ".join(
+                "yes" if mark else " - " for mark in (row.wgmma, row.serialized, row.bulk_copies, row.async_copies)
+            )
             numbers = f"{row.architecture:4d} {row.registers:5d} {row.spill_bytes:6d} {row.shared_bytes:7d}"
             print(f"{row.name:64s} {numbers}   {marks}", flush=True)
     if options.write and not options.only:
