@@ -30,6 +30,7 @@ PROMISED = [
     ".ci/run",
     "launch/train.py",
     "launch/evaluate.py",
+    "launch/claims.py",
     "launch/make_sample.py",
     "launch/hostfile.example",
     "launch/slurm.sh",
@@ -58,6 +59,7 @@ FLOORS = {
     "silc.teacher": 2,
     "silc.evaluate": 3,
     "silc.train": 4,
+    "silc.claims": 5,
 }
 FLOOR_0 = {"silc.config_io": {"silc.config"}}  # who may import whom on the lowest floor
 

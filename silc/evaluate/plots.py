@@ -13,10 +13,11 @@ COLOURS = ("#2a6fdb", "#d9480f", "#2b8a3e", "#8a3ffc", "#a37500", "#0b7285")
 Points = Sequence[tuple[float, float]]
 
 
-def chart(title: str, lines: Mapping[str, Points], *, from_zero: bool = False) -> str:
+def chart(title: str, lines: Mapping[str, Points], *, from_zero: bool = False, unit: str = "step") -> str:
     """A figure element with one line for each name; points are (step, value) in rising order of steps.
 
-    from_zero: the axis begins at 0 (shares). Points that are not finite are left out; so is a line without points.
+    from_zero: the axis begins at 0 (shares). unit: what steps are, where it is another thing. Points that are
+    not finite are left out; so is a line without points.
     """
     kept = {name: [p for p in points if math.isfinite(p[1])] for name, points in lines.items()}
     kept = {name: points for name, points in kept.items() if points}
@@ -39,7 +40,7 @@ def chart(title: str, lines: Mapping[str, Points], *, from_zero: bool = False) -
         f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{html.escape(title)}">',
         *(_grid(y(value), number(value)) for value in (low, (low + high) / 2, high)),
         f'<text x="{LEFT}" y="{HEIGHT - 6}">{number(first)}</text>',
-        f'<text x="{WIDTH - RIGHT}" y="{HEIGHT - 6}" text-anchor="end">step {number(last)}</text>',
+        f'<text x="{WIDTH - RIGHT}" y="{HEIGHT - 6}" text-anchor="end">{html.escape(unit)} {number(last)}</text>',
     ]
     for colour, points in zip(_colours(len(kept)), kept.values(), strict=True):
         path = " ".join(f"{x(step):.1f},{y(value):.1f}" for step, value in points)

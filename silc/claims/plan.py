@@ -1,0 +1,117 @@
+"""Which runs answer the claims: each arm at each number of pairs with each seed, all by configuration alone.
+
+The arms are the baselines of the paper and of its reviewers (arXiv 2310.13355, sections 4 and 5): what SILC gains over
+CLIP could come from the additional views, or from the additional work, and not from the distillation.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from silc import config_io
+from silc.config import TASKS, Config
+from silc.train.estimate import step_flops
+
+SILC = "silc"
+_PLAIN = ("views.n_global=0", "views.n_local=0", "objective.distill=false", "objective.contrastive_views=original")
+_VIEWS = ("views.n_local=0", "objective.distill=false", "objective.contrastive_views=each_global")
+# Arm -> what it changes in a preset of SILC, as the presets of the baselines do.
+ARMS: dict[str, tuple[str, ...]] = {"clip": _PLAIN, "clip_views": _VIEWS, "clip_compute": _PLAIN, SILC: ()}
+MEANING = {
+    "clip": "plain CLIP, as many pairs",
+    "clip_views": "CLIP on SILC's augmented global views, as many pairs",
+    "clip_compute": "plain CLIP, trained longer: as many floating-point operations",
+    SILC: "SILC",
+}
+# What the plan gives each run, so no one else may.
+OWN = ("train.steps", "train.seed", "train.out", "train.resume", *(word.partition("=")[0] for word in _PLAIN))
+
+
+@dataclass(frozen=True)
+class Run:
+    """One training.
+
+    Attributes:
+        arm: key of ARMS.
+        pairs: SILC sees so many; `clip_compute` more.
+        seed: of weights, data order and augmentation.
+        config: resolved; its `train.out` is the run's folder.
+    """
+
+    arm: str
+    pairs: int
+    seed: int
+    config: Config
+
+    @property
+    def folder(self) -> Path:
+        return Path(self.config.train.out)
+
+    @property
+    def words(self) -> list[str]:
+        """What launch/train.py is given beside the preset."""
+        train = self.config.train
+        return [
+            *ARMS[self.arm],
+            f"train.steps={train.steps}",
+            f"train.seed={self.seed}",
+            f"train.out={train.out}",
+            "train.resume=auto",
+        ]
+
+    @property
+    def flops(self) -> float:
+        """Of the whole training."""
+        return step_flops(self.config) * self.config.train.global_batch * self.config.train.steps
+
+
+def runs(
+    preset: str, presets: Path, words: Sequence[str], pairs: Sequence[int], seeds: Sequence[int], out: Path
+) -> list[Run]:
+    """All runs, smallest first, so that there is something to see early.
+
+    Args:
+        preset, presets, words: of SILC, as `config_io.load_config` takes them.
+        pairs: numbers of pairs SILC sees.
+        seeds: each gives a run of its own.
+        out: folder of the run folders.
+
+    Raises ValueError for a preset that is not SILC's, and for words that the plan sets itself.
+    """
+    for word in words:
+        if word.partition("=")[0] in OWN:
+            raise ValueError(f"{word!r} is for the plan to set: it differs from run to run; give --pairs or --seeds")
+    silc = config_io.load_config(preset, words, presets=presets)
+    if not silc.objective.distill or not silc.views.n_global:
+        raise ValueError(f"preset {preset} distils nothing; give one of SILC, as sample or silc_vit_b16")
+    batch = silc.train.global_batch
+    for count in pairs:
+        if count < batch:
+            raise ValueError(f"--pairs {count} is less than one batch (train.global_batch={batch})")
+    return [
+        _run(preset, presets, words, arm, count, seed, out)
+        for count, seed, arm in itertools.product(sorted(set(pairs)), dict.fromkeys(seeds), ARMS)
+    ]
+
+
+def _run(preset: str, presets: Path, words: Sequence[str], arm: str, pairs: int, seed: int, out: Path) -> Run:
+    def load(*more: str) -> Config:
+        return config_io.load_config(preset, [*words, *ARMS[arm], *more], presets=presets)
+
+    silc = config_io.load_config(preset, words, presets=presets)
+    steps = round(pairs / silc.train.global_batch)
+    if arm == "clip_compute":
+        steps = round(steps * step_flops(silc) / step_flops(load()))
+    folder = out / f"{arm}-{pairs}-seed{seed}"
+    config = load(f"train.steps={steps}", f"train.seed={seed}", f"train.out={folder}", "train.resume=auto")
+    return Run(arm, pairs, seed, config)
+
+
+def measured(words: Sequence[str]) -> list[str]:
+    """What is evaluated after each run, unless `words` say otherwise: every task, the image tower that is trained."""
+    defaults = {"eval.after": f"[{','.join(TASKS)}]", "eval.models": "[student]"}
+    given = {word.partition("=")[0] for word in words}
+    return [f"{key}={value}" for key, value in defaults.items() if key not in given]
