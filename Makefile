@@ -5,10 +5,11 @@ ARGS ?=
 STAMP := $(VENV)/.silc-$(shell cat requirements.txt | cksum | cut -d' ' -f1)
 RUN := PATH="$(abspath $(VENV))/bin:$$PATH" OMP_WAIT_POLICY=passive GOMP_SPINCOUNT=0
 
-.PHONY: help setup train test lint format bench gpu clean
+.PHONY: help setup train claims test lint format bench gpu clean
 
 help:
 	@echo "make train   set up, then 'deepspeed launch/train.py' on the embedded drawings (ARGS='--preset NAME key=value' passes on)"
+	@echo "make claims  set up, then SILC and its baselines trained and measured alike, in tables (an hour or so on two CPU cores)"
 	@echo "make test    set up, then ruff and every test"
 	@echo "make bench   the microbenchmarks and the training benchmark, against public parts"
 	@echo "make gpu     on a machine with a GPU, no network needed: kernel tests, sanitizer, benchmarks, a short training"
@@ -26,6 +27,9 @@ $(STAMP):
 
 train: setup
 	$(RUN) deepspeed launch/train.py $(ARGS)
+
+claims: setup
+	$(RUN) python launch/claims.py $(ARGS)
 
 test: setup lint
 	$(RUN) OMP_NUM_THREADS=1 python -m pytest -n 2 --dist worksteal -q $(ARGS)

@@ -1,4 +1,4 @@
-"""What a machine with a GPU is for, in one go, without a network: tests, sanitizer, benchmarks, a short training.
+"""What a machine with a GPU is for, in one go, without a network: tests, sanitizer, benchmarks, a training, the claims.
 
     make gpu                                         or: python benchmarks/gpu.py
     python benchmarks/gpu.py --only tests,loss       some of the jobs
@@ -70,7 +70,12 @@ def jobs(size: str, out: Path) -> Iterator[Job]:
     yield Job("train_bench", [*bench, *(full if size == "cuda" else small)], 540, ("deepspeed", "open_clip", "lightly"))
     short = ["train.steps=2", "train.global_batch=4", "data.sample_scenes=64"] if size == "tiny" else []
     train = [python, "-m", "deepspeed.launcher.runner", "--num_gpus", "1", str(ROOT / "launch" / "train.py")]
-    yield Job("train", [*train, *short, f"train.out={out / 'run'}"], 540, ("deepspeed", "open_clip", "webdataset"))
+    trainer = ("deepspeed", "open_clip", "webdataset")
+    yield Job("train", [*train, *short, f"train.out={out / 'run'}"], 540, trainer)
+    claims = [python, str(ROOT / "launch" / "claims.py"), "--num_gpus", "1", "--out", str(out / "claims")]
+    few = ["--pairs", "8", "optim.warmup_steps=1", "eval.after=[fewshot]", "eval.limit=16"]
+    many = ["--preset", "sample_gpu", "--pairs", "65536,262144"]
+    yield Job("claims", [*claims, *([*few, *short[1:]] if size == "tiny" else many)], 1500, trainer)
 
 
 def missing(job: Job) -> list[str]:

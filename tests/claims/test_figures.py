@@ -1,0 +1,92 @@
+"""Means, gains and slopes against NumPy and SciPy; what is read of a run's evaluation, and when."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from silc.claims import figures, plan
+from silc.claims.figures import Figure, Mean
+
+CLAIM = ("retrieval", "image_to_text_r5")
+PRESETS = Path(__file__).resolve().parents[2] / "launch" / "presets"
+
+
+def made(values: dict[tuple[str, int, int], float]) -> list[Figure]:
+    """Figures of CLAIM by (arm, pairs, seed), among others that must not enter."""
+    wanted = [Figure(*key, *CLAIM, value, 0.1, 1, 1.0) for key, value in values.items()]
+    return [*wanted, *(Figure(f.arm, f.pairs, f.seed, "fewshot", CLAIM[1], 9.0, 0.1, 1, 1.0) for f in wanted)]
+
+
+def random_figures(seeds: int, sizes=(100, 200, 400)) -> tuple[np.ndarray, list[Figure]]:
+    """[arm (clip, silc), size, seed] and the figures."""
+    values = np.random.default_rng(seeds).random((2, len(sizes), seeds))
+    arms = ("clip", "silc")
+    keyed = {(arms[a], sizes[p], s): float(values[a, p, s]) for a, p, s in np.ndindex(values.shape)}
+    return values, made(keyed)
+
+
+@pytest.mark.parametrize("seeds", [2, 3, 10])
+def test_a_gain_is_the_paired_difference_with_its_standard_error(seeds):
+    values, found = random_figures(seeds)
+    difference = values[1, 1] - values[0, 1]
+    gain = figures.gain(found, "clip", CLAIM, 200)
+    assert gain.value == pytest.approx(difference.mean())
+    assert gain.error == pytest.approx(stats.sem(difference))
+    assert figures.gain(found, "clip_views", CLAIM, 200) is None
+
+
+def test_a_seed_that_one_arm_lacks_does_not_enter():
+    found = made({("clip", 100, 0): 0.1, ("silc", 100, 0): 0.3, ("silc", 100, 1): 0.9})
+    assert figures.gain(found, "clip", CLAIM, 100) == Mean(pytest.approx(0.2), None, 1)
+
+
+@pytest.mark.parametrize("seeds", [1, 4])
+def test_slopes_are_those_of_least_squares_over_doublings(seeds):
+    values, found = random_figures(seeds, sizes=(100, 200, 800))
+    expected = np.polyfit(np.log2([100, 200, 800]), values.reshape(2, 3, seeds).transpose(1, 0, 2).reshape(3, -1), 1)
+    expected = expected[0].reshape(2, seeds)
+    assert list(figures.slope(found, "silc", CLAIM).values()) == pytest.approx(list(expected[1]))
+    steeper = figures.steeper(found, "clip", CLAIM)
+    assert steeper.value == pytest.approx((expected[1] - expected[0]).mean())
+    assert figures.steeper(made({("silc", 100, 0): 1.0}), "clip", CLAIM) is None
+
+
+def test_what_decides_is_students_t():
+    for seeds, times in figures.DECIDES.items():
+        assert times == pytest.approx(stats.t.ppf(0.975, seeds - 1), abs=0.005)
+
+
+@pytest.mark.parametrize(
+    ("difference", "word"),
+    [
+        (None, "not measured"),
+        (Mean(0.5, None, 1), "one seed"),
+        (Mean(0.42, 0.1, 3), "undecided"),
+        (Mean(0.44, 0.1, 3), "holds"),
+        (Mean(-0.44, 0.1, 3), "does not hold"),
+        (Mean(0.23, 0.1, 100), "holds"),
+    ],
+)
+def test_verdicts(difference, word):
+    assert figures.verdict(difference) == word
+
+
+def test_a_run_is_read_once_its_last_evaluation_is_there(tmp_path):
+    run = plan.runs("sample", PRESETS, [], [6400], [0], tmp_path)[-1]
+    assert figures.read(run) == []
+    run.folder.mkdir()
+    metrics = {"top1": {"value": 0.25, "chance": 0.1}, "note": {"value": 1.0, "chance": None}}
+    results = [
+        {"task": "zeroshot_classification", "model": model, "metrics": metrics} for model in ("student", "teacher")
+    ]
+    for step, count in ((50, 0), (100, 2)):
+        (run.folder / "evaluation.json").write_text(json.dumps({"step": step, "results": results}))
+        assert len(figures.read(run)) == count
+    first = figures.read(run)[0]
+    assert (first.arm, first.pairs, first.task, first.figure) == ("silc", 6400, "zeroshot_classification", "top1")
+    assert (first.value, first.chance, first.steps, first.flops) == (0.25, 0.1, 100, run.flops)

@@ -1,0 +1,69 @@
+"""The runs that answer the claims: baselines as their presets say, equal operations, mistakes found at once."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from silc import config_io
+from silc.claims import plan
+from silc.train.estimate import step_flops
+
+PRESETS = Path(__file__).resolve().parents[2] / "launch" / "presets"
+
+
+def runs(*words: str, preset: str = "sample", pairs=(6400, 3200), seeds=(0, 7)) -> list[plan.Run]:
+    return plan.runs(preset, PRESETS, words, pairs, seeds, Path("out"))
+
+
+@pytest.mark.parametrize(("arm", "preset"), [("clip", "clip_vit_b16"), ("clip_views", "clip_views_vit_b16")])
+def test_an_arm_is_the_baseline_of_that_name(arm, preset):
+    run = next(r for r in runs(preset="silc_vit_b16", pairs=[1 << 30], seeds=[0]) if r.arm == arm)
+    ours, theirs = (
+        config_io.to_dict(config) for config in (run.config, config_io.load_config(preset, presets=PRESETS))
+    )
+    for section in ("model", "views", "objective", "optim", "data", "engine", "eval"):
+        assert ours[section] == theirs[section], section
+
+
+def test_every_arm_at_every_size_with_every_seed_the_small_ones_first():
+    found = [(run.pairs, run.seed, run.arm) for run in runs()]
+    assert found == [(pairs, seed, arm) for pairs in (3200, 6400) for seed in (0, 7) for arm in plan.ARMS]
+    assert len({run.folder for run in runs()}) == len(found)
+
+
+def test_all_see_as_many_pairs_but_one_that_does_as_many_operations():
+    by_arm = {run.arm: run for run in runs(pairs=[64000], seeds=[3])}
+    silc, longer = by_arm["silc"], by_arm["clip_compute"]
+    assert {by_arm[arm].config.train.steps for arm in ("clip", "clip_views", "silc")} == {1000}
+    one_step = step_flops(longer.config) * longer.config.train.global_batch
+    assert abs(longer.flops - silc.flops) <= one_step / 2
+    assert longer.config.train.steps > 2 * silc.config.train.steps
+    assert all(run.config.train.seed == 3 for run in by_arm.values())
+
+
+def test_what_the_trainer_is_given_is_what_was_planned():
+    for run in runs("optim.lr=0.002"):
+        given = config_io.load_config("sample", ["optim.lr=0.002", *run.words], presets=PRESETS)
+        assert given == run.config
+
+
+@pytest.mark.parametrize(
+    ("words", "preset", "pairs", "message"),
+    [
+        (["train.steps=5"], "sample", [640], "train.steps=5.*--pairs"),
+        (["views.n_local=2"], "sample", [640], "views.n_local"),
+        (["train.seed=1"], "sample", [640], "--seeds"),
+        ([], "clip_vit_b16", [1 << 20], "clip_vit_b16 distils nothing"),
+        ([], "sample", [63], "--pairs 63 is less than one batch"),
+    ],
+)
+def test_mistakes_are_found_before_anything_runs(words, preset, pairs, message):
+    with pytest.raises(ValueError, match=message):
+        runs(*words, preset=preset, pairs=pairs)
+
+
+def test_all_six_tasks_are_measured_unless_other_words_are_given():
+    assert plan.measured(["optim.lr=1"])[0].count(",") == 5
+    assert plan.measured(["eval.after=[fewshot]", "eval.models=[teacher]"]) == []
