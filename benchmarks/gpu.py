@@ -61,6 +61,10 @@ def jobs(size: str, out: Path) -> Iterator[Job]:
     yield Job("tests", [*tests, *quick], 540, ("pytest",), interpreted)
     yield Job("loss", [python, str(benchmarks / "loss_bench.py"), *sizes], 420, ("open_clip", "lightly"))
     yield Job("patch_embed", [python, str(benchmarks / "patch_embed_bench.py"), *sizes], 300, ("timm",))
+    if size == "cuda":
+        yield Job(
+            "tune", [python, str(benchmarks / "tune.py"), "--save", str(out)], 420, ("open_clip", "lightly", "timm")
+        )
     for tool in SANITIZED:
         command = ["compute-sanitizer", "--tool", tool, "--error-exitcode", "1", python]
         yield Job(tool, [*command, str(benchmarks / "sanitize.py")], 300, ("compute-sanitizer",))

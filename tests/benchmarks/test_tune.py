@@ -1,0 +1,79 @@
+"""Tuning: alternatives of the kernels an op launches, wrong ones refused, the shipped table left as it was."""
+
+from __future__ import annotations
+
+import csv
+import math
+import time
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
+
+
+@pytest.fixture
+def tune(monkeypatch):
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    import tune
+
+    return tune
+
+
+@pytest.fixture
+def module() -> SimpleNamespace:
+    """Tiles are (seconds an op takes, what it adds to its result)."""
+    return SimpleNamespace(
+        TILES={"first": (0.02, 0.0), "second": (0.0, 0.0), "other": (0.0, 0.0)},
+        TRIALS={"first": ((0.0, 0.0), (0.0, 1.0), (math.nan, 0.0)), "other": ((0.0, 0.0),)},
+    )
+
+
+def case_of(tune, module) -> object:
+    def op() -> list[torch.Tensor]:
+        seconds, added = (sum(column) for column in zip(module.TILES["first"], module.TILES["second"], strict=True))
+        if math.isnan(seconds):
+            raise RuntimeError("out of resources: shared memory\nmore")
+        time.sleep(seconds)
+        return [torch.ones(3) + added]
+
+    return tune.Case("op", "shape", lambda: {"ours": op, "peer": list}, 1, 1, 1)
+
+
+def test_what_an_op_launches_is_tried_and_the_table_kept(tune, module):
+    kept = module.TILES
+    fast, wrong, failing = tune.tune(module, case_of(tune, module), 3)
+    assert module.TILES is kept
+    assert fast.key == wrong.key == failing.key == "first"
+    assert (fast.tile, fast.failed) == ("(0.0, 0.0)", "")
+    assert math.isfinite(fast.ms)
+    assert math.isfinite(fast.shipped_ms)
+    assert "relative error" in wrong.failed
+    assert math.isnan(wrong.ms)
+    assert failing.failed == "out of resources: shared memory"
+
+
+def test_the_table_is_kept_when_an_op_breaks(tune, module):
+    kept = module.TILES
+    with pytest.raises(RuntimeError, match="broken"), tune.tiles(module, {}):
+        raise RuntimeError("broken")
+    assert module.TILES is kept
+
+
+def test_it_is_saved(tune, module, tmp_path):
+    tune.save(list(tune.tune(module, case_of(tune, module), 1)), tmp_path)
+    (path,) = tmp_path.glob("tune_*.csv")
+    with path.open() as file:
+        assert [row["tile"] for row in csv.DictReader(file)] == ["(0.0, 0.0)", "(0.0, 1.0)", "(nan, 0.0)"]
+
+
+def test_every_table_has_a_case(tune):
+    for op in tune.TABLES.values():
+        assert list(tune.largest(op, "cuda"))
+
+
+def test_without_a_gpu_it_says_so(tune):
+    with pytest.raises(SystemExit, match="no GPU"):
+        tune.main([])
