@@ -57,6 +57,7 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     )
     parser.add_argument("--dry-run", action="store_true", help="print the plan and stop")
     args = parser.parse_intermixed_args(list(argv))
+    args.given = list(args.overrides)
     args.overrides += plan.measured(args.overrides)
     try:
         args.runs = plan.runs(args.preset, PRESETS, args.overrides, args.pairs, args.seeds, args.out)
@@ -123,10 +124,11 @@ def collect(args: argparse.Namespace) -> list[figures.Figure]:
             torch.cuda.get_device_name() if torch.cuda.is_available() else f"CPU, {torch.get_num_threads()} threads"
         )
         words = [f"--preset {args.preset}", f"--pairs {','.join(map(str, args.pairs))}"]
-        words += [f"--seeds {','.join(map(str, args.seeds))}", *args.overrides]
+        words += [f"--seeds {','.join(map(str, args.seeds))}", *args.given]
         about = [
             f"{datetime.now(UTC).date().isoformat()}, {machine}, torch {torch.__version__}.",
             f"Made by `python launch/claims.py {' '.join(words)}`.",
+            "All arms share the preset's learning rate and schedule, which were chosen for SILC.",
             "± is the standard error over seeds. A difference holds, or does not, where Student's t gives it 95 %: one "
             "seed decides nothing.",
         ]
