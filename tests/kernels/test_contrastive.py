@@ -10,6 +10,7 @@ from open_clip.loss import ClipLoss, SigLipLoss
 
 from silc_kernels import center_update, contrastive_loss
 from silc_kernels.collectives import Ranks
+from silc_kernels.contrastive_op import Call
 from silc_kernels.reference import tiles
 from silc_kernels.similarities import Options, Similarities
 from tests.kernels.contrastive_worker import WORLD, work
@@ -194,7 +195,7 @@ def test_allocates_nothing_of_batch_by_batch(kind, monkeypatch):
 def test_is_an_operator_by_the_book(kind):
     for wanted in ([True, True, True], [False, True, False]):
         inputs = [x.requires_grad_(needed) for x, needed in zip(leaves(5, 3, 2), [*wanted, True], strict=True)]
-        arguments = *inputs, kind == "softmax", "", "auto", 4, wanted
+        arguments = *inputs, "", Call(kind == "softmax", 0, 4, *wanted)
         torch.library.opcheck(torch.ops.silc_kernels.contrastive_reference.default, arguments)
 
 

@@ -8,6 +8,7 @@ from torch.nn import functional
 
 from silc_kernels import contrastive_loss
 from silc_kernels.collectives import Ranks
+from silc_kernels.contrastive_op import Call
 from silc_kernels.similarities import Options, Similarities, Tile
 from silc_kernels.triton_backend import contrastive as backend
 from silc_kernels.triton_backend.runtime import INTERPRET
@@ -236,7 +237,7 @@ def test_allocates_no_more_than_a_tile_of_similarities(device, kind, monkeypatch
 def test_is_an_operator_by_the_book(device, kind):
     for wanted in ([True, True, True], [False, True, False]):
         inputs = [x.requires_grad_(needed) for x, needed in zip(leaves(device, 4, 8), [*wanted, True], strict=True)]
-        arguments = *inputs, kind == "softmax", "", "auto", 5, wanted
+        arguments = *inputs, "", Call(kind == "softmax", 0, 5, *wanted)
         torch.library.opcheck(torch.ops.silc_kernels.contrastive_triton.default, arguments)
 
 
