@@ -138,6 +138,16 @@ def test_the_sanitizer_script_touches_every_kernel():
     assert "every kernel ran" in result.stdout
 
 
+def test_the_plot_keeps_ranks_of_many_apart(monkeypatch):
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    from plots import batch, line
+
+    alone = {"provider": "ours", "shape": "B=32768 d=768"}
+    among = {"provider": "ours", "shape": "B=32768 d=768 n=4096, 7 ranks simulated"}
+    assert [line(row) for row in (alone, among)] == ["ours", "ours, n=4096 a rank"]
+    assert [batch(row["shape"]) for row in (alone, among)] == [32768, 32768]
+
+
 def test_the_plot_needs_rows(tmp_path):
     result = run("plots.py", str(tmp_path / "missing.csv"))
     assert result.returncode != 0
