@@ -17,7 +17,7 @@ from roofline import Roofline, measure_roofline
 from torch import Tensor
 
 RESULTS = Path(__file__).parent / "results"
-VERSIONS = ("torch", "triton", "open_clip_torch", "timm", "lightly")
+VERSIONS = ("torch", "triton", "open_clip_torch", "timm", "lightly", "inf_cl")
 COLUMNS = (
     *("op", "shape", "provider", "dtype", "ms", "ms_p20", "ms_p80", "cpu_ms", "gb_per_s", "tflop_per_s"),
     *("roofline_percent", "peak_mib", "ratio", "device", "versions", "commit", "date"),

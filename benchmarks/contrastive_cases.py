@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from functools import partial
+from importlib.util import find_spec
 
 import torch
 from cases import Case, Provider
 from distill_cases import solve, unit
 from measure import device
-from simulated_ranks import among, clip_loss, siglip_loss
+from simulated_ranks import among, clip_loss, inf_cl_loss, siglip_loss
 from torch import Tensor
 
 from silc_kernels import contrastive_loss
@@ -26,6 +27,8 @@ SIZES = {
 }
 GATES = [(512, 1, 64), (128, 4, 64)]
 BOUND = {torch.float32: 1e-5, torch.bfloat16: 2e-2}
+# Inf-CL loads heads of at least this many features.
+LEAST_HEAD = 16
 # The sigmoid at the CPU's largest batch takes minutes and shows nothing that the smaller one does not.
 LARGEST_SIGMOID_ON_CPU = 8192
 
@@ -66,7 +69,10 @@ def providers(n: int, ranks: int, d: int, kind: str, dtype: torch.dtype) -> dict
         with among(ranks):
             return solve(theirs(image, text), leaves)
 
-    return {"silc_kernels": ours, f"open_clip {name}": eager, **compiled(theirs, image, text, leaves, ranks)}
+    others = {f"open_clip {name}": eager, **compiled(theirs, image, text, leaves, ranks)}
+    if kind == "softmax":
+        others |= inf_cl(image, text, scale, ranks)
+    return {"silc_kernels": ours, **others}
 
 
 def compiled(
@@ -82,3 +88,19 @@ def compiled(
             return solve(fast(image, text), leaves)
 
     return {"torch.compile of open_clip's": run}
+
+
+def inf_cl(image: Tensor, text: Tensor, scale: Tensor, ranks: int) -> dict[str, Provider]:
+    """Inf-CL, where it runs; where not, a line says why."""
+    why = ""
+    if device().type != "cuda":
+        why = "its kernels need a CUDA device"
+    elif find_spec("inf_cl") is None:
+        why = "package inf_cl is not installed"
+    elif image.shape[1] % LEAST_HEAD:
+        why = f"it takes widths that are multiples of {LEAST_HEAD}, not {image.shape[1]}"
+    if why:
+        print(f"  left out: Inf-CL ({why})")
+        return {}
+    loss = inf_cl_loss(ranks)
+    return {"Inf-CL": lambda: solve(loss(image, text, scale), [image, text, scale])}

@@ -30,9 +30,9 @@ def plot(table: Path) -> Path:
     for axis, (column, title) in zip(axes, PANELS, strict=True):
         lines: dict[str, list[tuple[int, float]]] = defaultdict(list)
         for row in rows:
-            lines[row["provider"]].append((batch(row["shape"]), float(row[column])))
-        for provider, points in lines.items():
-            axis.plot(*zip(*sorted(points), strict=True), marker="o", label=provider)
+            lines[line(row)].append((batch(row["shape"]), float(row[column])))
+        for label, points in lines.items():
+            axis.plot(*zip(*sorted(points), strict=True), marker="o", label=label)
         axis.set(xscale="log", yscale="log", xlabel="batch", title=title)
         axis.legend(fontsize=8)
     figure.suptitle(f"{OP}: {rows[0]['device']}, {rows[0]['date']}")
@@ -40,6 +40,12 @@ def plot(table: Path) -> Path:
     figure.savefig(path, dpi=120)
     plt.close(figure)
     return path
+
+
+def line(row: dict[str, str]) -> str:
+    """Which line a row is on: a rank of many with n pairs is another thing than one with the whole batch."""
+    found = re.search(r"n=\d+", row["shape"])
+    return f"{row['provider']}, {found[0]} a rank" if found else row["provider"]
 
 
 def batch(shape: str) -> int:

@@ -66,3 +66,21 @@ def siglip_loss(size: int) -> Callable[..., Tensor]:
         return total
 
     return over_ranks
+
+
+def inf_cl_loss(size: int) -> Callable[..., Tensor]:
+    """Inf-CL's fused loss (arXiv 2410.17243): this rank's rows and columns, each over the features of all ranks.
+
+    Its ring adds what every rank's features give and sends their gradients back, which is here the sum over copies. The
+    package's own sum of the scale's gradient needs a process group, so it gets features that are scaled already.
+    """
+    from inf_cl import cal_flash_loss
+
+    def over_ranks(image: Tensor, text: Tensor, scale: Tensor) -> Tensor:
+        # Features are cut into heads of a power of two, at most 256 wide.
+        head = min(256, image.shape[1] & -image.shape[1])
+        rows = cal_flash_loss(image * scale, text.repeat(size, 1), head_dim=head)
+        columns = cal_flash_loss(text * scale, image.repeat(size, 1), head_dim=head)
+        return (rows.mean() + columns.mean()) / 2
+
+    return over_ranks

@@ -6,9 +6,9 @@ from torch.nn import functional
 
 from . import dispatch
 from .checks import check_float, check_shape
+from .contrastive_op import PLANS
 
 KINDS = ("softmax", "sigmoid")
-PLANS = ("auto", "reduce_scatter", "recompute")
 
 
 def contrastive_loss(

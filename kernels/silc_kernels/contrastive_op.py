@@ -6,7 +6,7 @@ runs its own collectives, sends nothing.
 
 import os
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import torch.distributed as dist
@@ -19,25 +19,39 @@ from .similarities import Options, Similarities, Tiles
 NAME = "contrastive_loss"
 
 
+PLANS = ("auto", "reduce_scatter", "recompute")
+
+
+class Call(NamedTuple):
+    """What is asked of the operator, in whole numbers.
+
+    One argument: each of its own would make every call some 10 us longer, which the loss of a small batch feels.
+
+    Attributes:
+        plan: index into PLANS.
+        image_wanted, text_wanted, scale_wanted: whether they get a gradient.
+    """
+
+    softmax: int
+    plan: int
+    chunk: int
+    image_wanted: int
+    text_wanted: int
+    scale_wanted: int
+
+
 def define(backend: str, engine: type[Tiles]) -> Callable[..., Tensor]:
     """The operator silc_kernels::contrastive_`backend`, and the function with a backend's arguments that calls it."""
 
     @torch.library.custom_op(f"silc_kernels::contrastive_{backend}", mutates_args=())
     def op(
-        image: Tensor,
-        text: Tensor,
-        scale: Tensor,
-        bias: Tensor,
-        softmax: bool,
-        group: str,
-        plan: str,
-        chunk: int,
-        wanted: Sequence[bool],
+        image: Tensor, text: Tensor, scale: Tensor, bias: Tensor, group: str, call: Sequence[int]
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """`wanted`: whether image, text and scale get a gradient."""
+        softmax, plan, chunk, *wanted = Call(*call)
         ranks = Ranks.named_group(NAME, group)
         _check_equal_batches(ranks, image)
-        options = Options(softmax, ranks, _recompute(plan, ranks), max(1, chunk // ranks.size), *wanted)
+        step = max(1, chunk // ranks.size)
+        options = Options(bool(softmax), ranks, _recompute(PLANS[plan], ranks), step, *map(bool, wanted))
         # Kernels are launched on the current device.
         with torch.cuda.device_of(image):
             solution = Similarities(image, text, scale, bias, options, engine).solve()
@@ -62,8 +76,9 @@ def define(backend: str, engine: type[Tiles]) -> Callable[..., Tensor]:
         if logit_bias is None:
             logit_bias = torch.zeros_like(logit_scale.detach())
         inputs = image, text, logit_scale, logit_bias
-        wanted = [torch.is_grad_enabled() and tensor.requires_grad for tensor in inputs[:3]]
-        return op(*inputs, kind == "softmax", group_name(NAME, group), plan, chunk, wanted)[0]
+        wanted = [int(torch.is_grad_enabled() and tensor.requires_grad) for tensor in inputs[:3]]
+        call = [int(kind == "softmax"), PLANS.index(plan), chunk, *wanted]
+        return op(*inputs, group_name(NAME, group), call)[0]
 
     return contrastive_loss
 
@@ -86,23 +101,16 @@ def _recompute(plan: str, ranks: Ranks) -> bool:
 
 
 def _shapes(
-    image: Tensor,
-    text: Tensor,
-    scale: Tensor,
-    bias: Tensor,
-    softmax: bool,
-    group: str,
-    plan: str,
-    chunk: int,
-    wanted: Sequence[bool],
+    image: Tensor, text: Tensor, scale: Tensor, bias: Tensor, group: str, call: Sequence[int]
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """What the operator returns, for compilers: loss [], d_scalars [2], d_image and d_text, empty if not wanted."""
+    """What the operator returns, for compilers: loss [], d_scalars [3], d_image and d_text, empty if not wanted."""
     dtype = torch.promote_types(torch.promote_types(image.dtype, text.dtype), torch.float32)
+    wanted = Call(*call)
     features = (
         like.new_empty(like.shape if needed else (0,), dtype=dtype)
-        for like, needed in zip((image, text), wanted[:2], strict=True)
+        for like, needed in ((image, wanted.image_wanted), (text, wanted.text_wanted))
     )
-    return image.new_empty((), dtype=dtype), image.new_empty((2,), dtype=dtype), *features
+    return image.new_empty((), dtype=dtype), image.new_empty((3,), dtype=dtype), *features
 
 
 def _remember(ctx: Any, inputs: tuple, output: tuple[Tensor, ...]) -> None:
@@ -116,11 +124,16 @@ def _remember(ctx: Any, inputs: tuple, output: tuple[Tensor, ...]) -> None:
 @once_differentiable
 def _backward(ctx: Any, grad: Tensor | None, *_: None) -> tuple[Tensor | None, ...]:
     if grad is None:
-        return (None,) * 9
+        return (None,) * 6
     d_scalars, d_image, d_text = ctx.saved_tensors
-    gradients = d_image, d_text, d_scalars[0], d_scalars[1]
-    scaled = (
-        (gradient * grad).to(dtype).view(shape) if needed else None
-        for gradient, needed, (shape, dtype) in zip(gradients, ctx.needs_input_grad, ctx.like, strict=False)
-    )
-    return *scaled, *(None,) * 5
+    factor, d_scale, d_bias = (d_scalars * grad).unbind()
+    scaled = []
+    for index, gradient in enumerate((d_image, d_text, d_scale, d_bias)):
+        shape, dtype = ctx.like[index]
+        if not ctx.needs_input_grad[index]:
+            scaled.append(None)
+        elif index < 2:
+            scaled.append((gradient * factor).to(dtype))
+        else:
+            scaled.append(gradient.to(dtype, copy=True).view(shape))
+    return *scaled, None, None

@@ -101,9 +101,11 @@ class Statistics(NamedTuple):
 
 
 class Solution(NamedTuple):
-    """loss [], d_scalars [2] (of scale and bias), d_image [V, n, d] and d_text [n, d] where wanted, else None.
+    """loss [], d_scalars [3], d_image [V, n, d] and d_text [n, d] where wanted, else None.
 
-    Loss and d_scalars are over all ranks, the features' gradients in the averaging convention.
+    d_scalars: a factor, and the gradients of scale and bias. d_image and d_text are still to be multiplied by the
+    factor: the backward, which multiplies them anyway, spares a trip through memory. Loss and d_scalars are over all
+    ranks, the features' gradients in the averaging convention.
     """
 
     loss: Tensor
@@ -142,7 +144,8 @@ class Similarities:
         if statistics is not None:
             from_rows = statistics.positives - statistics.rows
             from_columns = statistics.positives - statistics.columns[:, ranks.rank]
-            loss = -0.5 * (from_rows + from_columns).sum()
+            # Twice the loss: the share of a softmax pair is half as large.
+            loss = -(from_rows + from_columns).sum()
             pull = -(from_rows.expm1() + from_columns.expm1())
         else:
             positives = products * self.scale + self.bias
@@ -151,14 +154,18 @@ class Similarities:
         if self.rows_needed:
             self.row_pass(texts, statistics)
         sums = self.tiles.sums()
-        sums[0] += loss
-        sums[2] = 0 if options.softmax else sums[2] - pull.sum()
+        total, d_scale, d_bias = sums.unbind()
+        total += loss
+        if options.softmax:
+            d_bias.zero_()
+        else:
+            d_bias -= pull.sum()
         if self.d_image is not None:
             self.d_image.addcmul_(self.text, pull.unsqueeze(-1), value=-1)
         if self.tiles.sums_products:
-            sums[1] -= (pull * products).sum()
+            d_scale -= (pull * products).sum()
         elif options.scale_wanted:
-            sums[1] = torch.dot(self.image.flatten(), self.d_image.flatten())
+            torch.dot(self.image.view(-1), self.d_image.view(-1), out=d_scale)
         if self.d_text is not None:
             if not self.reduced:
                 self.column_pass(statistics)
@@ -171,18 +178,14 @@ class Similarities:
         views, n, _ = self.image.shape
         pairs = n * self.ranks.size * views
         share = 1 / (2 * pairs) if self.options.softmax else 1 / pairs
-        sums[0] *= 1 / pairs
-        sums[1:] *= share
-        total = self.ranks.start_all_reduce(sums)
+        share = 1 / (2 * pairs) if self.options.softmax else 1 / pairs
+        sums = self.ranks.start_all_reduce(sums.mul_(share)).wait()
+        # A copy: outputs of an op must not share memory.
+        loss = sums[0].clone()
         # Engines divide the sum over ranks by their number; the features' gradients are this rank's alone.
-        factor = self.scale * (share * self.ranks.size)
-        for gradient in (self.d_image, self.d_text):
-            if gradient is not None:
-                gradient *= factor
-        sums = total.wait()
-        # Copies: outputs of an op must not share memory.
+        torch.mul(self.scale, share * self.ranks.size, out=sums[0])
         d_image = self.d_image if self.options.image_wanted else None
-        return Solution(sums[0].clone(), sums[1:].clone(), d_image, self.d_text)
+        return Solution(loss, sums, d_image, self.d_text)
 
     def log_sum_exps(self, texts: Iterator[Tensor]) -> Statistics:
         """The first pass of the softmax; the column's sums are merged between ranks behind the next slice."""

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import csv
+import importlib
+import importlib.machinery
 import os
 import subprocess
 import sys
+import types
 from pathlib import Path
 
 import pytest
@@ -50,6 +53,55 @@ def test_every_op_is_gated_timed_and_saved(script, ops, peers, tmp_path):
     assert all(float(row["ratio"]) == 1 for row in rows if row["provider"] == "silc_kernels")
 
 
+@pytest.fixture
+def contrastive(monkeypatch):
+    """The module contrastive_cases, as the benchmarks import it."""
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    return importlib.import_module("contrastive_cases")
+
+
+def stub_of_inf_cl(q, k, labels=None, scale=None, head_dim=256):
+    """As the package documents it: a loss for each row, positives on the diagonal, heads that divide the width."""
+    assert scale is None
+    assert q.shape[1] % head_dim == 0
+    assert head_dim in (16, 32, 64, 128, 256)
+    logits = q.float() @ k.float().T
+    return logits.logsumexp(1) - logits[:, : len(q)].diagonal()
+
+
+@pytest.mark.parametrize(("ranks", "width"), [(1, 48), (3, 64)])
+def test_inf_cl_is_wired_as_its_package_wants_it(contrastive, monkeypatch, ranks, width):
+    import torch
+    from measure import gate
+    from simulated_ranks import among, clip_loss
+
+    package = types.ModuleType("inf_cl")
+    package.__spec__ = importlib.machinery.ModuleSpec("inf_cl", None)
+    package.cal_flash_loss = stub_of_inf_cl
+    monkeypatch.setitem(sys.modules, "inf_cl", package)
+    image, text = contrastive.unit(8, width, dtype=torch.float32), contrastive.unit(8, width, dtype=torch.float32)
+    leaves = [x.requires_grad_() for x in (image, text, torch.tensor([14.0]))]
+    monkeypatch.setattr(contrastive, "device", lambda: torch.device("cuda"))
+    ((name, run_it),) = contrastive.inf_cl(*leaves, ranks).items()
+    assert name == "Inf-CL"
+    with among(ranks):
+        expected = contrastive.solve(clip_loss(ranks)(*leaves), leaves)
+    gate(name, run_it(), expected, 1e-5)
+
+
+@pytest.mark.parametrize(
+    ("kind", "width", "why"),
+    [("cpu", 64, "its kernels need a CUDA device"), ("cuda", 64, "package inf_cl is not installed")],
+)
+def test_a_peer_that_is_left_out_is_named_with_its_reason(contrastive, monkeypatch, capsys, kind, width, why):
+    import torch
+
+    monkeypatch.setattr(contrastive, "device", lambda: torch.device(kind))
+    monkeypatch.setattr(contrastive, "find_spec", lambda name: None)
+    assert contrastive.inf_cl(torch.zeros(2, width), torch.zeros(2, width), torch.ones(1), 1) == {}
+    assert capsys.readouterr().out == f"  left out: Inf-CL ({why})\n"
+
+
 def test_a_wrong_result_is_not_timed(monkeypatch):
     monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
     import torch
@@ -69,7 +121,9 @@ def test_the_gpu_script_runs_every_job_and_says_what_it_left_out(tmp_path):
     assert "| loss | passed |" in page
     assert "needs compute-sanitizer" in page
     assert (tmp_path / "loss_cpu.csv").exists()
-    assert "contrastive_loss" in (tmp_path / "logs" / "loss.log").read_text()
+    log = (tmp_path / "logs" / "loss.log").read_text()
+    assert "contrastive_loss" in log
+    assert "left out: Inf-CL (its kernels need a CUDA device)" in log
 
 
 def test_the_gpu_script_refuses_a_machine_without_one():
@@ -82,6 +136,16 @@ def test_the_sanitizer_script_touches_every_kernel():
     result = run("sanitize.py")
     assert result.returncode == 0, result.stderr
     assert "every kernel ran" in result.stdout
+
+
+def test_the_plot_keeps_ranks_of_many_apart(monkeypatch):
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    from plots import batch, line
+
+    alone = {"provider": "ours", "shape": "B=32768 d=768"}
+    among = {"provider": "ours", "shape": "B=32768 d=768 n=4096, 7 ranks simulated"}
+    assert [line(row) for row in (alone, among)] == ["ours", "ours, n=4096 a rank"]
+    assert [batch(row["shape"]) for row in (alone, among)] == [32768, 32768]
 
 
 def test_the_plot_needs_rows(tmp_path):

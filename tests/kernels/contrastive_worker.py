@@ -27,7 +27,7 @@ def work(rank: int, store: str, queue) -> None:
     # new_group is collective: every rank makes every group.
     halves = [dist.new_group([0, 1]), dist.new_group([2, 3])]
     singles = [dist.new_group([r]) for r in range(WORLD)]
-    hasty = [dist.new_group(list(range(WORLD)), timeout=timedelta(seconds=2)) for _ in range(2)]
+    hasty = [dist.new_group(list(range(WORLD)), timeout=timedelta(seconds=2)) for _ in range(4)]
     try:
         groups = ((None, WORLD), (halves[rank // 2], 2), (singles[rank], 1))
         for (group, size), kind, plan in itertools.product(groups, ("softmax", "sigmoid"), PLANS):
@@ -39,10 +39,11 @@ def work(rank: int, store: str, queue) -> None:
         check_text_only()
         check_uneven_batches(rank)
         check_center()
-        check_rank_that_leaves(rank, hasty[0])
-        check_absent_rank(rank, hasty[1])
-        # The others' errors are to come from the timeout, not from the end of this process.
-        dist.barrier()
+        for kind, (left, never_joined) in (("softmax", hasty[:2]), ("sigmoid", hasty[2:])):
+            check_rank_that_leaves(rank, left, kind)
+            check_absent_rank(rank, never_joined, kind)
+            # The others' errors are to come from their timeouts, not from the end of this process or from its own.
+            dist.barrier()
         queue.put((rank, None))
     except BaseException:
         queue.put((rank, traceback.format_exc()))
@@ -159,23 +160,36 @@ def check_center():
     torch.testing.assert_close(center_update(center, weight @ mine, momentum=0.9), expected)
 
 
-def check_rank_that_leaves(rank, hasty):
+def check_rank_that_leaves(rank, hasty, kind):
     """One that says it takes part and then does not: what the others have started ends in an error."""
     if rank == WORLD - 1:
         Ranks.of("contrastive_loss", hasty).all_gather_numbers((1, PAIRS, WIDTH), torch.device("cpu"))
         return
     features = normal(PAIRS, WIDTH)
     with pytest.raises(RuntimeError, match=f"contrastive_loss: all_gather failed on rank {rank} of {WORLD}"):
-        contrastive_loss(features, features, torch.ones(1), group=hasty)
+        contrastive_loss(features, features, torch.ones(1), kind=kind, group=hasty)
 
 
-def check_absent_rank(rank, hasty):
+def check_absent_rank(rank, hasty, kind):
     """A rank that never comes is an error that names the op, not a hang."""
     if rank == WORLD - 1:
         return
     features = normal(PAIRS, WIDTH)
     with pytest.raises(RuntimeError, match=f"contrastive_loss: all_gather failed on rank {rank} of {WORLD}"):
-        contrastive_loss(features, features, torch.ones(1), group=hasty)
+        contrastive_loss(features, features, torch.ones(1), kind=kind, group=hasty)
+
+
+def work_beside_one_that_dies(rank: int, kind: str, store: str, queue) -> None:
+    """Rank 1 is gone where it would send its first text gradients; rank 0 puts the error it gets."""
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=2)
+    if rank == 1:
+        Ranks.start_reduce_scatter = lambda *_: os._exit(1)
+    features = normal(PAIRS, WIDTH).requires_grad_()
+    try:
+        contrastive_loss(features, features, torch.ones(1), kind=kind, plan="reduce_scatter", chunk=4)
+    except RuntimeError as error:
+        queue.put(str(error))
 
 
 def work_in_triton(rank: int, size: int, backend: str, store: str, queue) -> None:

@@ -1,5 +1,7 @@
 """contrastive_loss against open_clip's losses and against one process, and what it promises about memory."""
 
+import re
+
 import pytest
 import torch
 import torch.distributed as dist
@@ -10,9 +12,10 @@ from open_clip.loss import ClipLoss, SigLipLoss
 
 from silc_kernels import center_update, contrastive_loss
 from silc_kernels.collectives import Ranks
+from silc_kernels.contrastive_op import Call
 from silc_kernels.reference import tiles
 from silc_kernels.similarities import Options, Similarities
-from tests.kernels.contrastive_worker import WORLD, work
+from tests.kernels.contrastive_worker import WORLD, work, work_beside_one_that_dies
 from tests.kernels.oracles import Allocations, contrastive, far_below_one_another, normal, relative, unit
 
 KINDS = pytest.mark.parametrize("kind", ["softmax", "sigmoid"])
@@ -80,6 +83,22 @@ def test_processes_equal_one_process(tmp_path):
     for process in spawned.processes:
         process.join(30)
     assert results == dict.fromkeys(range(WORLD))
+
+
+@KINDS
+def test_a_rank_that_dies_in_the_middle_ends_the_others(kind, tmp_path):
+    context = mp.get_context("spawn")
+    queue = context.Queue()
+    arguments = kind, str(tmp_path / "store"), queue
+    processes = [context.Process(target=work_beside_one_that_dies, args=(rank, *arguments)) for rank in range(2)]
+    for process in processes:
+        process.start()
+    # The next slice is on its way meanwhile: whichever of the two is waited for first.
+    told = r"contrastive_loss: (all_gather|reduce_scatter) failed on rank 0 of 2: another rank died"
+    assert re.match(told, queue.get(timeout=120))
+    for process in processes:
+        process.join(30)
+    assert [process.exitcode for process in processes] == [0, 1]
 
 
 @pytest.mark.parametrize("tile", [1 << 22, 64])
@@ -194,7 +213,7 @@ def test_allocates_nothing_of_batch_by_batch(kind, monkeypatch):
 def test_is_an_operator_by_the_book(kind):
     for wanted in ([True, True, True], [False, True, False]):
         inputs = [x.requires_grad_(needed) for x, needed in zip(leaves(5, 3, 2), [*wanted, True], strict=True)]
-        arguments = *inputs, kind == "softmax", "", "auto", 4, wanted
+        arguments = *inputs, "", Call(kind == "softmax", 0, 4, *wanted)
         torch.library.opcheck(torch.ops.silc_kernels.contrastive_reference.default, arguments)
 
 

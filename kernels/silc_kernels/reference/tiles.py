@@ -66,10 +66,10 @@ class TorchTiles:
         _matching(tile, similarities).fill_(-torch.inf)
         if counted:
             # Above the threshold softplus is the identity: exact to float64 at 40.
-            self._sums[0] += functional.softplus(similarities, threshold=40).sum()
+            self._sums[0].add_(functional.softplus(similarities, threshold=40).sum())
         gradient = similarities.sigmoid_()
         if counted:
-            self._sums[2] += gradient.sum()
+            self._sums[2].add_(gradient.sum())
         return gradient
 
     def accumulate(self, total: Tensor, left: Tensor, right: Tensor) -> None:
@@ -84,8 +84,8 @@ class TorchTiles:
 
 def _matching(tile: Tile, values: Tensor) -> Tensor:
     """The entries of the matching pairs, a view of `values` [R, C]."""
-    square = values[tile.first_row :, tile.first_column :][: tile.pairs, : tile.pairs]
-    return square.diagonal()
+    across = values.shape[1]
+    return values.as_strided((tile.pairs,), (across + 1,), tile.first_row * across + tile.first_column)
 
 
 def _exponentials(similarities: Tensor) -> Exponentials:

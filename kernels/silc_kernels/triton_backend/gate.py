@@ -27,7 +27,7 @@ MODULES: tuple[str, ...] = (
     "distill",
     "distill_head_tiles",
     "patches_gate",
-    "contrastive",
+    "contrastive_tiles",
 )
 
 

@@ -8,6 +8,7 @@ from torch.nn import functional
 
 from silc_kernels import contrastive_loss
 from silc_kernels.collectives import Ranks
+from silc_kernels.contrastive_op import Call
 from silc_kernels.similarities import Options, Similarities, Tile
 from silc_kernels.triton_backend import contrastive as backend
 from silc_kernels.triton_backend.runtime import INTERPRET
@@ -27,6 +28,7 @@ if not INTERPRET:
         (3000, 1152, 1, 700, 100.0),
         (2049, 511, 2, 4096, 30.0),
     ]
+TILES = sorted({*backend.table.TILES.values(), *itertools.chain(*backend.table.TRIALS.values())})
 NAMES = "loss", "image", "text", "scale", "bias"
 
 
@@ -108,12 +110,27 @@ def test_many_blocks_of_a_tile(device, kind, elements, monkeypatch):
 
 
 @KINDS
-@pytest.mark.parametrize("architecture", [80, 90])
-def test_every_shipped_tile(device, kind, architecture, monkeypatch):
-    """Also those that another chip, or another alignment, would take."""
-    for block in backend.blocks(architecture, 2):
-        monkeypatch.setattr(backend, "blocks", lambda *_, block=block: (block,))
-        assert_right(leaves(device, 131, dtype=torch.bfloat16), kind)
+@pytest.mark.parametrize("tile", TILES, ids=str)
+def test_every_tile(device, kind, tile, monkeypatch):
+    """Also those that another chip, or another alignment, would take, and those that are yet to be timed."""
+    monkeypatch.setattr(backend.table, "tile", lambda *_: tile)
+    assert_right(leaves(device, 131, dtype=torch.bfloat16), kind)
+
+
+def test_the_tile_of_a_launch_is_looked_up_each_time(device, monkeypatch):
+    inputs = leaves(device, dtype=torch.bfloat16)
+    ours(inputs, "softmax")
+    monkeypatch.setattr(backend.table, "TILES", {})
+    with pytest.raises(KeyError, match="log_sum_exp"):
+        ours(inputs, "softmax")
+
+
+def test_rows_that_are_no_whole_lines_come_by_pointers():
+    for kernel, architecture in itertools.product(backend.table.KERNELS, (75, 80, 89, 90, 100, 103, 120)):
+        fast, slow = (backend.table.tile(kernel, 2, architecture, in_lines) for in_lines in (True, False))
+        assert fast.bulk == (architecture in (90, 100, 103))
+        assert not slow.bulk
+        assert not backend.table.tile(kernel, 4, architecture, True).bulk
 
 
 def extremes(case, device, dtype):
@@ -220,7 +237,7 @@ def test_allocates_no_more_than_a_tile_of_similarities(device, kind, monkeypatch
 def test_is_an_operator_by_the_book(device, kind):
     for wanted in ([True, True, True], [False, True, False]):
         inputs = [x.requires_grad_(needed) for x, needed in zip(leaves(device, 4, 8), [*wanted, True], strict=True)]
-        arguments = *inputs, kind == "softmax", "", "auto", 5, wanted
+        arguments = *inputs, "", Call(kind == "softmax", 0, 5, *wanted)
         torch.library.opcheck(torch.ops.silc_kernels.contrastive_triton.default, arguments)
 
 
