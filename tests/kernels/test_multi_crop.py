@@ -72,6 +72,15 @@ def test_compiles_with_several_resized_tables_and_other_resolutions_later():
         torch.testing.assert_close(*gradients)
 
 
+def test_shapes_alone_on_the_meta_device():
+    with torch.device("meta"):
+        module = MultiCropPatchEmbed(12, 8, (4, 4), prefix_tokens=1)
+        packed = module([torch.empty(2, 3, 32, 32, dtype=torch.uint8), torch.empty(3, 3, 16, 24, dtype=torch.uint8)])
+        packed.sum().backward()
+    assert packed.shape == (2 * 17 + 3 * 7, 12)
+    assert all(p.grad.is_meta and p.grad.shape == p.shape for p in module.parameters())
+
+
 def test_low_precision_and_out_dtype():
     crops = [pixels(2, 3, 16, 16)]
     module = MultiCropPatchEmbed(12, 8, (4, 4), out_dtype=torch.bfloat16)
