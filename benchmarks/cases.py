@@ -32,12 +32,13 @@ class Case:
 
     Attributes:
         op, shape: what is timed, as printed.
-        providers: makes the inputs and the functions to time, each the whole forward and backward; the first is ours.
-        moved_bytes, flops: the least that forward and backward must move and do.
+        providers: makes the inputs and the functions to time; the first is ours.
+        moved_bytes, flops: the least that must be moved and done in what is timed.
         repeats: of the timing.
         dtype: of the inputs.
         bound: relative error allowed between ours and the others before anything is timed; None: gated elsewhere, at
             a size that fits in memory several times over.
+        timed: which passes.
     """
 
     op: str
@@ -48,6 +49,7 @@ class Case:
     repeats: int
     dtype: torch.dtype = torch.float32
     bound: float | None = None
+    timed: str = "forward and backward"
 
 
 def options(doc: str, argv: Sequence[str] | None = None) -> argparse.Namespace:
@@ -132,7 +134,7 @@ def show(case: Case, records: Sequence[dict[str, object]]) -> None:
     """A table; the ratio says how many times as long as ours a provider takes."""
     columns = ("ms", "ms_p20", "ms_p80", "cpu_ms", "gb_per_s", "tflop_per_s", "roofline_percent", "peak_mib", "ratio")
     titles = ("ms", "p20", "p80", "cpu ms", "GB/s", "TFLOP/s", "% roof", "peak MiB", "ratio")
-    print(f"\n{case.op}  {case.shape}  {str(case.dtype).removeprefix('torch.')}, forward and backward")
+    print(f"\n{case.op}  {case.shape}  {str(case.dtype).removeprefix('torch.')}, {case.timed}")
     print(f"  {'provider':36s} " + " ".join(f"{title:>9s}" for title in titles))
     for line in records:
         print(f"  {line['provider']:36s} " + " ".join(f"{line[column]:9.4g}" for column in columns), flush=True)

@@ -4,14 +4,17 @@
     python benchmarks/patch_embed_bench.py --save    and write benchmarks/results/patch_embed_<device>.csv
 
 Forward and backward, float32 on a CPU and bfloat16 on a GPU, from byte crops to one packed sequence, 2 global and 8
-local crops an image. Peak memory includes the packed result and the gradients, the same for all. The last row, products
-of patches that were cut, normalised and cast beforehand, is no peer but what is left to gain.
+local crops an image; at the largest shape also the forward alone, without gradients to come, as a teacher runs it, and
+the backward alone, again and again on one graph. What that graph keeps (normalised pixels, but for ours) is then in
+nobody's time or memory, and torch.compile is left out: it may write over what it keeps. Peak memory includes the packed
+result and the gradients, the same for all. The last row, products of patches that were cut, normalised and cast
+beforehand, is no peer but what is left to gain.
 """
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 
 import torch
@@ -33,6 +36,9 @@ GATE = (2, 8, 64, 64, 32)
 HALF = (0.5, 0.5, 0.5)
 BOUND = {torch.float32: 1e-5, torch.bfloat16: 2e-2}
 GLOBALS, LOCALS = 2, 8
+WHOLE, FORWARD, BACKWARD = "forward and backward", "forward", "backward"
+
+Embed = Callable[[], Tensor]
 
 
 def cases(size: str) -> Iterator[Case]:
@@ -41,21 +47,26 @@ def cases(size: str) -> Iterator[Case]:
         shape = (images, patch, width, large, small)
         pixels = images * 3 * (GLOBALS * large**2 + LOCALS * small**2)
         tokens = pixels // (3 * patch**2)
-        moved = 2 * pixels + 2 * tokens * width * dtype.itemsize  # bytes read twice; tokens out, their gradients in
-        yield Case(
-            "patch_embed",
-            f"{images} x ({GLOBALS} x {large}^2 + {LOCALS} x {small}^2) p={patch} D={width}",
-            partial(providers, *shape, dtype),
-            moved,
-            2 * 2 * pixels * width,
-            repeats,
-            dtype,
-            BOUND[dtype] if shape == GATE else None,
-        )
+        moved = pixels + tokens * width * dtype.itemsize  # a pass: bytes read, and tokens out or their gradients in
+        for timed in TIMED if (*shape, repeats) == SIZES[size][-1] else [WHOLE]:
+            passes = 2 if timed == WHOLE else 1
+            yield Case(
+                "patch_embed" if timed == WHOLE else f"patch_embed {timed}",
+                f"{images} x ({GLOBALS} x {large}^2 + {LOCALS} x {small}^2) p={patch} D={width}",
+                partial(providers, *shape, dtype, timed),
+                passes * moved,
+                passes * 2 * pixels * width,
+                repeats,
+                dtype,
+                BOUND[dtype] if shape == GATE else None,
+                timed,
+            )
 
 
-def providers(images: int, patch: int, width: int, large: int, small: int, dtype: torch.dtype) -> dict[str, Provider]:
-    """Each returns [packed, d weight, d bias, d positions...]."""
+def providers(
+    images: int, patch: int, width: int, large: int, small: int, dtype: torch.dtype, timed: str
+) -> dict[str, Provider]:
+    """Each returns those of [packed, d weight, d bias, d positions...] that it makes."""
     crops = [
         torch.randint(0, 256, (count * images, 3, side, side), dtype=torch.uint8, device=device())
         for count, side in ((GLOBALS, large), (LOCALS, small))
@@ -69,11 +80,8 @@ def providers(images: int, patch: int, width: int, large: int, small: int, dtype
     rows = sum(len(crop) * len(table) for crop, table in zip(crops, positions, strict=True))
     upstream = torch.randn(rows, width, device=device()).to(dtype)
 
-    def solve(packed: Tensor) -> list[Tensor]:
-        return [packed.detach(), *torch.autograd.grad(packed, [weight, bias, *positions], upstream)]
-
-    def ours() -> list[Tensor]:
-        return solve(patch_embed(crops, weight, bias, positions, mean=HALF, std=HALF))
+    def ours() -> Tensor:
+        return patch_embed(crops, weight, bias, positions, mean=HALF, std=HALF)
 
     def chain() -> Tensor:
         groups = [
@@ -82,36 +90,59 @@ def providers(images: int, patch: int, width: int, large: int, small: int, dtype
         ]
         return torch.cat([group.flatten(0, 1) for group in groups])
 
-    def timm() -> list[Tensor]:
+    def timm() -> Tensor:
         pairs = zip(peers, crops, positions, strict=True)
         groups = [peer(normalised(crop, dtype)) + table for peer, crop, table in pairs]
-        return solve(torch.cat([group.flatten(0, 1) for group in groups]))
+        return torch.cat([group.flatten(0, 1) for group in groups])
 
-    found = {
-        "silc_kernels": ours,
-        "eager: normalise, conv2d, add, cat": lambda: solve(chain()),
-        "timm PatchEmbed, add, cat": timm,
-    }
-    if device().type == "cuda":
-        fast = torch.compile(chain, dynamic=False)
-        found["torch.compile of eager"] = lambda: solve(fast())
-    return found | {"ceiling: products alone": ceiling(crops, weight, upstream)}
+    found = {"silc_kernels": ours, "eager: normalise, conv2d, add, cat": chain, "timm PatchEmbed, add, cat": timm}
+    if device().type == "cuda" and timed != BACKWARD:
+        found["torch.compile of eager"] = torch.compile(chain, dynamic=False)
+    inputs = [weight, bias, *positions]
+    timings = {name: TIMED[timed](embed, inputs, upstream) for name, embed in found.items()}
+    return timings | {"ceiling: products alone": ceiling(crops, weight, upstream, timed)}
+
+
+def both(embed: Embed, inputs: list[Tensor], upstream: Tensor) -> Provider:
+    def solve() -> list[Tensor]:
+        packed = embed()
+        return [packed.detach(), *torch.autograd.grad(packed, inputs, upstream)]
+
+    return solve
+
+
+def forward(embed: Embed, inputs: list[Tensor], upstream: Tensor) -> Provider:
+    def solve() -> list[Tensor]:
+        with torch.no_grad():
+            return [embed()]
+
+    return solve
+
+
+def backward(embed: Embed, inputs: list[Tensor], upstream: Tensor) -> Provider:
+    packed = embed()
+    return lambda: torch.autograd.grad(packed, inputs, upstream, retain_graph=True)
+
+
+TIMED = {WHOLE: both, FORWARD: forward, BACKWARD: backward}
 
 
 def normalised(crop: Tensor, dtype: torch.dtype) -> Tensor:
     return ((crop.float() / 255 - 0.5) / 0.5).to(dtype)
 
 
-def ceiling(crops: list[Tensor], weight: Tensor, upstream: Tensor) -> Provider:
-    """The library's matrix products on ready patches: forward and weight gradient. Returns nothing to compare."""
+def ceiling(crops: list[Tensor], weight: Tensor, upstream: Tensor, timed: str) -> Provider:
+    """The library's matrix products on ready patches: tokens, weight gradient. Returns nothing to compare."""
     patch = weight.shape[-1]
     cut = [functional.unfold(normalised(crop, weight.dtype), patch, stride=patch).transpose(1, 2) for crop in crops]
     patches = torch.cat([group.flatten(0, 1) for group in cut])
     matrix = weight.detach().flatten(1).t().contiguous()
 
     def products() -> list[Tensor]:
-        torch.mm(patches, matrix)
-        torch.mm(upstream.t(), patches)
+        if timed != BACKWARD:
+            torch.mm(patches, matrix)
+        if timed != FORWARD:
+            torch.mm(upstream.t(), patches)
         return []
 
     return products

@@ -68,7 +68,8 @@ def run(op: str, tensors: Sequence[Tensor], backend: str, *args: Any, **kwargs: 
 
 def without_autocast(device: torch.device) -> AbstractContextManager:
     """Autocast off. Backwards need it of their own: they may run where the caller has autocast on."""
-    if not torch.is_autocast_enabled(device.type):
+    # Shapes alone, on the meta device, have no autocast, and torch refuses the question.
+    if device.type == "meta" or not torch.is_autocast_enabled(device.type):
         return nullcontext()
     return torch.autocast(device.type, enabled=False)
 

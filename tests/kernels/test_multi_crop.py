@@ -4,6 +4,7 @@ import pytest
 import torch
 from timm.layers import PatchEmbed, resample_abs_pos_embed
 from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils.checkpoint import checkpoint
 
 from silc_kernels import MultiCropPatchEmbed
 from silc_kernels.positions import resize_matrix, resize_positions
@@ -70,6 +71,24 @@ def test_compiles_with_several_resized_tables_and_other_resolutions_later():
         torch.testing.assert_close(packed, expected)
         gradients = (torch.autograd.grad(rows.square().sum(), module.pos_embed) for rows in (packed, expected))
         torch.testing.assert_close(*gradients)
+
+
+def test_checkpointing_gives_the_same_gradients():
+    module = MultiCropPatchEmbed(12, 8, (4, 4), prefix_tokens=1)
+    crops, parameters = [pixels(2, 3, 32, 32), pixels(3, 3, 16, 24)], list(module.parameters())
+    expected = torch.autograd.grad(module(crops).sin().sum(), parameters)
+    again = checkpoint(lambda: module(crops).sin(), use_reentrant=False)
+    for mine, theirs in zip(torch.autograd.grad(again.sum(), parameters), expected, strict=True):
+        assert torch.equal(mine, theirs)
+
+
+def test_shapes_alone_on_the_meta_device():
+    with torch.device("meta"):
+        module = MultiCropPatchEmbed(12, 8, (4, 4), prefix_tokens=1)
+        packed = module([torch.empty(2, 3, 32, 32, dtype=torch.uint8), torch.empty(3, 3, 16, 24, dtype=torch.uint8)])
+        packed.sum().backward()
+    assert packed.shape == (2 * 17 + 3 * 7, 12)
+    assert all(p.grad.is_meta and p.grad.shape == p.shape for p in module.parameters())
 
 
 def test_low_precision_and_out_dtype():

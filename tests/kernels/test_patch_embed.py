@@ -18,7 +18,7 @@ SIZES = st.lists(st.tuples(st.integers(1, 3), st.integers(1, 3), st.integers(1, 
 @settings(max_examples=25, deadline=None)
 @given(
     sizes=SIZES,
-    patch=st.sampled_from([1, 4, 7, 14]),
+    patch=st.sampled_from([1, 4, 7, 8, 14, 16]),
     width=st.integers(1, 9),
     prefix=st.integers(0, 2),
     chunk=st.sampled_from([1, 500, 1 << 20]),
@@ -71,17 +71,20 @@ def test_patchify_is_equal_on_integers(height, width, patch, layout):
     assert (centred - actual).abs().max() < 1e-4
 
 
+@pytest.mark.parametrize("patch", [8, 16])
 @pytest.mark.parametrize("shape", [(1, 3, 16, 16), (2, 3, 16, 16)])
-def test_bytes_off_a_boundary_of_eight_and_strides_of_single_crops(shape):
+def test_bytes_off_a_boundary_of_words_and_strides_of_single_crops(shape, patch):
     """What torch calls contiguous: a size of 1 at any stride, and storages whose addresses and offsets differ."""
-    weight, bias, table = normal(4, 3, 8, 8, dtype=torch.float32), torch.zeros(4), torch.zeros(4, 4)
+    weight, bias = normal(4, 3, patch, patch, dtype=torch.float32), torch.zeros(4)
+    table = torch.zeros((16 // patch) ** 2, 4)
     stored = np.zeros(2000, dtype=np.uint8)
-    for start, offset in ((3, 5), (3, 8), (0, 8)):  # the first: addresses on a boundary, offsets not
-        base = torch.from_numpy(stored[(start - stored.ctypes.data) % 8 :])
+    # The first two: addresses on a boundary, offsets not. The last: fit for words.
+    for start, offset in ((patch - 5, 5), (8, 8), (3, 8), (0, 16)):
+        base = torch.from_numpy(stored[(start - stored.ctypes.data) % 16 :])
         for stride in (768, 769) if shape[0] == 1 else (768,):
             crop = base.as_strided(shape, (stride, 256, 16, 1), offset).copy_(pixels(*shape))
             assert crop.is_contiguous()
-            assert crop.data_ptr() % 8 == (start + offset) % 8
+            assert crop.data_ptr() % 16 == (start + offset) % 16
             by_bytes = crop.contiguous(memory_format=torch.channels_last)
             expected = patch_embed([by_bytes], weight, bias, [table], **IMAGENET)
             assert torch.equal(patch_embed([crop], weight, bias, [table], **IMAGENET), expected)

@@ -7,9 +7,12 @@ from torch import Tensor
 
 from .. import patch_op
 
-# Numbers of the patch matrix held at a time: 4 MiB of float32, so that it is multiplied while still in the cache.
-CHUNK_ELEMENTS = 1 << 20
+# Numbers of the patch matrix held at a time, 8 MiB of float32: threads wait for one another between products, so few.
+CHUNK_ELEMENTS = 1 << 21
 BYTE_CENTER = 128
+TOP_BITS = -0x7F7F7F7F7F7F7F80  # of the eight bytes of an int64
+# Bytes moved at a time -> a type of that size.
+WORDS = {16: torch.complex128, 8: torch.int64, 4: torch.int32, 2: torch.int16, 1: torch.uint8}
 
 
 def forward(
@@ -27,10 +30,11 @@ def forward(
     gain, offset = _folding(mean, std, dtype, weight.device)
     plain = weight.to(dtype)
     folded = (plain * gain).flatten(1).t()
-    folded_bias = bias.to(dtype) + (plain * offset).sum((1, 2, 3))
+    folded_bias = bias.to(dtype) + (plain.sum((2, 3)) * offset.flatten()).sum(1)
     before = 0 if prefix is None else prefix.shape[0]
     rows = sum(crop.shape[0] * (before + table.shape[0]) for crop, table in zip(crops, positions, strict=True))
     packed = torch.empty(rows, weight.shape[0], dtype=out_dtype, device=weight.device)
+    workspace = _Workspace(crops, dtype)
     start = 0
     for crop, table in zip(crops, positions, strict=True):
         end = start + crop.shape[0] * (before + table.shape[0])
@@ -40,7 +44,7 @@ def forward(
             group[:, :before] = prefix
         whole = folded if crop.dtype == torch.uint8 else plain.flatten(1).t()
         added = table.to(dtype) + (folded_bias if crop.dtype == torch.uint8 else bias.to(dtype))
-        for part, patches in _patches(crop, weight.shape[-1], dtype):
+        for part, patches in workspace.patches(crop, weight.shape[-1]):
             _project(patches, whole, added, group[part, before:])
     return packed
 
@@ -62,6 +66,7 @@ def backward(
     d_bias = torch.zeros(2, width, dtype=dtype, device=grad.device)
     d_prefix = torch.zeros(before, width, dtype=dtype, device=grad.device)
     d_positions = []
+    workspace = _Workspace(crops, dtype)
     start = 0
     for crop, count in zip(crops, tokens, strict=True):
         end = start + crop.shape[0] * (before + count)
@@ -71,7 +76,7 @@ def backward(
         d_prefix += group[:, :before].sum(0, dtype=dtype)
         d_positions.append(group[:, before:].sum(0, dtype=dtype))
         d_bias[raw] += d_positions[-1].sum(0)
-        for part, patches in _patches(crop, patch, dtype):
+        for part, patches in workspace.patches(crop, patch):
             rows = group[part, before:].to(dtype).reshape(-1, width)
             d_folded[raw].addmm_(rows.t(), patches)
     d_plain, d_raw = d_folded.view(2, width, 3, patch, patch)
@@ -100,37 +105,44 @@ def _project(patches: Tensor, weight: Tensor, added: Tensor, out: Tensor) -> Non
         torch.add((patches @ weight).view(out.shape), added, out=out)
 
 
-def _patches(crop: Tensor, patch: int, dtype: torch.dtype) -> Iterator[tuple[slice, Tensor]]:
-    """Some crops at a time: (which, their patches [crops * tokens, 3 p p]), bytes centred by 128.
+class _Workspace:
+    """The patch matrix of some crops at a time, in one piece of memory for all resolutions."""
 
-    One buffer serves all: what is yielded is overwritten by the next.
-    """
-    crops, channels, height, width = crop.shape
-    step = min(crops, max(1, CHUNK_ELEMENTS // (channels * height * width)))
-    shape = (step, height // patch, width // patch, channels, patch, patch)
-    buffer = torch.empty(shape, dtype=dtype, device=crop.device)
-    raw = crop.dtype == torch.uint8
-    words = raw and patch % 8 == 0 and crop.is_contiguous()
-    words = words and crop.data_ptr() % 8 == 0 and crop.storage_offset() % 8 == 0
-    if words:
-        # By way of one dimension: where a size is 1 a contiguous tensor may have any stride, which `view` would refuse.
-        eights = crop.view(-1).view(torch.int64).view(crops, channels, height, width // 8)
-        cut = _cut(eights, patch, patch // 8)
-    else:
-        cut = _cut(crop, patch, patch)
-    moved = torch.empty(shape, dtype=torch.uint8, device=crop.device) if words else None
-    for start in range(0, crops, step):
-        part = cut[start : start + step]
-        patches = buffer[: part.shape[0]]
+    def __init__(self, crops: Sequence[Tensor], dtype: torch.dtype) -> None:
+        most = max(_crops_at_once(crop) * crop.shape[1:].numel() for crop in crops)
+        self._numbers = torch.empty(most, dtype=dtype, device=crops[0].device)
+        self._bytes = torch.empty(-(-most // 16) * 16, dtype=torch.uint8, device=crops[0].device)
+
+    def patches(self, crop: Tensor, patch: int) -> Iterator[tuple[slice, Tensor]]:
+        """(which crops, their patches [crops * tokens, 3 p p]), bytes centred by 128; overwritten by the next."""
+        step = _crops_at_once(crop)
+        raw = crop.dtype == torch.uint8
+        word = min(16, patch & -patch)
+        words = raw and crop.is_contiguous() and crop.data_ptr() % word == 0 and crop.storage_offset() % word == 0
         if words:
-            # Eight bytes at a time, then one conversion of the whole; byte - 128 is the byte with its top bit flipped.
-            moved.view(torch.int64)[: part.shape[0]] = part
-            patches.copy_(moved.bitwise_xor_(BYTE_CENTER).view(torch.int8)[: part.shape[0]])
+            # By way of one dimension: a contiguous tensor may have any stride where a size is 1, which `view` refuses.
+            pixels = crop.view(-1).view(WORDS[word]).view(*crop.shape[:3], -1)
+            cut = _cut(pixels, patch, patch // word)
         else:
-            patches.copy_(part)
-            if raw:
-                patches -= BYTE_CENTER
-        yield slice(start, start + part.shape[0]), patches.view(-1, channels * patch * patch)
+            cut = _cut(crop, patch, patch)
+        for start in range(0, crop.shape[0], step):
+            part = cut[start : start + step]
+            count = crop[start : start + step].numel()
+            numbers = self._numbers[:count]
+            if words:
+                # A word at a time, then one conversion of the whole; byte - 128 is the byte with its top bit flipped.
+                self._bytes.view(WORDS[word])[: part.numel()].view(part.shape).copy_(part)
+                self._bytes[: -(-count // 8) * 8].view(torch.int64).bitwise_xor_(TOP_BITS)
+                numbers.copy_(self._bytes[:count].view(torch.int8))
+            else:
+                numbers.view(part.shape).copy_(part)
+                if raw:
+                    numbers -= BYTE_CENTER
+            yield slice(start, start + part.shape[0]), numbers.view(-1, crop.shape[1] * patch * patch)
+
+
+def _crops_at_once(crop: Tensor) -> int:
+    return min(crop.shape[0], max(1, CHUNK_ELEMENTS // crop.shape[1:].numel()))
 
 
 def _cut(crop: Tensor, down: int, across: int) -> Tensor:

@@ -11,7 +11,7 @@ from triton.tools.tensor_descriptor import TensorDescriptor
 
 from .. import patch_op
 from . import patches_gradient_kernels, patches_kernels, runtime
-from .patches_tiles import Lines, Split, Tile, bulk_block, gradient_lines, projected_lines, split_rows, tiles
+from .patches_tiles import Lines, Split, Tile, bulk_block, gradient_lines, projected_lines, split_rows, tile_of
 
 BYTE_CENTER = 128
 UNFOLD_BLOCK = {"BLOCK_K": 256, "BLOCK_D": 8}
@@ -49,8 +49,8 @@ def forward(
     width, _, patch, _ = weight.shape
     before = 0 if prefix is None else prefix.shape[0]
     kept = out_dtype if out_dtype in runtime.DTYPES else torch.float32
-    chosen = tiles(weight.device, kept)
-    lines = projected_lines(patch, chosen.project.depth)
+    tile = tile_of("project", weight.device, kept, patch)
+    lines = projected_lines(patch, tile.depth)
     counts = [crop.shape[0] * (before + table.shape[0]) for crop, table in zip(crops, positions, strict=True)]
     packed = torch.empty(sum(counts), width, dtype=runtime.product_dtype(kept), device=weight.device)
     folded = {}
@@ -63,11 +63,11 @@ def forward(
             if raw not in folded:
                 folded[raw] = _fold(weight.contiguous(), bias.contiguous(), folding, lines, packed.dtype)
             operands = (*folded[raw], table.contiguous(), out)
-            block = bulk_block(crop, patch, chosen.project.rows, width) if chosen.bulk else None
+            block = bulk_block(crop, patch, tile.rows, width) if tile.bulk else None
             if block:
-                _project_bulk(crop, operands, folding.scale, before, lines, chosen.project, block)
+                _project_bulk(crop, operands, folding.scale, before, lines, tile, block)
             else:
-                _project(crop, operands, folding.scale, before, patch, lines, chosen.project)
+                _project(crop, operands, folding.scale, before, patch, lines, tile)
     return packed.to(out_dtype)
 
 
@@ -135,12 +135,12 @@ def _project_bulk(
 
 
 def _describe(crop: Tensor, lines: Lines, block: tuple[int, int]) -> TensorDescriptor:
-    """Bytes as [3 M, rows, columns, p, p] patches, to be loaded as [1, *block, lines, p]."""
+    """Bytes as [3 M, p, rows of patches, W], to be loaded as [1, lines, down, across p] with (down, across) = block."""
     crops, channels, height, width = crop.shape
     patch = lines.row
-    shape = [crops * channels, height // patch, width // patch, patch, patch]
-    strides = [height * width, patch * width, patch, width, 1]
-    return TensorDescriptor(crop, shape, strides, [1, *block, lines.lines, patch])
+    shape = [crops * channels, patch, height // patch, width]
+    strides = [height * width, width, patch * width, 1]
+    return TensorDescriptor(crop, shape, strides, [1, lines.lines, block[0], block[1] * patch])
 
 
 def backward(
@@ -156,7 +156,7 @@ def backward(
     """See `patch_op.define`. Products in grad's dtype, sums in float32."""
     grad = (grad if grad.dtype in runtime.DTYPES else grad.float()).contiguous()
     width, device = grad.shape[-1], grad.device
-    tile = tiles(device, grad.dtype).gradient
+    tile = tile_of("gradient", device, grad.dtype, patch)
     lines = gradient_lines(patch, tile.depth)
     programs = lines.blocks * 3 * triton.cdiv(width, tile.columns)
     wanted = runtime.multiprocessors(device) // programs
@@ -166,7 +166,7 @@ def backward(
     # Bytes first: `unfold` adds up the two kinds separately.
     order = sorted(range(len(crops)), key=lambda i: crops[i].dtype != torch.uint8)
     raw_splits = sum(splits[i].splits for i in order if crops[i].dtype == torch.uint8)
-    partial = torch.empty(sum(s.splits for s in splits), width, lines.depth, dtype=torch.float32, device=device)
+    partial = torch.empty(sum(s.splits for s in splits), lines.depth, width, dtype=torch.float32, device=device)
     d_positions: dict[int, Tensor] = {}
     d_bias = torch.zeros(2, width, dtype=torch.float32, device=device)
     start = 0
@@ -175,7 +175,7 @@ def backward(
             raw = crops[i].dtype == torch.uint8
             slots = torch.zeros(splits[i].slots, tokens[i], width, dtype=torch.float32, device=device)
             end = start + splits[i].splits
-            _gradient(crops[i], parts[i], partial[start:end], slots, before, patch, lines, splits[i])
+            _gradient(crops[i], parts[i], partial[start:end], slots, before, patch, lines, tile, splits[i])
             start = end
             d_positions[i] = slots.sum(0)
             d_bias[int(raw)] += d_positions[i].sum(0)
@@ -187,13 +187,19 @@ def backward(
 
 
 def _gradient(
-    crop: Tensor, grad: Tensor, partial: Tensor, slots: Tensor, before: int, patch: int, lines: Lines, split: Split
+    crop: Tensor,
+    grad: Tensor,
+    partial: Tensor,
+    slots: Tensor,
+    before: int,
+    patch: int,
+    lines: Lines,
+    tile: Tile,
+    split: Split,
 ) -> None:
     _, tokens, width = slots.shape
-    chosen = tiles(grad.device, grad.dtype)
     sizes = (crop.shape[0], tokens, crop.shape[3] // patch, width, before)
-    tile = chosen.gradient
-    bulk = chosen.bulk and grad.data_ptr() % 16 == 0
+    bulk = tile.bulk and grad.data_ptr() % 16 == 0
     block = bulk_block(crop, patch, tile.rows, width) if bulk else None
     grid = (3 * lines.blocks * triton.cdiv(width, tile.columns), split.splits)
     launch = {"num_warps": tile.num_warps, "num_stages": tile.num_stages}
@@ -226,8 +232,8 @@ def _gradient(
 
 
 def _unfold(partial: Tensor, raw_bias: Tensor, raw_splits: int, folding: Folding, patch: int, lines: Lines) -> Tensor:
-    """Partials [splits, D, depth], the first `raw_splits` of bytes -> weight gradient [D, 3, p, p]."""
-    splits, width, depth = partial.shape
+    """Partials [splits, depth, D], the first `raw_splits` of bytes -> weight gradient [D, 3, p, p]."""
+    splits, depth, width = partial.shape
     d_weight = torch.empty(width, 3, patch, patch, dtype=torch.float32, device=partial.device)
     gains = [folding.scale * relative for relative in folding.relative]
     constants = {"PATCH": patch, "ROW": lines.row, "LINES": lines.blocks * lines.lines} | UNFOLD_BLOCK

@@ -14,7 +14,7 @@ from .patches import (
     project_bulk_constants,
     project_constants,
 )
-from .patches_tiles import AMPERE, HOPPER, SINGLE, Tiles, gradient_lines, projected_lines, split_rows
+from .patches_tiles import TILES, Tile, gradient_lines, projected_lines, split_rows
 
 TYPES = {torch.bfloat16: "bf16", torch.float16: "fp16", torch.float32: "fp32"}
 STRIDES = ("stride_crop", "stride_channel", "stride_line", "stride_pixel")
@@ -22,25 +22,30 @@ STRIDES = ("stride_crop", "stride_channel", "stride_line", "stride_pixel")
 CONTIGUOUS = {"stride_pixel": 1}
 
 
+PRECISIONS = {"single": (torch.float32,), "half": (torch.bfloat16, torch.float16)}
+
+
 def gate_candidates() -> Iterator[Candidate]:
-    for tiles, dtype, architectures, patches in (
-        (HOPPER, torch.bfloat16, (90, 100), (16, 14, 8)),
-        (AMPERE, torch.bfloat16, (80,), (16, 14, 8)),
-        (HOPPER, torch.float16, (90, 100), (16,)),
-        (AMPERE, torch.float16, (80,), (16,)),
-        (SINGLE, torch.float32, (80, 90, 100), (16,)),
-    ):
-        for patch in patches:
-            yield from _project(tiles, dtype, architectures, patch)
-            yield from _gradient(tiles, dtype, architectures, patch)
+    for key, tile in TILES.items():
+        for dtype in PRECISIONS[key[1]]:
+            yield from candidates(key, tile, dtype)
     yield from _small()
 
 
-def _project(tiles: Tiles, dtype: torch.dtype, architectures: tuple[int, ...], patch: int) -> Iterator[Candidate]:
-    tile, kind = tiles.project, TYPES[dtype]
+def candidates(key: tuple[str, str, int], tile: Tile, dtype: torch.dtype) -> Iterator[Candidate]:
+    """What `tile` in the place of TILES[key] makes of each patch size that is launched with it."""
+    kernel, _, architecture = key
+    build = _gradient if kernel.startswith("gradient") else _project
+    patches = (14, 8) if kernel.endswith("narrow") else (16,)
+    for patch in patches if dtype == torch.bfloat16 else patches[:1]:
+        yield from build(tile, dtype, architecture, patch)
+
+
+def _project(tile: Tile, dtype: torch.dtype, architecture: int, patch: int) -> Iterator[Candidate]:
+    kind = TYPES[dtype]
     lines = projected_lines(patch, tile.depth)
     size = f"{tile.rows}x{lines.lines * lines.row}x{tile.columns}"
-    launch = {"num_warps": tile.num_warps, "num_stages": tile.num_stages, "architectures": architectures}
+    launch = {"num_warps": tile.num_warps, "num_stages": tile.num_stages, "architectures": (architecture,)}
     tensors = {"bias": "*fp32", "positions": f"*{kind}", "out": f"*{kind}", "scale": "fp32"}
     sizes = dict.fromkeys(("tokens", "columns", "width", "before"), "i32")
     pointers = ("folded", "bias", "positions", "out")
@@ -56,13 +61,13 @@ def _project(tiles: Tiles, dtype: torch.dtype, architectures: tuple[int, ...], p
         wgmma=dtype != torch.float32,
         **launch,
     )
-    if tiles.bulk and patch % 16 == 0:
+    if tile.bulk and patch % 16 == 0:
         block = (tile.rows // 16, 16)
         yield Candidate(
             name=f"patch_embed/project_bulk/{kind}/patch{patch}/{size}",
             kernel=patches_kernels.project_bulk,
             signature={
-                "pixels": f"tensordesc<u8[1, {block[0]}, {block[1]}, {lines.lines}, {patch}]>",
+                "pixels": f"tensordesc<u8[1, {lines.lines}, {block[0]}, {block[1] * patch}]>",
                 "folded": f"tensordesc<{kind}[{tile.columns}, {lines.lines * lines.row}]>",
                 **tensors,
                 **sizes,
@@ -75,11 +80,11 @@ def _project(tiles: Tiles, dtype: torch.dtype, architectures: tuple[int, ...], p
         )
 
 
-def _gradient(tiles: Tiles, dtype: torch.dtype, architectures: tuple[int, ...], patch: int) -> Iterator[Candidate]:
-    tile, kind = tiles.gradient, TYPES[dtype]
+def _gradient(tile: Tile, dtype: torch.dtype, architecture: int, patch: int) -> Iterator[Candidate]:
+    kind = TYPES[dtype]
     lines = gradient_lines(patch, tile.depth)
     size = f"{tile.rows}x{lines.lines * lines.row}x{tile.columns}"
-    launch = {"num_warps": tile.num_warps, "num_stages": tile.num_stages, "architectures": architectures}
+    launch = {"num_warps": tile.num_warps, "num_stages": tile.num_stages, "architectures": (architecture,)}
     outputs = {"weight_partial": "*fp32", "position_partial": "*fp32"}
     sizes = dict.fromkeys(("crops", "tokens", "columns", "width", "before", "length"), "i32")
     strided = STRIDES[:3] if patch % 16 == 0 else ()
@@ -94,13 +99,13 @@ def _gradient(tiles: Tiles, dtype: torch.dtype, architectures: tuple[int, ...], 
         wgmma=dtype != torch.float32,
         **launch,
     )
-    if tiles.bulk and patch % 16 == 0:
+    if tile.bulk and patch % 16 == 0:
         block = (tile.rows // 16, 16)
         yield Candidate(
             name=f"patch_embed/gradient_bulk/{kind}/patch{patch}/{size}",
             kernel=patches_gradient_kernels.gradient_bulk,
             signature={
-                "pixels": f"tensordesc<u8[1, {block[0]}, {block[1]}, {lines.lines}, {patch}]>",
+                "pixels": f"tensordesc<u8[1, {lines.lines}, {block[0]}, {block[1] * patch}]>",
                 "grad": f"tensordesc<{kind}[{tile.rows}, {tile.columns}]>",
                 **outputs,
                 **sizes,

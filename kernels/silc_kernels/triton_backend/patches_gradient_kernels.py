@@ -1,14 +1,21 @@
 """Kernels of patch_embed's backward: partial sums over parts of the rows, added up in a fixed order.
 
+The weight gradient is made pixels x width: bytes then are the operand that warpgroup products take from registers, and
+are converted while the products of the bytes before still run. As the other operand they would have to be written back
+to shared memory, and every product be waited for before that.
+
 The rows of a resolution, crops x tokens, are worked through in tiles of MEMBERS crops x TOKENS tokens, TOKENS a divisor
 of the tokens of a crop: all crops at one block of tokens, then the next block. A split is a range of that order. So the
-gradient rows of a block add up in registers to the gradient of its positions, and every row is read once.
+gradient rows of a block add up in registers to the gradient of its positions.
+
+Programs of one split follow one another, all pixels of a patch and all columns, so that the rows of a split come from
+memory once and then from the L2 cache.
 """
 
 import triton
 import triton.language as tl
 
-from .patches_kernels import _as, _centred
+from .patches_kernels import _as, _centred, _patches
 
 
 @triton.jit
@@ -23,17 +30,17 @@ def _add_positions(rows, partial, slot, tokens, token, column, width, TOKENS: tl
 
 @triton.jit
 def _write_partial(sums, partial, split, k, depth, column, width):
-    """sums [BLOCK_D, BLOCK_K] into partial [splits, D, depth]."""
-    columns = column + tl.arange(0, sums.shape[0])
-    at = partial + (split * width + columns).to(tl.int64)[:, None] * depth + k[None, :]
-    tl.store(at, sums, mask=(columns < width)[:, None])
+    """sums [BLOCK_K, BLOCK_D] into partial [splits, depth, D]."""
+    columns = column + tl.arange(0, sums.shape[1])
+    at = partial + (split * depth + k).to(tl.int64)[:, None] * width + columns[None, :]
+    tl.store(at, sums, mask=(columns < width)[None, :])
 
 
 @triton.jit
 def gradient(
     pixels,  # [M, 3, H, W] at any strides
     grad,  # [M (before + tokens), D]
-    weight_partial,  # [splits, D, 3 BLOCKS LINES ROW] fp32
+    weight_partial,  # [splits, 3 BLOCKS LINES ROW, D] fp32
     position_partial,  # [slots, tokens, D] fp32, zeros
     crops,
     tokens,
@@ -68,7 +75,7 @@ def gradient(
     inner = line * stride_line + place * stride_pixel
     inside = ((line < PATCH) & (place < PATCH))[None, :]
     d = column + tl.arange(0, BLOCK_D)
-    sums = tl.zeros((BLOCK_D, BLOCK_K), tl.float32)
+    sums = tl.zeros((BLOCK_K, BLOCK_D), tl.float32)
     begin = split * length
     end = tl.minimum(begin + length, (tokens // TOKENS) * rounds)
     for block in range(begin // rounds, tl.cdiv(end, rounds)):
@@ -88,7 +95,7 @@ def gradient(
             keep = present[:, None] & (d < width)[None, :]
             g = tl.load(grad_at + (crop * (before + tokens))[:, None] * width, mask=keep, other=0.0)
             x = _centred(x, RAW, COMPUTE)
-            sums = tl.dot(tl.trans(_as(g, COMPUTE)), x, sums, input_precision="ieee")
+            sums = tl.dot(tl.trans(x), _as(g, COMPUTE), sums, input_precision="ieee")
             if part == 0:
                 rows += g.to(tl.float32)
         if part == 0:
@@ -99,9 +106,9 @@ def gradient(
 
 @triton.jit
 def gradient_bulk(
-    pixels,  # descriptor of bytes [3 M, rows, columns, p, p], tiles of [1, DOWN, ACROSS, LINES, PATCH]
+    pixels,  # descriptor of bytes [3 M, p, rows, W], tiles of [1, LINES, DOWN, ACROSS PATCH]
     grad,  # descriptor of [M (before + tokens), D], tiles of [DOWN ACROSS, BLOCK_D]
-    weight_partial,  # [splits, D, 3 p p] fp32
+    weight_partial,  # [splits, 3 p p, D] fp32
     position_partial,  # [slots, tokens, D] fp32, zeros
     crops,
     tokens,
@@ -124,7 +131,7 @@ def gradient_bulk(
     part, column = tl.program_id(0) // blocks_d, (tl.program_id(0) % blocks_d) * BLOCK_D
     split = tl.program_id(1)
     channel, top = part // BLOCKS, (part % BLOCKS) * LINES
-    sums = tl.zeros((BLOCK_D, BLOCK_K), tl.float32)
+    sums = tl.zeros((BLOCK_K, BLOCK_D), tl.float32)
     begin = split * length
     end = tl.minimum(begin + length, (tokens // TOKENS) * crops)
     for block in range(begin // crops, tl.cdiv(end, crops)):
@@ -132,10 +139,10 @@ def gradient_bulk(
         down, across = token // columns, token % columns
         rows = tl.zeros((TOKENS, BLOCK_D), tl.float32)
         for crop in range(tl.maximum(begin - block * crops, 0), tl.minimum(end - block * crops, crops)):
-            x = tl.reshape(pixels.load([crop * 3 + channel, down, across, top, 0]), (TOKENS, BLOCK_K))
+            x = _patches(pixels.load([crop * 3 + channel, top, down, across * PATCH]), DOWN, ACROSS, PATCH)
             g = grad.load([crop * (before + tokens) + before + token, column])
             x = _centred(x, True, COMPUTE)
-            sums = tl.dot(tl.trans(_as(g, COMPUTE)), x, sums, input_precision="ieee")
+            sums = tl.dot(tl.trans(x), _as(g, COMPUTE), sums, input_precision="ieee")
             if part == 0:
                 rows += g.to(tl.float32)
         if part == 0:
@@ -147,7 +154,7 @@ def gradient_bulk(
 
 @triton.jit
 def unfold(
-    partial,  # [splits, D, 3, LINES, ROW] fp32, those of bytes first
+    partial,  # [splits, 3, LINES, ROW, D] fp32, those of bytes first
     raw_bias,  # [D] fp32: bias gradient of the resolutions that came as bytes
     out,  # [D, 3, p, p] fp32
     raw_splits,
@@ -172,8 +179,7 @@ def unfold(
     d = tl.program_id(1) * BLOCK_D + tl.arange(0, BLOCK_D)
     line, place = k // ROW, k % ROW
     keep = (d < width)[:, None] & ((line < PATCH) & (place < PATCH))[None, :]
-    plane = (d * 3 + channel)[:, None]
-    at = partial + plane * (LINES * ROW) + k[None, :]
+    at = partial + (channel * (LINES * ROW) + k)[None, :] * width + d[:, None]
     raw = tl.zeros((BLOCK_D, BLOCK_K), tl.float32)
     for split in range(raw_splits):
         raw += tl.load(at + split * (3 * LINES * ROW * width), mask=keep, other=0.0)
@@ -183,5 +189,5 @@ def unfold(
     gain = tl.where(channel == 0, gain_0, tl.where(channel == 1, gain_1, gain_2))
     offset = tl.where(channel == 0, offset_0, tl.where(channel == 1, offset_1, offset_2))
     bias = tl.load(raw_bias + d, mask=d < width, other=0.0)
-    to = out + plane * (PATCH * PATCH) + (line * PATCH + place)[None, :]
+    to = out + (d * 3 + channel)[:, None] * (PATCH * PATCH) + (line * PATCH + place)[None, :]
     tl.store(to, plain + raw * gain + offset * bias[:, None], mask=keep)

@@ -1,0 +1,35 @@
+"""Tiles of patch_embed: what ships, what is worth trying, and that both are looked up when a kernel is launched."""
+
+import torch
+
+from silc_kernels.triton_backend import gate, runtime
+from silc_kernels.triton_backend.patches_gate import PRECISIONS, candidates
+from silc_kernels.triton_backend.patches_tiles import TILES, TRIALS, Tile, tile_of
+
+
+def test_trials_are_alternatives_to_what_ships():
+    for key, trials in TRIALS.items():
+        assert len({TILES[key], *trials}) == 1 + len(trials)
+        kernel, precision, architecture = key
+        for tile in trials:
+            built = list(candidates(key, tile, PRECISIONS[precision][0]))
+            assert built
+            assert all(kernel.removesuffix(" narrow") in candidate.name for candidate in built)
+            assert all(candidate.architectures == (architecture,) for candidate in built)
+            assert all(candidate.num_warps == tile.num_warps for candidate in built)
+
+
+def test_a_trial_compiles_as_what_ships_must():
+    key = ("project", "half", 90)
+    for candidate in candidates(key, TRIALS[key][0], torch.bfloat16):
+        assert not gate.faults(candidate, gate.build(candidate, 90))
+
+
+def test_a_tile_put_into_the_table_is_used_at_the_next_launch(monkeypatch):
+    device, tile = torch.device("cpu"), Tile(16, 16, 16, 4, 1)
+    for capability, architecture in ((80, 80), (89, 80), (90, 90), (100, 100), (103, 100), (120, 80)):
+        monkeypatch.setattr(runtime, "capability", lambda device, found=capability: found)
+        assert tile_of("project", device, torch.bfloat16, 16) is TILES["project", "half", architecture]
+        assert tile_of("gradient", device, torch.float32, 14) is TILES["gradient narrow", "single", architecture]
+        monkeypatch.setitem(TILES, ("project narrow", "half", architecture), tile)
+        assert tile_of("project", device, torch.float16, 8) is tile
