@@ -147,9 +147,13 @@ def _weight_gradient(
     factor = upstream * largest * (2 ** -headroom(dtype) / student_temp)
     x, h, g, w, w_t = (_aligned(tensor, dtype, width) for tensor in (student, teacher, pulled, weight, teacher_weight))
     shape = tile("weight_gradient", student.device)
-    out = torch.empty((w.shape[0], width), dtype=product_dtype(weight.dtype), device=weight.device)
+    blocks, rows = triton.cdiv(w.shape[0], shape.rows), x.shape[0] + h.shape[0]
+    count, _ = splits(blocks, w.numel(), rows, shape.columns, multiprocessors(student.device))
+    # Parts of a sum stay in float32.
+    summed = product_dtype(weight.dtype) if count == 1 else torch.float32
+    out = torch.empty((count, w.shape[0], width), dtype=summed, device=weight.device)
     with torch.cuda.device_of(student):
-        kernels.weight_gradient[(triton.cdiv(w.shape[0], shape.rows),)](
+        kernels.weight_gradient[(blocks, count)](
             *(_descriptor(tensor, shape.rows) for tensor in (w, w_t)),
             *(_descriptor(tensor, shape.columns) for tensor in (x, h, g)),
             center,
@@ -160,16 +164,19 @@ def _weight_gradient(
             x.shape[0],
             h.shape[0],
             w.shape[0],
+            *(triton.cdiv(triton.cdiv(part.shape[0], shape.columns), count) * shape.columns for part in (x, h)),
             _scale(student_temp),
             _scale(teacher_temp),
             WIDTH=width,
             ROWS=shape.rows,
             COLUMNS=shape.columns,
+            OVERLAP=shape.overlap,
             COMPUTE=compute_dtype(dtype),
             num_warps=shape.warps,
             num_stages=shape.stages,
         )
-    return out[:, : weight.shape[1]].to(weight.dtype).contiguous()
+    total = out.sum(0) if count > 1 else out[0]
+    return total[:, : weight.shape[1]].to(weight.dtype).contiguous()
 
 
 @_weight_gradient.register_fake
@@ -222,6 +229,7 @@ def _attend(
         WIDTH=width,
         ROWS=shape.rows,
         COLUMNS=shape.columns,
+        OVERLAP=shape.overlap,
         COMPUTE=compute_dtype(queries.dtype),
         HEADROOM=headroom(queries.dtype),
         num_warps=shape.warps,

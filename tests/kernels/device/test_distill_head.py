@@ -207,7 +207,7 @@ def test_only_what_asks_gets_a_gradient(device):
 
 
 def test_nothing_of_rows_by_prototypes_is_made_or_kept(device, monkeypatch):
-    S, N, T, K, d = 4, 24, 2, 640, 16
+    S, N, T, K, d = 2, 72, 2, 320, 16
     inputs, kept, made = problem(device, S, N, T, K, d), [], []
     empty = torch.empty
 
@@ -234,6 +234,21 @@ def test_splits_fill_the_processors_within_their_memory():
         assert count == 1 or 4 * count * elements <= distill_head_tiles.MOST_PARTIAL_BYTES
         busy = blocks * count / (132 * -(-blocks * count // 132))
         assert busy > (0.85 if blocks > 1 else 0.4)  # with one block, the merge would take longer than the products
+
+
+def test_rows_are_split_where_prototypes_are_few():
+    for prototypes, least, most in ((4096, 4, 8), (65536, 1, 1)):
+        count, _ = distill_head_tiles.splits(prototypes // 128, prototypes * 256, 12288, 64, 132)
+        assert least <= count <= most
+
+
+TRIALS = [(key, trial) for key, trials in distill_head_tiles.TRIALS.items() for trial in trials]
+
+
+@pytest.mark.parametrize(("key", "trial"), TRIALS, ids=str)
+def test_tiles_worth_timing_are_as_accurate(device, key, trial, monkeypatch):
+    monkeypatch.setitem(distill_head_tiles.TILES, key, trial)
+    compare(problem(device, 3, 30, 2, 300, 16))
 
 
 def test_the_operators_pass_opcheck(device):
