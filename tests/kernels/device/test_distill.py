@@ -148,6 +148,32 @@ def test_only_inputs_and_rows_are_kept(device):
     assert not triton(inputs[0].detach(), *inputs[1:], **TEMPS).requires_grad
 
 
+@pytest.mark.parametrize("backend", ["triton", "reference"])
+@pytest.mark.parametrize("which", range(3))
+def test_an_input_changed_before_the_backward_is_refused(device, which, backend):
+    inputs = problem(device, 2, 2, 2, 40)
+    loss = distill_loss(*inputs, backend=backend, **TEMPS)
+    with torch.no_grad():
+        inputs[which].mul_(2)
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        loss.backward()
+
+
+@pytest.mark.parametrize("backend", ["triton", "reference"])
+def test_inference_tensors(device, backend):
+    student, teacher, center = problem(device, 2, 2, 2, 40)
+    options = TEMPS | {"backend": backend}
+    expected = distill_loss(student, teacher, center, **options)
+    with torch.inference_mode():
+        made = [tensor.clone() for tensor in (student, teacher, center)]
+        assert torch.equal(distill_loss(*made, **options), expected)
+    assert torch.equal(distill_loss(*made, **options), expected)
+    with pytest.raises(ValueError, match=r"teacher_logits was made under torch\.inference_mode"):
+        distill_loss(student, made[1], center, **options)
+    with pytest.raises(ValueError, match=r"center was made under torch\.inference_mode"):
+        distill_loss(student, teacher, made[2], **options)
+
+
 def test_the_operators_pass_opcheck(device):
     student, teacher, center = problem(device, 2, 2, 2, 40)
     pairs = torch.full((2, 2), 1 / 8, device=device)
