@@ -26,7 +26,7 @@ ARCHITECTURES = (80, 90, 100)
 SHARED_LIMIT = {80: 163 * 1024, 90: 227 * 1024, 100: 227 * 1024}
 # Each names the kernels it ships in `gate_candidates()`.
 MODULES: tuple[str, ...] = (
-    "distill",
+    "distill_tiles",
     "distill_head_tiles",
     "patches_gate",
     "contrastive",

@@ -5,7 +5,7 @@ import torch
 from lightly.loss import DINOLoss
 
 from silc_kernels import distill_loss, reference
-from silc_kernels.triton_backend import distill
+from silc_kernels.triton_backend import distill, distill_tiles
 from tests.kernels.oracles import distillation, normal
 from tests.kernels.tolerance import assert_as_good_as
 
@@ -146,6 +146,15 @@ def test_only_inputs_and_rows_are_kept(device):
     own = {tensor.data_ptr() for tensor in inputs}
     assert max(tensor.numel() for tensor in kept if tensor.data_ptr() not in own) == 2 * S * N
     assert not triton(inputs[0].detach(), *inputs[1:], **TEMPS).requires_grad
+
+
+TRIALS = [(key, trial) for key, trials in distill_tiles.TRIALS.items() if key[1] == 90 for trial in trials]
+
+
+@pytest.mark.parametrize(("key", "trial"), TRIALS, ids=str)
+def test_tiles_worth_timing_are_as_accurate(device, key, trial, monkeypatch):
+    monkeypatch.setitem(distill_tiles.TILES, key, trial)
+    compare(problem(device, 3, 2, 2, 3000))
 
 
 @pytest.mark.parametrize("backend", ["triton", "reference"])
