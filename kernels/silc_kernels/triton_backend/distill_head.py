@@ -154,8 +154,8 @@ def _weight_gradient(
     out = torch.empty((count, w.shape[0], width), dtype=summed, device=weight.device)
     with torch.cuda.device_of(student):
         kernels.weight_gradient[(blocks, count)](
-            *(_descriptor(tensor, shape.rows) for tensor in (w, w_t)),
-            *(_descriptor(tensor, shape.columns) for tensor in (x, h, g)),
+            *(_source(tensor, shape.rows, shape) for tensor in (w, w_t)),
+            *(_source(tensor, shape.columns, shape) for tensor in (x, h, g)),
             center,
             own,
             others,
@@ -171,6 +171,7 @@ def _weight_gradient(
             ROWS=shape.rows,
             COLUMNS=shape.columns,
             OVERLAP=shape.overlap,
+            BULK=shape.bulk,
             COMPUTE=compute_dtype(dtype),
             num_warps=shape.warps,
             num_stages=shape.stages,
@@ -213,9 +214,9 @@ def _attend(
     peaks, totals = torch.empty((2, count, rows), dtype=torch.float32, device=queries.device)
     sums = torch.empty((count, rows, width), dtype=torch.float32, device=queries.device)
     kernels.attend[(blocks, count)](
-        _descriptor(queries, shape.rows),
-        _descriptor(keys, shape.columns),
-        _descriptor(values, shape.columns),
+        _source(queries, shape.rows, shape),
+        _source(keys, shape.columns, shape),
+        _source(values, shape.columns, shape),
         center,
         peaks,
         totals,
@@ -230,6 +231,7 @@ def _attend(
         ROWS=shape.rows,
         COLUMNS=shape.columns,
         OVERLAP=shape.overlap,
+        BULK=shape.bulk,
         COMPUTE=compute_dtype(queries.dtype),
         HEADROOM=headroom(queries.dtype),
         num_warps=shape.warps,
@@ -261,8 +263,8 @@ def _aligned(tensor: Tensor, dtype: torch.dtype, width: int) -> Tensor:
     return flat if aligned else flat.clone(memory_format=torch.contiguous_format)
 
 
-def _descriptor(tensor: Tensor, rows: int) -> TensorDescriptor:
-    return TensorDescriptor.from_tensor(tensor, [rows, tensor.shape[1]])
+def _source(tensor: Tensor, rows: int, shape: Tile) -> TensorDescriptor | Tensor:
+    return TensorDescriptor.from_tensor(tensor, [rows, tensor.shape[1]]) if shape.bulk else tensor
 
 
 def _scale(temp: float) -> float:

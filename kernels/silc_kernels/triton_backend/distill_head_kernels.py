@@ -2,8 +2,8 @@
 
 Only jitted functions are here. Logits exist a tile at a time. Exponentials are in base 2: a scale is log2(e) /
 temperature. A row's maximum is kept as a logit, apart from its sum: a log-sum-exp would take digits from the
-exponentials where logits are large. Features and prototypes come by tensor descriptors, [.., WIDTH], which give zeros
-beyond the last row. Exponentials reach 2^HEADROOM, which keeps small ones among the normal numbers of float16.
+exponentials where logits are large. Exponentials reach 2^HEADROOM, which keeps small ones among the normal numbers of
+float16.
 
 OVERLAP: the exponentials of one tile of logits run while tensor cores multiply, the tile before by its values, or the
 next one by its keys. A pass then finds the logits of the tile after its own, and starts a tile early, with logits of
@@ -16,6 +16,23 @@ import triton.language as tl
 LN2 = tl.constexpr(0.6931471805599453)
 # Under every logit, and finite: a row that saw none must not subtract infinities.
 LOWEST = tl.constexpr(-3.0e38)
+
+
+@triton.jit
+def _tile(source, first, rows, SIZE: tl.constexpr, WIDTH: tl.constexpr, BULK: tl.constexpr):
+    """Rows `first` to first + SIZE of source [rows, WIDTH], zeros where there are none.
+
+    source: a tensor descriptor where BULK, else a pointer: a chip without a copy engine works out each address of a
+    descriptor in 64 bits, and keeps them in registers.
+    """
+    if BULK:
+        values = source.load([first, 0])
+    else:
+        row = tl.arange(0, SIZE)
+        there = (first + row >= 0) & (first + row < rows)
+        source += tl.cast(first, tl.int64) * WIDTH
+        values = tl.load(source + (row[:, None] * WIDTH + tl.arange(0, WIDTH)[None, :]), mask=there[:, None], other=0.0)
+    return values
 
 
 @triton.jit
@@ -58,6 +75,7 @@ def attend(
     ROWS: tl.constexpr,
     COLUMNS: tl.constexpr,
     OVERLAP: tl.constexpr,
+    BULK: tl.constexpr,
     COMPUTE: tl.constexpr,
     HEADROOM: tl.constexpr,
 ):
@@ -68,7 +86,7 @@ def attend(
     its values; else the student: values are the keys. EVEN: prototypes is a multiple of COLUMNS. OVERLAP: as above.
     """
     block, split = tl.program_id(0), tl.program_id(1)
-    query = queries.load([block * ROWS, 0]).to(COMPUTE)
+    query = _tile(queries, block * ROWS, rows, ROWS, WIDTH, BULK).to(COMPUTE)
     start = split * per_split
     stop = tl.minimum(start + per_split, prototypes)
     peak = tl.full([ROWS], LOWEST, tl.float32)
@@ -79,18 +97,18 @@ def attend(
         start -= COLUMNS
     for column in tl.range(start, stop, COLUMNS):
         if not OVERLAP:
-            key = keys.load([column, 0]).to(COMPUTE)
+            key = _tile(keys, column, prototypes, COLUMNS, WIDTH, BULK).to(COMPUTE)
             logits = _logits(query, key, center, column, prototypes, CENTERED, EVEN, COLUMNS)
         higher = tl.maximum(peak, tl.max(logits, 1))
         exponentials = tl.exp2((logits - higher[:, None]) * scale + HEADROOM)
         shrink = tl.exp2((peak - higher) * scale)
         total = total * shrink + tl.sum(exponentials, 1)
         if OVERLAP:
-            key = keys.load([column + COLUMNS, 0]).to(COMPUTE)
+            key = _tile(keys, column + COLUMNS, prototypes, COLUMNS, WIDTH, BULK).to(COMPUTE)
             # Masked always: where a pass begins by reading a product, ptxas has it wait for all that are in flight.
             logits = _logits(query, key, center, column + COLUMNS, prototypes, CENTERED, False, COLUMNS)
         if OVERLAP or CENTERED:
-            value = values.load([column, 0]).to(COMPUTE)
+            value = _tile(values, column, prototypes, COLUMNS, WIDTH, BULK).to(COMPUTE)
         else:
             value = key
         out = tl.dot(exponentials.to(COMPUTE), value, out * shrink[:, None], input_precision="ieee")
@@ -203,8 +221,10 @@ def _gathered(
     stop,
     scale,
     CENTERED: tl.constexpr,
+    WIDTH: tl.constexpr,
     COLUMNS: tl.constexpr,
     OVERLAP: tl.constexpr,
+    BULK: tl.constexpr,
     COMPUTE: tl.constexpr,
 ):
     """sums [ROWS, WIDTH] and what rows `start` to `stop` add: probabilities of the prototypes times values.
@@ -217,7 +237,7 @@ def _gathered(
         start -= COLUMNS
     for row in tl.range(start, stop, COLUMNS):
         if not OVERLAP:
-            x = features.load([row, 0]).to(COMPUTE)
+            x = _tile(features, row, rows, COLUMNS, WIDTH, BULK).to(COMPUTE)
             product = tl.dot(weight, tl.trans(x), input_precision="ieee")
         at = row + tl.arange(0, COLUMNS)
         there = (at >= 0) & (at < rows)
@@ -228,9 +248,10 @@ def _gathered(
         total = tl.load(norm + rows + at, mask=there, other=float("inf"))
         exponentials = tl.exp2(depths - total[None, :]).to(COMPUTE)
         if OVERLAP:
-            product = tl.dot(weight, tl.trans(features.load([row + COLUMNS, 0]).to(COMPUTE)), input_precision="ieee")
+            x = _tile(features, row + COLUMNS, rows, COLUMNS, WIDTH, BULK).to(COMPUTE)
+            product = tl.dot(weight, tl.trans(x), input_precision="ieee")
         if OVERLAP or CENTERED:
-            value = values.load([row, 0]).to(COMPUTE)
+            value = _tile(values, row, rows, COLUMNS, WIDTH, BULK).to(COMPUTE)
         else:
             value = x
         sums = tl.dot(exponentials, value, sums, input_precision="ieee")
@@ -260,6 +281,7 @@ def weight_gradient(
     ROWS: tl.constexpr,
     COLUMNS: tl.constexpr,
     OVERLAP: tl.constexpr,
+    BULK: tl.constexpr,
     COMPUTE: tl.constexpr,
 ):
     """Program (block of ROWS prototypes, split): factor (sum_s W_s P_s^T x_s - sum_t P_t^T pulled_t).
@@ -272,7 +294,7 @@ def weight_gradient(
     """
     block, split = tl.program_id(0), tl.program_id(1)
     sums = tl.zeros([ROWS, WIDTH], tl.float32)
-    weight = student_weight.load([block * ROWS, 0]).to(COMPUTE)
+    weight = _tile(student_weight, block * ROWS, prototypes, ROWS, WIDTH, BULK).to(COMPUTE)
     start = split * student_split
     stop = tl.minimum(start + student_split, student_rows)
     sums = _gathered(
@@ -287,11 +309,13 @@ def weight_gradient(
         stop,
         student_scale,
         False,
+        WIDTH,
         COLUMNS,
         OVERLAP,
+        BULK,
         COMPUTE,
     )
-    weight = teacher_weight.load([block * ROWS, 0]).to(COMPUTE)
+    weight = _tile(teacher_weight, block * ROWS, prototypes, ROWS, WIDTH, BULK).to(COMPUTE)
     prototype = tl.arange(0, ROWS)
     inside = block * ROWS + prototype < prototypes
     shift = tl.load(center + block * ROWS + prototype, mask=inside, other=0.0)
@@ -309,8 +333,10 @@ def weight_gradient(
         stop,
         teacher_scale,
         True,
+        WIDTH,
         COLUMNS,
         OVERLAP,
+        BULK,
         COMPUTE,
     )
     out += split.to(tl.int64) * prototypes * WIDTH
