@@ -209,29 +209,17 @@ def finish_student(
 
 
 @triton.jit
-def _gathered(
-    sums,
-    weight,
-    shift,
-    features,
-    values,
-    norm,
-    rows,
-    start,
-    stop,
-    scale,
-    CENTERED: tl.constexpr,
-    WIDTH: tl.constexpr,
-    COLUMNS: tl.constexpr,
-    OVERLAP: tl.constexpr,
-    BULK: tl.constexpr,
-    COMPUTE: tl.constexpr,
-):
-    """sums [ROWS, WIDTH] and what rows `start` to `stop` add: probabilities of the prototypes times values.
+def _gathered(sums, weight, shift, stream, COLUMNS: tl.constexpr, OVERLAP: tl.constexpr, BULK: tl.constexpr):
+    """sums [ROWS, WIDTH] and what a split of rows adds: probabilities of the prototypes times values.
 
-    Logits are features [rows, WIDTH] times weight [ROWS, WIDTH], less shift [ROWS] where CENTERED; where not, the
-    values are the features. norm [2, rows]: see weight_gradient.
+    stream: features and values [rows, WIDTH], norm [2, rows] as in weight_gradient, rows, rows a split, scale. Logits
+    are features times weight [ROWS, WIDTH], less shift [ROWS]; where that is None, the values are the features.
     """
+    features, values, norm, rows, per_split, scale = stream
+    WIDTH: tl.constexpr = weight.shape[1]
+    COMPUTE: tl.constexpr = weight.dtype
+    start = tl.program_id(1) * per_split
+    stop = tl.minimum(start + per_split, rows)
     if OVERLAP:
         product = tl.full([weight.shape[0], COLUMNS], -float("inf"), tl.float32)
         start -= COLUMNS
@@ -241,7 +229,7 @@ def _gathered(
             product = tl.dot(weight, tl.trans(x), input_precision="ieee")
         at = row + tl.arange(0, COLUMNS)
         there = (at >= 0) & (at < rows)
-        logits = product - shift[:, None] if CENTERED else product
+        logits = product if shift is None else product - shift[:, None]
         peak = tl.load(norm + at, mask=there, other=0.0)
         depths = tl.minimum(logits - peak[None, :], 0.0) * scale
         # Beyond the last row: 2^-inf.
@@ -250,7 +238,7 @@ def _gathered(
         if OVERLAP:
             x = _tile(features, row + COLUMNS, rows, COLUMNS, WIDTH, BULK).to(COMPUTE)
             product = tl.dot(weight, tl.trans(x), input_precision="ieee")
-        if OVERLAP or CENTERED:
+        if OVERLAP or shift is not None:
             value = _tile(values, row, rows, COLUMNS, WIDTH, BULK).to(COMPUTE)
         else:
             value = x
@@ -295,50 +283,14 @@ def weight_gradient(
     block, split = tl.program_id(0), tl.program_id(1)
     sums = tl.zeros([ROWS, WIDTH], tl.float32)
     weight = _tile(student_weight, block * ROWS, prototypes, ROWS, WIDTH, BULK).to(COMPUTE)
-    start = split * student_split
-    stop = tl.minimum(start + student_split, student_rows)
-    sums = _gathered(
-        sums,
-        weight,
-        None,
-        student,
-        student,
-        student_norm,
-        student_rows,
-        start,
-        stop,
-        student_scale,
-        False,
-        WIDTH,
-        COLUMNS,
-        OVERLAP,
-        BULK,
-        COMPUTE,
-    )
+    stream = student, student, student_norm, student_rows, student_split, student_scale
+    sums = _gathered(sums, weight, None, stream, COLUMNS, OVERLAP, BULK)
     weight = _tile(teacher_weight, block * ROWS, prototypes, ROWS, WIDTH, BULK).to(COMPUTE)
     prototype = tl.arange(0, ROWS)
     inside = block * ROWS + prototype < prototypes
     shift = tl.load(center + block * ROWS + prototype, mask=inside, other=0.0)
-    start = split * teacher_split
-    stop = tl.minimum(start + teacher_split, teacher_rows)
-    sums = _gathered(
-        sums,
-        weight,
-        shift,
-        teacher,
-        pulled,
-        teacher_norm,
-        teacher_rows,
-        start,
-        stop,
-        teacher_scale,
-        True,
-        WIDTH,
-        COLUMNS,
-        OVERLAP,
-        BULK,
-        COMPUTE,
-    )
+    stream = teacher, pulled, teacher_norm, teacher_rows, teacher_split, teacher_scale
+    sums = _gathered(sums, weight, shift, stream, COLUMNS, OVERLAP, BULK)
     out += split.to(tl.int64) * prototypes * WIDTH
     there = (block * ROWS + prototype).to(tl.int64)[:, None] * WIDTH + tl.arange(0, WIDTH)[None, :]
     tl.store(out + there, (sums * tl.load(factor)).to(out.dtype.element_ty), mask=inside[:, None])
