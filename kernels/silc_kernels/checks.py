@@ -1,6 +1,7 @@
 """Argument checks shared by the public ops: each a ValueError that names the value and the way out."""
 
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -17,6 +18,21 @@ def check_float(op: str, **tensors: Tensor) -> None:
         if tensor.device != first.device:
             raise ValueError(
                 f"{op}: {name} is on {tensor.device}, {first_name} on {first.device}; move them to one device"
+            )
+
+
+def check_savable(op: str, trained: Sequence[Tensor], **tensors: Tensor) -> None:
+    """No inference tensors where one of `trained` wants a gradient: the backward would find them changed unseen.
+
+    Compiled code: left to the compiler, which traces no inference tensors into a graph with gradients.
+    """
+    if torch.compiler.is_compiling() or not torch.is_grad_enabled() or not any(leaf.requires_grad for leaf in trained):
+        return
+    for name, tensor in tensors.items():
+        if tensor.is_inference():
+            raise ValueError(
+                f"{op}: {name} was made under torch.inference_mode, which autograd cannot keep for the backward; "
+                f"make it under torch.no_grad(), or give {name}.clone()"
             )
 
 

@@ -3,7 +3,7 @@
 from torch import Tensor
 
 from . import dispatch
-from .checks import check_float, check_pair_weights, check_shape, check_temperature
+from .checks import check_float, check_pair_weights, check_savable, check_shape, check_temperature
 
 
 def distill_loss(
@@ -28,7 +28,7 @@ def distill_loss(
         student_temp, teacher_temp: tau_s and tau_t, above 0.
         pair_weights: [S, T], not negative, not all zero; None: every pair counts 1.
         inplace_backward: write the gradient over student_logits. Saves one [S, N, K] buffer; the logits must then
-            serve no other backward (a linear layer does not need its output).
+            serve no other backward (a linear layer does not need its output), and no two of them share memory.
         backend: "auto", or a name from `dispatch.report`.
 
     Returns:
@@ -36,6 +36,7 @@ def distill_loss(
 
     Raises:
         ValueError: a shape, dtype, device, temperature or weight that does not fit.
+        RuntimeError: from the backward, where an input was changed in place since.
     """
     op = "distill_loss"
     check_float(op, student_logits=student_logits, teacher_logits=teacher_logits, center=center)
@@ -51,11 +52,11 @@ def distill_loss(
             f"{op}: inplace_backward would overwrite student_logits, a leaf that requires a gradient; "
             "use it on logits computed by a layer, or set inplace_backward=False"
         )
-    if inplace_backward and any(
-        stride == 0 and size > 1 for stride, size in zip(student_logits.stride(), student_logits.shape, strict=True)
-    ):
+    check_savable(op, (student_logits,), student_logits=student_logits, teacher_logits=teacher_logits, center=center)
+    if inplace_backward and _overlaps(student_logits):
         raise ValueError(
-            f"{op}: student_logits is expanded, so inplace_backward would write several gradients to one place; "
+            f"{op}: elements of student_logits share memory (shape {list(student_logits.shape)}, strides "
+            f"{list(student_logits.stride())}), so inplace_backward would write several gradients to one place; "
             "give a copy (student_logits.contiguous()), or set inplace_backward=False"
         )
     return dispatch.run(
@@ -103,6 +104,8 @@ def distill_head_loss(
 
     Raises:
         ValueError: a shape, dtype, device, temperature or weight that does not fit.
+        RuntimeError: from the backward, where an input was changed in place since (update the teacher and the centre
+            after it).
     """
     op = "distill_head_loss"
     check_float(
@@ -123,6 +126,15 @@ def distill_head_loss(
     check_temperature(op, "student_temp", student_temp)
     check_temperature(op, "teacher_temp", teacher_temp)
     check_pair_weights(op, pair_weights, students, teacher.shape[0])
+    check_savable(
+        op,
+        (student, student_weight),
+        student=student,
+        teacher=teacher,
+        student_weight=student_weight,
+        teacher_weight=teacher_weight,
+        center=center,
+    )
     return dispatch.run(
         op,
         (student, teacher, student_weight, teacher_weight, center),
@@ -136,3 +148,13 @@ def distill_head_loss(
         teacher_temp=teacher_temp,
         pair_weights=pair_weights,
     )
+
+
+def _overlaps(tensor: Tensor) -> bool:
+    """Whether elements share memory, or may: so it is for every layout that interleaves whole dimensions."""
+    reach = 0
+    for stride, size in sorted(zip(tensor.stride(), tensor.shape, strict=True)):
+        if size > 1 and stride <= reach:
+            return True
+        reach += stride * (size - 1)
+    return False

@@ -5,7 +5,8 @@ from dataclasses import replace
 
 import pytest
 
-from silc_kernels.triton_backend import gate
+from silc_kernels.triton_backend import distill_head_tiles, gate
+from silc_kernels.triton_backend.sass import overlapped
 
 CANDIDATES = list(gate.candidates())
 
@@ -27,8 +28,8 @@ def test_names_are_unique_and_the_committed_table_holds_them_all():
 
 
 def test_what_is_wrong_with_a_kernel_is_said():
-    candidate = next(c for c in CANDIDATES if c.bulk_copies and c.wgmma)
-    good = gate.Row(candidate.name, 90, 200, 0, 98304, True, False, True, True)
+    candidate = replace(next(c for c in CANDIDATES if c.bulk_copies and c.wgmma), overlap=True)
+    good = gate.Row(candidate.name, 90, 200, 0, 98304, True, False, True, True, True)
     assert not gate.faults(candidate, good)
     for flaw, said in (
         ({"spill_bytes": 4}, "spills 4 bytes"),
@@ -36,6 +37,7 @@ def test_what_is_wrong_with_a_kernel_is_said():
         ({"wgmma": False}, "no wgmma"),
         ({"serialized": True}, "waits for each wgmma"),
         ({"bulk_copies": False}, "no bulk tensor copies"),
+        ({"overlapped": False}, "multiplies nothing while it takes exponentials"),
     ):
         (fault,) = gate.faults(candidate, replace(good, **flaw))
         assert said in fault
@@ -51,3 +53,34 @@ ptxas info    : Used 128 registers, used 1 barriers"""
     assert gate.resources(report) == (128, 20)
     assert gate.serialized(report)
     assert not gate.serialized(report.replace("C7515", "").replace("serialized", ""))
+
+
+LOOP = """
+.L_x_1:
+ {}
+        /*0700*/              @!P0 BRA `(.L_x_1) ;
+.L_x_2:
+        /*0710*/                   BRA `(.L_x_1) ;
+"""
+PRODUCT, WAIT = "HGMMA.64x64x16.F32.BF16 R152, gdesc[UR44], R152 ;", "WARPGROUP.DEPBAR.LE gsb0, 0x0 ;"
+
+
+@pytest.mark.parametrize(
+    ("body", "expected"),
+    [
+        (["MUFU.EX2 R1, R2 ;", PRODUCT, WAIT, PRODUCT], True),  # that of the turn before
+        ([WAIT, "MUFU.EX2 R1, R2 ;", PRODUCT, WAIT, PRODUCT], False),  # and waited for too soon
+        ([PRODUCT, WAIT, "MUFU.EX2 R1, R2 ;", PRODUCT], False),
+        ([WAIT, PRODUCT, "MUFU.EX2 R1, R2 ;", WAIT], True),
+        (["MUFU.EX2 R1, R2 ;"], False),
+        ([PRODUCT], False),
+    ],
+)
+def test_machine_code_tells_what_runs_while_products_are_in_flight(body, expected):
+    assert overlapped(LOOP.format("\n ".join(body))) is expected
+
+
+def test_without_overlap_the_exponentials_are_waited_for():
+    key = "attend student", 90
+    plain = distill_head_tiles.candidate(key, distill_head_tiles.TRIALS[key][0], "bf16")
+    assert not gate.build(plain, 90).overlapped

@@ -320,7 +320,18 @@ def test_misuse_of_the_logits_form_is_named():
     logits = torch.zeros(2, 3, 5, requires_grad=True)
     with pytest.raises(ValueError, match="overwrite student_logits"):
         distill_loss(logits, torch.zeros(1, 3, 5), torch.zeros(5), inplace_backward=True, **TEMPS)
-    with pytest.raises(ValueError, match="student_logits is expanded"):
-        distill_loss(logits[:1].expand(2, 3, 5), torch.zeros(1, 3, 5), torch.zeros(5), inplace_backward=True, **TEMPS)
+    windows = torch.zeros(9).unfold(0, 5, 2).expand(2, 3, 5)
+    for shared in (logits[:1].expand(2, 3, 5), torch.zeros(9).unfold(0, 5, 2)[None], windows):
+        others = torch.zeros(1, 3, 5), torch.zeros(5)
+        with pytest.raises(ValueError, match=r"elements of student_logits share memory.*contiguous\(\)"):
+            distill_loss(shared, *others, inplace_backward=True, **TEMPS)
+        assert distill_loss(shared, *others, **TEMPS).isfinite()
+    for apart in (
+        torch.zeros(5, 3, 2).permute(2, 1, 0),
+        torch.zeros(2, 3, 11)[..., ::2][..., :5],
+        torch.zeros(2, 1, 5),
+    ):
+        teacher = torch.zeros(1, apart.shape[1], 5)
+        assert distill_loss(apart, teacher, torch.zeros(5), inplace_backward=True, **TEMPS).isfinite()
     with pytest.raises(ValueError, match=r"teacher_logits has shape \[1, 3, 4\]"):
         distill_loss(logits, torch.zeros(1, 3, 4), torch.zeros(5), **TEMPS)

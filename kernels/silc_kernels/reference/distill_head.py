@@ -48,8 +48,8 @@ def distill_head_loss(
 class _DistillHeadLoss(torch.autograd.Function):
     @staticmethod
     def forward(ctx, student, teacher, weight, teacher_weight, center, pair_weights, temps, wanted):
-        dtype = torch.float32
-        for tensor in (student, teacher, weight, teacher_weight, center):
+        dtype, inputs = torch.float32, (student, teacher, weight, teacher_weight, center)
+        for tensor in inputs:
             dtype = torch.promote_types(dtype, tensor.dtype)
         ctx.dtypes = student.dtype, weight.dtype
         pairs = PairWeights.of(pair_weights, student, teacher, center.to(dtype))
@@ -78,13 +78,15 @@ class _DistillHeadLoss(torch.autograd.Function):
             )
         if wanted:
             d_student /= temps[0]
-            ctx.save_for_backward(d_student, d_weight)
+            # The inputs only for their version counters: the kernels read them in the backward, and where they refuse
+            # one that was changed in place, so must the code that is tried first on a CPU.
+            ctx.save_for_backward(d_student, d_weight, *inputs)
         return total
 
     @staticmethod
     @once_differentiable
     def backward(ctx, grad):
-        d_student, d_weight = ctx.saved_tensors
+        d_student, d_weight, *_ = ctx.saved_tensors
         d_student, d_weight = ((d * grad).to(dtype) for d, dtype in zip((d_student, d_weight), ctx.dtypes, strict=True))
         return d_student, None, d_weight, None, None, None, None, None
 

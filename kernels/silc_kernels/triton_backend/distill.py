@@ -1,7 +1,6 @@
 """distill_loss on Triton: grids, buffers, and the operators that torch.compile and autograd see."""
 
 import math
-from collections.abc import Iterator
 
 import torch
 import triton
@@ -9,16 +8,8 @@ from torch import Tensor
 
 from ..reference.pairs import pair_matrix
 from . import distill_kernels as kernels
-from .gate import Candidate
+from .distill_tiles import MERGED, group, splits, tile
 from .runtime import multiprocessors, product_dtype
-
-LANES, WARPS, STAGES = 128, 4, 3
-# What fits the registers of a lane: statistics of so many students, weights of so many pairs.
-MOST_STUDENTS, MOST_PAIRS = 16, 32
-# Programs for each multiprocessor that hide the latency of memory and a ragged last wave.
-PROGRAMS = 8
-LEAST_TILES, MOST_SPLITS = 4, 64
-MERGED = 32  # samples
 
 
 def distill_loss(
@@ -64,20 +55,23 @@ def _forward(
     A norm is a row's maximum, and log2 of its sum of exponentials over the temperature less that maximum.
     """
     (students, samples, prototypes), teachers = student.shape, teacher.shape[0]
-    group = _group(students, teachers)
-    groups = triton.cdiv(students, group)
-    vector = 16 // student.element_size()
-    splits, per_split = _splits(samples * groups, prototypes, LANES * vector, multiprocessors(student.device))
+    together, vector, shape = (
+        group(students, teachers),
+        16 // student.element_size(),
+        tile("statistics", student.device),
+    )
+    groups = triton.cdiv(students, together)
+    count, per_split = splits(samples * groups, prototypes, shape.lanes * vector, multiprocessors(student.device))
 
     def empty(*shape: int) -> Tensor:
         return torch.empty(shape, dtype=torch.float32, device=student.device)
 
-    own = empty(2, splits, students, samples)
-    others = empty(3, splits, groups, teachers, samples)
+    own = empty(2, count, students, samples)
+    others = empty(3, count, groups, teachers, samples)
     student_norm, teacher_norm = empty(2, students, samples), empty(2, teachers, samples)
     shares = empty(students + teachers, samples)
     with torch.cuda.device_of(student):
-        kernels.statistics[(samples, splits, groups)](
+        kernels.statistics[(samples, count, groups)](
             student,
             teacher,
             center,
@@ -92,12 +86,13 @@ def _forward(
             *teacher.stride(),
             _scale(student_temp),
             _scale(teacher_temp),
-            GROUP=group,
+            GROUP=together,
             TEACHERS=teachers,
-            LANES=LANES,
+            LANES=shape.lanes,
             VECTOR=vector,
-            STAGES=STAGES,
-            num_warps=WARPS,
+            STAGES=shape.stages,
+            num_warps=shape.warps,
+            num_stages=shape.stages,
         )
         kernels.merge[(triton.cdiv(samples, MERGED), students + teachers)](
             *own,
@@ -113,7 +108,7 @@ def _forward(
             _scale(teacher_temp),
             1 / student_temp,
             TEACHERS=teachers,
-            SPLITS=splits,
+            SPLITS=count,
             BLOCK=MERGED,
             num_warps=1,
         )
@@ -182,10 +177,10 @@ def _write_gradient(
     teacher_temp: float,
 ) -> None:
     (students, samples, prototypes), teachers = student.shape, teacher.shape[0]
-    group = _group(students, teachers)
-    block = LANES * 16 // student.element_size()
+    together, shape = group(students, teachers), tile("gradient", student.device)
+    block = shape.lanes * 16 // student.element_size()
     with torch.cuda.device_of(student):
-        kernels.gradient[(samples * triton.cdiv(prototypes, block), triton.cdiv(students, group))](
+        kernels.gradient[(samples * triton.cdiv(prototypes, block), triton.cdiv(students, together))](
             student,
             teacher,
             center,
@@ -203,10 +198,11 @@ def _write_gradient(
             _scale(student_temp),
             _scale(teacher_temp),
             1 / student_temp,
-            GROUP=group,
+            GROUP=together,
             TEACHERS=teachers,
             BLOCK=block,
-            num_warps=WARPS,
+            num_warps=shape.warps,
+            num_stages=shape.stages,
         )
 
 
@@ -233,65 +229,3 @@ _forward.register_autograd(_backward, setup_context=_keep)
 
 def _scale(temp: float) -> float:
     return math.log2(math.e) / temp
-
-
-def _group(students: int, teachers: int) -> int:
-    """Students a program takes: all if they fit, else spread evenly; each further group reads the teachers again."""
-    most = max(1, min(MOST_STUDENTS, MOST_PAIRS // teachers))
-    return triton.cdiv(students, triton.cdiv(students, most))
-
-
-def _splits(programs: int, prototypes: int, tile: int, processors: int) -> tuple[int, int]:
-    """(splits, a power of two; prototypes a split, whole tiles) so that few samples fill the chip too."""
-    tiles = triton.cdiv(prototypes, tile)
-    splits = 1
-    while splits < MOST_SPLITS and splits * programs < PROGRAMS * processors and 2 * splits * LEAST_TILES <= tiles:
-        splits *= 2
-    return splits, triton.cdiv(tiles, splits) * tile
-
-
-# Most students with two views, the paper's ten crops, most pairs; (type, students, teachers)
-_SHIPPED = (("bf16", 10, 2), ("bf16", 16, 2), ("bf16", 4, 8), ("fp16", 10, 2), ("fp32", 16, 2))
-
-
-def gate_candidates() -> Iterator[Candidate]:
-    for dtype, group, teachers in _SHIPPED:
-        vector = 4 if dtype == "fp32" else 8
-        logits = {"student": f"*{dtype}", "teacher": f"*{dtype}", "center": "*fp32", "weights": "*fp32"}
-        strides = {f"stride_{name}": "i64" for name in ("s", "sn", "t", "tn")}
-        scales = {"student_scale": "fp32", "teacher_scale": "fp32"}
-        sizes = {"samples": "i32", "students": "i32", "prototypes": "i32"}
-        contiguous = {"stride_sk": 1, "stride_tk": 1, "GROUP": group, "TEACHERS": teachers}
-        partial = ("student_peak", "student_total", "teacher_peak", "teacher_total", "cross")
-        aligned = (*logits, *strides, "prototypes")
-        yield Candidate(
-            name=f"distill_loss/statistics/{dtype} S{group} T{teachers}",
-            kernel=kernels.statistics,
-            signature=logits | dict.fromkeys(partial, "*fp32") | sizes | {"per_split": "i32"} | strides | scales,
-            constexprs=contiguous | {"LANES": LANES, "VECTOR": vector, "STAGES": STAGES},
-            aligned=(*aligned, *partial, "per_split"),
-            num_warps=WARPS,
-            async_copies=True,
-        )
-        outputs = {f"stride_{name}": "i64" for name in ("o", "on")}
-        known = {"student_norm": "*fp32", "teacher_norm": "*fp32", "upstream": "*fp32", "out": f"*{dtype}"}
-        yield Candidate(
-            name=f"distill_loss/gradient/{dtype} S{group} T{teachers}",
-            kernel=kernels.gradient,
-            signature=logits | known | sizes | strides | outputs | scales | {"inverse_student_temp": "fp32"},
-            constexprs=contiguous | {"stride_ok": 1, "BLOCK": LANES * vector},
-            aligned=(*aligned, *known, *outputs),
-            num_warps=WARPS,
-        )
-    buffers = ("student_peak", "student_total", "teacher_peak", "teacher_total", "cross", "weights")
-    results = ("student_norm", "teacher_norm", "loss")
-    yield Candidate(
-        name=f"distill_loss/merge/{MOST_SPLITS} splits",
-        kernel=kernels.merge,
-        signature=dict.fromkeys((*buffers, *results), "*fp32")
-        | dict.fromkeys(("samples", "students", "groups"), "i32")
-        | dict.fromkeys(("student_scale", "teacher_scale", "inverse_student_temp"), "fp32"),
-        constexprs={"TEACHERS": 2, "SPLITS": MOST_SPLITS, "BLOCK": MERGED},
-        aligned=(*buffers, *results),
-        num_warps=1,
-    )

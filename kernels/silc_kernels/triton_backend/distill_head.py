@@ -147,11 +147,15 @@ def _weight_gradient(
     factor = upstream * largest * (2 ** -headroom(dtype) / student_temp)
     x, h, g, w, w_t = (_aligned(tensor, dtype, width) for tensor in (student, teacher, pulled, weight, teacher_weight))
     shape = tile("weight_gradient", student.device)
-    out = torch.empty((w.shape[0], width), dtype=product_dtype(weight.dtype), device=weight.device)
+    blocks, rows = triton.cdiv(w.shape[0], shape.rows), x.shape[0] + h.shape[0]
+    count, _ = splits(blocks, w.numel(), rows, shape.columns, multiprocessors(student.device))
+    # Parts of a sum stay in float32.
+    summed = product_dtype(weight.dtype) if count == 1 else torch.float32
+    out = torch.empty((count, w.shape[0], width), dtype=summed, device=weight.device)
     with torch.cuda.device_of(student):
-        kernels.weight_gradient[(triton.cdiv(w.shape[0], shape.rows),)](
-            *(_descriptor(tensor, shape.rows) for tensor in (w, w_t)),
-            *(_descriptor(tensor, shape.columns) for tensor in (x, h, g)),
+        kernels.weight_gradient[(blocks, count)](
+            *(_source(tensor, shape.rows, shape) for tensor in (w, w_t)),
+            *(_source(tensor, shape.columns, shape) for tensor in (x, h, g)),
             center,
             own,
             others,
@@ -160,16 +164,20 @@ def _weight_gradient(
             x.shape[0],
             h.shape[0],
             w.shape[0],
+            *(triton.cdiv(triton.cdiv(part.shape[0], shape.columns), count) * shape.columns for part in (x, h)),
             _scale(student_temp),
             _scale(teacher_temp),
             WIDTH=width,
             ROWS=shape.rows,
             COLUMNS=shape.columns,
+            OVERLAP=shape.overlap,
+            BULK=shape.bulk,
             COMPUTE=compute_dtype(dtype),
             num_warps=shape.warps,
             num_stages=shape.stages,
         )
-    return out[:, : weight.shape[1]].to(weight.dtype).contiguous()
+    total = out.sum(0) if count > 1 else out[0]
+    return total[:, : weight.shape[1]].to(weight.dtype).contiguous()
 
 
 @_weight_gradient.register_fake
@@ -206,9 +214,9 @@ def _attend(
     peaks, totals = torch.empty((2, count, rows), dtype=torch.float32, device=queries.device)
     sums = torch.empty((count, rows, width), dtype=torch.float32, device=queries.device)
     kernels.attend[(blocks, count)](
-        _descriptor(queries, shape.rows),
-        _descriptor(keys, shape.columns),
-        _descriptor(values, shape.columns),
+        _source(queries, shape.rows, shape),
+        _source(keys, shape.columns, shape),
+        _source(values, shape.columns, shape),
         center,
         peaks,
         totals,
@@ -222,6 +230,8 @@ def _attend(
         WIDTH=width,
         ROWS=shape.rows,
         COLUMNS=shape.columns,
+        OVERLAP=shape.overlap,
+        BULK=shape.bulk,
         COMPUTE=compute_dtype(queries.dtype),
         HEADROOM=headroom(queries.dtype),
         num_warps=shape.warps,
@@ -253,8 +263,8 @@ def _aligned(tensor: Tensor, dtype: torch.dtype, width: int) -> Tensor:
     return flat if aligned else flat.clone(memory_format=torch.contiguous_format)
 
 
-def _descriptor(tensor: Tensor, rows: int) -> TensorDescriptor:
-    return TensorDescriptor.from_tensor(tensor, [rows, tensor.shape[1]])
+def _source(tensor: Tensor, rows: int, shape: Tile) -> TensorDescriptor | Tensor:
+    return TensorDescriptor.from_tensor(tensor, [rows, tensor.shape[1]]) if shape.bulk else tensor
 
 
 def _scale(temp: float) -> float:

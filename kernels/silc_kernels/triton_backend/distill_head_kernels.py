@@ -2,14 +2,58 @@
 
 Only jitted functions are here. Logits exist a tile at a time. Exponentials are in base 2: a scale is log2(e) /
 temperature. A row's maximum is kept as a logit, apart from its sum: a log-sum-exp would take digits from the
-exponentials where logits are large. Features and prototypes come by tensor descriptors, [.., WIDTH], which give zeros
-beyond the last row. Exponentials reach 2^HEADROOM, which keeps small ones among the normal numbers of float16.
+exponentials where logits are large. Exponentials reach 2^HEADROOM, which keeps small ones among the normal numbers of
+float16.
+
+OVERLAP: the exponentials of one tile of logits run while tensor cores multiply, the tile before by its values, or the
+next one by its keys. A pass then finds the logits of the tile after its own, and starts a tile early, with logits of
+-inf. What serves as key and as value is then loaded twice: the value is needed a pass later than the key.
 """
 
 import triton
 import triton.language as tl
 
 LN2 = tl.constexpr(0.6931471805599453)
+# Under every logit, and finite: a row that saw none must not subtract infinities.
+LOWEST = tl.constexpr(-3.0e38)
+
+
+@triton.jit
+def _tile(source, first, rows, SIZE: tl.constexpr, WIDTH: tl.constexpr, BULK: tl.constexpr):
+    """Rows `first` to first + SIZE of source [rows, WIDTH], zeros where there are none.
+
+    source: a tensor descriptor where BULK, else a pointer: a chip without a copy engine works out each address of a
+    descriptor in 64 bits, and keeps them in registers.
+    """
+    if BULK:
+        values = source.load([first, 0])
+    else:
+        row = tl.arange(0, SIZE)
+        there = (first + row >= 0) & (first + row < rows)
+        source += tl.cast(first, tl.int64) * WIDTH
+        values = tl.load(source + (row[:, None] * WIDTH + tl.arange(0, WIDTH)[None, :]), mask=there[:, None], other=0.0)
+    return values
+
+
+@triton.jit
+def _logits(
+    query,
+    key,
+    center,
+    column,
+    prototypes,
+    CENTERED: tl.constexpr,
+    EVEN: tl.constexpr,
+    COLUMNS: tl.constexpr,
+):
+    """Of one tile of prototypes, less their centre where CENTERED; -inf beyond the last one, which EVEN excludes."""
+    logits = tl.dot(query, tl.trans(key), input_precision="ieee")
+    at = column + tl.arange(0, COLUMNS)
+    if CENTERED:
+        logits -= tl.load(center + at, mask=at < prototypes, other=0.0)[None, :]
+    if not EVEN:
+        logits = tl.where((at < prototypes)[None, :], logits, -float("inf"))
+    return logits
 
 
 @triton.jit
@@ -30,6 +74,8 @@ def attend(
     WIDTH: tl.constexpr,
     ROWS: tl.constexpr,
     COLUMNS: tl.constexpr,
+    OVERLAP: tl.constexpr,
+    BULK: tl.constexpr,
     COMPUTE: tl.constexpr,
     HEADROOM: tl.constexpr,
 ):
@@ -37,33 +83,35 @@ def attend(
 
     Written: peaks [splits, rows], the largest logits; totals [splits, rows] and sums [splits, rows, WIDTH] of
     2^(HEADROOM + (logit - peak) scale), once alone and once times the values. CENTERED: the teacher, whose keys are not
-    its values; else the student: values are the keys, loaded once. EVEN: prototypes is a multiple of COLUMNS.
+    its values; else the student: values are the keys. EVEN: prototypes is a multiple of COLUMNS. OVERLAP: as above.
     """
     block, split = tl.program_id(0), tl.program_id(1)
-    query = queries.load([block * ROWS, 0]).to(COMPUTE)
+    query = _tile(queries, block * ROWS, rows, ROWS, WIDTH, BULK).to(COMPUTE)
     start = split * per_split
     stop = tl.minimum(start + per_split, prototypes)
-    peak = tl.full([ROWS], -float("inf"), tl.float32)
+    peak = tl.full([ROWS], LOWEST, tl.float32)
     total = tl.zeros([ROWS], tl.float32)
     out = tl.zeros([ROWS, WIDTH], tl.float32)
+    if OVERLAP:
+        logits = tl.full([ROWS, COLUMNS], -float("inf"), tl.float32)
+        start -= COLUMNS
     for column in tl.range(start, stop, COLUMNS):
-        key = keys.load([column, 0]).to(COMPUTE)
-        logits = tl.dot(query, tl.trans(key), input_precision="ieee")
-        at = column + tl.arange(0, COLUMNS)
-        if CENTERED:
-            logits -= tl.load(center + at, mask=at < prototypes, other=0.0)[None, :]
-        if not EVEN:
-            logits = tl.where((at < prototypes)[None, :], logits, -float("inf"))
+        if not OVERLAP:
+            key = _tile(keys, column, prototypes, COLUMNS, WIDTH, BULK).to(COMPUTE)
+            logits = _logits(query, key, center, column, prototypes, CENTERED, EVEN, COLUMNS)
         higher = tl.maximum(peak, tl.max(logits, 1))
         exponentials = tl.exp2((logits - higher[:, None]) * scale + HEADROOM)
         shrink = tl.exp2((peak - higher) * scale)
         total = total * shrink + tl.sum(exponentials, 1)
-        out *= shrink[:, None]
-        if CENTERED:
-            value = values.load([column, 0]).to(COMPUTE)
+        if OVERLAP:
+            key = _tile(keys, column + COLUMNS, prototypes, COLUMNS, WIDTH, BULK).to(COMPUTE)
+            # Masked always: where a pass begins by reading a product, ptxas has it wait for all that are in flight.
+            logits = _logits(query, key, center, column + COLUMNS, prototypes, CENTERED, False, COLUMNS)
+        if OVERLAP or CENTERED:
+            value = _tile(values, column, prototypes, COLUMNS, WIDTH, BULK).to(COMPUTE)
         else:
             value = key
-        out = tl.dot(exponentials.to(COMPUTE), value, out, input_precision="ieee")
+        out = tl.dot(exponentials.to(COMPUTE), value, out * shrink[:, None], input_precision="ieee")
         peak = higher
     row = tl.arange(0, ROWS)
     inside = block * ROWS + row < rows
@@ -161,6 +209,44 @@ def finish_student(
 
 
 @triton.jit
+def _gathered(sums, weight, shift, stream, COLUMNS: tl.constexpr, OVERLAP: tl.constexpr, BULK: tl.constexpr):
+    """sums [ROWS, WIDTH] and what a split of rows adds: probabilities of the prototypes times values.
+
+    stream: features and values [rows, WIDTH], norm [2, rows] as in weight_gradient, rows, rows a split, scale. Logits
+    are features times weight [ROWS, WIDTH], less shift [ROWS]; where that is None, the values are the features.
+    """
+    features, values, norm, rows, per_split, scale = stream
+    WIDTH: tl.constexpr = weight.shape[1]
+    COMPUTE: tl.constexpr = weight.dtype
+    start = tl.program_id(1) * per_split
+    stop = tl.minimum(start + per_split, rows)
+    if OVERLAP:
+        product = tl.full([weight.shape[0], COLUMNS], -float("inf"), tl.float32)
+        start -= COLUMNS
+    for row in tl.range(start, stop, COLUMNS):
+        if not OVERLAP:
+            x = _tile(features, row, rows, COLUMNS, WIDTH, BULK).to(COMPUTE)
+            product = tl.dot(weight, tl.trans(x), input_precision="ieee")
+        at = row + tl.arange(0, COLUMNS)
+        there = (at >= 0) & (at < rows)
+        logits = product if shift is None else product - shift[:, None]
+        peak = tl.load(norm + at, mask=there, other=0.0)
+        depths = tl.minimum(logits - peak[None, :], 0.0) * scale
+        # Beyond the last row: 2^-inf.
+        total = tl.load(norm + rows + at, mask=there, other=float("inf"))
+        exponentials = tl.exp2(depths - total[None, :]).to(COMPUTE)
+        if OVERLAP:
+            x = _tile(features, row + COLUMNS, rows, COLUMNS, WIDTH, BULK).to(COMPUTE)
+            product = tl.dot(weight, tl.trans(x), input_precision="ieee")
+        if OVERLAP or shift is not None:
+            value = _tile(values, row, rows, COLUMNS, WIDTH, BULK).to(COMPUTE)
+        else:
+            value = x
+        sums = tl.dot(exponentials, value, sums, input_precision="ieee")
+    return sums
+
+
+@triton.jit
 def weight_gradient(
     student_weight,
     teacher_weight,
@@ -175,44 +261,36 @@ def weight_gradient(
     student_rows,
     teacher_rows,
     prototypes,
+    student_split,
+    teacher_split,
     student_scale,
     teacher_scale,
     WIDTH: tl.constexpr,
     ROWS: tl.constexpr,
     COLUMNS: tl.constexpr,
+    OVERLAP: tl.constexpr,
+    BULK: tl.constexpr,
     COMPUTE: tl.constexpr,
 ):
-    """One block of ROWS prototypes: factor (sum_s W_s P_s^T x_s - sum_t P_t^T pulled_t), out [K, WIDTH].
+    """Program (block of ROWS prototypes, split): factor (sum_s W_s P_s^T x_s - sum_t P_t^T pulled_t).
 
-    Logits are found again, COLUMNS samples at a time, summed in another order than before: one that now lies above the
-    largest, by its rounding, counts as the largest, lest a small temperature make it infinite. A norm [2, rows] holds
-    the largest logits, and log2 of the sum of exponentials less log2 of what a row counts, and less HEADROOM. pulled
-    [T N, WIDTH] holds -sum_s w_st x_s.
+    A split takes student_split and teacher_split rows; out is [splits, K, WIDTH]. Logits are found again, COLUMNS
+    samples at a time, summed in another order than before: one that now lies above the largest, by its rounding,
+    counts as the largest, lest a small temperature make it infinite. A norm [2, rows] holds the largest logits, and
+    log2 of the sum of exponentials less log2 of what a row counts, and less HEADROOM. pulled [T N, WIDTH] holds
+    -sum_s w_st x_s.
     """
-    block = tl.program_id(0)
-    weight = student_weight.load([block * ROWS, 0]).to(COMPUTE)
+    block, split = tl.program_id(0), tl.program_id(1)
     sums = tl.zeros([ROWS, WIDTH], tl.float32)
-    for row in tl.range(0, student_rows, COLUMNS):
-        x = student.load([row, 0]).to(COMPUTE)
-        at = row + tl.arange(0, COLUMNS)
-        peak = tl.load(student_norm + at, mask=at < student_rows, other=0.0)
-        # Beyond the last row: 2^-inf.
-        total = tl.load(student_norm + student_rows + at, mask=at < student_rows, other=float("inf"))
-        logits = tl.dot(weight, tl.trans(x), input_precision="ieee")
-        exponentials = tl.exp2(tl.minimum(logits - peak[None, :], 0.0) * student_scale - total[None, :]).to(COMPUTE)
-        sums = tl.dot(exponentials, x, sums, input_precision="ieee")
-    weight = teacher_weight.load([block * ROWS, 0]).to(COMPUTE)
+    weight = _tile(student_weight, block * ROWS, prototypes, ROWS, WIDTH, BULK).to(COMPUTE)
+    stream = student, student, student_norm, student_rows, student_split, student_scale
+    sums = _gathered(sums, weight, None, stream, COLUMNS, OVERLAP, BULK)
+    weight = _tile(teacher_weight, block * ROWS, prototypes, ROWS, WIDTH, BULK).to(COMPUTE)
     prototype = tl.arange(0, ROWS)
     inside = block * ROWS + prototype < prototypes
     shift = tl.load(center + block * ROWS + prototype, mask=inside, other=0.0)
-    for row in tl.range(0, teacher_rows, COLUMNS):
-        h = teacher.load([row, 0]).to(COMPUTE)
-        at = row + tl.arange(0, COLUMNS)
-        peak = tl.load(teacher_norm + at, mask=at < teacher_rows, other=0.0)
-        total = tl.load(teacher_norm + teacher_rows + at, mask=at < teacher_rows, other=float("inf"))
-        logits = tl.dot(weight, tl.trans(h), input_precision="ieee") - shift[:, None]
-        exponentials = tl.exp2(tl.minimum(logits - peak[None, :], 0.0) * teacher_scale - total[None, :]).to(COMPUTE)
-        sums = tl.dot(exponentials, pulled.load([row, 0]).to(COMPUTE), sums, input_precision="ieee")
-    out += block.to(tl.int64) * ROWS * WIDTH
-    there = prototype[:, None] * WIDTH + tl.arange(0, WIDTH)[None, :]
+    stream = teacher, pulled, teacher_norm, teacher_rows, teacher_split, teacher_scale
+    sums = _gathered(sums, weight, shift, stream, COLUMNS, OVERLAP, BULK)
+    out += split.to(tl.int64) * prototypes * WIDTH
+    there = (block * ROWS + prototype).to(tl.int64)[:, None] * WIDTH + tl.arange(0, WIDTH)[None, :]
     tl.store(out + there, (sums * tl.load(factor)).to(out.dtype.element_ty), mask=inside[:, None])

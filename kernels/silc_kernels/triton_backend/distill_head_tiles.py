@@ -19,30 +19,60 @@ MOST_PARTIAL_BYTES = 64 << 20
 
 
 class Tile(NamedTuple):
-    """rows x columns of logits at a time, rows x WIDTH of sums; warps and stages of the launch."""
+    """rows x columns of logits at a time, rows x WIDTH of sums; warps and stages of the launch.
+
+    overlap: exponentials run while tensor cores multiply; the student's tiles are then loaded twice.
+    bulk: rows come by the copy engine, through tensor descriptors; else by pointers.
+    """
 
     rows: int
     columns: int
     warps: int
     stages: int
+    overlap: bool = False
+    bulk: bool = True
 
 
 # (kernel, architecture). Sums of 128 x 256 take half the registers of 8 warps, so columns are few.
-# 80 stands for every chip that is not one of the others: its tiles fit 99 KiB of shared memory, and are no larger
-# because without a copy engine the addresses of wide rows take the registers (64 x 32 spills).
+# 80 stands for every chip that is not one of the others: its tiles fit 99 KiB of shared memory, and 64 rows are 16 for
+# each of 4 warps, the height of a product; 8 warps would each find half their logits twice.
+# 90 overlaps: a tile's exponentials and sums take about half as long as its two products, which else wait for them. The
+# price, loading the student's tiles twice, is 32 bytes a cycle and processor from the second-level cache at full speed.
+# On 100 products leave the registers alone, and the compiler overlaps them by itself.
 TILES: dict[tuple[str, int], Tile] = {
-    ("attend teacher", 80): Tile(32, 16, 8, 1),
-    ("attend teacher", 90): Tile(128, 64, 8, 2),
+    ("attend teacher", 80): Tile(64, 32, 4, 2, bulk=False),
+    ("attend teacher", 90): Tile(128, 64, 8, 2, overlap=True),
     ("attend teacher", 100): Tile(128, 64, 8, 2),
-    ("attend student", 80): Tile(32, 16, 8, 1),
-    ("attend student", 90): Tile(128, 64, 8, 3),  # one stream of tiles, not two: room for a third
-    ("attend student", 100): Tile(128, 64, 8, 3),
-    ("weight_gradient", 80): Tile(32, 16, 8, 2),
-    ("weight_gradient", 90): Tile(128, 64, 8, 2),
+    ("attend student", 80): Tile(64, 32, 4, 2, bulk=False),
+    ("attend student", 90): Tile(128, 64, 8, 2, overlap=True),
+    ("attend student", 100): Tile(128, 64, 8, 3),  # one stream of tiles, not two: room for a third
+    ("weight_gradient", 80): Tile(64, 32, 4, 2, bulk=False),
+    ("weight_gradient", 90): Tile(128, 64, 8, 2, overlap=True),
     ("weight_gradient", 100): Tile(128, 64, 8, 2),
 }
 LIKE = {90: 90, 100: 100, 103: 100}
 _PRODUCTS = {torch.float32: tl.float32, torch.bfloat16: tl.bfloat16, torch.float16: tl.float16}
+
+
+# What else is worth timing, and may well be faster.
+TRIALS: dict[tuple[str, int], tuple[Tile, ...]] = {
+    ("attend teacher", 90): (
+        Tile(128, 64, 8, 2),  # no pass more, and no registers held over
+        Tile(128, 32, 8, 3, overlap=True),  # three tiles on their way, at smaller products
+        Tile(128, 32, 8, 3),
+    ),
+    ("attend student", 90): (
+        Tile(128, 64, 8, 3),  # every tile loaded once, and a third one on its way
+        Tile(128, 128, 8, 2),  # half the rescaling of sums, half the barriers
+        Tile(64, 64, 4, 2),  # two programs a processor: one multiplies while the other takes exponentials
+        Tile(128, 32, 8, 3, overlap=True),
+    ),
+    ("weight_gradient", 90): (
+        Tile(128, 64, 8, 2),
+        Tile(128, 32, 8, 3, overlap=True),
+        Tile(128, 32, 8, 3),
+    ),
+}
 
 
 def tile(kernel: str, device: torch.device) -> Tile:
@@ -63,14 +93,14 @@ def headroom(dtype: torch.dtype) -> float:
 
 
 @functools.cache
-def splits(blocks: int, elements: int, prototypes: int, columns: int, processors: int) -> tuple[int, int]:
-    """(splits, prototypes a split): the least time for `blocks` of rows on so many processors, one program each.
+def splits(blocks: int, elements: int, length: int, columns: int, processors: int) -> tuple[int, int]:
+    """(splits, length of one): the least time for `blocks` of rows, each by all of `length`, one program a processor.
 
     Time is counted in columns of logits: what the programs of one processor see one after another; the traffic of a
     partial sum, written and read, which takes as long as two; and the latency of one more in the merge, some sixteen.
     elements: of the sums of all rows.
     """
-    tiles = triton.cdiv(prototypes, columns)
+    tiles = triton.cdiv(length, columns)
     most = max(1, min(tiles, processors, MOST_PARTIAL_BYTES // (4 * elements)))
 
     def time(count: int) -> int:
@@ -81,12 +111,16 @@ def splits(blocks: int, elements: int, prototypes: int, columns: int, processors
     return triton.cdiv(tiles, each), each * columns
 
 
+def candidate(key: tuple[str, int], shape: Tile, dtype: str) -> Candidate:
+    """How `shape` in the place of TILES[key] compiles; dtype "bf16" or "fp16"."""
+    kernel, architecture = key
+    return (_weight_gradient if kernel == "weight_gradient" else _attend)(kernel, dtype, shape, architecture)
+
+
 def gate_candidates() -> Iterator[Candidate]:
     for dtype in ("bf16", "fp16"):
-        for architecture in (80, 90, 100):
-            for kernel in ("attend teacher", "attend student"):
-                yield _attend(kernel, dtype, TILES[kernel, architecture], architecture)
-            yield _weight_gradient(dtype, TILES["weight_gradient", architecture], architecture)
+        for key, shape in TILES.items():
+            yield candidate(key, shape, dtype)
     buffers = ("peaks", "totals", "sums")
     for kernel, others in (
         (kernels.finish_teacher, ("attended", "norm")),
@@ -107,31 +141,42 @@ def gate_candidates() -> Iterator[Candidate]:
 
 
 def _attend(kernel: str, dtype: str, shape: Tile, architecture: int) -> Candidate:
-    block = f"tensordesc<{dtype}[{shape.columns},{WIDEST}]>"
+    block = _source(dtype, shape.columns, shape)
     results = ("peaks", "totals", "sums")
     return Candidate(
-        name=f"distill_head_loss/{kernel}/{_label(dtype, shape, architecture)}",
+        name=f"distill_head_loss/{kernel}/{_label(dtype, shape)}",
         kernel=kernels.attend,
-        signature={"queries": f"tensordesc<{dtype}[{shape.rows},{WIDEST}]>", "keys": block, "values": block}
+        signature={"queries": _source(dtype, shape.rows, shape), "keys": block, "values": block}
         | dict.fromkeys(("center", *results), "*fp32")
         | dict.fromkeys(("rows", "prototypes", "per_split"), "i32")
         | {"scale": "fp32"},
         constexprs={"CENTERED": kernel == "attend teacher", "EVEN": False, "HEADROOM": 15.0 if dtype == "fp16" else 0.0}
         | _constants(dtype, shape),
-        aligned=("center", *results, "rows", "prototypes", "per_split"),
+        aligned=(
+            "center",
+            *results,
+            *(() if shape.bulk else ("queries", "keys", "values")),
+            "rows",
+            "prototypes",
+            "per_split",
+        ),
         num_warps=shape.warps,
         num_stages=shape.stages,
         architectures=(architecture,),
         wgmma=True,
+        overlap=shape.overlap,
+        bulk_copies=shape.bulk,
+        async_copies=True,
     )
 
 
-def _weight_gradient(dtype: str, shape: Tile, architecture: int) -> Candidate:
-    owned, streamed = (f"tensordesc<{dtype}[{size},{WIDEST}]>" for size in (shape.rows, shape.columns))
+def _weight_gradient(kernel: str, dtype: str, shape: Tile, architecture: int) -> Candidate:
+    owned, streamed = (_source(dtype, size, shape) for size in (shape.rows, shape.columns))
+    sources = ("student_weight", "teacher_weight", "student", "teacher", "pulled")
     vectors = ("center", "student_norm", "teacher_norm", "factor")
-    sizes = ("student_rows", "teacher_rows", "prototypes")
+    sizes = ("student_rows", "teacher_rows", "prototypes", "student_split", "teacher_split")
     return Candidate(
-        name=f"distill_head_loss/weight_gradient/{_label(dtype, shape, architecture)}",
+        name=f"distill_head_loss/{kernel}/{_label(dtype, shape)}",
         kernel=kernels.weight_gradient,
         signature={"student_weight": owned, "teacher_weight": owned}
         | {"student": streamed, "teacher": streamed, "pulled": streamed}
@@ -140,18 +185,27 @@ def _weight_gradient(dtype: str, shape: Tile, architecture: int) -> Candidate:
         | dict.fromkeys(sizes, "i32")
         | {"student_scale": "fp32", "teacher_scale": "fp32"},
         constexprs=_constants(dtype, shape),
-        aligned=(*vectors, "out", *sizes),
+        aligned=(*vectors, "out", *sizes, *(() if shape.bulk else sources)),
         num_warps=shape.warps,
         num_stages=shape.stages,
         architectures=(architecture,),
         wgmma=True,
+        overlap=shape.overlap,
+        bulk_copies=shape.bulk,
+        async_copies=True,
     )
+
+
+def _source(dtype: str, rows: int, shape: Tile) -> str:
+    return f"tensordesc<{dtype}[{rows},{WIDEST}]>" if shape.bulk else f"*{dtype}"
 
 
 def _constants(dtype: str, shape: Tile) -> dict[str, object]:
     types = {"bf16": tl.bfloat16, "fp16": tl.float16}
-    return {"WIDTH": WIDEST, "ROWS": shape.rows, "COLUMNS": shape.columns, "COMPUTE": types[dtype]}
+    sizes = {"WIDTH": WIDEST, "ROWS": shape.rows, "COLUMNS": shape.columns}
+    return sizes | {"OVERLAP": shape.overlap, "BULK": shape.bulk, "COMPUTE": types[dtype]}
 
 
-def _label(dtype: str, shape: Tile, architecture: int) -> str:
-    return f"{dtype} {shape.rows}x{shape.columns} sm_{architecture}"
+def _label(dtype: str, shape: Tile) -> str:
+    overlap = " overlap" if shape.overlap else ""
+    return f"{dtype} {shape.rows}x{shape.columns} w{shape.warps} s{shape.stages}{overlap}"

@@ -19,12 +19,14 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from .sass import overlapped
+
 TABLE = Path(__file__).parents[2] / "compile_gate.csv"
 ARCHITECTURES = (80, 90, 100)
 SHARED_LIMIT = {80: 163 * 1024, 90: 227 * 1024, 100: 227 * 1024}
 # Each names the kernels it ships in `gate_candidates()`.
 MODULES: tuple[str, ...] = (
-    "distill",
+    "distill_tiles",
     "distill_head_tiles",
     "patches_gate",
     "contrastive_tiles",
@@ -46,6 +48,7 @@ class Candidate:
         wgmma: its products must be warpgroup instructions on sm_90.
         bulk_copies: tiles must come by the bulk tensor copy engine on sm_90.
         async_copies: loads must be pipelined by asynchronous copies (cp.async, or the copy engine).
+        overlap: on sm_90 its exponentials must run while products are in flight.
         spills: architecture -> bytes of spills allowed; say why at the place that sets it.
     """
 
@@ -60,6 +63,7 @@ class Candidate:
     wgmma: bool = False
     bulk_copies: bool = False
     async_copies: bool = False
+    overlap: bool = False
     spills: Mapping[int, int] = field(default_factory=dict)
 
 
@@ -68,6 +72,7 @@ class Row:
     """What a compiled kernel takes: registers a thread, bytes of spills a thread, bytes of shared memory a program.
 
     serialized: ptxas could not keep warpgroup products in flight (its C7510 to C7520).
+    overlapped: in every loop with warpgroup products, exponentials run while one is in flight.
     """
 
     name: str
@@ -79,6 +84,7 @@ class Row:
     serialized: bool
     bulk_copies: bool
     async_copies: bool
+    overlapped: bool
 
 
 def candidates() -> Iterator[Candidate]:
@@ -118,6 +124,7 @@ def build(candidate: Candidate, architecture: int) -> Row:
         serialized(report),
         bulk,
         bulk or "cp.async.cg" in ptx or "cp.async.ca" in ptx,
+        "wgmma.mma_async" in ptx and overlapped(_disassembled(compiled.asm["cubin"])),
     )
 
 
@@ -137,6 +144,8 @@ def faults(candidate: Candidate, row: Row) -> list[str]:
             found.append(f"{where} has no wgmma")
         if row.serialized:
             found.append(f"{where} waits for each wgmma before the next")
+        if candidate.overlap and not row.overlapped:
+            found.append(f"{where} multiplies nothing while it takes exponentials")
         if candidate.bulk_copies and not row.bulk_copies:
             found.append(f"{where} has no bulk tensor copies")
     return found
@@ -153,6 +162,16 @@ def _report(ptx: str, architecture: int) -> str:
         source.write_text(ptx)
         command = [tool.path, "-v", f"--gpu-name={target}", str(source), "-o", str(Path(folder, "kernel.cubin"))]
         return subprocess.run(command, capture_output=True, text=True, check=True).stderr
+
+
+def _disassembled(cubin: bytes) -> str:
+    from triton import knobs
+
+    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
+        file.write(cubin)
+        file.flush()
+        command = [knobs.nvidia.nvdisasm.path, "-c", file.name]
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout
 
 
 def resources(report: str) -> tuple[int, int]:
@@ -179,7 +198,7 @@ def main() -> None:
     parser.add_argument("--only", default="", help="candidates whose name contains this")
     options = parser.parse_args()
     rows, wrong = [], []
-    print(f"{'kernel':64s} {'sm':>4s} {'regs':>5s} {'spill':>6s} {'shared':>7s}  wgmma serial bulk async")
+    print(f"{'kernel':64s} {'sm':>4s} {'regs':>5s} {'spill':>6s} {'shared':>7s}  wgmma serial bulk async overlap")
     for candidate in candidates():
         if options.only not in candidate.name:
             continue
@@ -188,7 +207,8 @@ def main() -> None:
             rows.append(row)
             wrong += faults(candidate, row)
             marks = "  ".join(
-                "yes" if mark else " - " for mark in (row.wgmma, row.serialized, row.bulk_copies, row.async_copies)
+                "yes" if mark else " - "
+                for mark in (row.wgmma, row.serialized, row.bulk_copies, row.async_copies, row.overlapped)
             )
             numbers = f"{row.architecture:4d} {row.registers:5d} {row.spill_bytes:6d} {row.shared_bytes:7d}"
             print(f"{row.name:64s} {numbers}   {marks}", flush=True)

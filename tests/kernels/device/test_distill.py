@@ -5,7 +5,7 @@ import torch
 from lightly.loss import DINOLoss
 
 from silc_kernels import distill_loss, reference
-from silc_kernels.triton_backend import distill
+from silc_kernels.triton_backend import distill, distill_tiles
 from tests.kernels.oracles import distillation, normal
 from tests.kernels.tolerance import assert_as_good_as
 
@@ -146,6 +146,41 @@ def test_only_inputs_and_rows_are_kept(device):
     own = {tensor.data_ptr() for tensor in inputs}
     assert max(tensor.numel() for tensor in kept if tensor.data_ptr() not in own) == 2 * S * N
     assert not triton(inputs[0].detach(), *inputs[1:], **TEMPS).requires_grad
+
+
+TRIALS = [(key, trial) for key, trials in distill_tiles.TRIALS.items() if key[1] == 90 for trial in trials]
+
+
+@pytest.mark.parametrize(("key", "trial"), TRIALS, ids=str)
+def test_tiles_worth_timing_are_as_accurate(device, key, trial, monkeypatch):
+    monkeypatch.setitem(distill_tiles.TILES, key, trial)
+    compare(problem(device, 3, 2, 2, 3000))
+
+
+@pytest.mark.parametrize("backend", ["triton", "reference"])
+@pytest.mark.parametrize("which", range(3))
+def test_an_input_changed_before_the_backward_is_refused(device, which, backend):
+    inputs = problem(device, 2, 2, 2, 40)
+    loss = distill_loss(*inputs, backend=backend, **TEMPS)
+    with torch.no_grad():
+        inputs[which].mul_(2)
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        loss.backward()
+
+
+@pytest.mark.parametrize("backend", ["triton", "reference"])
+def test_inference_tensors(device, backend):
+    student, teacher, center = problem(device, 2, 2, 2, 40)
+    options = TEMPS | {"backend": backend}
+    expected = distill_loss(student, teacher, center, **options)
+    with torch.inference_mode():
+        made = [tensor.clone() for tensor in (student, teacher, center)]
+        assert torch.equal(distill_loss(*made, **options), expected)
+    assert torch.equal(distill_loss(*made, **options), expected)
+    with pytest.raises(ValueError, match=r"teacher_logits was made under torch\.inference_mode"):
+        distill_loss(student, made[1], center, **options)
+    with pytest.raises(ValueError, match=r"center was made under torch\.inference_mode"):
+        distill_loss(student, teacher, made[2], **options)
 
 
 def test_the_operators_pass_opcheck(device):

@@ -206,8 +206,48 @@ def test_only_what_asks_gets_a_gradient(device):
     assert [leaf.grad is not None for leaf in leaves] == [True, False, True, False, False]
 
 
+@pytest.mark.parametrize("backend", ["triton", "reference"])
+@pytest.mark.parametrize("which", range(5))
+def test_an_input_changed_before_the_backward_is_refused(device, which, backend):
+    """An update of the teacher that comes too early must not pass on one backend and change gradients on another."""
+    inputs = problem(device)
+    loss = distill_head_loss(*inputs, backend=backend, **TEMPS)
+    with torch.no_grad():
+        inputs[which].mul_(2)
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        loss.backward()
+
+
+@pytest.mark.parametrize("backend", ["triton", "reference"])
+def test_copies_of_the_forward_serve_the_backward(device, backend):
+    """Pair weights, and a centre that is converted, may change: the gradients are of the values that were given."""
+    *inputs, center = problem(device)
+    center, pairs = center.bfloat16(), torch.ones(3, 2, device=device)
+    expected = solve(distill_head_loss, (*inputs, center), backend=backend, pair_weights=pairs)[1:]
+    loss = distill_head_loss(*inputs, center, backend=backend, pair_weights=pairs, **TEMPS)
+    pairs[0] = 7
+    for mine, plain in zip(torch.autograd.grad(loss, (inputs[0], inputs[2])), expected, strict=True):
+        assert torch.equal(mine, plain)
+
+
+@pytest.mark.parametrize("backend", ["triton", "reference"])
+def test_inference_tensors(device, backend):
+    inputs = problem(device)
+    options = TEMPS | {"backend": backend}
+    expected = distill_head_loss(*inputs, **options)
+    with torch.inference_mode():
+        made = [tensor.clone() for tensor in inputs]
+        assert torch.equal(distill_head_loss(*made, **options), expected)
+    assert torch.equal(distill_head_loss(*made, **options), expected)
+    names = "student", "teacher", "student_weight", "teacher_weight", "center"
+    for which in (1, 3, 4):
+        mixed = [*inputs[:which], made[which], *inputs[which + 1 :]]
+        with pytest.raises(ValueError, match=rf"{names[which]} was made under torch\.inference_mode.*clone\(\)"):
+            distill_head_loss(*mixed, **options)
+
+
 def test_nothing_of_rows_by_prototypes_is_made_or_kept(device, monkeypatch):
-    S, N, T, K, d = 4, 24, 2, 640, 16
+    S, N, T, K, d = 2, 72, 2, 320, 16
     inputs, kept, made = problem(device, S, N, T, K, d), [], []
     empty = torch.empty
 
@@ -234,6 +274,24 @@ def test_splits_fill_the_processors_within_their_memory():
         assert count == 1 or 4 * count * elements <= distill_head_tiles.MOST_PARTIAL_BYTES
         busy = blocks * count / (132 * -(-blocks * count // 132))
         assert busy > (0.85 if blocks > 1 else 0.4)  # with one block, the merge would take longer than the products
+
+
+def test_rows_are_split_where_prototypes_are_few():
+    for prototypes, least, most in ((4096, 4, 8), (65536, 1, 1)):
+        count, _ = distill_head_tiles.splits(prototypes // 128, prototypes * 256, 12288, 64, 132)
+        assert least <= count <= most
+
+
+OTHERS = [(key, trial) for key, trials in distill_head_tiles.TRIALS.items() for trial in trials]
+OTHERS += [
+    ((name, 90), shape) for (name, architecture), shape in distill_head_tiles.TILES.items() if architecture == 80
+]
+
+
+@pytest.mark.parametrize(("key", "trial"), OTHERS, ids=str)
+def test_tiles_that_other_chips_or_timings_would_choose_are_as_accurate(device, key, trial, monkeypatch):
+    monkeypatch.setitem(distill_head_tiles.TILES, key, trial)
+    compare(problem(device, 3, 30, 2, 300, 16))
 
 
 def test_the_operators_pass_opcheck(device):
