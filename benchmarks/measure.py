@@ -54,17 +54,18 @@ def banner() -> str:
 def compare(providers: dict[str, Callable[[], object]], repeats: int) -> list[Row]:
     """Each provider `repeats` times, in turns, so that a slow moment of the machine falls on all of them.
 
-    Peak memory comes from a first run, which also warms up and is timed only where it is to be the only one.
+    Peak memory comes from a first run, which also warms up: it is slower than others, for its memory comes in small
+    pieces that are mapped afresh, so that they can be counted.
     """
-    first = {name: _first_run(fn) for name, fn in providers.items()}
-    times = {name: [spent] if repeats == 1 else [] for name, (spent, _) in first.items()}
-    for _ in range(repeats if repeats > 1 else 0):
+    peaks = {name: _peak_mib(fn) for name, fn in providers.items()}
+    times: dict[str, list[tuple[float, float]]] = {name: [] for name in providers}
+    for _ in range(repeats):
         for name, fn in providers.items():
             times[name].append(milliseconds(fn))
     rows = []
     for name, spent in times.items():
         wall, processor = zip(*spent, strict=True)
-        rows.append(Row(name, _percentiles(wall), statistics.median(processor), first[name][1]))
+        rows.append(Row(name, _percentiles(wall), statistics.median(processor), peaks[name]))
     return rows
 
 
@@ -107,16 +108,18 @@ def _percentiles(values: Sequence[float]) -> tuple[float, float, float]:
     return statistics.median(values), cuts[1], cuts[7]
 
 
-def _first_run(fn: Callable[[], object]) -> tuple[tuple[float, float], float]:
-    """(what `_milliseconds` says, peak MiB above what was held before)."""
+def _peak_mib(fn: Callable[[], object]) -> float:
+    """Peak MiB above what was held before; NaN where the system does not tell."""
     gc.collect()
     if device().type == "cuda":
         torch.cuda.reset_peak_memory_stats()
         before = torch.cuda.memory_allocated()
-        spent = milliseconds(fn)
-        return spent, (torch.cuda.max_memory_allocated() - before) / 2**20
+        fn()
+        torch.cuda.synchronize()
+        return (torch.cuda.max_memory_allocated() - before) / 2**20
     if not PEAK_RESET.exists():
-        return milliseconds(fn), float("nan")
+        fn()
+        return float("nan")
     libc = ctypes.CDLL(None)
     # Freed memory must go back, or a run would reuse it unseen, and holes left by earlier runs would count for it: what
     # is held goes back now, and blocks from 1 MiB on are mapped by themselves during the run.
@@ -124,10 +127,10 @@ def _first_run(fn: Callable[[], object]) -> tuple[tuple[float, float], float]:
     libc.mallopt(M_MMAP_THRESHOLD, 1 << 20)
     PEAK_RESET.write_text("5")  # resets the high-water mark
     before = resident_mib("VmRSS")
-    spent = milliseconds(fn)
+    fn()
     peak = resident_mib("VmHWM") - before
     libc.mallopt(M_MMAP_THRESHOLD, 1 << 25)  # where the allocator's own adaptation ends
-    return spent, peak
+    return peak
 
 
 def resident_mib(field: str) -> float:

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import csv
 import math
+import os
+import subprocess
+import sys
 import time
 from pathlib import Path
 from types import SimpleNamespace
@@ -77,3 +80,27 @@ def test_every_table_has_a_case(tune):
 def test_without_a_gpu_it_says_so(tune):
     with pytest.raises(SystemExit, match="no GPU"):
         tune.main([])
+
+
+def test_every_kernel_looks_its_tile_up_where_the_tuner_puts_it():
+    code = """
+import importlib, tune
+for name, op in tune.TABLES.items():
+    module = importlib.import_module(f"silc_kernels.triton_backend.{name}")
+    for case in tune.largest(op, "tiny"):
+        seen = tune.Seen(module.TILES)
+        with tune.tiles(module, seen):
+            next(iter(case.providers().values()))()
+        print(name, *(key[0] for key in seen.keys_seen))
+"""
+    extra = {"TRITON_INTERPRET": "1", "SILC_KERNELS_BACKEND": "triton", "PYTHONPATH": str(BENCHMARKS)}
+    done = subprocess.run([sys.executable, "-c", code], env=os.environ | extra, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    for line in (
+        "distill_tiles statistics gradient",
+        "distill_head_tiles attend teacher attend student weight_gradient",
+        "contrastive_tiles log_sum_exp softmax_gradient",
+        "contrastive_tiles sigmoid_gradient",
+        "patches_tiles project narrow gradient narrow",
+    ):
+        assert line in done.stdout

@@ -1,6 +1,7 @@
 """Every kernel and shipped tile compiles for every architecture, without spills and within its shared memory."""
 
 import csv
+import importlib
 from dataclasses import replace
 
 import pytest
@@ -9,14 +10,23 @@ from silc_kernels.triton_backend import distill_head_tiles, gate
 from silc_kernels.triton_backend.sass import overlapped
 
 CANDIDATES = list(gate.candidates())
+TRIALS = list(gate.trials())
 
 
-@pytest.mark.parametrize("candidate", CANDIDATES, ids=lambda candidate: candidate.name)
+@pytest.mark.parametrize("candidate", [*CANDIDATES, *TRIALS], ids=lambda candidate: candidate.name)
 def test_compiles_within_the_limits_of_each_chip(candidate):
     wrong = []
     for architecture in candidate.architectures:
         wrong += gate.faults(candidate, gate.build(candidate, architecture))
     assert not wrong, "\n".join(wrong)
+
+
+@pytest.mark.parametrize("table", ["distill_tiles", "distill_head_tiles", "contrastive_tiles", "patches_tiles"])
+def test_trials_are_alternatives_to_what_ships(table):
+    module = importlib.import_module(f"silc_kernels.triton_backend.{table}")
+    for key, trials in module.TRIALS.items():
+        assert module.TILES[key] not in trials
+        assert len(set(trials)) == len(trials) > 0
 
 
 def test_names_are_unique_and_the_committed_table_holds_them_all():

@@ -84,6 +84,13 @@ def constants(tile: Tile, compute: tl.dtype) -> dict[str, object]:
     return {"BULK": tile.bulk, "COMPUTE": compute, **sizes}
 
 
+def trial_candidates() -> Iterator[Candidate]:
+    """The alternatives, for `gate --trials`."""
+    for key, tiles in TRIALS.items():
+        for each in tiles:
+            yield candidate(key, each, "bf16")
+
+
 def gate_candidates() -> Iterator[Candidate]:
     """Every kernel with every shipped tile, at a batch whose sizes are multiples of 16."""
     for key, shipped in TILES.items():

@@ -117,6 +117,13 @@ def candidate(key: tuple[str, int], shape: Tile, dtype: str) -> Candidate:
     return (_weight_gradient if kernel == "weight_gradient" else _attend)(kernel, dtype, shape, architecture)
 
 
+def trial_candidates() -> Iterator[Candidate]:
+    """The alternatives, for `gate --trials`."""
+    for key, shapes in TRIALS.items():
+        for shape in shapes:
+            yield candidate(key, shape, "bf16")
+
+
 def gate_candidates() -> Iterator[Candidate]:
     for dtype in ("bf16", "fp16"):
         for key, shape in TILES.items():

@@ -80,6 +80,13 @@ def splits(programs: int, prototypes: int, block: int, processors: int) -> tuple
 _SHIPPED = (("bf16", 10, 2), ("bf16", 16, 2), ("bf16", 4, 8), ("fp16", 10, 2), ("fp32", 16, 2))
 
 
+def trial_candidates() -> Iterator[Candidate]:
+    """The alternatives, for `gate --trials`."""
+    for key, shapes in TRIALS.items():
+        for shape in shapes:
+            yield candidate(key, shape, "bf16")
+
+
 def gate_candidates() -> Iterator[Candidate]:
     for dtype, students, teachers in _SHIPPED:
         for key, shape in TILES.items():

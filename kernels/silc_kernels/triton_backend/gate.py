@@ -2,6 +2,7 @@
 
     python -m silc_kernels.triton_backend.gate            compile, check and print the table
     python -m silc_kernels.triton_backend.gate --write    and write it to kernels/compile_gate.csv
+    python -m silc_kernels.triton_backend.gate --trials   the tiles that are to be timed against those that ship
 
 Registers, spills and serialised products are what the bundled ptxas says, shared memory and instructions are read off
 the compiled kernel. A serialised wgmma is waited for before the next is issued: and nothing else tells.
@@ -91,6 +92,12 @@ def candidates() -> Iterator[Candidate]:
     """All kernels and tiles that ship."""
     for module in MODULES:
         yield from importlib.import_module(f".{module}", __package__).gate_candidates()
+
+
+def trials() -> Iterator[Candidate]:
+    """Alternatives to what ships, that benchmarks/tune.py times on a GPU; in bfloat16."""
+    for module in MODULES:
+        yield from importlib.import_module(f".{module}", __package__).trial_candidates()
 
 
 def build(candidate: Candidate, architecture: int) -> Row:
@@ -195,11 +202,12 @@ def write(rows: Iterable[Row], path: Path = TABLE) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--write", action="store_true", help=f"write the table to {TABLE.name}")
+    parser.add_argument("--trials", action="store_true", help="the alternatives, not what ships")
     parser.add_argument("--only", default="", help="candidates whose name contains this")
     options = parser.parse_args()
     rows, wrong = [], []
     print(f"{'kernel':64s} {'sm':>4s} {'regs':>5s} {'spill':>6s} {'shared':>7s}  wgmma serial bulk async overlap")
-    for candidate in candidates():
+    for candidate in trials() if options.trials else candidates():
         if options.only not in candidate.name:
             continue
         for architecture in candidate.architectures:
@@ -212,7 +220,7 @@ def main() -> None:
             )
             numbers = f"{row.architecture:4d} {row.registers:5d} {row.spill_bytes:6d} {row.shared_bytes:7d}"
             print(f"{row.name:64s} {numbers}   {marks}", flush=True)
-    if options.write and not options.only:
+    if options.write and not (options.only or options.trials):
         write(rows)
     if wrong:
         raise SystemExit("\n".join(wrong))

@@ -14,7 +14,7 @@ from .patches import (
     project_bulk_constants,
     project_constants,
 )
-from .patches_tiles import TILES, Tile, gradient_lines, projected_lines, split_rows
+from .patches_tiles import TILES, TRIALS, Tile, gradient_lines, projected_lines, split_rows
 
 TYPES = {torch.bfloat16: "bf16", torch.float16: "fp16", torch.float32: "fp32"}
 STRIDES = ("stride_crop", "stride_channel", "stride_line", "stride_pixel")
@@ -30,6 +30,13 @@ def gate_candidates() -> Iterator[Candidate]:
         for dtype in PRECISIONS[key[1]]:
             yield from candidates(key, tile, dtype)
     yield from _small()
+
+
+def trial_candidates() -> Iterator[Candidate]:
+    """The alternatives, for `gate --trials`."""
+    for key, tiles in TRIALS.items():
+        for tile in tiles:
+            yield from candidates(key, tile, torch.bfloat16)
 
 
 def candidates(key: tuple[str, str, int], tile: Tile, dtype: torch.dtype) -> Iterator[Candidate]:
