@@ -17,6 +17,12 @@ from silc.evaluate.report import STYLE
 BASELINES = [arm for arm in ARMS if arm != SILC]
 
 
+def _measured(figures: Sequence[Figure]) -> dict[tuple[str, str], str]:
+    """Those of CLAIMS that some run has a figure for: data may not serve every task."""
+    there = {(figure.task, figure.figure) for figure in figures}
+    return {claim: name for claim, name in CLAIMS.items() if claim in there}
+
+
 def write(figures: Sequence[Figure], title: str, about: Sequence[str], out: Path) -> None:
     """claims.csv, claims.md and claims.html in the folder `out`.
 
@@ -49,7 +55,7 @@ def markdown(figures: Sequence[Figure], title: str, about: Sequence[str]) -> str
 
 def _values(figures: Sequence[Figure], pairs: int) -> list[str]:
     rows = []
-    for claim, name in CLAIMS.items():
+    for claim, name in _measured(figures).items():
         found = {arm: of(figures, arm, claim, pairs) for arm in ARMS}
         chances = [figure.chance for each in found.values() for figure in each.values()]
         guess = "" if not chances or chances[0] is None else f"{chances[0]:.4f}"
@@ -60,7 +66,7 @@ def _values(figures: Sequence[Figure], pairs: int) -> list[str]:
 
 def _gains(figures: Sequence[Figure], pairs: int) -> list[str]:
     rows = []
-    for claim, name in CLAIMS.items():
+    for claim, name in _measured(figures).items():
         differences = [gain(figures, baseline, claim, pairs) for baseline in BASELINES]
         rows.append([name, *(f"{_cell(each, sign=True)} ({verdict(each)})" for each in differences)])
     return _table(["SILC less", *BASELINES], rows)
@@ -68,7 +74,7 @@ def _gains(figures: Sequence[Figure], pairs: int) -> list[str]:
 
 def _scaling(figures: Sequence[Figure]) -> list[str]:
     rows = []
-    for claim, name in CLAIMS.items():
+    for claim, name in _measured(figures).items():
         slopes = [list(slope(figures, arm, claim).values()) for arm in ARMS]
         cells = [_cell(mean(each) if each else None, sign=True) for each in slopes]
         more = steeper(figures, "clip", claim)
@@ -100,7 +106,7 @@ def curves(figures: Sequence[Figure]) -> str:
     """A chart a claim: the figure, mean over seeds, against the pairs seen; a line an arm."""
     sizes = sorted({figure.pairs for figure in figures})
     charts = []
-    for claim, name in CLAIMS.items():
+    for claim, name in _measured(figures).items():
         lines = {
             arm: [
                 (pairs, mean([figure.value for figure in each.values()]).value)

@@ -48,6 +48,12 @@ def test_what_is_missing_is_a_dash(figures):
     assert "- (not measured)" in text
 
 
+def test_a_task_that_the_data_cannot_serve_has_no_row(figures):
+    text = page.markdown([figure for figure in figures if figure.task != "fewshot"], "Title", [])
+    assert CLAIMS["fewshot", "ridge_5shot"] not in text
+    assert CLAIMS["retrieval", "image_to_text_r5"] in text
+
+
 def test_one_size_has_no_scaling(figures):
     assert "## Scaling" not in page.markdown([f for f in figures if f.pairs == 640], "Title", [])
 
