@@ -14,10 +14,12 @@ import argparse
 import os
 import platform
 import shutil
+import signal
 import subprocess
 import sys
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from importlib.util import find_spec
@@ -28,6 +30,7 @@ from cases import RESULTS, device_slug
 from measure import banner, device
 
 ROOT = Path(__file__).resolve().parents[1]
+GRACE = 60  # seconds in which a job may end by itself, once told to
 SANITIZED = ("memcheck", "racecheck")
 
 
@@ -96,15 +99,25 @@ def run(job: Job, logs: Path) -> Outcome:
     environment = {**os.environ, "PYTHONPATH": path, "OMP_WAIT_POLICY": "passive", **job.environment}
     log, start = logs / f"{job.name}.log", time.perf_counter()
     with log.open("w", encoding="utf-8") as file:
+        process = subprocess.Popen(
+            job.command, cwd=ROOT, env=environment, stdout=file, stderr=subprocess.STDOUT, start_new_session=True
+        )
         try:
-            code = subprocess.run(
-                job.command, cwd=ROOT, env=environment, stdout=file, stderr=subprocess.STDOUT, timeout=job.seconds
-            ).returncode
-            status = "passed" if code == 0 else "failed"
+            status = "passed" if process.wait(job.seconds) == 0 else "failed"
         except subprocess.TimeoutExpired:
             status = "timed out"
+            stop(process)
     print(log.read_text(encoding="utf-8", errors="replace")[-4000:])
     return Outcome(job.name, status, time.perf_counter() - start)
+
+
+def stop(process: subprocess.Popen) -> None:
+    """End a job with all its processes: one that is left would hold the GPU under the next job."""
+    os.killpg(process.pid, signal.SIGTERM)
+    with suppress(subprocess.TimeoutExpired):
+        process.wait(GRACE)
+    with suppress(ProcessLookupError):  # all have ended
+        os.killpg(process.pid, signal.SIGKILL)
 
 
 def summary(outcomes: Sequence[Outcome]) -> str:

@@ -2,19 +2,24 @@
 """Whether what SILC claims holds: train SILC and its baselines alike, measure them alike, tabulate.
 
 python launch/claims.py                                            the sample preset: an hour or so on two CPU cores
-python launch/claims.py --pairs 8000,32000 --seeds 0,1,2           more seeds: differences get an error
-python launch/claims.py --preset silc_vit_b16 --pairs 16000000,64000000 --num_gpus 8 --out runs/claims-b16 \\
-    'data.shards=[/data/pairs]' eval.classification=wds:/data/wds_imagenet1k eval.segmentation=voc20:/data/VOC2012
+python launch/claims.py --pairs 8000,32000 --seeds 0,1,2           from three seeds on a difference can be decided
+python launch/claims.py --preset silc_vit_b16 --pairs 64000000,256000000 --num_gpus 8 --out runs/claims-b16 \\
+    train.global_batch=4096 optim.warmup_steps=2000 optim.cooldown_steps=2000 'data.shards=[/data/pairs]' \\
+    eval.classification=wds:/data/wds_imagenet1k eval.segmentation=voc20:/data/VOC2012
 python launch/claims.py --dry-run                                  which runs, how many operations; then stop
 
 The arms: plain CLIP, CLIP on SILC's views, CLIP for as many operations as SILC, and SILC, each at every number of pairs
-with every seed. Writes claims.md, claims.html (with curves) and claims.csv into --out after every run. Started again
-with the same words it goes on where it was; runs that are done are not repeated.
+with every seed. Writes claims.md, claims.html (with curves) and claims.csv into --out after every run: of all runs of
+this preset that are there, those of earlier calls too. Started again with the same words it goes on where it was; with
+other words of eval it measures again without training again.
 """
 
 from __future__ import annotations
 
 import argparse
+import os
+import shlex
+import signal
 import socket
 import subprocess
 import sys
@@ -28,12 +33,15 @@ sys.path[:0] = [path for path in (str(ROOT), str(ROOT / "kernels")) if path not 
 
 from silc import config_io  # noqa: E402
 from silc.claims import figures, page, plan  # noqa: E402
-from silc.config import validate  # noqa: E402
+from silc.config import Config, validate  # noqa: E402
 from silc.errors import STOPPED_BY_SIGNAL  # noqa: E402
 
 PRESETS = ROOT / "launch" / "presets"
-# What may differ between a run that is done and the one asked for.
+# What may differ between a run that is there and the one asked for; with other words of eval it is measured again.
 FREE = {"train": ("resume", "out"), "data": ("workers",)}
+FREE_SECTIONS = ("preset", "unverified", "eval")
+MISTAKE = 2  # exit status
+GRACE = 600  # seconds in which a run may save after it was told to stop
 
 
 def whole_numbers(text: str) -> list[int]:
@@ -48,7 +56,10 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("overrides", nargs="*", metavar="section.key=value", help="for every run, as launch/train.py's")
     parser.add_argument("--preset", default="sample", help="of SILC, name or YAML file (default: sample)")
     parser.add_argument(
-        "--pairs", type=whole_numbers, default=[8000, 16000, 32000], metavar="N,N", help="pairs that SILC sees"
+        "--pairs",
+        type=whole_numbers,
+        metavar="N,N",
+        help="pairs that SILC sees (default: a quarter, half and all of what the preset is trained on)",
     )
     parser.add_argument("--seeds", type=whole_numbers, default=[0], metavar="N,N", help="default: 0")
     parser.add_argument("--out", type=Path, default=Path("runs/claims"), help="default: runs/claims")
@@ -59,30 +70,74 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     args = parser.parse_intermixed_args(list(argv))
     args.given = list(args.overrides)
     args.overrides += plan.measured(args.overrides)
+    if args.num_gpus is not None and args.num_gpus < 1:
+        parser.error(f"--num_gpus {args.num_gpus}: give at least 1, or leave it out")
     try:
-        args.runs = plan.runs(args.preset, PRESETS, args.overrides, args.pairs, args.seeds, args.out)
+        args.runs = planned(args, args.pairs, args.seeds)
         for run in args.runs:
-            validate(run.config, args.num_gpus or 1)
-            check_same(run)
+            check(run, args.num_gpus or 1)
+        if not args.dry_run:
+            args.out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        parser.error(f"--out {args.out} cannot be made: {error.strerror}; take another")
     except ValueError as error:
         parser.error(str(error))
     return args
 
 
-def check_same(run: plan.Run) -> None:
-    """Raises ValueError where the run's folder holds one with other settings: figures of two must not be mixed."""
+def planned(args: argparse.Namespace, pairs: Sequence[int] | None, seeds: Sequence[int]) -> list[plan.Run]:
+    return plan.runs(args.preset, PRESETS, args.overrides, pairs, seeds, args.out)
+
+
+def check(run: plan.Run, ranks: int) -> None:
+    """Raises ValueError for a run that cannot be trained, or whose folder holds another one or is in use."""
+    try:
+        validate(run.config, ranks)
+    except ValueError as error:
+        steps = run.config.train.steps
+        raise ValueError(f"{run.pairs:,} pairs are {steps} steps of {run.arm}: {error}; or more --pairs") from None
     path = run.folder / "config.yaml"
-    if not path.is_file():
-        return
-    saved, wanted = (config_io.to_dict(config) for config in (config_io.load_config(path, presets=PRESETS), run.config))
-    for section, names in FREE.items():
-        for name in names:
-            saved[section][name] = wanted[section][name]
-    for section, values in wanted.items():
-        if section not in ("preset", "unverified") and values != saved[section]:
-            raise ValueError(
-                f"{run.folder} holds a run with another section {section}; take another --out or remove it"
-            )
+    if path.is_file() and (others := differences(config_io.load_config(path, presets=PRESETS), run.config)):
+        raise ValueError(
+            f"{run.folder} holds a run with another {', '.join(others)}; take another --out, or remove that folder"
+        )
+    if busy(run):
+        raise ValueError(
+            f"{run.folder} is being trained by process {busy(run)[0]}: wait for it, or stop it "
+            f"(pkill -TERM -f train.out={run.folder})"
+        )
+
+
+def differences(saved: Config, wanted: Config) -> list[str]:
+    """Keys in which two runs differ that should be the same."""
+    one, other = config_io.to_dict(saved), config_io.to_dict(wanted)
+    free = {f"{section}.{name}" for section, names in FREE.items() for name in names}
+    return [
+        key
+        for key in config_io.valid_keys()
+        if key not in free and key.split(".")[0] not in FREE_SECTIONS and _at(one, key) != _at(other, key)
+    ]
+
+
+def _at(tree: dict, key: str) -> object:
+    for name in key.split("."):
+        tree = tree[name]
+    return tree
+
+
+def busy(run: plan.Run) -> list[int]:
+    """Processes of this machine that train into the run's folder: a launcher that dies leaves its trainers behind."""
+    word = f"train.out={run.config.train.out}"
+    found = []
+    for path in Path("/proc").glob("[0-9]*"):
+        try:
+            words = (path / "cmdline").read_text(encoding="utf-8", errors="replace").split("\0")
+            same = word in words and (path / "cwd").resolve() == Path.cwd()
+        except OSError:  # it ended meanwhile, or is someone else's
+            continue
+        if same and int(path.name) != os.getpid():
+            found.append(int(path.name))
+    return found
 
 
 def command(run: plan.Run, args: argparse.Namespace) -> list[str]:
@@ -96,41 +151,51 @@ def command(run: plan.Run, args: argparse.Namespace) -> list[str]:
     return [*launcher, str(ROOT / "launch" / "train.py"), "--preset", args.preset, *args.overrides, *run.words]
 
 
-def launch(words: Sequence[str]) -> int:
-    """Exit status of a run. Ctrl-C reaches its processes too, which then save: they are waited for."""
-    process = subprocess.Popen(words)
+def launch(run: plan.Run, words: Sequence[str]) -> int:
+    """Exit status of a run. Told to stop, it saves; its processes are waited for: the launcher ends before they do."""
+    process = subprocess.Popen(words, start_new_session=True)
     try:
         return process.wait()
     except KeyboardInterrupt:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        os.killpg(process.pid, signal.SIGTERM)
+        print("told to stop: the run saves first", flush=True)
         process.wait()
+        end = time.monotonic() + GRACE
+        while busy(run) and time.monotonic() < end:
+            time.sleep(0.5)
         return STOPPED_BY_SIGNAL
 
 
 def tell(args: argparse.Namespace) -> None:
     """Print the plan."""
-    print(f"{'arm':14s} {'pairs':>12s} {'seed':>5s} {'steps':>8s} {'TFLOP':>12s}")
+    print(f"{'arm':14s} {'after pairs':>12s} {'seed':>5s} {'steps':>8s} {'pairs seen':>14s} {'TFLOP':>12s}")
     for run in args.runs:
-        print(f"{run.arm:14s} {run.pairs:12,} {run.seed:5d} {run.config.train.steps:8d} {run.flops / 1e12:12,.1f}")
+        steps, operations = run.config.train.steps, run.flops / 1e12
+        print(f"{run.arm:14s} {run.pairs:12,} {run.seed:5d} {steps:8d} {run.seen:14,} {operations:12,.1f}")
     print(f"{len(args.runs)} runs, {sum(run.flops for run in args.runs) / 1e12:,.1f} TFLOP of training, in {args.out}")
 
 
 def collect(args: argparse.Namespace) -> list[figures.Figure]:
-    """Figures of all runs that are done, and the pages that show them."""
+    """Figures of all runs that are there, those of earlier calls too, and the pages that show them."""
     import torch
 
-    found = [figure for run in args.runs for figure in figures.read(run)]
+    pairs, seeds = plan.there(args.out)
+    found = []
+    for run in planned(args, sorted(pairs), sorted(seeds)) if pairs else []:
+        path = run.folder / "config.yaml"
+        if path.is_file() and not differences(config_io.load_config(path, presets=PRESETS), run.config):
+            found += figures.read(run)
     if found:
-        machine = (
-            torch.cuda.get_device_name() if torch.cuda.is_available() else f"CPU, {torch.get_num_threads()} threads"
-        )
-        words = [f"--preset {args.preset}", f"--pairs {','.join(map(str, args.pairs))}"]
-        words += [f"--seeds {','.join(map(str, args.seeds))}", *args.given]
+        machine = torch.cuda.get_device_name() if torch.cuda.is_available() else "CPU"
+        words = ["python", "launch/claims.py", *(sys.argv[1:] if args.words is None else args.words)]
         about = [
-            f"{datetime.now(UTC).date().isoformat()}, {machine}, torch {torch.__version__}.",
-            f"Made by `python launch/claims.py {' '.join(words)}`.",
-            "All arms share the preset's learning rate and schedule, which were chosen for SILC.",
-            "± is the standard error over seeds. A difference holds, or does not, where Student's t gives it 95 %: one "
-            "seed decides nothing.",
+            f"{datetime.now(UTC).date().isoformat()}, {machine}, torch {torch.__version__}; the last call was "
+            f"`{shlex.join(words)}`.",
+            "± is the standard error over seeds. SILC is better, or worse, where Student's t gives a difference 95 %, "
+            "which takes three seeds; one in twenty such verdicts is wrong by chance alone.",
+            "All arms share the data, and the preset's learning rate and schedule, which were chosen for SILC; an arm "
+            "that sees more pairs than there are repeats them.",
         ]
         page.write(found, "SILC's claims, measured", about, args.out)
     return found
@@ -139,35 +204,40 @@ def collect(args: argparse.Namespace) -> list[figures.Figure]:
 def main(argv: Sequence[str] | None = None) -> int:
     """Exit status: 0 all measured, 1 a run failed (the others went on), 2 a mistake, 75 stopped by a signal."""
     args = parse(sys.argv[1:] if argv is None else argv)
+    args.words = argv
     tell(args)
     if args.dry_run:
         return 0
-    args.out.mkdir(parents=True, exist_ok=True)
     failed = []
     for number, run in enumerate(args.runs, 1):
-        if figures.read(run):
+        if figures.done(run):
             continue
         print(f"== {number} of {len(args.runs)}: {run.folder}", flush=True)
         started = time.perf_counter()
-        status = launch(command(run, args))
+        status = launch(run, command(run, args))
         print(f"== status {status} after {(time.perf_counter() - started) / 60:.1f} min", flush=True)
         if status == STOPPED_BY_SIGNAL:
             print("stopped; the same command goes on from here")
             return status
-        if not figures.read(run):
+        if status == MISTAKE:
+            print("claims.py: the message is above; every run would end so", file=sys.stderr)
+            return status
+        if not figures.done(run):
             failed.append(run.folder)
         collect(args)
-    if not collect(args):
-        failed = failed or [args.out]
-    else:
+    if collect(args):
         print((args.out / "claims.md").read_text(encoding="utf-8"))
         print(
             f"tables: {args.out / 'claims.md'}; curves: {args.out / 'claims.html'}; figures: {args.out / 'claims.csv'}"
         )
     if failed:
-        print(f"claims.py: without figures: {', '.join(map(str, failed))}; the messages are above", file=sys.stderr)
+        print(
+            f"claims.py: not measured, or not on every task: {', '.join(map(str, failed))}; the messages are above",
+            file=sys.stderr,
+        )
     return int(bool(failed))
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # stopped as by Ctrl-C
     sys.exit(main())

@@ -177,7 +177,7 @@ def evaluate(args: argparse.Namespace) -> int:
     if world.main:
         print(suite.table(results, data, args.tasks), flush=True)
         if any(result.metrics for result in results):
-            suite.write_json(results, step, target / "evaluation.json")
+            suite.write_json(results, step, config, target / "evaluation.json")
             title = f"SILC: {args.model}" + ("" if step is None else f", step {step}")
             print(f"report: {output.report(config, models, data, results, title, run=folder, folder=target)}")
         else:

@@ -7,14 +7,15 @@ import math
 import statistics
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-from silc.claims.plan import SILC, Run
+from silc import config_io
+from silc.claims.plan import SHOTS, SILC, Run
 
 # (task, figure) -> how it is called: one for each claim of the abstract.
 CLAIMS: dict[tuple[str, str], str] = {
     ("zeroshot_classification", "top1"): "zero-shot classification, top-1",
-    ("fewshot", "ridge_5shot"): "few-shot classification, 5 a class",
+    ("fewshot", f"ridge_{SHOTS}shot"): f"few-shot classification, {SHOTS} a class",
     ("retrieval", "image_to_text_r5"): "image to text, R@5",
     ("retrieval", "text_to_image_r5"): "text to image, R@5",
     ("zeroshot_segmentation", "miou"): "zero-shot segmentation, mIoU",
@@ -22,7 +23,8 @@ CLAIMS: dict[tuple[str, str], str] = {
     ("open_vocabulary_segmentation", "unseen_miou"): "open-vocabulary segmentation, unseen classes, mIoU",
 }
 # Student's t, two-sided, 95 %: so many standard errors from 0 decide, by number of seeds; more than the last: as its.
-DECIDES = {2: 12.71, 3: 4.30, 4: 3.18, 5: 2.78, 6: 2.57, 7: 2.45, 8: 2.36, 9: 2.31, 10: 2.26}
+# Two seeds decide nothing: coarse figures agree by chance, and then seem to have no error.
+DECIDES = {3: 4.30, 4: 3.18, 5: 2.78, 6: 2.57, 7: 2.45, 8: 2.36, 9: 2.31, 10: 2.26}
 
 
 @dataclass(frozen=True)
@@ -37,6 +39,7 @@ class Figure:
     value: float
     chance: float | None
     steps: int
+    seen: int
     flops: float
 
 
@@ -48,28 +51,35 @@ class Mean(NamedTuple):
     seeds: int
 
 
-def read(run: Run, model: str = "student") -> list[Figure]:
-    """The figures of a run's last evaluation; none where it has not come to its end."""
-    path = run.folder / "evaluation.json"
-    if not path.is_file():
+def evaluation(run: Run) -> list[dict[str, Any]]:
+    """Results of a run's last evaluation, if it was made as the plan says; else none.
+
+    Another evaluation of the run, by hand or by an earlier plan, may stand in its place, or one that was cut short.
+    """
+    try:
+        found = json.loads((run.folder / "evaluation.json").read_text(encoding="utf-8"))
+    except (OSError, json.JSONDecodeError):
         return []
-    found = json.loads(path.read_text(encoding="utf-8"))
-    if found["step"] != run.config.train.steps:
-        return []
+    wanted = config_io.to_dict(run.config)["eval"]
+    return found["results"] if (found["step"], found.get("eval")) == (run.config.train.steps, wanted) else []
+
+
+def done(run: Run) -> bool:
+    """Whether there is nothing left to do: measured, and no task gave up."""
+    results = evaluation(run)
+    return bool(results) and all(result["error"] is None for result in results)
+
+
+def read(run: Run) -> list[Figure]:
+    """The student's figures in a run's last evaluation; none where it has not come to its end."""
+    train = run.config.train
     return [
         Figure(
-            run.arm,
-            run.pairs,
-            run.seed,
-            result["task"],
-            name,
-            metric["value"],
-            metric["chance"],
-            run.config.train.steps,
-            run.flops,
+            *(run.arm, run.pairs, run.seed, result["task"], name, metric["value"], metric["chance"]),
+            *(train.steps, run.seen, run.flops),
         )
-        for result in found["results"]
-        if result["model"] == model
+        for result in evaluation(run)
+        if result["model"] == "student"
         for name, metric in result["metrics"].items()
     ]
 
@@ -111,11 +121,11 @@ def steeper(figures: Sequence[Figure], baseline: str, claim: tuple[str, str]) ->
 
 
 def verdict(difference: Mean | None) -> str:
-    """In words. One seed decides nothing: it has no error."""
+    """In words. Fewer than three seeds decide nothing."""
     if difference is None:
         return "not measured"
-    if difference.error is None:
-        return "one seed"
+    if difference.seeds < min(DECIDES):
+        return f"{difference.seeds} seed{'s' * (difference.seeds > 1)}"
     if abs(difference.value) <= DECIDES[min(difference.seeds, max(DECIDES))] * difference.error:
         return "undecided"
-    return "holds" if difference.value > 0 else "does not hold"
+    return "better" if difference.value > 0 else "worse"

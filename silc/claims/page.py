@@ -85,10 +85,10 @@ def _scaling(figures: Sequence[Figure]) -> list[str]:
 def _costs(figures: Sequence[Figure]) -> list[str]:
     runs = {(f.pairs, f.arm): f for f in figures}
     rows = [
-        [f"{pairs:,}", arm, str(figure.steps), f"{figure.flops / 1e12:,.1f}"]
+        [f"{pairs:,}", arm, str(figure.steps), f"{figure.seen:,}", f"{figure.flops / 1e12:,.1f}"]
         for (pairs, arm), figure in sorted(runs.items(), key=lambda item: (item[0][0], list(ARMS).index(item[0][1])))
     ]
-    return _table(["pairs SILC sees", "arm", "steps", "TFLOP"], rows)
+    return _table(["after", "arm", "steps", "pairs seen", "TFLOP"], rows)
 
 
 def _cell(value: Mean | None, *, sign: bool = False) -> str:
@@ -103,7 +103,7 @@ def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
 
 
 def curves(figures: Sequence[Figure]) -> str:
-    """A chart a claim: the figure, mean over seeds, against the pairs seen; a line an arm."""
+    """A chart a claim: the figure, mean over seeds, against the pairs SILC sees, by doublings; a line an arm."""
     sizes = sorted({figure.pairs for figure in figures})
     charts = []
     for claim, name in _measured(figures).items():
@@ -115,7 +115,7 @@ def curves(figures: Sequence[Figure]) -> str:
             ]
             for arm in ARMS
         }
-        charts.append(chart(name, lines, from_zero=True, unit="pairs"))
+        charts.append(chart(name, lines, from_zero=True, unit="pairs", doublings=True))
     return f'<div class="curves">{"".join(charts)}</div>'
 
 
@@ -150,4 +150,5 @@ def page(text: str, title: str, drawn: str) -> str:
 
 
 def _inline(text: str) -> str:
-    return re.sub(r"\*\*(.+?)\*\*", r"<b>\1</b>", html.escape(text.removeprefix("- ").strip()))
+    bold = re.sub(r"\*\*(.+?)\*\*", r"<b>\1</b>", html.escape(text.removeprefix("- ").strip()))
+    return re.sub(r"`(.+?)`", r"<code>\1</code>", bold)

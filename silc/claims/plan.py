@@ -7,6 +7,7 @@ CLIP could come from the additional views, or from the additional work, and not 
 from __future__ import annotations
 
 import itertools
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +17,7 @@ from silc.config import TASKS, Config
 from silc.train.estimate import step_flops
 
 SILC = "silc"
+SHOTS = 5  # pictures a class, of the few-shot figure in the tables
 _PLAIN = ("views.n_global=0", "views.n_local=0", "objective.distill=false", "objective.contrastive_views=original")
 _VIEWS = ("views.n_local=0", "objective.distill=false", "objective.contrastive_views=each_global")
 # Arm -> what it changes in a preset of SILC, as the presets of the baselines do.
@@ -26,7 +28,7 @@ MEANING = {
     "clip_compute": "plain CLIP, trained longer: as many floating-point operations",
     SILC: "SILC",
 }
-# What the plan gives each run, so no one else may.
+# What the plan gives each run, so no one else may: with --pairs, --seeds, --out, or by the arm.
 OWN = ("train.steps", "train.seed", "train.out", "train.resume", *(word.partition("=")[0] for word in _PLAIN))
 
 
@@ -36,7 +38,7 @@ class Run:
 
     Attributes:
         arm: key of ARMS.
-        pairs: SILC sees so many; `clip_compute` more.
+        pairs: SILC sees so many, a whole number of batches; `clip_compute` more.
         seed: of weights, data order and augmentation.
         config: resolved; its `train.out` is the run's folder.
     """
@@ -63,38 +65,74 @@ class Run:
         ]
 
     @property
+    def seen(self) -> int:
+        """Pairs that this run sees."""
+        return self.config.train.global_batch * self.config.train.steps
+
+    @property
     def flops(self) -> float:
         """Of the whole training."""
-        return step_flops(self.config) * self.config.train.global_batch * self.config.train.steps
+        return step_flops(self.config) * self.seen
 
 
 def runs(
-    preset: str, presets: Path, words: Sequence[str], pairs: Sequence[int], seeds: Sequence[int], out: Path
+    preset: str,
+    presets: Path,
+    words: Sequence[str],
+    pairs: Sequence[int] | None,
+    seeds: Sequence[int],
+    out: Path,
 ) -> list[Run]:
     """All runs, smallest first, so that there is something to see early.
 
     Args:
         preset, presets, words: of SILC, as `config_io.load_config` takes them.
-        pairs: numbers of pairs SILC sees.
+        pairs: numbers of pairs SILC sees, taken as whole batches; None: a quarter, half and all of what the preset is
+            trained on.
         seeds: each gives a run of its own.
         out: folder of the run folders.
 
     Raises ValueError for a preset that is not SILC's, and for words that the plan sets itself.
     """
-    for word in words:
-        if word.partition("=")[0] in OWN:
-            raise ValueError(f"{word!r} is for the plan to set: it differs from run to run; give --pairs or --seeds")
     silc = config_io.load_config(preset, words, presets=presets)
+    _refuse_own(silc, config_io.load_config(preset, presets=presets))
     if not silc.objective.distill or not silc.views.n_global:
         raise ValueError(f"preset {preset} distils nothing; give one of SILC, as sample or silc_vit_b16")
+    _refuse_unseen(silc)
     batch = silc.train.global_batch
-    for count in pairs:
+    whole = silc.train.steps * batch
+    wanted = [whole // 4, whole // 2, whole] if pairs is None else pairs
+    for count in wanted:
         if count < batch:
             raise ValueError(f"--pairs {count} is less than one batch (train.global_batch={batch})")
+    for seed in seeds:
+        if seed < 0:
+            raise ValueError(f"--seeds {seed}: seeds are 0 or more")
+    counts = sorted({round(count / batch) * batch for count in wanted})
     return [
         _run(preset, presets, words, arm, count, seed, out)
-        for count, seed, arm in itertools.product(sorted(set(pairs)), dict.fromkeys(seeds), ARMS)
+        for count, seed, arm in itertools.product(counts, dict.fromkeys(seeds), ARMS)
     ]
+
+
+def _refuse_own(config: Config, preset: Config) -> None:
+    for key in OWN:
+        section, name = key.split(".")
+        value = getattr(getattr(config, section), name)
+        if value != getattr(getattr(preset, section), name):
+            raise ValueError(
+                f"{key}={value} is for the plan to set: it differs from run to run; see --pairs, --seeds, --out"
+            )
+
+
+def _refuse_unseen(config: Config) -> None:
+    """What would leave the tables empty after all the training."""
+    if "student" not in config.eval.models:
+        raise ValueError("eval.models has no student: CLIP has no teacher, so the tables compare students")
+    if not config.eval.after:
+        raise ValueError("eval.after is empty: nothing would be measured")
+    if "fewshot" in config.eval.after and SHOTS not in config.eval.shots:
+        raise ValueError(f"eval.shots={config.eval.shots} lacks {SHOTS}, the pictures a class that the tables show")
 
 
 def _run(preset: str, presets: Path, words: Sequence[str], arm: str, pairs: int, seed: int, out: Path) -> Run:
@@ -102,12 +140,18 @@ def _run(preset: str, presets: Path, words: Sequence[str], arm: str, pairs: int,
         return config_io.load_config(preset, [*words, *ARMS[arm], *more], presets=presets)
 
     silc = config_io.load_config(preset, words, presets=presets)
-    steps = round(pairs / silc.train.global_batch)
+    steps = pairs // silc.train.global_batch
     if arm == "clip_compute":
         steps = round(steps * step_flops(silc) / step_flops(load()))
     folder = out / f"{arm}-{pairs}-seed{seed}"
     config = load(f"train.steps={steps}", f"train.seed={seed}", f"train.out={folder}", "train.resume=auto")
     return Run(arm, pairs, seed, config)
+
+
+def there(out: Path) -> tuple[set[int], set[int]]:
+    """Numbers of pairs and seeds that runs in `out` are of."""
+    names = [re.fullmatch(r"\w+-(\d+)-seed(\d+)", path.name) for path in out.glob("*-seed*")]
+    return {int(name[1]) for name in names if name}, {int(name[2]) for name in names if name}
 
 
 def measured(words: Sequence[str]) -> list[str]:

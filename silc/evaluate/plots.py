@@ -13,10 +13,13 @@ COLOURS = ("#2a6fdb", "#d9480f", "#2b8a3e", "#8a3ffc", "#a37500", "#0b7285")
 Points = Sequence[tuple[float, float]]
 
 
-def chart(title: str, lines: Mapping[str, Points], *, from_zero: bool = False, unit: str = "step") -> str:
+def chart(
+    title: str, lines: Mapping[str, Points], *, from_zero: bool = False, unit: str = "step", doublings: bool = False
+) -> str:
     """A figure element with one line for each name; points are (step, value) in rising order of steps.
 
-    from_zero: the axis begins at 0 (shares). unit: what steps are, where it is another thing. Points that are
+    from_zero: the axis begins at 0 (shares). unit: what steps are, where it is another thing.
+    doublings: as far apart as the steps are doubled. Points that are
     not finite are left out; so is a line without points.
     """
     kept = {name: [p for p in points if math.isfinite(p[1])] for name, points in lines.items()}
@@ -31,7 +34,11 @@ def chart(title: str, lines: Mapping[str, Points], *, from_zero: bool = False, u
     first, last = min(steps), max(steps)
 
     def x(step: float) -> float:
-        return LEFT + (WIDTH - LEFT - RIGHT) * ((step - first) / (last - first) if last > first else 0.5)
+        if last <= first:
+            share = 0.5
+        else:
+            share = math.log(step / first, last / first) if doublings else (step - first) / (last - first)
+        return LEFT + (WIDTH - LEFT - RIGHT) * share
 
     def y(value: float) -> float:
         return HEIGHT - BOTTOM - (HEIGHT - TOP - BOTTOM) * (value - low) / (high - low)

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from silc import config_io
 from silc.config import Config
 from silc.distributed import World
 from silc.evaluate.data import EvalData
@@ -141,8 +142,8 @@ def scalars(results: Sequence[Result]) -> dict[str, float]:
     return {f"eval/{r.task}/{r.model}/{metric.name}": metric.value for r in results for metric in r.metrics}
 
 
-def write_json(results: Sequence[Result], step: int | None, path: Path) -> None:
-    """Keep the results beside the run."""
+def write_json(results: Sequence[Result], step: int | None, config: Config, path: Path) -> None:
+    """Keep the results, and how they were measured, beside the run. Whole or not at all."""
     rows = [
         {
             "task": result.task,
@@ -156,5 +157,7 @@ def write_json(results: Sequence[Result], step: int | None, path: Path) -> None:
         }
         for result in results
     ]
-    text = json.dumps({"step": step, "results": rows}, indent=1, allow_nan=False)
-    path.write_text(text + "\n", encoding="utf-8")
+    kept = {"step": step, "results": rows, "eval": config_io.to_dict(config)["eval"]}
+    beside = path.with_suffix(".json.part")
+    beside.write_text(json.dumps(kept, indent=1, allow_nan=False) + "\n", encoding="utf-8")
+    beside.replace(path)

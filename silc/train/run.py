@@ -100,7 +100,7 @@ def _evaluate(config: Config, trainer: Trainer, data: EvalData, *, last: bool) -
         step, folder = trainer.counters.step, trainer.folder
         print(f"evaluation at step {step}\n{suite.table(results, data, tasks)}", flush=True)
         trainer.log.write(step, suite.scalars(results))
-        suite.write_json(results, step, folder / "evaluation.json")
+        suite.write_json(results, step, config, folder / "evaluation.json")
         if last:
             _show(config, models, data, results, step, folder)
     barrier()

@@ -130,6 +130,18 @@ def test_the_gpu_script_runs_every_job_and_says_what_it_left_out(tmp_path):
     assert "left out: Inf-CL (its kernels need a CUDA device)" in log
 
 
+def test_a_job_past_its_time_is_ended_with_all_its_processes(monkeypatch, tmp_path):
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    import gpu
+
+    script = "import subprocess, sys; p = subprocess.Popen(['sleep', '300']); print(p.pid, flush=True); p.wait()"
+    outcome = gpu.run(gpu.Job("slow", [sys.executable, "-c", script], 3), tmp_path)
+    assert outcome.status == "timed out"
+    child = int((tmp_path / "slow.log").read_text().split()[0])
+    state = Path(f"/proc/{child}/stat")
+    assert not state.exists() or state.read_text().split()[2] == "Z"
+
+
 def test_the_gpu_script_refuses_a_machine_without_one():
     result = run("gpu.py")
     assert result.returncode == 2

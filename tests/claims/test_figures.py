@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from silc import config_io
 from silc.claims import figures, plan
 from silc.claims.figures import Figure, Mean
 
@@ -18,8 +19,8 @@ PRESETS = Path(__file__).resolve().parents[2] / "launch" / "presets"
 
 def made(values: dict[tuple[str, int, int], float]) -> list[Figure]:
     """Figures of CLAIM by (arm, pairs, seed), among others that must not enter."""
-    wanted = [Figure(*key, *CLAIM, value, 0.1, 1, 1.0) for key, value in values.items()]
-    return [*wanted, *(Figure(f.arm, f.pairs, f.seed, "fewshot", CLAIM[1], 9.0, 0.1, 1, 1.0) for f in wanted)]
+    wanted = [Figure(*key, *CLAIM, value, 0.1, 1, 1, 1.0) for key, value in values.items()]
+    return [*wanted, *(Figure(f.arm, f.pairs, f.seed, "fewshot", CLAIM[1], 9.0, 0.1, 1, 1, 1.0) for f in wanted)]
 
 
 def random_figures(seeds: int, sizes=(100, 200, 400)) -> tuple[np.ndarray, list[Figure]]:
@@ -65,28 +66,58 @@ def test_what_decides_is_students_t():
     ("difference", "word"),
     [
         (None, "not measured"),
-        (Mean(0.5, None, 1), "one seed"),
+        (Mean(0.5, None, 1), "1 seed"),
+        (Mean(0.5, 0.0, 2), "2 seeds"),
         (Mean(0.42, 0.1, 3), "undecided"),
-        (Mean(0.44, 0.1, 3), "holds"),
-        (Mean(-0.44, 0.1, 3), "does not hold"),
-        (Mean(0.23, 0.1, 100), "holds"),
+        (Mean(0.44, 0.1, 3), "better"),
+        (Mean(-0.44, 0.1, 3), "worse"),
+        (Mean(0.23, 0.1, 100), "better"),
     ],
 )
 def test_verdicts(difference, word):
     assert figures.verdict(difference) == word
 
 
-def test_a_run_is_read_once_its_last_evaluation_is_there(tmp_path):
+@pytest.fixture
+def run(tmp_path) -> plan.Run:
     run = plan.runs("sample", PRESETS, [], [6400], [0], tmp_path)[-1]
-    assert figures.read(run) == []
     run.folder.mkdir()
+    return run
+
+
+def evaluated(run: plan.Run, step: int = 100, error: str | None = None, **other: object) -> None:
+    """Write an evaluation of both models, with other settings of eval than the run's if there are any."""
     metrics = {"top1": {"value": 0.25, "chance": 0.1}, "note": {"value": 1.0, "chance": None}}
     results = [
-        {"task": "zeroshot_classification", "model": model, "metrics": metrics} for model in ("student", "teacher")
+        {"task": "zeroshot_classification", "model": model, "metrics": metrics, "error": error}
+        for model in ("student", "teacher")
     ]
-    for step, count in ((50, 0), (100, 2)):
-        (run.folder / "evaluation.json").write_text(json.dumps({"step": step, "results": results}))
-        assert len(figures.read(run)) == count
-    first = figures.read(run)[0]
+    settings = config_io.to_dict(run.config)["eval"] | other
+    (run.folder / "evaluation.json").write_text(json.dumps({"step": step, "results": results, "eval": settings}))
+
+
+def test_a_run_is_read_once_its_last_evaluation_is_there(run):
+    assert figures.read(run) == []
+    evaluated(run, step=50)
+    assert figures.read(run) == []
+    assert not figures.done(run)
+    evaluated(run)
+    assert figures.done(run)
+    first, _ = figures.read(run)
     assert (first.arm, first.pairs, first.task, first.figure) == ("silc", 6400, "zeroshot_classification", "top1")
-    assert (first.value, first.chance, first.steps, first.flops) == (0.25, 0.1, 100, run.flops)
+    assert (first.value, first.chance, first.steps, first.seen, first.flops) == (0.25, 0.1, 100, 6400, run.flops)
+
+
+def test_an_evaluation_by_other_rules_or_cut_short_is_none(run):
+    evaluated(run, limit=32)
+    assert figures.read(run) == []
+    evaluated(run)
+    path = run.folder / "evaluation.json"
+    path.write_text(path.read_text()[:300])
+    assert figures.read(run) == []
+
+
+def test_a_task_that_gave_up_is_to_be_tried_again(run):
+    evaluated(run, error="took too long")
+    assert len(figures.read(run)) == 2
+    assert not figures.done(run)

@@ -13,12 +13,12 @@ from silc.claims.figures import CLAIMS, Figure
 
 @pytest.fixture
 def figures() -> list[Figure]:
-    """Two seeds, two sizes; SILC gains 0.1 and 0.11 over each baseline, and 0.02 more a doubling."""
+    """Three seeds, two sizes; SILC gains 0.1 and 0.11 over each baseline, and 0.02 more a doubling."""
     return [
-        Figure(arm, pairs, seed, *claim, base + seed / 100 * (arm == plan.SILC), 0.008, pairs // 64, 2e12)
+        Figure(arm, pairs, seed, *claim, base + seed / 100 * (arm == plan.SILC), 0.008, pairs // 64, pairs, 2e12)
         for claim in CLAIMS
         for pairs, shift in ((640, 0.0), (1280, 0.02))
-        for seed in (0, 1)
+        for seed in (0, 1, 2)
         for arm in plan.ARMS
         for base in [0.2 + (0.1 + shift if arm == plan.SILC else 0.0)]
     ]
@@ -32,12 +32,12 @@ def row(text: str, section: str, start: str) -> list[str]:
 def test_tables_hold_values_gains_slopes_and_costs(figures):
     text = page.markdown(figures, "Title", ["Made so."])
     name = CLAIMS["retrieval", "image_to_text_r5"]
-    assert row(text, "## After 640", name)[1:] == ["0.200 ± 0.000"] * 3 + ["0.305 ± 0.005", "0.0080"]
+    assert row(text, "## After 640", name)[1:] == ["0.200 ± 0.000"] * 3 + ["0.310 ± 0.006", "0.0080"]
     assert row(text, "## After 640 pairs\n", "SILC less") == ["SILC less", "clip", "clip_views", "clip_compute"]
     gains = text.partition("## After 640")[2].partition("SILC less")[2]
-    assert f"| {name} | +0.105 ± 0.005 (holds) |" in gains
-    assert row(text, "## Scaling", name)[-1] == "+0.020 ± 0.000 (holds)"
-    assert row(text, "## What each run cost", "1,280 | silc") == ["1,280", "silc", "20", "2.0"]
+    assert f"| {name} | +0.110 ± 0.006 (better) |" in gains
+    assert row(text, "## Scaling", name)[-1] == "+0.020 ± 0.000 (better)"
+    assert row(text, "## What each run cost", "1,280 | silc") == ["1,280", "silc", "20", "1,280", "2.0"]
     assert "Made so." in text
 
 
@@ -77,3 +77,4 @@ def test_the_files(figures, tmp_path):
     assert tags.count("table") == 6
     assert "A &lt;title&gt;" in text
     assert "**" not in text
+    assert "<code>x</code>" in text

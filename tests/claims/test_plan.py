@@ -54,6 +54,10 @@ def test_what_the_trainer_is_given_is_what_was_planned():
     [
         (["train.steps=5"], "sample", [640], "train.steps=5.*--pairs"),
         (["views.n_local=2"], "sample", [640], "views.n_local"),
+        (["views={n_global: 3}"], "sample", [640], "views.n_global=3"),
+        (["eval.models=[teacher]"], "sample", [640], "no student"),
+        (["eval.after=[]"], "sample", [640], "eval.after is empty"),
+        (["eval.after=[fewshot]", "eval.shots=[1]"], "sample", [640], "lacks 5"),
         (["train.seed=1"], "sample", [640], "--seeds"),
         ([], "clip_vit_b16", [1 << 20], "clip_vit_b16 distils nothing"),
         ([], "sample", [63], "--pairs 63 is less than one batch"),
@@ -62,6 +66,21 @@ def test_what_the_trainer_is_given_is_what_was_planned():
 def test_mistakes_are_found_before_anything_runs(words, preset, pairs, message):
     with pytest.raises(ValueError, match=message):
         runs(*words, preset=preset, pairs=pairs)
+
+
+def test_pairs_are_whole_batches_and_by_default_parts_of_the_presets():
+    assert {run.pairs for run in runs(pairs=[640, 650, 700])} == {640, 704}
+    assert {run.pairs for run in runs(pairs=None)} == {8000, 16000, 32000}
+    assert all(run.seen == run.pairs for run in runs(pairs=None) if run.arm != "clip_compute")
+    with pytest.raises(ValueError, match="--seeds -1"):
+        runs(seeds=[-1])
+
+
+def test_runs_that_are_there_are_found(tmp_path):
+    for run in plan.runs("sample", PRESETS, [], [640, 6400], [2, 3], tmp_path):
+        run.folder.mkdir()
+    (tmp_path / "notes-seed").mkdir()
+    assert plan.there(tmp_path) == ({640, 6400}, {2, 3})
 
 
 def test_all_six_tasks_are_measured_unless_other_words_are_given():

@@ -10,6 +10,8 @@ import numpy as np
 import pytest
 import torch
 
+from silc import config_io
+from silc.config import Config
 from silc.data.splits import DataSet
 from silc.evaluate import suite
 from silc.evaluate.data import EvalData
@@ -109,7 +111,7 @@ def test_a_figure_without_a_value_is_left_out(config, towers, world, data, monke
     assert result.notes == ("left out, as nothing in the data enters them: unseen_miou",)
     bare = suite.Result("x", "student", "y", (suite.Metric("z", float("nan")),), (), 0.0, ())
     with pytest.raises(ValueError, match="not JSON compliant"):
-        suite.write_json([bare], 1, tmp_path / "x.json")
+        suite.write_json([bare], 1, Config(), tmp_path / "x.json")
     assert not (tmp_path / "x.json").exists()
 
 
@@ -128,9 +130,11 @@ def test_the_table_has_chance_beside_each_figure_and_what_is_left_out(config, to
 
 def test_results_are_kept_as_json_and_as_scalars(config, towers, world, data, tmp_path):
     results = suite.evaluate(config, [towers], data, BOTH, world, strict=True)
-    suite.write_json(results, 7, tmp_path / "x.json")
+    suite.write_json(results, 7, config, tmp_path / "x.json")
     saved = json.loads((tmp_path / "x.json").read_text())
     assert saved["step"] == 7
+    assert saved["eval"] == config_io.to_dict(config)["eval"]
+    assert [path.name for path in tmp_path.iterdir()] == ["x.json"]
     assert saved["results"][0]["metrics"]["top1"] == {"value": results[0].metrics[0].value, "chance": 1 / 7}
     assert suite.scalars(results)["eval/retrieval/student/image_to_text_r1"] == results[1].metrics[0].value
 

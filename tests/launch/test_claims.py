@@ -3,6 +3,12 @@
 from __future__ import annotations
 
 import importlib.util
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
 
 import pytest
 
@@ -39,37 +45,94 @@ def test_two_arms_are_trained_measured_and_tabulated_once(claims, data, tmp_path
     assert "2 runs" in capfd.readouterr().out
     table = (out / "claims.md").read_text()
     assert "zero-shot classification, top-1" in table
-    assert "(one seed)" in table
-    csv = (out / "claims.csv").read_text()
-    assert csv.count("zeroshot_classification,top1") == 2
+    assert "(1 seed)" in table
+    assert "eval.after=" in table
+    assert (out / "claims.csv").read_text().count("zeroshot_classification,top1") == 2
 
-    monkeypatch.setattr(claims, "launch", lambda _: pytest.fail("done already"))
+    launched = []
+    monkeypatch.setattr(claims, "launch", lambda run, _: launched.append(run.folder.name) or 1)
     assert claims.main(words(data, out)) == 0
     with pytest.raises(SystemExit, match="2"):
         claims.main(words(data, out, "optim.lr=0.5"))
-    assert "clip-64-seed0 holds a run with another section optim" in capfd.readouterr().err
+    assert "clip-64-seed0 holds a run with another optim.lr;" in capfd.readouterr().err
+    assert launched == []
+    # Another seed beside them: what is there stays in the tables. Other rules of measuring: measured again.
+    assert claims.main([*words(data, out), "--seeds", "1"]) == 1
+    assert launched == ["clip-64-seed1", "silc-64-seed1"]
+    assert (out / "claims.csv").read_text().count("zeroshot_classification,top1") == 2
+    assert claims.main(words(data, out, "eval.limit=4")) == 1
+    assert launched[2:] == ["clip-64-seed0", "silc-64-seed0"]
 
 
-def test_a_run_that_fails_does_not_stop_the_others_but_a_signal_does(claims, data, tmp_path, monkeypatch, capfd):
+def test_measuring_again_trains_no_more(claims, data, tmp_path, monkeypatch):
+    monkeypatch.setattr(plan, "ARMS", {plan.SILC: ()})
+    out = tmp_path / "claims"
+    assert claims.main(words(data, out)) == 0
+    run = out / "silc-64-seed0"
+    log = (run / "metrics.jsonl").read_text()
+    (run / "evaluation.json").write_text("{")
+    assert claims.main(words(data, out)) == 0
+    trained = [json.loads(line) for line in (run / "metrics.jsonl").read_text()[len(log) :].splitlines()]
+    assert not any("loss" in row for row in trained)
+    assert "top1" in (out / "claims.csv").read_text()
+
+
+def test_a_run_that_fails_does_not_stop_the_others_but_a_mistake_or_a_signal_does(
+    claims, data, tmp_path, monkeypatch, capfd
+):
     tried = []
-    monkeypatch.setattr(claims, "launch", lambda command: tried.append(command) or 1)
-    assert claims.main(words(data, tmp_path / "a")) == 1
-    assert len(tried) == 2
-    assert "without figures" in capfd.readouterr().err
-    monkeypatch.setattr(claims, "launch", lambda command: tried.append(command) or 75)
-    assert claims.main(words(data, tmp_path / "b")) == 75
-    assert len(tried) == 3
+    for status, runs in ((1, 2), (2, 1), (75, 1)):
+        tried.clear()
+        monkeypatch.setattr(claims, "launch", lambda run, command, status=status: tried.append(run) or status)
+        assert claims.main(words(data, tmp_path / str(status))) == status
+        assert len(tried) == runs
+    assert "not measured" in capfd.readouterr().err
+
+
+def test_told_to_stop_it_waits_until_nothing_trains_any_more(claims, data, tmp_path):
+    """The launcher dies at once of what its trainers need a while for."""
+    run = claims.parse(words(data, tmp_path / "x")).runs[0]
+    end = tmp_path / "end"
+    trainer = (
+        f"import signal, time; signal.signal(signal.SIGTERM, lambda *_: None); time.sleep(3); open({str(end)!r}, 'w')"
+    )
+    launcher = (
+        f"import subprocess, sys, time; subprocess.Popen([sys.executable, '-c', {trainer!r}, "
+        f"'train.out={run.config.train.out}']); time.sleep(60)"
+    )
+    stop = threading.Timer(2, os.kill, (os.getpid(), signal.SIGINT))
+    stop.start()
+    assert claims.launch(run, [sys.executable, "-c", launcher]) == 75
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    assert end.exists()
+    assert claims.busy(run) == []
+
+
+def test_a_folder_in_use_is_left_alone(claims, data, tmp_path, capfd):
+    run = claims.parse(words(data, tmp_path / "x")).runs[0]
+    word = f"train.out={run.config.train.out}"
+    with subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)", word]) as process:
+        with pytest.raises(SystemExit, match="2"):
+            claims.main(words(data, tmp_path / "x"))
+        process.kill()
+    assert f"is being trained by process {process.pid}" in capfd.readouterr().err
 
 
 def test_mistakes_end_it_before_a_run(claims, data, tmp_path, monkeypatch, capfd):
-    monkeypatch.setattr(claims, "launch", lambda _: pytest.fail("started"))
+    monkeypatch.setattr(claims, "launch", lambda *_: pytest.fail("started"))
     for more, message in (
         ("train.steps=3", "--pairs"),
-        ("optim.warmup_steps=99", "warmup_steps=99"),
+        ("optim.warmup_steps=99", "64 pairs are 4 steps of clip: optim.warmup_steps=99"),
         ("optim.no_such_key=1", "no_such_key"),
+        ("--num_gpus=0", "--num_gpus 0"),
+        ("--pairs=x", "invalid"),
     ):
         with pytest.raises(SystemExit, match="2"):
             claims.main(words(data, tmp_path / "c", more))
         assert message in capfd.readouterr().err
     assert claims.main([*words(data, tmp_path / "c"), "--dry-run"]) == 0
     assert not (tmp_path / "c").exists()
+    (tmp_path / "file").write_text("")
+    with pytest.raises(SystemExit, match="2"):
+        claims.main(words(data, tmp_path / "file"))
+    assert "cannot be made" in capfd.readouterr().err
