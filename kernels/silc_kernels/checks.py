@@ -13,6 +13,8 @@ def check_float(op: str, **tensors: Tensor) -> None:
     """Floating point, and all on one device."""
     first_name, first = next(iter(tensors.items()))
     for name, tensor in tensors.items():
+        if not isinstance(tensor, Tensor):
+            raise ValueError(f"{op}: {name} is {tensor!r}; give a tensor of float32, bfloat16, float16 or float64")
         if tensor.dtype not in FLOATS:
             raise ValueError(f"{op}: {name} has dtype {tensor.dtype}; give float32, bfloat16, float16 or float64")
         if tensor.device != first.device:
@@ -47,8 +49,33 @@ def check_shape(op: str, name: str, tensor: Tensor, expected: tuple[int | None, 
 
 
 def check_temperature(op: str, name: str, value: float) -> None:
-    if not 0 < value < math.inf:  # not isfinite: compiled code holds a temperature that changes as a symbol
-        raise ValueError(f"{op}: {name} is {value}; a temperature must be finite and above 0 (DINO: 0.1 and 0.04)")
+    try:
+        fits = 0 < value < math.inf  # not isfinite: compiled code holds a temperature that changes as a symbol
+    except TypeError:  # no number
+        fits = False
+    if not fits:
+        raise ValueError(
+            f"{op}: {name} is {value!r}; a temperature must be a number, finite and above 0 (DINO: 0.1 and 0.04)"
+        )
+
+
+def check_statistics(op: str, mean: Sequence[float], std: Sequence[float]) -> None:
+    """Three finite numbers each, std above 0."""
+    try:
+        fits = len(mean) == len(std) == 3
+        fits = fits and all(-math.inf < m < math.inf for m in mean) and all(0 < s < math.inf for s in std)
+    except TypeError:  # no sequences, or not of numbers
+        fits = False
+    if not fits:
+        raise ValueError(
+            f"{op}: mean {mean!r} and std {std!r} must be 3 numbers each, finite, std above 0; "
+            "give one for each channel, such as (0.5, 0.5, 0.5)"
+        )
+
+
+def check_grid(op: str, name: str, grid: tuple[int, int]) -> None:
+    if not isinstance(grid, Sequence) or len(grid) != 2 or min(grid) < 1:
+        raise ValueError(f"{op}: {name} is {grid!r}; it must be (rows, columns), each at least 1")
 
 
 def check_pair_weights(op: str, weights: Tensor | None, students: int, teachers: int) -> None:
@@ -58,12 +85,14 @@ def check_pair_weights(op: str, weights: Tensor | None, students: int, teachers:
     """
     if weights is None:
         return
+    if not isinstance(weights, Tensor) or weights.is_complex():
+        raise ValueError(f"{op}: pair_weights is {weights!r}; give a real tensor, torch.tensor([...]), or None")
     check_shape(op, "pair_weights", weights, (students, teachers), "[S, T]")
     if torch.compiler.is_compiling():
         return  # a graph has no values to look at
     values = weights.tolist()
     flat = [value for row in values for value in row]
-    if not all(math.isfinite(value) and value >= 0 for value in flat) or sum(flat) <= 0:
+    if not all(math.isfinite(value) and value >= 0 for value in flat) or max(flat) == 0:
         raise ValueError(
             f"{op}: pair_weights {values} must be finite, not negative and not all zero; "
             "give at least one pair a positive weight, or leave the loss out"

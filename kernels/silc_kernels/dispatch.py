@@ -78,20 +78,26 @@ def report(device: torch.device | str, backends: Mapping[str, str] | None = None
     """Which backend each op gets on `device` and why, a row an op; `backends` maps an op to the one asked for.
 
     Raises:
-        ValueError: a backend asked for is not registered, or cannot run there.
+        ValueError: an op or a backend asked for is not registered, or cannot run there.
     """
     device, asked = torch.device(device), backends or {}
+    for op in asked:
+        _check_registered(op)
     return [Row(op, *_decide(op, device, asked.get(op, AUTO))) for op in sorted(_REGISTRY)]
 
 
-def _decide(op: str, where: torch.device | Sequence[Tensor], backend: str) -> tuple[str, str]:
+def _check_registered(op: str) -> None:
     if op not in _REGISTRY:
         raise ValueError(f"unknown op {op!r}; registered: {', '.join(sorted(_REGISTRY))}")
+
+
+def _decide(op: str, where: torch.device | Sequence[Tensor], backend: str) -> tuple[str, str]:
+    _check_registered(op)
     device, tensors = (where, ()) if isinstance(where, torch.device) else (where[0].device, where)
     registered = _REGISTRY[op]
     forced_by = "the backend argument"
     if backend == AUTO:
-        backend = os.environ.get(ENVIRONMENT_VARIABLE, AUTO)
+        backend = os.environ.get(ENVIRONMENT_VARIABLE) or AUTO  # empty: not set
         forced_by = f"{ENVIRONMENT_VARIABLE}={backend}"
     if backend != AUTO:
         if backend not in registered:

@@ -1,5 +1,6 @@
 """Self-distillation cross-entropy (SILC, arXiv 2310.13355, equation of L_self; DINO, arXiv 2104.14294, eq. 1)."""
 
+import torch
 from torch import Tensor
 
 from . import dispatch
@@ -26,9 +27,10 @@ def distill_loss(
         teacher_logits: [T, N, K].
         center: [K].
         student_temp, teacher_temp: tau_s and tau_t, above 0.
-        pair_weights: [S, T], not negative, not all zero; None: every pair counts 1.
+        pair_weights: [S, T] of any scale, finite, not negative, not all zero; None: every pair counts 1.
         inplace_backward: write the gradient over student_logits. Saves one [S, N, K] buffer; the logits must then
             serve no other backward (a linear layer does not need its output), and no two of them share memory.
+            Compiled code plans its own memory: no effect there.
         backend: "auto", or a name from `dispatch.report`.
 
     Returns:
@@ -36,7 +38,7 @@ def distill_loss(
 
     Raises:
         ValueError: a shape, dtype, device, temperature or weight that does not fit.
-        RuntimeError: from the backward, where an input was changed in place since.
+        RuntimeError: from the backward, where an input was changed in place since, and from a second derivative.
     """
     op = "distill_loss"
     check_float(op, student_logits=student_logits, teacher_logits=teacher_logits, center=center)
@@ -53,6 +55,7 @@ def distill_loss(
             "use it on logits computed by a layer, or set inplace_backward=False"
         )
     check_savable(op, (student_logits,), student_logits=student_logits, teacher_logits=teacher_logits, center=center)
+    inplace_backward = inplace_backward and not torch.compiler.is_compiling()
     if inplace_backward and _overlaps(student_logits):
         raise ValueError(
             f"{op}: elements of student_logits share memory (shape {list(student_logits.shape)}, strides "
@@ -105,7 +108,7 @@ def distill_head_loss(
     Raises:
         ValueError: a shape, dtype, device, temperature or weight that does not fit.
         RuntimeError: from the backward, where an input was changed in place since (update the teacher and the centre
-            after it).
+            after it), and from a second derivative.
     """
     op = "distill_head_loss"
     check_float(

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from .checks import check_grid, check_statistics
 from .packed import PackedLayout
 from .patches import patch_embed, patch_grid
 from .positions import resize_positions
@@ -41,11 +42,14 @@ class MultiCropPatchEmbed(nn.Module):
         backend: str = "auto",
     ) -> None:
         super().__init__()
-        if min(width, patch_size, *grid) < 1 or prefix_tokens < 0:
+        op = "MultiCropPatchEmbed"
+        if min(width, patch_size) < 1 or prefix_tokens < 0:
             raise ValueError(
-                f"MultiCropPatchEmbed: width {width}, patch_size {patch_size} and grid {grid} must be at least 1, "
+                f"{op}: width {width} and patch_size {patch_size} must be at least 1, "
                 f"prefix_tokens {prefix_tokens} at least 0"
             )
+        check_grid(op, "grid", grid)
+        check_statistics(op, mean, std)
         # Sizes are kept apart from the parameters, whose shapes are gone while they are sharded.
         self.patch_size, self.prefix_tokens, self.grid = patch_size, prefix_tokens, tuple(grid)
         self.mean, self.std = tuple(mean), tuple(std)

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from . import dispatch
-from .checks import FLOATS, check_float, check_shape
+from .checks import FLOATS, check_float, check_savable, check_shape, check_statistics
 
 
 def patch_embed(
@@ -50,6 +50,8 @@ def patch_embed(
         raise ValueError(
             f"{op}: {len(crops)} crop tensors and {len(positions)} position tables; give one table a resolution"
         )
+    if bias is None:
+        raise ValueError(f"{op}: bias is None; for a projection without one give zeros, weight.new_zeros(len(weight))")
     check_float(op, **parameters, **{f"positions[{i}]": table for i, table in enumerate(positions)})
     check_shape(op, "weight", weight, (None, 3, None, None), "[D, 3, p, p]")
     width, _, patch, patch_across = weight.shape
@@ -58,15 +60,16 @@ def patch_embed(
     check_shape(op, "bias", bias, (width,), "[D]")
     if prefix is not None:
         check_shape(op, "prefix", prefix, (None, width), "[P, D]")
-    if len(mean) != 3 or len(std) != 3 or min(std) <= 0:
-        raise ValueError(f"{op}: mean {tuple(mean)} and std {tuple(std)} must be 3 numbers each, std above 0")
+    check_statistics(op, mean, std)
     if out_dtype is not None and out_dtype not in FLOATS:
         raise ValueError(f"{op}: out_dtype is {out_dtype}; choose float32, bfloat16, float16 or float64")
     for i, (crop, table) in enumerate(zip(crops, positions, strict=True)):
         _check_crop(op, i, crop, table, weight)
+    trained = (*parameters.values(), *positions)
+    check_savable(op, trained, **{f"crops[{i}]": crop for i, crop in enumerate(crops)})
     return dispatch.run(
         op,
-        (weight, bias, *crops, *positions, *(() if prefix is None else (prefix,))),
+        (*trained, *crops),
         backend,
         crops,
         weight,
@@ -81,6 +84,8 @@ def patch_embed(
 
 def _check_crop(op: str, i: int, crop: Tensor, table: Tensor, weight: Tensor) -> None:
     width, _, patch, _ = weight.shape
+    if not isinstance(crop, Tensor):
+        raise ValueError(f"{op}: crops[{i}] is {crop!r}; give a tensor of uint8 pixels, or normalised floats")
     if crop.dtype != torch.uint8 and crop.dtype not in FLOATS:
         raise ValueError(f"{op}: crops[{i}] has dtype {crop.dtype}; give uint8 pixels, or normalised floats")
     if crop.device != weight.device:

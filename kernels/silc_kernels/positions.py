@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .checks import check_shape
+from .checks import check_grid, check_shape
 from .dispatch import without_autocast
 
 Grid = tuple[int, int]
@@ -66,8 +66,10 @@ def resize_positions(table: Tensor, grid_in: Grid, grid_out: Grid) -> Tensor:
     The same values as timm's ``resample_abs_pos_embed`` (bicubic, antialias).
 
     Raises:
-        ValueError: a table of another shape.
+        ValueError: a table of another shape, or a grid without rows or columns.
     """
+    check_grid("resize_positions", "grid_in", grid_in)
+    check_grid("resize_positions", "grid_out", grid_out)
     check_shape("resize_positions", "table", table, (1, grid_in[0] * grid_in[1], None), "[1, rows_in * cols_in, D]")
     if grid_in == grid_out:
         return table[0]

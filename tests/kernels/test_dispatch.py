@@ -53,12 +53,19 @@ def test_argument_wins_over_environment_over_automatic(registry, monkeypatch):
     assert registry.report("cpu")[0].reason == "forced by SILC_KERNELS_BACKEND=other"
 
 
+def test_an_empty_variable_is_not_set(registry, monkeypatch):
+    monkeypatch.setenv(dispatch.ENVIRONMENT_VARIABLE, "")
+    assert registry.report("cpu") == [("op", "reference", "plain torch, chunked: the choice on cpu")]
+
+
 def test_forcing_what_is_not_there_lists_what_is(registry, monkeypatch):
     with pytest.raises(ValueError, match=r"no backend 'triton'.*registered: reference"):
         registry.choose("op", CPU, "triton")
     monkeypatch.setenv(dispatch.ENVIRONMENT_VARIABLE, "cuda")
     with pytest.raises(ValueError, match="SILC_KERNELS_BACKEND=cuda"):
         registry.choose("op", CPU)
+    with pytest.raises(ValueError, match="unknown op 'foo'; registered: op"):
+        registry.report("cpu", {"foo": "triton"})
     with pytest.raises(ValueError, match="unknown op 'nothing'"):
         registry.choose("nothing", CPU)
     with pytest.raises(ValueError, match="automatic choice"):

@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from lightly.loss import DINOLoss
 from torch.nn import functional
+from torch.utils.checkpoint import checkpoint
 
 import silc_kernels
 from silc_kernels import distill_head_loss, distill_loss
@@ -217,6 +218,65 @@ def test_compiles_with_a_temperature_that_changes():
         torch.testing.assert_close(compiled(temp), call(temp))
 
 
+@pytest.mark.parametrize("dynamic", [None, True])
+def test_compiles_in_place_for_other_batches_too(dynamic):
+    def call(logits, targets):
+        return distill_loss(logits * 1, targets, targets.new_zeros(11), inplace_backward=True, **TEMPS)
+
+    compiled = torch.compile(call, fullgraph=True, dynamic=dynamic, backend="aot_eager")
+    for samples in (3, 5, 6):
+        logits, targets = normal(2, samples, 11, seed=1).requires_grad_(), normal(2, samples, 11, seed=2)
+        actual, expected = compiled(logits, targets), call(logits, targets)
+        torch.testing.assert_close(actual, expected)
+        torch.testing.assert_close(torch.autograd.grad(actual, logits), torch.autograd.grad(expected, logits))
+
+
+def test_compiles_in_place_where_logits_share_memory():
+    def call(logits, targets, inplace):
+        wide = logits.expand(3, 4, 11)
+        return distill_loss(wide, targets, targets.new_zeros(11), inplace_backward=inplace, **TEMPS)
+
+    logits, targets = normal(1, 4, 11, seed=1).requires_grad_(), normal(2, 4, 11, seed=2)
+    expected = torch.autograd.grad(call(logits, targets, False), logits)
+    actual = torch.compile(call, fullgraph=True, backend="aot_eager")(logits, targets, True)
+    torch.testing.assert_close(torch.autograd.grad(actual, logits), expected)
+
+
+@FORMS
+@pytest.mark.parametrize("which", [0, 2])
+def test_a_second_derivative_is_refused(form, which):
+    inputs = problem()
+    loss = form(*inputs)
+    (gradient,) = torch.autograd.grad(loss, inputs[which], create_graph=True)
+    torch.testing.assert_close(gradient, oracle(*inputs)[1 + which // 2])
+    with pytest.raises(RuntimeError, match=r"distill\w*_loss is differentiable once"):
+        gradient.pow(2).sum().backward()
+
+
+@FORMS
+def test_checkpointing_gives_the_same_gradients(form):
+    inputs = problem()
+    expected = solve(form, inputs)[1:]
+    for reentrant in (False, True):
+        loss = checkpoint(lambda *inputs: form(*inputs) * 1, *inputs, use_reentrant=reentrant)
+        loss.backward()
+        torch.testing.assert_close((inputs[0].grad, inputs[2].grad), expected)
+        inputs[0].grad = inputs[2].grad = None
+
+
+@FORMS
+@pytest.mark.parametrize(
+    ("dtype", "size"),
+    [(torch.float32, 1e38), (torch.float32, 1e-42), (torch.float64, 1e-300), (torch.float64, 1e300), (torch.int64, 3)],
+)
+def test_pair_weights_of_any_size(form, dtype, size):
+    pairs = torch.tensor([[1, 1], [0, 1], [1, 1]])
+    inputs = problem(dtype=torch.float32)
+    expected = solve(form, inputs, pairs)
+    for mine, theirs in zip(solve(form, inputs, pairs.to(dtype) * size), expected, strict=True):
+        torch.testing.assert_close(mine, theirs)
+
+
 def test_head_keeps_and_allocates_nothing_of_rows_by_prototypes(monkeypatch):
     S, N, T, K, d = 4, 32, 2, 512, 16
     inputs = problem(S, N, T, K, d, torch.float32)
@@ -301,6 +361,11 @@ MISUSE = [
     ({"student_temp": 0.0}, "student_temp is 0.0"),
     ({"teacher_temp": float("nan")}, "teacher_temp is nan"),
     ({"teacher_temp": float("inf")}, "teacher_temp is inf"),
+    ({"student_temp": None}, "student_temp is None; a temperature must be a number"),
+    ({"student_temp": "x"}, "student_temp is 'x'"),
+    ({"teacher": None}, "teacher is None; give a tensor"),
+    ({"pair_weights": [[1, 1]] * 3}, r"pair_weights is \[\[1, 1\].*torch\.tensor"),
+    ({"pair_weights": torch.ones(3, 2) * 1j}, "give a real tensor"),
     ({"pair_weights": torch.zeros(3, 2)}, "not all zero"),
     ({"pair_weights": -torch.ones(3, 2)}, "not negative"),
     ({"pair_weights": torch.ones(2, 3)}, r"\[S, T\] = \[3, 2\]"),

@@ -154,7 +154,15 @@ def test_misuse_is_named():
         module.layout([pixels(3, 16, 16)])
     with pytest.raises(ValueError, match="grid"):
         MultiCropPatchEmbed(12, 8, (0, 4))
+    with pytest.raises(ValueError, match=r"grid is 2; it must be \(rows, columns\)"):
+        MultiCropPatchEmbed(12, 8, 2)
+    with pytest.raises(ValueError, match=r"mean 0\.5 and std .* must be 3 numbers each"):
+        MultiCropPatchEmbed(12, 8, (4, 4), mean=0.5)
     with pytest.raises(ValueError, match="prefix_tokens -1"):
         MultiCropPatchEmbed(12, 8, (4, 4), prefix_tokens=-1)
     with pytest.raises(ValueError, match=r"table has shape \[2, 9, 4\].*\[1, 4, any\]"):
         resize_positions(torch.zeros(2, 9, 4), (2, 2), (2, 2))
+    with pytest.raises(ValueError, match=r"grid_out is \(0, 2\)"):
+        resize_positions(torch.zeros(1, 4, 4), (2, 2), (0, 2))
+    with pytest.raises(ValueError, match=r"grid_in is 4"):
+        resize_positions(torch.zeros(1, 4, 4), 4, (2, 2))

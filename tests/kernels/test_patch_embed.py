@@ -179,6 +179,16 @@ def test_compiles_to_one_graph():
         torch.testing.assert_close(mine, theirs)
 
 
+def test_crops_made_in_inference_mode():
+    crops, weight, bias, tables, _ = problem([(2, 16, 16)], 8, 12, dtype=torch.float32)
+    with torch.inference_mode():
+        made = [crop.clone() for crop in crops]
+    with pytest.raises(ValueError, match=r"crops\[0\] was made under torch\.inference_mode"):
+        patch_embed(made, weight, bias, tables, **IMAGENET)
+    plain = weight.detach(), bias.detach(), [table.detach() for table in tables]
+    assert torch.equal(patch_embed(made, *plain, **IMAGENET), patch_embed(crops, *plain, **IMAGENET))
+
+
 CROP, WEIGHT, TABLE = pixels(2, 3, 16, 16), torch.zeros(4, 3, 8, 8), torch.zeros(4, 4)
 MISUSE = [
     ({"crops": [CROP[:, :, :12]]}, r"crops\[0\] is 12 x 16 pixels, which patches of 8 do not divide.*8 x 16"),
@@ -193,9 +203,16 @@ MISUSE = [
     ({"weight": torch.zeros(4, 3, 8, 4)}, "8 x 4 pixels; only square"),
     ({"weight": torch.zeros(4, 192)}, r"weight has shape \[4, 192\]"),
     ({"bias": torch.zeros(5)}, r"bias has shape \[5\]"),
+    ({"bias": None}, "bias is None.*give zeros"),
+    ({"weight": None}, "weight is None; give a tensor"),
+    ({"crops": [None]}, r"crops\[0\] is None; give a tensor"),
     ({"prefix": torch.zeros(4)}, r"prefix has shape \[4\]"),
     ({"std": (1.0, 0.0, 1.0)}, "std above 0"),
+    ({"std": (float("nan"), 0.5, 0.5)}, r"std \(nan, 0\.5, 0\.5\) must be.*finite"),
+    ({"mean": (float("nan"), 0.5, 0.5)}, r"mean \(nan.*finite"),
     ({"mean": (0.5,)}, "3 numbers each"),
+    ({"mean": 0.5}, r"mean 0\.5 and std.*3 numbers each"),
+    ({"std": "abc"}, "std 'abc' must be 3 numbers each"),
     ({"out_dtype": torch.int8}, "out_dtype is torch.int8"),
 ]
 

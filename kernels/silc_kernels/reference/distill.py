@@ -1,12 +1,13 @@
 """distill_loss in plain torch: a few samples at a time, nothing kept but the inputs."""
 
 from collections.abc import Iterator
+from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from ..dispatch import without_autocast
+from ..once import once
 from .pairs import PairWeights, mix_teachers_
 
 # Logits (student and teacher) worked on at a time: 16 MiB of float32, so that a chunk stays in the last-level cache.
@@ -54,23 +55,28 @@ class _DistillLoss(torch.autograd.Function):
         return total
 
     @staticmethod
-    @once_differentiable
     def backward(ctx, grad):
         student, teacher, center = ctx.saved_tensors
-        student_temp, teacher_temp = ctx.temps
-        # Written through a tensor that shares the version counter: a second backward over the overwritten logits is
-        # then refused by autograd instead of being silently wrong.
-        out = student.detach() if ctx.inplace else torch.empty_like(student)
-        scale = grad / student_temp
-        mass = (ctx.pairs.per_student * scale)[:, None, None]
-        for rows in _samples(student, teacher):
-            targets = _targets(teacher[:, rows], center, teacher_temp, ctx.pairs)
-            if not ctx.pairs.shared:
-                with without_autocast(student.device):
-                    targets = torch.einsum("st,tnk->snk", ctx.pairs.matrix, targets)
-            wanted = torch.softmax(student[:, rows].to(center.dtype) / student_temp, -1).mul_(mass)
-            out[:, rows] = wanted.sub_(targets.mul_(scale))
-        return out, None, None, None, None, None, None
+        with torch.no_grad():
+            out = _gradient(ctx, grad, student, teacher, center)
+        return once("distill_loss", out, student, grad), None, None, None, None, None, None
+
+
+def _gradient(ctx: Any, grad: Tensor, student: Tensor, teacher: Tensor, center: Tensor) -> Tensor:
+    student_temp, teacher_temp = ctx.temps
+    # Written through a tensor that shares the version counter: a second backward over the overwritten logits is
+    # then refused by autograd instead of being silently wrong.
+    out = student.detach() if ctx.inplace else torch.empty_like(student)
+    scale = grad / student_temp
+    mass = (ctx.pairs.per_student * scale)[:, None, None]
+    for rows in _samples(student, teacher):
+        targets = _targets(teacher[:, rows], center, teacher_temp, ctx.pairs)
+        if not ctx.pairs.shared:
+            with without_autocast(student.device):
+                targets = torch.einsum("st,tnk->snk", ctx.pairs.matrix, targets)
+        wanted = torch.softmax(student[:, rows].to(center.dtype) / student_temp, -1).mul_(mass)
+        out[:, rows] = wanted.sub_(targets.mul_(scale))
+    return out
 
 
 def _samples(student: Tensor, teacher: Tensor) -> Iterator[slice]:

@@ -11,8 +11,8 @@ normaliser and again for the gradient), and the cross term needs no pass over it
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
+from ..once import once
 from .pairs import PairWeights, mix_teachers_
 
 # Logits (student and teacher) held at a time: 64 MiB of float32. Larger products run nearer to the machine's peak,
@@ -51,7 +51,6 @@ class _DistillHeadLoss(torch.autograd.Function):
         dtype, inputs = torch.float32, (student, teacher, weight, teacher_weight, center)
         for tensor in inputs:
             dtype = torch.promote_types(dtype, tensor.dtype)
-        ctx.dtypes = student.dtype, weight.dtype
         pairs = PairWeights.of(pair_weights, student, teacher, center.to(dtype))
         weight, teacher_weight = weight.to(dtype), teacher_weight.to(dtype)
         shift = center.to(dtype) / -temps[1]
@@ -84,10 +83,11 @@ class _DistillHeadLoss(torch.autograd.Function):
         return total
 
     @staticmethod
-    @once_differentiable
     def backward(ctx, grad):
-        d_student, d_weight, *_ = ctx.saved_tensors
-        d_student, d_weight = ((d * grad).to(dtype) for d, dtype in zip((d_student, d_weight), ctx.dtypes, strict=True))
+        d_student, d_weight, student, _, weight, *_ = ctx.saved_tensors
+        with torch.no_grad():
+            d_student, d_weight = (d_student * grad).to(student.dtype), (d_weight * grad).to(weight.dtype)
+        d_student, d_weight = (once("distill_head_loss", d, student, weight, grad) for d in (d_student, d_weight))
         return d_student, None, d_weight, None, None, None, None, None
 
 

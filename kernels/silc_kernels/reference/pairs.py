@@ -40,7 +40,9 @@ def pair_matrix(weights: Tensor | None, student: Tensor, teacher: Tensor, like: 
     students, teachers, samples = student.shape[0], teacher.shape[0], student.shape[1]
     if weights is None:
         return like.new_full((students, teachers), 1 / (students * teachers * samples))
-    matrix = weights.detach().to(like.device, like.dtype)
+    wide = weights.detach().to(torch.promote_types(weights.dtype, like.dtype))
+    # The largest becomes 1 before they are summed: weights of any size neither overflow nor vanish.
+    matrix = (wide / wide.amax()).to(like.device, like.dtype)
     return matrix / (matrix.sum() * samples)
 
 

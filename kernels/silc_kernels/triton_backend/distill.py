@@ -6,6 +6,7 @@ import torch
 import triton
 from torch import Tensor
 
+from ..once import once
 from ..reference.pairs import pair_matrix
 from . import distill_kernels as kernels
 from .distill_tiles import MERGED, group, splits, tile
@@ -25,7 +26,7 @@ def distill_loss(
     """`silc_kernels.distill_loss` on Triton; arguments are not checked.
 
     Passes over the logits: one in the forward, one in the backward, which also writes the gradient. Kept: the inputs
-    and two numbers a row. Compiled code plans its own memory: there `inplace_backward` changes nothing.
+    and two numbers a row.
     """
     teacher_logits, center = teacher_logits.detach(), center.detach().float().contiguous()
     loss, _, _ = _forward(
@@ -35,7 +36,7 @@ def distill_loss(
         pair_matrix(pair_weights, student_logits, teacher_logits, center),
         student_temp,
         teacher_temp,
-        inplace_backward and not torch.compiler.is_compiling(),
+        inplace_backward,
     )
     return loss
 
@@ -215,13 +216,14 @@ def _keep(ctx, inputs, output) -> None:
 
 def _backward(ctx, upstream, *_):
     student, *others = ctx.saved_tensors
-    if ctx.inplace:
-        # It shares the version counter of the logits: autograd refuses a second backward over what is overwritten.
-        out = student.detach()
-        _gradient_(upstream, out, *others, *ctx.temps)
-    else:
-        out = _gradient(upstream, student, *others, *ctx.temps)
-    return out, None, None, None, None, None, None
+    with torch.no_grad():
+        if ctx.inplace:
+            # It shares the version counter of the logits: autograd refuses a second backward over what is overwritten.
+            out = student.detach()
+            _gradient_(upstream, out, *others, *ctx.temps)
+        else:
+            out = _gradient(upstream, student, *others, *ctx.temps)
+    return once("distill_loss", out, student, upstream), None, None, None, None, None, None
 
 
 _forward.register_autograd(_backward, setup_context=_keep)

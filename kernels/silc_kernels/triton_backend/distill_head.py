@@ -13,6 +13,7 @@ from torch.nn import functional
 from triton.tools.tensor_descriptor import TensorDescriptor
 
 from ..dispatch import without_autocast
+from ..once import once
 from ..reference.pairs import pair_matrix
 from . import distill_head_kernels as kernels
 from .distill_head_tiles import LEAST_WIDTH, Tile, compute_dtype, headroom, splits, tile
@@ -194,9 +195,16 @@ def _keep(ctx, inputs, output) -> None:
 
 def _backward(ctx, upstream, *_):
     *tensors, d_student, student_norm, teacher_norm = ctx.saved_tensors
-    student, weight = ctx.needs_input_grad[0], ctx.needs_input_grad[2]
-    features = (d_student * upstream).to(tensors[0].dtype) if student else None
-    prototypes = _weight_gradient(upstream, *tensors, student_norm, teacher_norm, *ctx.temps) if weight else None
+    causes = tensors[0], tensors[2], upstream
+    features, prototypes = None, None
+    with torch.no_grad():
+        if ctx.needs_input_grad[0]:
+            features = (d_student * upstream).to(tensors[0].dtype)
+        if ctx.needs_input_grad[2]:
+            prototypes = _weight_gradient(upstream, *tensors, student_norm, teacher_norm, *ctx.temps)
+    features, prototypes = (
+        None if found is None else once("distill_head_loss", found, *causes) for found in (features, prototypes)
+    )
     return features, None, prototypes, None, None, None, None, None
 
 

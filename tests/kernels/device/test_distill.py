@@ -183,6 +183,17 @@ def test_inference_tensors(device, backend):
         distill_loss(student, teacher, made[2], **options)
 
 
+@pytest.mark.parametrize("backend", ["triton", "reference"])
+@pytest.mark.parametrize("inplace", [False, True])
+def test_a_second_derivative_is_refused(device, backend, inplace):
+    student, *others = problem(device, 2, 2, 2, 40)
+    loss = distill_loss(student * 1, *others, backend=backend, inplace_backward=inplace, **TEMPS)
+    (gradient,) = torch.autograd.grad(loss, student, create_graph=True)
+    torch.testing.assert_close(gradient, solve(triton, (student, *others))[1])
+    with pytest.raises(RuntimeError, match="distill_loss is differentiable once"):
+        gradient.pow(2).sum().backward()
+
+
 def test_the_operators_pass_opcheck(device):
     student, teacher, center = problem(device, 2, 2, 2, 40)
     pairs = torch.full((2, 2), 1 / 8, device=device)

@@ -294,6 +294,16 @@ def test_tiles_that_other_chips_or_timings_would_choose_are_as_accurate(device, 
     compare(problem(device, 3, 30, 2, 300, 16))
 
 
+@pytest.mark.parametrize("backend", ["triton", "reference"])
+@pytest.mark.parametrize("which", [0, 2])
+def test_a_second_derivative_is_refused(device, backend, which):
+    inputs = problem(device, 2, 2, 2, 40, 16)
+    loss = distill_head_loss(*inputs, backend=backend, **TEMPS)
+    (gradient,) = torch.autograd.grad(loss, inputs[which], create_graph=True)
+    with pytest.raises(RuntimeError, match="distill_head_loss is differentiable once"):
+        gradient.pow(2).sum().backward()
+
+
 def test_the_operators_pass_opcheck(device):
     inputs = problem(device, 2, 2, 2, 20, 16)
     pairs = torch.full((2, 2), 1 / 8, device=device)
