@@ -67,20 +67,7 @@ def contrastive_loss(
         RuntimeError: a collective failed; names the op and the rank. In a backward: gradients differentiated again.
     """
     op = "contrastive_loss"
-    scalars = {"logit_scale": logit_scale} | ({} if logit_bias is None else {"logit_bias": logit_bias})
-    for name, scalar in scalars.items():
-        if not isinstance(scalar, Tensor):
-            raise ValueError(
-                f"{op}: {name} is {scalar!r}, no tensor; give one number as a tensor on the features' device, "
-                f"such as torch.tensor([{scalar}])"
-            )
-    check_float(op, image=image, text=text, **scalars)
-    check_shape(op, "text", text, (None, None), "[n, d]")
-    views = (None,) if image.dim() == 3 else ()
-    check_shape(op, "image", image, (*views, *text.shape), "[n, d] or [V, n, d]")
-    for name, scalar in scalars.items():
-        if scalar.numel() != 1:
-            raise ValueError(f"{op}: {name} has shape {list(scalar.shape)}; it must hold one number, shape [1]")
+    _check(op, image, text, {"logit_scale": logit_scale} | ({} if logit_bias is None else {"logit_bias": logit_bias}))
     for name, value, known in (("kind", kind, KINDS), ("plan", plan, PLANS)):
         if value not in known:
             raise ValueError(f"{op}: {name} is {value!r}; choose one of {', '.join(known)}")
@@ -101,6 +88,22 @@ def contrastive_loss(
         plan=plan,
         chunk=chunk,
     )
+
+
+def _check(op: str, image: Tensor, text: Tensor, scalars: dict[str, Tensor]) -> None:
+    for name, scalar in scalars.items():
+        if not isinstance(scalar, Tensor):
+            raise ValueError(
+                f"{op}: {name} is {scalar!r}, no tensor; give one number as a tensor on the features' device, "
+                f"such as torch.tensor([{scalar}])"
+            )
+    check_float(op, image=image, text=text, **scalars)
+    check_shape(op, "text", text, (None, None), "[n, d]")
+    views = (None,) if image.dim() == 3 else ()
+    check_shape(op, "image", image, (*views, *text.shape), "[n, d] or [V, n, d]")
+    for name, scalar in scalars.items():
+        if scalar.numel() != 1:
+            raise ValueError(f"{op}: {name} has shape {list(scalar.shape)}; it must hold one number, shape [1]")
 
 
 def _normalized(features: Tensor) -> Tensor:
