@@ -36,16 +36,19 @@ class Pending:
 
 
 class Behind:
-    """At most one collective under way behind the compute, and what is to be done with its result."""
+    """At most one collective under way behind the compute, and what is to be done with its result.
+
+    Two at once would gain nothing, for NCCL runs those of a group in turn, and hold the buffers of both.
+    """
 
     def __init__(self) -> None:
         self._pending: Pending | None = None
         self._use: Callable[[Tensor], object] | None = None
 
-    def put(self, pending: Pending, use: Callable[[Tensor], object]) -> None:
-        """Finish the one before; `pending` may take until the next `put` or `finish`."""
+    def put(self, start: Callable[[], Pending], use: Callable[[Tensor], object]) -> None:
+        """Finish the one before, then start this one, which may take until the next `put` or `finish`."""
         self.finish()
-        self._pending, self._use = pending, use
+        self._pending, self._use = start(), use
 
     def finish(self) -> None:
         if self._pending is not None:

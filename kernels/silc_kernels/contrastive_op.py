@@ -4,40 +4,19 @@ The gradients are found in the forward, with the loss: the features are gathered
 runs its own collectives, sends nothing.
 """
 
-import os
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from .collectives import Ranks, group_name
+from .contrastive_call import PLANS, Call, recompute
+from .once import once
 from .similarities import Options, Similarities, Tiles
 
 NAME = "contrastive_loss"
-
-
-PLANS = ("auto", "reduce_scatter", "recompute")
-
-
-class Call(NamedTuple):
-    """What is asked of the operator, in whole numbers.
-
-    One argument: each of its own would make every call some 10 us longer, which the loss of a small batch feels.
-
-    Attributes:
-        plan: index into PLANS.
-        image_wanted, text_wanted, scale_wanted: whether they get a gradient.
-    """
-
-    softmax: int
-    plan: int
-    chunk: int
-    image_wanted: int
-    text_wanted: int
-    scale_wanted: int
 
 
 def define(backend: str, engine: type[Tiles]) -> Callable[..., Tensor]:
@@ -47,11 +26,11 @@ def define(backend: str, engine: type[Tiles]) -> Callable[..., Tensor]:
     def op(
         image: Tensor, text: Tensor, scale: Tensor, bias: Tensor, group: str, call: Sequence[int]
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        softmax, plan, chunk, *wanted = Call(*call)
+        asked = Call(*call)
         ranks = Ranks.named_group(NAME, group)
-        _check_equal_batches(ranks, image)
-        step = max(1, chunk // ranks.size)
-        options = Options(bool(softmax), ranks, _recompute(PLANS[plan], ranks), step, *map(bool, wanted))
+        again = recompute(ranks, image, text, asked)
+        step = max(1, asked.chunk // ranks.size)
+        options = Options(bool(asked.softmax), ranks, again, step, *map(bool, asked[3:]))
         # Kernels are launched on the current device.
         with torch.cuda.device_of(image):
             solution = Similarities(image, text, scale, bias, options, engine).solve()
@@ -83,23 +62,6 @@ def define(backend: str, engine: type[Tiles]) -> Callable[..., Tensor]:
     return contrastive_loss
 
 
-def _check_equal_batches(ranks: Ranks, image: Tensor) -> None:
-    if ranks.size == 1:
-        return
-    shapes = ranks.all_gather_numbers(image.shape, image.device)
-    if any(shape != shapes[0] for shape in shapes):
-        raise ValueError(
-            f"{ranks.op}: the ranks hold images of different shapes [V, n, d]: {shapes} (by rank); "
-            "give every rank the same number of pairs, for instance by dropping the last incomplete batch"
-        )
-
-
-def _recompute(plan: str, ranks: Ranks) -> bool:
-    if plan == "auto":
-        return int(os.environ.get("LOCAL_WORLD_SIZE", ranks.size)) < ranks.size
-    return plan == "recompute"
-
-
 def _shapes(
     image: Tensor, text: Tensor, scale: Tensor, bias: Tensor, group: str, call: Sequence[int]
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -121,10 +83,18 @@ def _remember(ctx: Any, inputs: tuple, output: tuple[Tensor, ...]) -> None:
     ctx.like = [(tensor.shape, tensor.dtype) for tensor in inputs[:4]]
 
 
-@once_differentiable
 def _backward(ctx: Any, grad: Tensor | None, *_: None) -> tuple[Tensor | None, ...]:
     if grad is None:
         return (None,) * 6
+    with torch.no_grad():
+        gradients = _scaled(ctx, grad)
+    # The inputs are not kept: a leaf in their place.
+    cause = torch.empty(0, requires_grad=True)
+    return *(None if each is None else once(NAME, each, cause) for each in gradients), None, None
+
+
+def _scaled(ctx: Any, grad: Tensor) -> list[Tensor | None]:
+    """Gradients of image, text, scale and bias where wanted, `grad` times what the forward has found."""
     d_scalars, d_image, d_text = ctx.saved_tensors
     factor, d_scale, d_bias = (d_scalars * grad).unbind()
     scaled = []
@@ -136,4 +106,4 @@ def _backward(ctx: Any, grad: Tensor | None, *_: None) -> tuple[Tensor | None, .
             scaled.append((gradient * factor).to(dtype))
         else:
             scaled.append(gradient.to(dtype, copy=True).view(shape))
-    return *scaled, None, None
+    return scaled

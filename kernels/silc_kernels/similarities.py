@@ -13,6 +13,7 @@ tiles, or read off as the inner product of image and G text, without a pass of i
 The arithmetic on a tile is an engine's (`Tiles`); the passes and what travels between ranks are the same for all.
 """
 
+import functools
 from collections.abc import Hashable, Iterator
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
@@ -178,7 +179,6 @@ class Similarities:
         views, n, _ = self.image.shape
         pairs = n * self.ranks.size * views
         share = 1 / (2 * pairs) if self.options.softmax else 1 / pairs
-        share = 1 / (2 * pairs) if self.options.softmax else 1 / pairs
         sums = self.ranks.start_all_reduce(sums.mul_(share)).wait()
         # A copy: outputs of an op must not share memory.
         loss = sums[0].clone()
@@ -206,7 +206,7 @@ class Similarities:
                 target[:, 0] = partial
             else:
                 merging.put(
-                    ranks.start_all_gather(partial),
+                    functools.partial(ranks.start_all_gather, partial),
                     lambda parts, target=target: target.copy_(parts.logsumexp(0).view_as(target)),
                 )
         merging.finish()
@@ -235,9 +235,9 @@ class Similarities:
                     if d_texts is not None:
                         self.tiles.accumulate(d_texts, gradient.t(), tile.images)
             if d_texts is not None and ranks.size > 1:
-                back = ranks.start_reduce_scatter(d_texts.view(ranks.size, end - start, -1), d_own)
+                parts = d_texts.view(ranks.size, end - start, -1)
                 # The sum arrives in d_text itself.
-                returning.put(back, lambda arrived: None)
+                returning.put(functools.partial(ranks.start_reduce_scatter, parts, d_own), lambda arrived: None)
         returning.finish()
 
     def column_pass(self, statistics: Statistics | None) -> None:

@@ -2,6 +2,7 @@
 
 import itertools
 import os
+import re
 import traceback
 from datetime import timedelta
 
@@ -9,8 +10,9 @@ import pytest
 import torch
 import torch.distributed as dist
 
-from silc_kernels import center_update, contrastive_loss
+from silc_kernels import center_update, contrastive_call, contrastive_loss
 from silc_kernels.collectives import Ranks
+from silc_kernels.contrastive_call import Call, Told
 from silc_kernels.similarities import Similarities
 from tests.kernels.oracles import contrastive, far_below_one_another, normal, relative, unit
 
@@ -26,6 +28,7 @@ def work(rank: int, store: str, queue) -> None:
     dist.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=WORLD)
     # new_group is collective: every rank makes every group.
     halves = [dist.new_group([0, 1]), dist.new_group([2, 3])]
+    across = [dist.new_group([0, 3]), dist.new_group([1, 2])]
     singles = [dist.new_group([r]) for r in range(WORLD)]
     hasty = [dist.new_group(list(range(WORLD)), timeout=timedelta(seconds=2)) for _ in range(4)]
     try:
@@ -35,9 +38,10 @@ def work(rank: int, store: str, queue) -> None:
                 check_equals_one_process(group, size, kind, plan, views, chunk)
         check_low_precision()
         check_scale_100()
-        check_automatic_plan()
+        check_automatic_plan(rank, halves[rank // 2], across[rank in (1, 2)])
         check_text_only()
         check_uneven_batches(rank)
+        check_different_calls(rank)
         check_center()
         for kind, (left, never_joined) in (("softmax", hasty[:2]), ("sigmoid", hasty[2:])):
             check_rank_that_leaves(rank, left, kind)
@@ -117,22 +121,28 @@ def check_scale_100():
         assert max(relative(mine, theirs) for mine, theirs in zip(actual[:3], gradients, strict=True)) < 1e-4
 
 
-def check_automatic_plan():
-    """By node count: images are gathered only across nodes."""
+def check_automatic_plan(rank, half, across):
+    """Images are gathered only where a group's ranks are on several nodes, and every rank decides the same."""
     calls = []
-    original = Similarities.column_pass
+    original, here = Similarities.column_pass, contrastive_call.node
     Similarities.column_pass = lambda self, *args: (calls.append(1), original(self, *args))
+    # As launchers count where the last rank is alone on its node: no rank may decide by what it alone knows.
+    os.environ["LOCAL_WORLD_SIZE"] = "1" if rank == WORLD - 1 else "3"
+    two_nodes = lambda: rank // 2  # noqa: E731
     try:
-        for on_this_node, expected in ((None, 0), (WORLD, 0), (1, 1)):
-            os.environ.pop("LOCAL_WORLD_SIZE", None)
-            if on_this_node is not None:
-                os.environ["LOCAL_WORLD_SIZE"] = str(on_this_node)
+        for node, group, size, expected in (
+            (here, None, WORLD, 0),
+            (two_nodes, None, WORLD, 1),
+            (two_nodes, half, 2, 0),
+            (two_nodes, across, 2, 1),
+        ):
+            contrastive_call.node = node
             calls.clear()
-            solve(None, WORLD, batch(WORLD, 1))
-            assert len(calls) == expected, (on_this_node, calls)
+            solve(group, size, batch(size, 1))
+            assert len(calls) == expected, (node, size, calls)
     finally:
-        Similarities.column_pass = original
-        os.environ.pop("LOCAL_WORLD_SIZE", None)
+        Similarities.column_pass, contrastive_call.node = original, here
+        del os.environ["LOCAL_WORLD_SIZE"]
 
 
 def check_text_only():
@@ -151,6 +161,33 @@ def check_uneven_batches(rank):
         contrastive_loss(features, features, torch.ones(1))
 
 
+def check_different_calls(rank):
+    """One rank calls otherwise: the same error on all, found by the first collective, the one that every call makes."""
+    calls = []
+    original = Ranks.start_all_gather
+    Ranks.start_all_gather = lambda self, tensor: (calls.append(1), original(self, tensor))[1]
+    changes = [
+        ("dtype of image", "torch.float32", "torch.bfloat16", {"image": normal(PAIRS, WIDTH).bfloat16()}),
+        ("dtype of text", "torch.float32", "torch.float16", {"text": normal(PAIRS, WIDTH).half().requires_grad_()}),
+        ("kind", "softmax", "sigmoid", {"kind": "sigmoid"}),
+        ("plan", "auto", "recompute", {"plan": "recompute"}),
+        ("chunk", 4096, 8, {"chunk": 8}),
+        ("gradients wanted", ["text"], [], {"text": normal(PAIRS, WIDTH, dtype=torch.float32)}),
+    ]
+    try:
+        for name, usual, other, change in changes:
+            features = normal(PAIRS, WIDTH, dtype=torch.float32)
+            arguments = {"image": features, "text": features.clone().requires_grad_(), "logit_scale": torch.ones(1)}
+            values = [usual] * WORLD
+            values[1] = other
+            calls.clear()
+            with pytest.raises(ValueError, match=re.escape(f"(values by rank): {name} {values}. Make the same call")):
+                contrastive_loss(**arguments | (change if rank == 1 else {}))
+            assert len(calls) == 1
+    finally:
+        Ranks.start_all_gather = original
+
+
 def check_center():
     center, weight = normal(11), normal(11, WIDTH, seed=1)
     features = normal(WORLD, 3, WIDTH, seed=2)
@@ -163,7 +200,9 @@ def check_center():
 def check_rank_that_leaves(rank, hasty, kind):
     """One that says it takes part and then does not: what the others have started ends in an error."""
     if rank == WORLD - 1:
-        Ranks.of("contrastive_loss", hasty).all_gather_numbers((1, PAIRS, WIDTH), torch.device("cpu"))
+        features = normal(PAIRS, WIDTH)
+        told = Told.of(features[None], features, Call(kind == "softmax", 0, 4096, 0, 0, 0))
+        Ranks.of("contrastive_loss", hasty).all_gather_numbers(told.numbers(), features.device)
         return
     features = normal(PAIRS, WIDTH)
     with pytest.raises(RuntimeError, match=f"contrastive_loss: all_gather failed on rank {rank} of {WORLD}"):

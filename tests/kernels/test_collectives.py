@@ -1,5 +1,7 @@
 """What is under way beside the compute, in which order; the collectives themselves run in contrastive_worker."""
 
+import functools
+
 import pytest
 import torch
 from torch import Tensor
@@ -47,15 +49,16 @@ def test_a_single_slice_is_gathered_once():
     assert log.count("start 0") == 1
 
 
-def test_one_result_is_waited_for_behind_the_next():
-    ranks, behind, used = Ranks("op", 1, 0, None), Behind(), []
+def test_one_is_finished_before_the_next_starts():
+    ranks, behind, used = RecordedRanks("op", 1, 0, None), Behind(), []
     for number in (1.0, 2.0):
-        behind.put(Recorded(ranks, "all_gather", torch.tensor([number])), lambda result: used.append(float(result)))
+        start = functools.partial(ranks.start_all_gather, torch.tensor([number]))
+        behind.put(start, lambda result: used.append(float(result)))
         assert len(used) == number - 1
     behind.finish()
     behind.finish()
     assert used == [1.0, 2.0]
-    assert log == ["wait 1", "wait 2"]
+    assert log == ["start 1", "wait 1", "start 2", "wait 2"]
 
 
 def test_a_group_without_process_groups_is_named():

@@ -17,6 +17,7 @@ from silc_kernels.reference import tiles
 from silc_kernels.similarities import Options, Similarities
 from tests.kernels.contrastive_worker import WORLD, work, work_beside_one_that_dies
 from tests.kernels.oracles import Allocations, contrastive, far_below_one_another, normal, relative, unit
+from tests.kernels.tolerance import assert_as_good_as
 
 KINDS = pytest.mark.parametrize("kind", ["softmax", "sigmoid"])
 
@@ -176,6 +177,35 @@ def test_normalize_is_part_of_the_op():
     torch.testing.assert_close(actual, expected)
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])
+def test_normalized_features_keep_their_dtype(dtype, monkeypatch):
+    """Gathered and multiplied in it, and no worse than the same in plain torch."""
+    inputs = [3 * normal(33, 16, seed=seed).to(dtype) for seed in (1, 2)]
+    scale = torch.tensor([30.0])
+    multiplied = []
+    operand = tiles.TorchTiles.operand
+    monkeypatch.setattr(tiles.TorchTiles, "operand", lambda dtype: (multiplied.append(dtype), operand(dtype))[1])
+
+    def run(loss, wanted):
+        leaves = [x.detach().to(wanted).requires_grad_() for x in (*inputs, scale)]
+        return solve(leaves, loss(*leaves))
+
+    def plain(image, text, scale):
+        units = (torch.nn.functional.normalize(x.float(), dim=-1).to(x.dtype).float() for x in (image, text))
+        return contrastive(next(units)[None], next(units), scale.float(), None, "softmax")
+
+    def exact(image, text, scale):
+        units = (torch.nn.functional.normalize(x, dim=-1) for x in (image, text))
+        return contrastive(next(units)[None], next(units), scale, None, "softmax")
+
+    found = run(lambda *leaves: contrastive_loss(*leaves, normalize=True), dtype)
+    assert set(multiplied) == {dtype}
+    for name, mine, theirs, truth in zip(
+        ("loss", "image", "text", "scale"), found, run(plain, dtype), run(exact, torch.float64), strict=True
+    ):
+        assert_as_good_as(mine, theirs, truth, name)
+
+
 @KINDS
 def test_two_runs_are_bitwise_equal(kind):
     inputs = leaves(50, 16, 2, dtype=torch.float32)
@@ -228,11 +258,14 @@ def test_compiles_into_one_graph(kind):
         torch.testing.assert_close(found, expected)
 
 
-def test_differentiating_twice_is_refused():
+@pytest.mark.parametrize("power", [1, 2])
+def test_differentiating_twice_is_refused(power):
+    """Also where the incoming gradient, that of a bare loss, is a constant."""
     inputs = leaves()
-    (first,) = torch.autograd.grad(contrastive_loss(*inputs) ** 2, inputs[:1], create_graph=True)
-    with pytest.raises(RuntimeError, match="once_differentiable"):
-        first.sum().backward()
+    gradients = torch.autograd.grad(contrastive_loss(*inputs, kind="sigmoid") ** power, inputs, create_graph=True)
+    for gradient in gradients:
+        with pytest.raises(RuntimeError, match="contrastive_loss is differentiable once"):
+            gradient.sum().backward(retain_graph=True)
 
 
 MISUSE = [
@@ -247,6 +280,10 @@ MISUSE = [
     ({"kind": "siglip"}, "kind is 'siglip'; choose one of softmax, sigmoid"),
     ({"plan": "ring"}, "plan is 'ring'"),
     ({"chunk": 0}, "chunk is 0"),
+    ({"chunk": 2.5}, r"chunk is 2\.5.*a whole number"),
+    ({"chunk": None}, "chunk is None.*a whole number"),
+    ({"logit_scale": 10.0}, r"logit_scale is 10\.0, no tensor.*torch\.tensor\(\[10\.0\]\)"),
+    ({"logit_bias": -10.0}, r"logit_bias is -10\.0, no tensor.*torch\.tensor\(\[-10\.0\]\)"),
 ]
 
 

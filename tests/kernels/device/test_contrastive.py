@@ -133,6 +133,20 @@ def test_rows_that_are_no_whole_lines_come_by_pointers():
         assert not backend.table.tile(kernel, 4, architecture, True).bulk
 
 
+@pytest.mark.parametrize("stride", [0, 8, 64])
+def test_a_single_row_at_any_stride(device, stride):
+    """It counts as contiguous, but a descriptor takes no stride below the width."""
+    row = torch.as_strided(unit(1, 64, seed=3).to(device, torch.bfloat16), (1, 64), (stride, 1))
+    other = unit(1, 64, seed=4).to(device, torch.bfloat16)
+    assert row.is_contiguous()
+    for kernel, pair in itertools.product(backend.table.KERNELS, ((row, other), (other, row))):
+        *_, options = backend._launch(kernel, Tile(*pair, 0, 0, 1))
+        bulk = backend.table.tile(kernel, 2, backend.capability(device), in_lines=True).bulk
+        assert options["BULK"] == (bulk and stride == 64)
+    inputs = [x.requires_grad_() for x in (row[None], other, *(torch.ones(1, device=device) for _ in range(2)))]
+    assert_right(inputs, "sigmoid")
+
+
 def extremes(case, device, dtype):
     image, text, scale, bias = leaves(device, 60, 24, 1, 100.0, -10.0, dtype)
     with torch.no_grad():
