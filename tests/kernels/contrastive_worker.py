@@ -229,6 +229,9 @@ def work_beside_one_that_dies(rank: int, kind: str, store: str, queue) -> None:
         contrastive_loss(features, features, torch.ones(1), kind=kind, plan="reduce_scatter", chunk=4)
     except RuntimeError as error:
         queue.put(str(error))
+    queue.close()
+    queue.join_thread()
+    os._exit(0)  # gloo's threads, their peer gone, now and then abort an orderly exit
 
 
 def work_in_triton(rank: int, size: int, backend: str, store: str, queue) -> None:
