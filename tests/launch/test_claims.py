@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import importlib.util
 import json
-import os
 import signal
 import subprocess
 import sys
-import threading
+import time
 
 import pytest
 
@@ -89,23 +88,37 @@ def test_a_run_that_fails_does_not_stop_the_others_but_a_mistake_or_a_signal_doe
     assert "not measured" in capfd.readouterr().err
 
 
-def test_told_to_stop_it_waits_until_nothing_trains_any_more(claims, data, tmp_path):
+STOPPED = """
+import signal, sys
+from types import SimpleNamespace
+sys.path.insert(0, {launch!r})
+import claims
+signal.signal(signal.SIGINT, signal.default_int_handler)  # whatever the parent does with it
+run = SimpleNamespace(config=SimpleNamespace(train=SimpleNamespace(out="there")))
+launcher = "import subprocess, sys, time; subprocess.Popen([sys.executable, '-c', *sys.argv[1:]]); time.sleep(99)"
+trainer = '''
+import signal, time
+signal.signal(signal.SIGTERM, lambda *_: None)
+open("began", "w")
+time.sleep(4)
+open("ended", "w")
+'''
+print(claims.launch(run, [sys.executable, "-c", launcher, trainer, "train.out=there"]), claims.busy(run))
+"""
+
+
+def test_told_to_stop_it_waits_until_nothing_trains_any_more(tmp_path):
     """The launcher dies at once of what its trainers need a while for."""
-    run = claims.parse(words(data, tmp_path / "x")).runs[0]
-    end = tmp_path / "end"
-    trainer = (
-        f"import signal, time; signal.signal(signal.SIGTERM, lambda *_: None); time.sleep(3); open({str(end)!r}, 'w')"
-    )
-    launcher = (
-        f"import subprocess, sys, time; subprocess.Popen([sys.executable, '-c', {trainer!r}, "
-        f"'train.out={run.config.train.out}']); time.sleep(60)"
-    )
-    stop = threading.Timer(2, os.kill, (os.getpid(), signal.SIGINT))
-    stop.start()
-    assert claims.launch(run, [sys.executable, "-c", launcher]) == 75
-    signal.signal(signal.SIGINT, signal.default_int_handler)
-    assert end.exists()
-    assert claims.busy(run) == []
+    code = STOPPED.format(launch=str(ROOT / "launch"))
+    with subprocess.Popen([sys.executable, "-c", code], cwd=tmp_path, stdout=subprocess.PIPE, text=True) as process:
+        deadline = time.monotonic() + 60
+        while not (tmp_path / "began").exists():
+            assert time.monotonic() < deadline, "the trainer never began"
+            time.sleep(0.1)
+        process.send_signal(signal.SIGINT)
+        told, _ = process.communicate(timeout=60)
+    assert told.splitlines()[-1] == "75 []"
+    assert (tmp_path / "ended").exists()
 
 
 def test_a_folder_in_use_is_left_alone(claims, data, tmp_path, capfd):
