@@ -17,7 +17,11 @@ setup(
         *find_packages("kernels", include=["silc_kernels", "silc_kernels.*"]),
     ],
     package_dir={"silc": "silc", "silc_kernels": "kernels/silc_kernels"},
-    package_data={"silc.data": ["sample/*"]},
+    package_data={
+        "silc": ["presets/*.yaml"],
+        "silc.data.sample_set": ["drawings/*"],
+        "silc_kernels.gate": ["compile_gate.csv"],
+    },
     install_requires=[
         "torch>=2.10",
         "triton>=3.6; platform_system == 'Linux' and platform_machine == 'x86_64'",

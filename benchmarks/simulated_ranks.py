@@ -16,7 +16,7 @@ import torch
 from open_clip.loss import ClipLoss, SigLipLoss
 from torch import Tensor
 
-from silc_kernels.collectives import Pending, Ranks
+from silc_kernels.common.collectives import Pending, Ranks
 
 
 class SameRanks(Ranks):

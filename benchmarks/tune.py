@@ -5,7 +5,7 @@
     python benchmarks/tune.py --save                 and write benchmarks/results/tune_<device>.csv
 
 An alternative stands for its kernel in a whole op, forward and backward, in turn with the shipped one. Tiles are fixed
-in the tables of kernels/silc_kernels/triton_backend: what is found here is to be written there.
+in the tables of kernels/silc_kernels/*/*launch.py: what is found here is to be written there.
 """
 
 from __future__ import annotations
@@ -30,10 +30,10 @@ from torch import Tensor
 # Tile tables, and the op whose cases launch their kernels. A bound on the relative error of bfloat16 results against
 # one another, as in the benchmarks.
 TABLES = {
-    "distill_tiles": "distill_loss",
-    "distill_head_tiles": "distill_head_loss",
-    "contrastive_tiles": "contrastive_loss",
-    "patches_tiles": "patch_embed",
+    "distill.triton_logits_launch": "distill_loss",
+    "distill.triton_head_launch": "distill_head_loss",
+    "contrastive.triton_launch": "contrastive_loss",
+    "patch_embedding.triton_launch": "patch_embed",
 }
 BOUND = 2e-2
 
@@ -139,7 +139,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     print(banner())
     found = []
     for name, op in TABLES.items():
-        module = importlib.import_module(f"silc_kernels.triton_backend.{name}")
+        module = importlib.import_module(f"silc_kernels.{name}")
         for case in largest(op, args.size):
             if args.only not in f"{case.op} {case.shape}":
                 continue

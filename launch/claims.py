@@ -36,7 +36,7 @@ from silc.claims import figures, page, plan  # noqa: E402
 from silc.config import Config, validate  # noqa: E402
 from silc.errors import STOPPED_BY_SIGNAL  # noqa: E402
 
-PRESETS = ROOT / "launch" / "presets"
+PRESETS = ROOT / "silc" / "presets"
 # What may differ between a run that is there and the one asked for; with other words of eval it is measured again.
 FREE = {"train": ("resume", "out"), "data": ("workers",)}
 FREE_SECTIONS = ("preset", "unverified", "eval")

@@ -36,9 +36,9 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from silc.distributed import World
-    from silc.evaluate.data import EvalData
+    from silc.evaluate.datasets import EvalData
 
-PRESETS = ROOT / "launch" / "presets"
+PRESETS = ROOT / "silc" / "presets"
 OPEN = ("eval.", "data.", "kernels.", "engine.")  # sections that a checkpoint does not fix
 
 Weights = dict[str, "Tensor"]
@@ -139,8 +139,8 @@ def find_data(config: Config, args: argparse.Namespace, world: World) -> EvalDat
 
     The sample set is the data of a run on the sample set; an export does not tell what it was trained on.
     """
-    from silc.data.sample import default_root
-    from silc.evaluate.data import needs_default, resolve_data, sample_set
+    from silc.data.sample_set.rendered import default_root
+    from silc.evaluate.datasets import needs_default, resolve_data, sample_set
     from silc.model.load_export import is_export
 
     on_sample = not config.data.shards and (args.preset is not None or not is_export(args.model))
@@ -159,7 +159,8 @@ def find_data(config: Config, args: argparse.Namespace, world: World) -> EvalDat
 def evaluate(args: argparse.Namespace) -> int:
     """Exit status: 0 measured, 1 a task gave up. Raises ValueError for a user's mistake."""
     from silc import distributed
-    from silc.evaluate import output, suite
+    from silc.evaluate import runner as suite
+    from silc.evaluate.report import output
     from silc.evaluate.towers import build_towers
     from silc.train.engine import precision
 

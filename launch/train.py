@@ -30,7 +30,7 @@ from silc import config_io  # noqa: E402
 from silc.config import Config, validate  # noqa: E402
 from silc.errors import speaks  # noqa: E402
 
-PRESETS = ROOT / "launch" / "presets"
+PRESETS = ROOT / "silc" / "presets"
 
 
 class Parser(argparse.ArgumentParser):

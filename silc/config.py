@@ -214,7 +214,7 @@ class EngineConfig:
 
 @dataclass(config=_STRICT, kw_only=True)
 class KernelsConfig:
-    """Backend of each op of silc_kernels: auto, reference, or the name of another registered one."""
+    """Backend of each op of silc_kernels: auto, torch, or the name of another registered one."""
 
     contrastive: Backend = key("auto", "contrastive_loss")
     distill: Backend = key("auto", "distill_head_loss")

@@ -19,7 +19,7 @@ from silc.config import Config, validate
 from .config_reads import fields, reads
 
 ROOT = Path(__file__).resolve().parents[1]
-PRESETS = ROOT / "launch" / "presets"
+PRESETS = ROOT / "silc" / "presets"
 NAMES = sorted(path.stem for path in PRESETS.glob("*.yaml"))
 
 
@@ -359,7 +359,7 @@ def test_the_readme_has_the_current_reference():
     inside, end, _ = rest.partition("<!-- config-reference:end -->")
     assert start, "README.md has lost its markers"
     assert end, "README.md has lost its markers"
-    assert inside.strip() == config_io.reference_markdown().strip(), "run: python launch/update_readme.py"
+    assert inside.strip() == config_io.reference_markdown().strip(), "run: python tools/update_readme.py"
 
 
 @pytest.mark.parametrize("file", ["README.md", "launch/train.py"])

@@ -16,7 +16,9 @@ from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).resolve().parents[1]
 CODE = [
-    path for folder in ("silc", "kernels", "launch", "benchmarks", "tests") for path in (ROOT / folder).rglob("*.py")
+    path
+    for folder in ("silc", "kernels", "launch", "tools", "benchmarks", "tests")
+    for path in (ROOT / folder).rglob("*.py")
 ] + [ROOT / "setup.py"]
 PROMISED = [
     "README.md",
@@ -31,19 +33,19 @@ PROMISED = [
     "launch/train.py",
     "launch/evaluate.py",
     "launch/claims.py",
-    "launch/make_sample.py",
+    "tools/make_sample.py",
     "launch/hostfile.example",
     "launch/slurm.sh",
     "kernels/README.md",
     "benchmarks/train_bench.py",
-    "silc/data/sample/NOTICE",
-    "launch/presets/sample.yaml",
-    "launch/presets/silc_vit_b16.yaml",
-    "launch/presets/silc_vit_l16.yaml",
-    "launch/presets/silc_so400m14.yaml",
-    "launch/presets/clip_vit_b16.yaml",
-    "launch/presets/clip_views_vit_b16.yaml",
-    "launch/presets/siglip_vit_b16.yaml",
+    "silc/data/sample_set/drawings/NOTICE",
+    "silc/presets/sample.yaml",
+    "silc/presets/silc_vit_b16.yaml",
+    "silc/presets/silc_vit_l16.yaml",
+    "silc/presets/silc_so400m14.yaml",
+    "silc/presets/clip_vit_b16.yaml",
+    "silc/presets/clip_views_vit_b16.yaml",
+    "silc/presets/siglip_vit_b16.yaml",
 ]
 
 # Module or package -> its floor. A module imports from floors below, and on its own floor from its own package alone.
@@ -103,7 +105,10 @@ def test_the_licence_is_apache_2():
 
 
 def test_the_embedded_drawings_are_small():
-    assert sum(path.stat().st_size for path in (ROOT / "silc/data/sample").rglob("*") if path.is_file()) <= 16 * 2**20
+    assert (
+        sum(path.stat().st_size for path in (ROOT / "silc/data/sample_set/drawings").rglob("*") if path.is_file())
+        <= 16 * 2**20
+    )
 
 
 def test_every_module_has_a_floor():
@@ -221,4 +226,4 @@ def test_the_package_holds_every_module_and_the_drawings(described):
     for path in CODE:
         if name_of(path).startswith("silc"):
             assert (path.parent / "__init__.py").is_file(), f"{path.parent} is no package"
-    assert described["package_data"]["silc.data"] == ["sample/*"]
+    assert described["package_data"]["silc.data.sample_set"] == ["drawings/*"]

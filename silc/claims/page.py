@@ -11,8 +11,8 @@ from pathlib import Path
 
 from silc.claims.figures import CLAIMS, Figure, Mean, gain, mean, of, slope, steeper, verdict
 from silc.claims.plan import ARMS, MEANING, SILC
-from silc.evaluate.plots import chart
-from silc.evaluate.report import STYLE
+from silc.evaluate.report.charts import chart
+from silc.evaluate.report.page import STYLE
 
 BASELINES = [arm for arm in ARMS if arm != SILC]
 

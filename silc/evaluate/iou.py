@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from silc.data.splits import IGNORE, Split, check_mask_size
-from silc.evaluate.job import Job, Metric
+from silc.evaluate.sharding import Job, Metric
 
 
 def confusion(guess: Tensor, truth: Tensor, classes: int) -> Tensor:

@@ -11,11 +11,13 @@ import traceback
 from pathlib import Path
 
 from silc.config import Config, validate
-from silc.data.sample import default_root
+from silc.data.sample_set.rendered import default_root
 from silc.distributed import barrier, broadcast_object, init
 from silc.errors import STOPPED_BY_SIGNAL, RunInterrupted, RunStopped, speaks
-from silc.evaluate import exhibits, output, suite
-from silc.evaluate.data import EvalData
+from silc.evaluate import runner as suite
+from silc.evaluate.datasets import EvalData
+from silc.evaluate.report import examples as exhibits
+from silc.evaluate.report import output
 from silc.evaluate.towers import Towers, build_towers
 from silc.train import checkpoint, sources
 from silc.train.banner import backend_lines

@@ -6,14 +6,14 @@ from pathlib import Path
 
 from silc.config import Config
 from silc.distributed import World
-from silc.evaluate.data import EvalData, resolve_data, sample_set
+from silc.evaluate.datasets import EvalData, resolve_data, sample_set
 
 
 def resolve(config: Config, world: World, data_root: Path) -> tuple[list[str], EvalData | None]:
     """Training shards and what to evaluate on (None: nothing). Renders the sample set on first use, on one rank.
 
     Raises ValueError for what evaluation would trip over when training is done, see
-    :func:`silc.evaluate.data.resolve_data`.
+    :func:`silc.evaluate.datasets.resolve_data`.
     """
     shards = list(config.data.shards)
     sample = None if shards else sample_set(config, world, data_root)

@@ -86,7 +86,7 @@ def test_every_kernel_looks_its_tile_up_where_the_tuner_puts_it():
     code = """
 import importlib, tune
 for name, op in tune.TABLES.items():
-    module = importlib.import_module(f"silc_kernels.triton_backend.{name}")
+    module = importlib.import_module(f"silc_kernels.{name}")
     for case in tune.largest(op, "tiny"):
         seen = tune.Seen(module.TILES)
         with tune.tiles(module, seen):
@@ -97,10 +97,10 @@ for name, op in tune.TABLES.items():
     done = subprocess.run([sys.executable, "-c", code], env=os.environ | extra, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     for line in (
-        "distill_tiles statistics gradient",
-        "distill_head_tiles attend teacher attend student weight_gradient",
-        "contrastive_tiles log_sum_exp softmax_gradient",
-        "contrastive_tiles sigmoid_gradient",
-        "patches_tiles project narrow gradient narrow",
+        "distill.triton_logits_launch statistics gradient",
+        "distill.triton_head_launch attend teacher attend student weight_gradient",
+        "contrastive.triton_launch log_sum_exp softmax_gradient",
+        "contrastive.triton_launch sigmoid_gradient",
+        "patch_embedding.triton_launch project narrow gradient narrow",
     ):
         assert line in done.stdout

@@ -14,7 +14,7 @@ from silc.claims import figures, plan
 from silc.claims.figures import Figure, Mean
 
 CLAIM = ("retrieval", "image_to_text_r5")
-PRESETS = Path(__file__).resolve().parents[2] / "launch" / "presets"
+PRESETS = Path(__file__).resolve().parents[2] / "silc" / "presets"
 
 
 def made(values: dict[tuple[str, int, int], float]) -> list[Figure]:

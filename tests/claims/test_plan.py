@@ -10,7 +10,7 @@ from silc import config_io
 from silc.claims import plan
 from silc.train.estimate import step_flops
 
-PRESETS = Path(__file__).resolve().parents[2] / "launch" / "presets"
+PRESETS = Path(__file__).resolve().parents[2] / "silc" / "presets"
 
 
 def runs(*words: str, preset: str = "sample", pairs=(6400, 3200), seeds=(0, 7)) -> list[plan.Run]:

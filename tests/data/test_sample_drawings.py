@@ -18,7 +18,7 @@ import pytest
 import webdataset
 from PIL import Image
 
-from silc.data.sample_concepts import (
+from silc.data.sample_set.concepts import (
     DEFAULT_HELD_OUT,
     DEFAULT_TRAIN,
     TRAIN_ARTISTS,
@@ -26,7 +26,7 @@ from silc.data.sample_concepts import (
     concept_names,
     with_article,
 )
-from silc.data.sample_render import DRAWINGS, cut_out, read_drawings
+from silc.data.sample_set.render import DRAWINGS, cut_out, read_drawings
 
 ROOT = Path(__file__).parents[2]
 MANIFEST = json.loads((DRAWINGS / "manifest.json").read_text())
@@ -36,7 +36,7 @@ CORE = {"emojione", "noto", "noto-v1", "fluent-emoji", "fluent-emoji-flat", "twe
 
 @pytest.fixture(scope="module")
 def recipe():
-    spec = importlib.util.spec_from_file_location("make_sample", ROOT / "launch" / "make_sample.py")
+    spec = importlib.util.spec_from_file_location("make_sample", ROOT / "tools" / "make_sample.py")
     module = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = module  # dataclasses look their module up
     spec.loader.exec_module(module)

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from silc.data.scenes import Drawing, draw_background, draw_scene, write_caption
+from silc.data.sample_set.scenes import Drawing, draw_background, draw_scene, write_caption
 
 NAMES = ("dog", "owl", "grapes", "red apple")
 COLOURS = ((255, 0, 0), (0, 255, 0), (0, 0, 255), (0, 0, 0))

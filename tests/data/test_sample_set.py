@@ -14,9 +14,10 @@ import pytest
 import webdataset
 from PIL import Image
 
-from silc.data import sample, sample_render
-from silc.data.sample import SampleSet, default_root, ensure_sample
-from silc.data.sample_concepts import SPLITS, TRAIN_ARTISTS, UNSEEN_ARTISTS, with_article
+from silc.data.sample_set import render as sample_render
+from silc.data.sample_set import rendered as sample
+from silc.data.sample_set.concepts import SPLITS, TRAIN_ARTISTS, UNSEEN_ARTISTS, with_article
+from silc.data.sample_set.rendered import SampleSet, default_root, ensure_sample
 
 SCENES = {"scenes_train": 60, "scenes_eval": 48, "size": 48}
 

@@ -18,7 +18,7 @@ from silc.config import Config, DataConfig, EvalConfig, HeadConfig, ModelConfig,
 from silc.data.shards import Unreadable
 from silc.data.splits import DataSet
 from silc.distributed import World
-from silc.evaluate.job import Job
+from silc.evaluate.sharding import Job
 from silc.evaluate.towers import Towers, build_towers
 from silc.model import SilcModel, build
 

@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 
 from silc.data import build_tokenizer
 from silc.data.splits import DataSet
-from silc.evaluate import classification
-from silc.evaluate.classification import accuracy
-from silc.evaluate.task import class_embeddings
+from silc.evaluate.tasks import zeroshot_classification as classification
+from silc.evaluate.tasks.task import class_embeddings
+from silc.evaluate.tasks.zeroshot_classification import accuracy
 from silc.model import LogitScale
 from silc.model.export import export
 

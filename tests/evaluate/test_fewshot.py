@@ -11,8 +11,8 @@ from sklearn.linear_model import Ridge
 from sklearn.neighbors import KNeighborsClassifier
 
 from silc.data.splits import DataSet
-from silc.evaluate import fewshot
-from silc.evaluate.fewshot import choose, neighbours, ridge
+from silc.evaluate.tasks import fewshot
+from silc.evaluate.tasks.fewshot import choose, neighbours, ridge
 
 from .conftest import Memory, random_pictures
 

@@ -7,8 +7,8 @@ import pytest
 import torch
 from PIL import Image
 
-from silc.evaluate import picture
-from silc.evaluate.picture import CELL, MARGIN, TEXT, draw
+from silc.evaluate.report import contact_sheet as picture
+from silc.evaluate.report.contact_sheet import CELL, MARGIN, TEXT, draw
 
 
 def colours(sheet: np.ndarray, colour: tuple[int, int, int]) -> int:

@@ -14,8 +14,12 @@ import pytest
 import torch
 
 from silc.data.splits import IGNORE, DataSet
-from silc.evaluate import exhibits, output, plots, report, suite
-from silc.evaluate.data import EvalData
+from silc.evaluate import runner as suite
+from silc.evaluate.datasets import EvalData
+from silc.evaluate.report import charts as plots
+from silc.evaluate.report import examples as exhibits
+from silc.evaluate.report import output
+from silc.evaluate.report import page as report
 
 from .conftest import NAMES, Memory, random_pictures
 

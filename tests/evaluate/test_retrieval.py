@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from silc.data.splits import DataSet
-from silc.evaluate import retrieval
-from silc.evaluate.retrieval import chance, ranks, recalls
+from silc.evaluate.tasks import retrieval
+from silc.evaluate.tasks.retrieval import chance, ranks, recalls
 
 from .conftest import NAMES, Memory, random_pictures
 

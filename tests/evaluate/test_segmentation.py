@@ -10,11 +10,19 @@ import torch.nn.functional as F
 from sklearn.linear_model import LogisticRegression
 
 from silc.data.splits import IGNORE, DataSet
-from silc.evaluate import open_vocabulary, probe, segmentation
-from silc.evaluate.decoder import CostDecoder
 from silc.evaluate.iou import per_class
-from silc.evaluate.job import Job
-from silc.evaluate.patch_labels import cells, training_windows
+from silc.evaluate.sharding import Job
+from silc.evaluate.tasks import (
+    linear_segmentation as probe,
+)
+from silc.evaluate.tasks import (
+    open_vocabulary_segmentation as open_vocabulary,
+)
+from silc.evaluate.tasks import (
+    zeroshot_segmentation as segmentation,
+)
+from silc.evaluate.tasks.decoder import CostDecoder
+from silc.evaluate.tasks.patch_labels import cells, training_windows
 
 from .conftest import Memory, random_pictures
 

@@ -11,8 +11,8 @@ from PIL import Image
 
 from silc.config import Config, validate
 from silc.data import class_names
-from silc.data.sample import SampleSet
-from silc.evaluate import data as eval_data
+from silc.data.sample_set.rendered import SampleSet
+from silc.evaluate import datasets as eval_data
 from silc.evaluate.tasks import TASKS
 from silc.train import sources
 

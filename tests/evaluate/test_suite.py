@@ -13,8 +13,8 @@ import torch
 from silc import config_io
 from silc.config import Config
 from silc.data.splits import DataSet
-from silc.evaluate import suite
-from silc.evaluate.data import EvalData
+from silc.evaluate import runner as suite
+from silc.evaluate.datasets import EvalData
 from silc.evaluate.tasks import TASKS
 from silc.evaluate.towers import build_towers
 

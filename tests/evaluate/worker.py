@@ -14,21 +14,13 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 
-from silc.config import (
-    Config,
-    DataConfig,
-    EvalConfig,
-    HeadConfig,
-    ModelConfig,
-    TextConfig,
-    ViewsConfig,
-    VisionConfig,
-)
+from silc.config import Config, DataConfig, EvalConfig, HeadConfig, ModelConfig, TextConfig, ViewsConfig, VisionConfig
 from silc.data.splits import DataSet
 from silc.distributed import World
-from silc.evaluate import exhibits, suite
-from silc.evaluate.data import EvalData
-from silc.evaluate.job import Job, TimedOut
+from silc.evaluate import runner as suite
+from silc.evaluate.datasets import EvalData
+from silc.evaluate.report import examples as exhibits
+from silc.evaluate.sharding import Job, TimedOut
 from silc.evaluate.tasks import TASKS
 from silc.evaluate.towers import build_towers
 from silc.model import build

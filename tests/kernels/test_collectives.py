@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from silc_kernels import contrastive_loss
-from silc_kernels.collectives import Behind, Pending, Ranks
+from silc_kernels.common.collectives import Behind, Pending, Ranks
 
 
 class Recorded(Pending):

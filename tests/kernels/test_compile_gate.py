@@ -6,8 +6,9 @@ from dataclasses import replace
 
 import pytest
 
-from silc_kernels.triton_backend import distill_head_tiles, gate
-from silc_kernels.triton_backend.sass import overlapped
+from silc_kernels.distill import triton_head_launch as distill_head_tiles
+from silc_kernels.gate import gate
+from silc_kernels.gate.sass import overlapped
 
 CANDIDATES = list(gate.candidates())
 TRIALS = list(gate.trials())
@@ -21,9 +22,17 @@ def test_compiles_within_the_limits_of_each_chip(candidate):
     assert not wrong, "\n".join(wrong)
 
 
-@pytest.mark.parametrize("table", ["distill_tiles", "distill_head_tiles", "contrastive_tiles", "patches_tiles"])
+@pytest.mark.parametrize(
+    "table",
+    [
+        "distill.triton_logits_launch",
+        "distill.triton_head_launch",
+        "contrastive.triton_launch",
+        "patch_embedding.triton_launch",
+    ],
+)
 def test_trials_are_alternatives_to_what_ships(table):
-    module = importlib.import_module(f"silc_kernels.triton_backend.{table}")
+    module = importlib.import_module(f"silc_kernels.{table}")
     for key, trials in module.TRIALS.items():
         assert module.TILES[key] not in trials
         assert len(set(trials)) == len(trials) > 0
@@ -34,7 +43,7 @@ def test_names_are_unique_and_the_committed_table_holds_them_all():
     assert len(set(names)) == len(names)
     with gate.TABLE.open() as file:
         written = [(row["name"], row["architecture"]) for row in csv.DictReader(file)]
-    assert written == names, "run: python -m silc_kernels.triton_backend.gate --write"
+    assert written == names, "run: python -m silc_kernels.gate.gate --write"
 
 
 def test_what_is_wrong_with_a_kernel_is_said():

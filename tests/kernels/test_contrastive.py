@@ -11,10 +11,10 @@ from hypothesis import strategies as st
 from open_clip.loss import ClipLoss, SigLipLoss
 
 from silc_kernels import center_update, contrastive_loss
-from silc_kernels.collectives import Ranks
-from silc_kernels.contrastive_op import Call
-from silc_kernels.reference import tiles
-from silc_kernels.similarities import Options, Similarities
+from silc_kernels.common.collectives import Ranks
+from silc_kernels.contrastive import torch_tiles as tiles
+from silc_kernels.contrastive.custom_op import Call
+from silc_kernels.contrastive.passes import Options, Similarities
 from tests.kernels.contrastive_worker import WORLD, work, work_beside_one_that_dies
 from tests.kernels.oracles import Allocations, contrastive, far_below_one_another, normal, relative, unit
 from tests.kernels.tolerance import assert_as_good_as
@@ -244,7 +244,7 @@ def test_is_an_operator_by_the_book(kind):
     for wanted in ([True, True, True], [False, True, False]):
         inputs = [x.requires_grad_(needed) for x, needed in zip(leaves(5, 3, 2), [*wanted, True], strict=True)]
         arguments = *inputs, "", Call(kind == "softmax", 0, 4, *wanted)
-        torch.library.opcheck(torch.ops.silc_kernels.contrastive_reference.default, arguments)
+        torch.library.opcheck(torch.ops.silc_kernels.contrastive_torch.default, arguments)
 
 
 @KINDS

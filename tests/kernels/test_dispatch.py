@@ -6,7 +6,8 @@ import pytest
 import torch
 
 import silc_kernels
-from silc_kernels import dispatch
+from silc_kernels import backends
+from silc_kernels.common import dispatch
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
 OPS = ["contrastive_loss", "distill_head_loss", "distill_loss", "patch_embed"]
@@ -14,19 +15,19 @@ OPS = ["contrastive_loss", "distill_head_loss", "distill_loss", "patch_embed"]
 
 @pytest.fixture
 def registry(monkeypatch):
-    """A registry of its own: {"op": {"reference": ...}}."""
+    """A registry of its own: {"op": {"torch": ...}}."""
     monkeypatch.setattr(dispatch, "_REGISTRY", {})
     monkeypatch.delenv(dispatch.ENVIRONMENT_VARIABLE, raising=False)
-    dispatch.register("op", "reference", lambda x: x + 1)
+    dispatch.register("op", "torch", lambda x: x + 1)
     return dispatch
 
 
-def test_every_op_has_a_reference_and_a_banner_row(monkeypatch):
+def test_every_op_has_a_torch_backend_and_a_banner_row(monkeypatch):
     monkeypatch.delenv(dispatch.ENVIRONMENT_VARIABLE, raising=False)
     rows = silc_kernels.report("cpu")
     assert [row.op for row in rows] == OPS
-    assert all(row.backend == "reference" and "cpu" in row.reason for row in rows)
-    assert all(callable(getattr(silc_kernels.reference, op)) for op in OPS)
+    assert all(row.backend == "torch" and "cpu" in row.reason for row in rows)
+    assert all(set(modules) == {"torch", "triton"} for modules in backends.BACKENDS.values())
 
 
 def test_triton_is_taken_on_cuda_only(registry):
@@ -49,17 +50,17 @@ def test_argument_wins_over_environment_over_automatic(registry, monkeypatch):
     registry.register("op", "other", lambda x: x + 3)
     monkeypatch.setenv(dispatch.ENVIRONMENT_VARIABLE, "other")
     assert registry.choose("op", CPU)(0) == 3
-    assert registry.choose("op", CPU, "reference")(0) == 1
+    assert registry.choose("op", CPU, "torch")(0) == 1
     assert registry.report("cpu")[0].reason == "forced by SILC_KERNELS_BACKEND=other"
 
 
 def test_an_empty_variable_is_not_set(registry, monkeypatch):
     monkeypatch.setenv(dispatch.ENVIRONMENT_VARIABLE, "")
-    assert registry.report("cpu") == [("op", "reference", "plain torch, chunked: the choice on cpu")]
+    assert registry.report("cpu") == [("op", "torch", "plain torch, chunked: the choice on cpu")]
 
 
 def test_forcing_what_is_not_there_lists_what_is(registry, monkeypatch):
-    with pytest.raises(ValueError, match=r"no backend 'triton'.*registered: reference"):
+    with pytest.raises(ValueError, match=r"no backend 'triton'.*registered: torch"):
         registry.choose("op", CPU, "triton")
     monkeypatch.setenv(dispatch.ENVIRONMENT_VARIABLE, "cuda")
     with pytest.raises(ValueError, match="SILC_KERNELS_BACKEND=cuda"):

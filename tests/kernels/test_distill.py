@@ -15,8 +15,8 @@ from torch.utils.checkpoint import checkpoint
 
 import silc_kernels
 from silc_kernels import distill_head_loss, distill_loss
-from silc_kernels.reference import distill as distill_reference
-from silc_kernels.reference import distill_head as head_reference
+from silc_kernels.distill import torch_head as head_reference
+from silc_kernels.distill import torch_logits as distill_reference
 from tests.kernels.oracles import Allocations, distillation, normal, relative, unit
 
 TEMPS = {"student_temp": 0.1, "teacher_temp": 0.04}

@@ -7,7 +7,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils.checkpoint import checkpoint
 
 from silc_kernels import MultiCropPatchEmbed
-from silc_kernels.positions import resize_matrix, resize_positions
+from silc_kernels.patch_embedding.positions import resize_matrix, resize_positions
 from tests.kernels.patch_problems import IMAGENET, pixels
 
 

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from timm.layers import PatchEmbed
 
 from silc_kernels import PackedLayout, patch_embed
-from silc_kernels.reference import patches as reference
+from silc_kernels.patch_embedding import torch_backend as reference
 from tests.kernels.oracles import Allocations, normal, relative, tokens
 from tests.kernels.patch_problems import IMAGENET, PLAIN, cut, identity, pixels, problem, trained
 

@@ -2,9 +2,10 @@
 
 import torch
 
-from silc_kernels.triton_backend import gate, runtime
-from silc_kernels.triton_backend.patches_gate import PRECISIONS, candidates
-from silc_kernels.triton_backend.patches_tiles import TILES, TRIALS, Tile, tile_of
+from silc_kernels.common import triton_runtime as runtime
+from silc_kernels.gate import gate
+from silc_kernels.patch_embedding.triton_gate import PRECISIONS, candidates
+from silc_kernels.patch_embedding.triton_launch import TILES, TRIALS, Tile, tile_of
 
 
 def test_trials_are_alternatives_to_what_ships():

@@ -15,7 +15,7 @@ from silc.model import SilcModel
 
 from .conftest import PRESET, ROOT, run_train
 
-NAMES = sorted(path.stem for path in (ROOT / "launch/presets").glob("*.yaml"))
+NAMES = sorted(path.stem for path in (ROOT / "silc/presets").glob("*.yaml"))
 
 
 @pytest.fixture(scope="session")
@@ -62,7 +62,7 @@ def test_keys_are_listed_with_type_default_and_meaning(main, capsys):
 def test_dry_run_of_every_preset(main, capsys, name):
     assert main(["--dry-run", "--preset", name]) == 0
     text = capsys.readouterr().out
-    config = config_io.load_config(name, presets=ROOT / "launch/presets")
+    config = config_io.load_config(name, presets=ROOT / "silc/presets")
     resolved = text[text.index("preset: ") :].partition("\nparameters\n")[0]  # DeepSpeed may speak first
     assert config_io.build(yaml.safe_load(resolved)) == config
     with torch.device("meta"):

@@ -129,7 +129,7 @@ def test_an_export_is_measured_like_its_checkpoint(evaluate, here, one_rank, tmp
 
 def test_an_export_without_data_is_told_what_to_give(evaluate, here, one_rank, tmp_path, monkeypatch):
     """It does not tell what it was trained on: the sample set is neither made nor taken."""
-    monkeypatch.setattr("silc.evaluate.data.sample_set", _forbidden)
+    monkeypatch.setattr("silc.evaluate.datasets.sample_set", _forbidden)
     status, _, err = evaluate(one_rank.path("open_clip"), "--out", tmp_path)
     assert status == 2
     assert "nothing to evaluate on: give eval.classification" in err
@@ -141,7 +141,7 @@ def _forbidden(*_):
 
 
 def test_tasks_on_data_of_their_own_need_forbidden_set(evaluate, here, one_rank, squares, tmp_path, monkeypatch):
-    monkeypatch.setattr("silc.evaluate.data.sample_set", _forbidden)
+    monkeypatch.setattr("silc.evaluate.datasets.sample_set", _forbidden)
     words = ["--tasks=zeroshot_segmentation", "eval.models=[student]", "eval.shards=[]", "eval.classes=null"]
     words += ["data.shards=[]", f"eval.segmentation=ade20k:{squares}", "eval.short_side=32", "eval.window=16"]
     status, _, err = evaluate(one_rank.folder, "--out", tmp_path / "out", *words)
@@ -165,7 +165,7 @@ def test_nothing_measured_leaves_earlier_results(evaluate, here, one_rank, tmp_p
 @pytest.mark.parametrize("place", ["file", "file/below"])
 def test_a_folder_that_cannot_be_written_shows_before_measuring(evaluate, here, one_rank, tmp_path, monkeypatch, place):
     (tmp_path / "file").write_text("in the way")
-    monkeypatch.setattr("silc.evaluate.suite.evaluate", _forbidden)
+    monkeypatch.setattr("silc.evaluate.runner.evaluate", _forbidden)
     status, _, err = evaluate(one_rank.folder, "--out", tmp_path / place)
     assert status == 2
     assert f"cannot write the results to {tmp_path / place}: " in err

@@ -15,7 +15,7 @@ from silc.model import build
 from silc.train.estimate import estimate, head_macs, step_flops, text_macs, vision_macs
 from tests.train import cases
 
-PRESETS = Path(__file__).resolve().parents[2] / "launch" / "presets"
+PRESETS = Path(__file__).resolve().parents[2] / "silc" / "presets"
 
 
 def preset(name: str, *overrides: str) -> Config:

@@ -7,11 +7,11 @@ import torch
 from torch.nn import functional
 
 from silc_kernels import contrastive_loss
-from silc_kernels.collectives import Ranks
-from silc_kernels.contrastive_op import Call
-from silc_kernels.similarities import Options, Similarities, Tile
-from silc_kernels.triton_backend import contrastive as backend
-from silc_kernels.triton_backend.runtime import INTERPRET
+from silc_kernels.common.collectives import Ranks
+from silc_kernels.common.triton_runtime import INTERPRET
+from silc_kernels.contrastive import triton_tiles as backend
+from silc_kernels.contrastive.custom_op import Call
+from silc_kernels.contrastive.passes import Options, Similarities, Tile
 from tests.kernels.oracles import Allocations, contrastive, far_below_one_another, relative, unit
 from tests.kernels.tolerance import FLOOR, assert_as_good_as
 
@@ -67,7 +67,7 @@ def plain(inputs, kind):
     In the interpreter the kernels multiply in float32, and so must the reference.
     """
     if INTERPRET or inputs[0].dtype == torch.float32:
-        return solve(inputs, contrastive_loss(*inputs, kind=kind, backend="reference"))
+        return solve(inputs, contrastive_loss(*inputs, kind=kind, backend="torch"))
     image, text, scale, bias = inputs
     losses = []
     for view in image:
@@ -256,7 +256,7 @@ def test_is_an_operator_by_the_book(device, kind):
 
 
 @KINDS
-@pytest.mark.parametrize("name", ["triton", "reference"])
+@pytest.mark.parametrize("name", ["triton", "torch"])
 def test_compiles_into_one_graph(device, kind, name):
     def loss(image, text, scale, bias):
         return 2 * contrastive_loss(image, text, scale.exp(), bias, kind=kind, normalize=True, backend=name)
@@ -278,7 +278,7 @@ def test_trains_as_the_reference_does(device, kind):
     config.objective.contrastive = kind
     plan = plan_views(config)
     runs = []
-    for config.kernels.contrastive in ("triton", "reference"):
+    for config.kernels.contrastive in ("triton", "torch"):
         pixels, words = unit(16, plan.student_large, 20, seed=3), unit(16, 12, seed=4)
         towers = [unit(20, 10, seed=5), unit(12, 10, seed=6), torch.tensor([2.0]), torch.tensor([-2.0])]
         towers = [x.to(device, torch.float32).requires_grad_() for x in towers]

@@ -4,8 +4,10 @@ import pytest
 import torch
 from lightly.loss import DINOLoss
 
-from silc_kernels import distill_loss, reference
-from silc_kernels.triton_backend import distill, distill_tiles
+from silc_kernels import distill_loss
+from silc_kernels.distill import torch_logits as reference
+from silc_kernels.distill import triton_logits as distill
+from silc_kernels.distill import triton_logits_launch as distill_tiles
 from tests.kernels.oracles import distillation, normal
 from tests.kernels.tolerance import assert_as_good_as
 
@@ -157,7 +159,7 @@ def test_tiles_worth_timing_are_as_accurate(device, key, trial, monkeypatch):
     compare(problem(device, 3, 2, 2, 3000))
 
 
-@pytest.mark.parametrize("backend", ["triton", "reference"])
+@pytest.mark.parametrize("backend", ["triton", "torch"])
 @pytest.mark.parametrize("which", range(3))
 def test_an_input_changed_before_the_backward_is_refused(device, which, backend):
     inputs = problem(device, 2, 2, 2, 40)
@@ -168,7 +170,7 @@ def test_an_input_changed_before_the_backward_is_refused(device, which, backend)
         loss.backward()
 
 
-@pytest.mark.parametrize("backend", ["triton", "reference"])
+@pytest.mark.parametrize("backend", ["triton", "torch"])
 def test_inference_tensors(device, backend):
     student, teacher, center = problem(device, 2, 2, 2, 40)
     options = TEMPS | {"backend": backend}
@@ -183,7 +185,7 @@ def test_inference_tensors(device, backend):
         distill_loss(student, teacher, made[2], **options)
 
 
-@pytest.mark.parametrize("backend", ["triton", "reference"])
+@pytest.mark.parametrize("backend", ["triton", "torch"])
 @pytest.mark.parametrize("inplace", [False, True])
 def test_a_second_derivative_is_refused(device, backend, inplace):
     student, *others = problem(device, 2, 2, 2, 40)
@@ -214,7 +216,7 @@ def test_the_operators_pass_opcheck(device):
     torch.library.opcheck(distill._gradient_, known)
 
 
-@pytest.mark.parametrize("backend", ["triton", "reference"])
+@pytest.mark.parametrize("backend", ["triton", "torch"])
 @pytest.mark.parametrize("weighted", [False, True])
 def test_compiles_as_one_graph(device, backend, weighted):
     inputs = problem(device, 2, 3, 2, 50)

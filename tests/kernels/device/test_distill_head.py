@@ -6,8 +6,10 @@ from lightly.loss import DINOLoss
 
 from silc.config import HeadConfig
 from silc.model.head import DistillInputs, PrototypeHead
-from silc_kernels import distill_head_loss, reference
-from silc_kernels.triton_backend import distill_head, distill_head_tiles
+from silc_kernels import distill_head_loss
+from silc_kernels.distill import torch_head as reference
+from silc_kernels.distill import triton_head as distill_head
+from silc_kernels.distill import triton_head_launch as distill_head_tiles
 from tests.kernels.oracles import distillation, normal, relative, unit
 from tests.kernels.tolerance import FLOOR, assert_as_good_as
 
@@ -206,7 +208,7 @@ def test_only_what_asks_gets_a_gradient(device):
     assert [leaf.grad is not None for leaf in leaves] == [True, False, True, False, False]
 
 
-@pytest.mark.parametrize("backend", ["triton", "reference"])
+@pytest.mark.parametrize("backend", ["triton", "torch"])
 @pytest.mark.parametrize("which", range(5))
 def test_an_input_changed_before_the_backward_is_refused(device, which, backend):
     """An update of the teacher that comes too early must not pass on one backend and change gradients on another."""
@@ -218,7 +220,7 @@ def test_an_input_changed_before_the_backward_is_refused(device, which, backend)
         loss.backward()
 
 
-@pytest.mark.parametrize("backend", ["triton", "reference"])
+@pytest.mark.parametrize("backend", ["triton", "torch"])
 def test_copies_of_the_forward_serve_the_backward(device, backend):
     """Pair weights, and a centre that is converted, may change: the gradients are of the values that were given."""
     *inputs, center = problem(device)
@@ -230,7 +232,7 @@ def test_copies_of_the_forward_serve_the_backward(device, backend):
         assert torch.equal(mine, plain)
 
 
-@pytest.mark.parametrize("backend", ["triton", "reference"])
+@pytest.mark.parametrize("backend", ["triton", "torch"])
 def test_inference_tensors(device, backend):
     inputs = problem(device)
     options = TEMPS | {"backend": backend}
@@ -294,7 +296,7 @@ def test_tiles_that_other_chips_or_timings_would_choose_are_as_accurate(device, 
     compare(problem(device, 3, 30, 2, 300, 16))
 
 
-@pytest.mark.parametrize("backend", ["triton", "reference"])
+@pytest.mark.parametrize("backend", ["triton", "torch"])
 @pytest.mark.parametrize("which", [0, 2])
 def test_a_second_derivative_is_refused(device, backend, which):
     inputs = problem(device, 2, 2, 2, 40, 16)
@@ -314,7 +316,7 @@ def test_the_operators_pass_opcheck(device):
     torch.library.opcheck(distill_head._weight_gradient, known)
 
 
-@pytest.mark.parametrize("backend", ["triton", "reference"])
+@pytest.mark.parametrize("backend", ["triton", "torch"])
 @pytest.mark.parametrize("weighted", [False, True])
 def test_compiles_as_one_graph(device, backend, weighted):
     inputs = problem(device, 2, 3, 2, 50, 16)
@@ -360,7 +362,7 @@ def train(device, backend: str, steps: int = 4) -> list[float]:
 def test_the_head_trains_to_the_losses_of_the_reference(device):
     losses = train(device, "triton")
     assert losses[-1] < losses[0]
-    assert losses == pytest.approx(train(device, "reference"), rel=1e-5 if torch.float32 == DTYPE else 1e-2)
+    assert losses == pytest.approx(train(device, "torch"), rel=1e-5 if torch.float32 == DTYPE else 1e-2)
 
 
 if torch.cuda.is_available():

@@ -5,8 +5,9 @@ import torch
 from torch import Tensor
 
 from silc_kernels import PackedLayout, patch_embed
-from silc_kernels.triton_backend import patches, runtime
-from silc_kernels.triton_backend.patches_tiles import bulk_block
+from silc_kernels.common import triton_runtime as runtime
+from silc_kernels.patch_embedding import triton_backend as patches
+from silc_kernels.patch_embedding.triton_launch import bulk_block
 from tests.kernels.oracles import normal, relative, tokens
 from tests.kernels.patch_problems import IMAGENET, PLAIN, cut, identity, pixels, problem, trained
 from tests.kernels.tolerance import assert_as_good_as
@@ -61,7 +62,7 @@ def exactly(arguments, upstream: Tensor) -> list[Tensor]:
 
 
 def compare(arguments, **options) -> None:
-    reference = solve(arguments, "reference", **options)
+    reference = solve(arguments, "torch", **options)
     upstream = normal(*reference[0].shape, seed=20).to(reference[0])
     actual, exact = solve(arguments, "triton", upstream, **options), exactly(arguments, upstream)
     names = ["tokens", "weight", "bias", *(f"positions {i}" for i in range(len(arguments[3]))), "prefix"]
@@ -167,7 +168,7 @@ def test_patches_longer_than_a_tile_go_to_the_reference(device):
     arguments = on(device, torch.float32, *problem([(1, 65, 65)], 65, 4))
     with pytest.raises(ValueError, match="patches of up to 64 pixels, not 65"):
         solve(arguments, "triton")
-    for mine, other in zip(solve(arguments, "auto"), solve(arguments, "reference"), strict=True):
+    for mine, other in zip(solve(arguments, "auto"), solve(arguments, "torch"), strict=True):
         assert torch.equal(mine, other)
 
 

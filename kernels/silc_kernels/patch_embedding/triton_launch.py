@@ -1,0 +1,166 @@
+"""Tiles of the patch_embed kernels, by chip and precision, and how patches and rows fall into them."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ..common import triton_runtime as runtime
+
+NARROW = 16
+
+
+@dataclass(frozen=True)
+class Tile:
+    """Of a product. rows: patches; depth: pixels of a patch at most at a time; columns: of the width D.
+
+    parts: pieces that the result is written in. bulk: whether the copy engine may cut the patches.
+    """
+
+    rows: int
+    depth: int
+    columns: int
+    num_warps: int
+    num_stages: int
+    parts: int = 1
+    bulk: bool = False
+
+
+# fp32 products have no tensor cores at this precision: small tiles, on any chip.
+_SINGLE = {
+    "project": Tile(64, 32, 64, 4, 2),
+    "project narrow": Tile(64, 32, 64, 4, 2),
+    "gradient": Tile(32, 64, 64, 8, 2),
+    "gradient narrow": Tile(32, 64, 64, 8, 2),
+}
+# Hopper and data-centre Blackwell. A sum of 128 x 256 takes half the registers of 8 warps, and what is left must hold
+# the bytes of a tile and their conversions, in the gradient also sums for the positions: so its tiles have few rows.
+_LARGE = {
+    "project": Tile(128, 64, 256, 8, 3, parts=4, bulk=True),
+    "project narrow": Tile(128, 32, 256, 8, 4, parts=4),
+    "gradient": Tile(32, 256, 128, 8, 4, bulk=True),
+    "gradient narrow": Tile(32, 256, 128, 8, 4),
+}
+# Up to 99 KiB of shared memory, for the small chips of each generation too; 80 stands for all that are not the others.
+_SMALL = {
+    "project": Tile(128, 64, 128, 8, 3),
+    "project narrow": Tile(128, 64, 128, 8, 3),
+    "gradient": Tile(32, 128, 128, 8, 3),
+    "gradient narrow": Tile(32, 128, 64, 8, 3),
+}
+# (kernel, "single" or "half" precision, architecture). "narrow": patches under 16 pixels, whose lines come a few bytes
+# at a time and take registers for addresses.
+TILES: dict[tuple[str, str, int], Tile] = {
+    (kernel, precision, architecture): tile
+    for precision, architecture, tiles in (
+        *(("single", architecture, _SINGLE) for architecture in (80, 90, 100)),
+        ("half", 80, _SMALL),
+        ("half", 90, _LARGE),
+        ("half", 100, _LARGE),
+    )
+    for kernel, tile in tiles.items()
+}
+# Worth timing; each compiles without spills.
+TRIALS: dict[tuple[str, str, int], tuple[Tile, ...]] = {
+    ("project", "half", 90): (
+        Tile(128, 64, 256, 8, 4, parts=4, bulk=True),  # one more stage, should bytes come late
+        Tile(128, 128, 256, 8, 2, parts=4, bulk=True),  # half as many barriers
+        Tile(64, 64, 256, 4, 3, parts=4, bulk=True),  # two programs a multiprocessor: one writes while one multiplies
+        Tile(128, 64, 128, 8, 4, parts=4, bulk=True),  # two programs a multiprocessor, but twice the conversions
+        Tile(128, 64, 256, 8, 3, parts=4),  # whether the copy engine pays
+    ),
+    ("project narrow", "half", 90): (
+        Tile(128, 32, 256, 8, 3, parts=4),  # one stage less
+        Tile(128, 64, 128, 8, 3, parts=2),  # deeper, half as wide
+        Tile(64, 64, 256, 8, 3, parts=2),  # deeper, half as many rows
+    ),
+    ("gradient", "half", 90): (
+        Tile(32, 256, 128, 8, 3, bulk=True),  # one stage less
+        Tile(32, 128, 256, 8, 4, bulk=True),  # bytes read half as often, gradients twice as often
+        Tile(64, 128, 128, 8, 3, bulk=True),  # four products in flight instead of two, half the sums
+        Tile(32, 256, 128, 8, 4),  # whether the copy engine pays
+    ),
+    ("gradient narrow", "half", 90): (
+        Tile(32, 256, 128, 8, 3),  # one stage less
+        Tile(64, 256, 128, 8, 3),  # four products in flight instead of two, all registers
+    ),
+}
+
+
+def tile_of(kernel: str, device: torch.device, dtype: torch.dtype, patch: int) -> Tile:
+    """That of `kernel` ("project", "gradient") for products in `dtype` (what the tokens are kept in)."""
+    narrow = " narrow" if patch < NARROW else ""
+    capability = runtime.capability(device)
+    architecture = 80 if capability < 90 or capability >= 120 else 90 if capability < 100 else 100
+    return TILES[kernel + narrow, "single" if dtype == torch.float32 else "half", architecture]
+
+
+@dataclass(frozen=True)
+class Lines:
+    """How a patch of `patch` lines is cut for a tile: `blocks` blocks of `lines` lines of `row` pixels a channel."""
+
+    row: int
+    lines: int
+    blocks: int
+
+    @property
+    def depth(self) -> int:
+        """Padded pixels of a patch, all channels."""
+        return 3 * self.blocks * self.lines * self.row
+
+
+def projected_lines(patch: int, depth: int) -> Lines:
+    """For the forward product: without padding where lines of a power of two allow it, at least 16 pixels deep."""
+    row = _power_of_two(patch)
+    lines = max(min(patch & -patch, depth // row), 16 // row, 1)
+    return Lines(row, lines, -(-patch // lines))
+
+
+def gradient_lines(patch: int, depth: int) -> Lines:
+    """For the weight gradient, whose tile is better full than exact."""
+    row = _power_of_two(patch)
+    lines = max(min(row, depth // row), 16 // row, 1)
+    return Lines(row, lines, -(-patch // lines))
+
+
+def bulk_block(crop: Tensor, patch: int, rows: int, width: int) -> tuple[int, int] | None:
+    """(down, across) of a tile of `rows` patches that the copy engine can cut out of bytes, None where it cannot.
+
+    It needs lines of a power of two and of at least 16 bytes, 16-byte strides, and grids that the tiles fill.
+    """
+    down, across = crop.shape[2] // patch, crop.shape[3] // patch
+    block = rows // min(rows, _power_of_two(across)), min(rows, _power_of_two(across))
+    fits = crop.dtype == torch.uint8 and crop.is_contiguous() and crop.data_ptr() % 16 == 0 and width % 8 == 0
+    fits = fits and patch % 16 == 0 and patch == _power_of_two(patch)
+    return block if fits and down % block[0] == 0 and across % block[1] == 0 else None
+
+
+@dataclass(frozen=True)
+class Split:
+    """How crops x tokens rows are worked through in the gradient kernels (see patches_gradient_kernels).
+
+    tokens, members: of a tile; rounds: tiles of one block of tokens; length: tiles of a split; splits: in all; slots:
+    splits at most that share a block of tokens.
+    """
+
+    tokens: int
+    members: int
+    rounds: int
+    length: int
+    splits: int
+    slots: int
+
+
+def split_rows(crops: int, tokens: int, rows: int, wanted: int) -> Split:
+    """Tiles of `rows` rows in about `wanted` splits."""
+    in_tile = min(tokens & -tokens, rows)
+    members = rows // in_tile
+    rounds = -(-crops // members)
+    in_all = tokens // in_tile * rounds
+    length = -(-in_all // max(1, min(wanted, in_all)))
+    return Split(in_tile, members, rounds, length, -(-in_all // length), (rounds + length - 2) // length + 1)
+
+
+def _power_of_two(size: int) -> int:
+    """The next one up."""
+    return 1 << (size - 1).bit_length()

@@ -1,0 +1,163 @@
+"""Tasks on models: run, tabulated, kept."""
+
+from __future__ import annotations
+
+import json
+import math
+import random
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from silc import config_io
+from silc.config import Config
+from silc.distributed import World
+from silc.evaluate.datasets import EvalData
+from silc.evaluate.sharding import Job, Metric, TimedOut
+from silc.evaluate.tasks import TASKS
+from silc.evaluate.towers import Towers
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a task found on a model.
+
+    Attributes:
+        task, model: names.
+        data: the data set's name.
+        metrics: figures; none where `error` says why the task ended without them.
+        notes: the protocol in words.
+        seconds: it took.
+        skipped: pictures that could not be read.
+        error: None, or why there are no figures.
+        details: for the report.
+    """
+
+    task: str
+    model: str
+    data: str
+    metrics: tuple[Metric, ...]
+    notes: tuple[str, ...]
+    seconds: float
+    skipped: tuple[tuple[str, str], ...]
+    error: str | None = None
+    details: dict[str, Any] = field(default_factory=dict)
+
+
+def evaluate(
+    config: Config, models: Sequence[Towers], data: EvalData, tasks: Sequence[str], world: World, *, strict: bool
+) -> list[Result]:
+    """Every task that the data can serve, on every model (collective). Changes no state outside the models given.
+
+    strict: a mistake in the data ends the evaluation; else, as for a task that runs out of time, the result says so.
+
+    Raises ValueError if strict.
+    """
+    found = []
+    with unchanged():
+        for name in dict.fromkeys(tasks):
+            if data.why_not(TASKS[name]) is None:
+                found += [_one(config, name, model, data, world, strict) for model in models]
+    return found
+
+
+def _one(config: Config, name: str, model: Towers, data: EvalData, world: World, strict: bool) -> Result:
+    task = TASKS[name]
+    used, started = data.of(task), time.perf_counter()
+    job = Job(config, world, f"{name}, {model.name}")
+    metrics, error = [], None
+    try:
+        metrics = _defined(list(task.run(model, used, job)), job)
+    except TimedOut as timeout:
+        error = str(timeout)
+    except ValueError as mistake:
+        if strict:
+            raise ValueError(f"{name}: {mistake}") from mistake
+        error = str(mistake)
+    seconds, skipped = time.perf_counter() - started, tuple(sorted(job.skipped))
+    return Result(name, model.name, used.name, tuple(metrics), tuple(job.notes), seconds, skipped, error, job.details)
+
+
+def _defined(metrics: Sequence[Metric], job: Job) -> list[Metric]:
+    """Those with a value: a mean over no class has none, and NaN is no number in JSON. The others are noted."""
+    nothing = [metric.name for metric in metrics if not math.isfinite(metric.value)]
+    if nothing:
+        job.notes.append(f"left out, as nothing in the data enters them: {', '.join(nothing)}")
+    return [metric for metric in metrics if math.isfinite(metric.value)]
+
+
+@contextmanager
+def unchanged() -> Iterator[None]:
+    """Gradients off; random states of torch, NumPy and Python as they were, afterwards."""
+    python, numpy = random.getstate(), np.random.get_state()  # noqa: NPY002 - the global one is what is kept
+    devices = [torch.cuda.current_device()] if torch.cuda.is_available() else []
+    try:
+        with torch.random.fork_rng(devices=devices), torch.no_grad():
+            yield
+    finally:
+        random.setstate(python)
+        np.random.set_state(numpy)  # noqa: NPY002
+
+
+def table(results: Sequence[Result], data: EvalData, tasks: Sequence[str]) -> str:
+    """One line a figure, chance beside it; then what was left out, and the protocols."""
+    rows = [("task", "model", "figure", "value", "chance", "data")]
+    for result in results:
+        spread = {m.name.removesuffix("_std"): m.value for m in result.metrics if m.name.endswith("_std")}
+        for metric in result.metrics:
+            if not metric.name.endswith("_std"):
+                value = f"{metric.value:.3f}" + (f" +- {spread[metric.name]:.3f}" if metric.name in spread else "")
+                guess = "" if metric.chance is None else f"{metric.chance:.4f}"
+                rows.append((result.task, result.model, metric.name, value, guess, result.data))
+        if result.error is not None:
+            rows.append((result.task, result.model, "none", "", "", result.error))
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]) - 1)]
+    lines = ["  ".join([*(cell.ljust(w) for cell, w in zip(row, widths, strict=False)), row[-1]]) for row in rows]
+    lines += left_out(data, tasks)
+    for result in results:
+        where = f"{result.task}, {result.model} ({result.seconds:.0f} s)"
+        lines.append(f"{where}: " + "; ".join(result.notes) if result.notes else where)
+        if result.skipped:
+            key, why = result.skipped[0]
+            lines.append(
+                f"{where}: {len(result.skipped)} pictures could not be read and were left out, as {key}: {why}"
+            )
+    return "\n".join(lines)
+
+
+def left_out(data: EvalData, tasks: Sequence[str]) -> list[str]:
+    """A sentence for each task that the data cannot serve."""
+    reasons = {name: data.why_not(TASKS[name]) for name in dict.fromkeys(tasks)}
+    return [f"{name} is left out: {reason}" for name, reason in reasons.items() if reason is not None]
+
+
+def scalars(results: Sequence[Result]) -> dict[str, float]:
+    """Figures by name, eval/TASK/MODEL/FIGURE: for logs."""
+    return {f"eval/{r.task}/{r.model}/{metric.name}": metric.value for r in results for metric in r.metrics}
+
+
+def write_json(results: Sequence[Result], step: int | None, config: Config, path: Path) -> None:
+    """Keep the results, and how they were measured, beside the run. Whole or not at all."""
+    rows = [
+        {
+            "task": result.task,
+            "model": result.model,
+            "data": result.data,
+            "metrics": {metric.name: {"value": metric.value, "chance": metric.chance} for metric in result.metrics},
+            "notes": list(result.notes),
+            "seconds": round(result.seconds, 2),
+            "skipped": len(result.skipped),
+            "error": result.error,
+        }
+        for result in results
+    ]
+    kept = {"step": step, "results": rows, "eval": config_io.to_dict(config)["eval"]}
+    beside = path.with_suffix(".json.part")
+    beside.write_text(json.dumps(kept, indent=1, allow_nan=False) + "\n", encoding="utf-8")
+    beside.replace(path)
