@@ -283,14 +283,14 @@ class EvalConfig:
         None, "segmentation: pixels a side of the sliding window; 0: the whole picture at once; null: short_side"
     )
     stride: Positive | None = key(None, "segmentation: pixels from window to window; null: 3/4 of the window")
-    test_pictures: NonNegative = key(0, "segmentation: test pictures; 0: eval.limit")
-    train_pictures: Positive = key(2048, "segmentation heads: training pictures")
+    test_images: NonNegative = key(0, "segmentation: test pictures; 0: eval.limit")
+    train_images: Positive = key(2048, "segmentation heads: training pictures")
     probe_steps: Positive = key(1000, "linear segmentation: optimiser steps")
     decoder_steps: Positive = key(500, "open-vocabulary segmentation: optimiser steps of the decoder")
     unseen_every: Annotated[int, Field(ge=2)] = key(
         4, "open-vocabulary segmentation: one class in so many is kept from the decoder's training"
     )
-    picture: bool = key(True, "write a PNG of a few held-out pictures with their top captions")
+    contact_sheet: bool = key(True, "write a PNG of a few held-out pictures with their top captions")
     report: bool = key(True, "write report.html at the end of the run")
 
 

@@ -22,6 +22,13 @@ from silc.config import Config
 
 _ADAPTER = TypeAdapter(Config)
 
+# Keys that had another name: what wrote them, a preset or a checkpoint, stays readable.
+RENAMED = {
+    "eval.picture": "eval.contact_sheet",
+    "eval.test_pictures": "eval.test_images",
+    "eval.train_pictures": "eval.train_images",
+}
+
 
 def load_config(
     preset: str | Path, overrides: Iterable[str] = (), *, presets: Path, file: Path | None = None
@@ -51,6 +58,7 @@ def load_config(
 
 def build(tree: dict[str, Any]) -> Config:
     """A :class:`Config` from nested plain values. Raises ValueError with one line for each mistake."""
+    tree = _with_new_names(tree)
     _refuse_booleans(tree)
     try:
         return _ADAPTER.validate_python(tree)
@@ -179,6 +187,16 @@ def _merge(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
         both = isinstance(value, dict) and isinstance(out.get(name), dict)
         out[name] = _merge(out[name], value) if both else value
     return out
+
+
+def _with_new_names(tree: dict[str, Any]) -> dict[str, Any]:
+    """`tree` with the keys of RENAMED under their present names; what is given under both is left to be refused."""
+    for old, new in RENAMED.items():
+        (section, before), after = old.split("."), new.rsplit(".", 1)[1]
+        inside = tree.get(section)
+        if isinstance(inside, dict) and before in inside and after not in inside:
+            tree = tree | {section: {after if name == before else name: value for name, value in inside.items()}}
+    return tree
 
 
 def _refuse_booleans(tree: dict[str, Any]) -> None:

@@ -372,3 +372,12 @@ def test_the_commands_shown_are_valid(file):
         words = words[words.index("launch/train.py") + 1 :]
         preset = words[words.index("--preset") + 1] if "--preset" in words else "sample"
         load(*[word for word in words if "=" in word], preset=preset)
+
+
+@pytest.mark.parametrize(("old", "new"), config_io.RENAMED.items())
+def test_a_key_with_an_earlier_name_is_read(old, new):
+    section, name = old.split(".")
+    before, after = ({section: {key: 1}} for key in (name, new.split(".")[1]))
+    if old == "eval.picture":
+        before, after = {section: {name: False}}, {section: {"contact_sheet": False}}
+    assert config_io.build(before) == config_io.build(after) != config_io.build({})

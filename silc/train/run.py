@@ -111,7 +111,7 @@ def _evaluate(config: Config, trainer: Trainer, data: EvalData, *, last: bool) -
 def _show(
     config: Config, models: list[Towers], data: EvalData, results: list[suite.Result], step: int, folder: Path
 ) -> None:
-    if config.eval.picture:
+    if config.eval.contact_sheet:
         title = f"{folder}, step {step}: held-out pictures and what is closest"
         try:
             if output.sheet(config, models[0], data, title, folder / "held_out.png"):

@@ -30,7 +30,7 @@ from .conftest import Memory, random_pictures
 @pytest.fixture
 def job(config, world) -> Job:
     config.eval.short_side, config.eval.window, config.eval.stride = 32, 16, 8
-    config.eval.train_pictures, config.eval.probe_steps, config.eval.decoder_steps = 16, 200, 60
+    config.eval.train_images, config.eval.probe_steps, config.eval.decoder_steps = 16, 200, 60
     return Job(config, world, "a task, student")
 
 

@@ -37,7 +37,7 @@ def configuration() -> Config:
         views=ViewsConfig(global_size=16, local_size=8),
         data=DataConfig(workers=0),
         eval=EvalConfig(
-            batch=4, short_side=16, window=16, stride=8, train_pictures=9, probe_steps=20, decoder_steps=5, shots=[1, 2]
+            batch=4, short_side=16, window=16, stride=8, train_images=9, probe_steps=20, decoder_steps=5, shots=[1, 2]
         ),
     )
 

@@ -37,7 +37,7 @@ def both(once, data) -> dict[str, Any]:
         looks += ["eval.probe_steps=2", "eval.decoder_steps=2", "eval.short_side=16", "eval.shots=[1]"]
         calls = [
             [*common, *looks, f"train.out={folder}/looking"],
-            [*common, "eval.after=[]", "eval.picture=false", "eval.report=false", f"train.out={folder}/blind"],
+            [*common, "eval.after=[]", "eval.contact_sheet=false", "eval.report=false", f"train.out={folder}/blind"],
         ]
         command = [sys.executable, str(Path(__file__).with_name("worker_calls.py")), json.dumps(calls)]
         done = subprocess.run(

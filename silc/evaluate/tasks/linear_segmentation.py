@@ -34,7 +34,7 @@ Linear = tuple[Tensor, Tensor]
 def run(model: Towers, data: DataSet, job: Job) -> Iterator[Metric]:
     """Mean IoU, pixel accuracy, mean accuracy of the classifier on the test split."""
     classes, evaluation = len(data.classes), job.config.eval
-    chosen = job.chosen(data.train, evaluation.train_pictures)
+    chosen = job.chosen(data.train, evaluation.train_images)
     parts = job.each(chosen, lambda number: patches(model, data, number, job), data.train)
     usable = [part for part in parts if part is not None and len(part[1])]
     if not usable:
@@ -45,7 +45,7 @@ def run(model: Towers, data: DataSet, job: Job) -> Iterator[Metric]:
         lambda: fit(x.float(), y, weight, classes, evaluation.probe_steps, model.device, check=job.check)
     )
     linear = tuple(part.to(model.device) for part in fitted)
-    numbers = job.chosen(data.test, job.config.eval.test_pictures or job.config.eval.limit)
+    numbers = job.chosen(data.test, job.config.eval.test_images or job.config.eval.limit)
     (matrix,) = iou.measure(job, data.test, numbers, classes, lambda picture: [segment(model, picture, linear, job)])
     job.notes.append(
         f"{len(y)} patches of {len(chosen)} pictures of {data.train.title}, {evaluation.probe_steps} steps; "

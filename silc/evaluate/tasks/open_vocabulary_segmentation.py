@@ -42,7 +42,7 @@ def run(model: Towers, data: DataSet, job: Job) -> Iterator[Metric]:
     classes = class_embeddings(model, data, job)
     decoder = make_decoder(classes.shape[1], model.device)
     decoder.load_state_dict(job.on_main(lambda: train(decoder, model, data, classes, ~unseen, job)))
-    numbers = job.chosen(data.test, job.config.eval.test_pictures or job.config.eval.limit)
+    numbers = job.chosen(data.test, job.config.eval.test_images or job.config.eval.limit)
 
     def predict(picture: Tensor) -> list[Tensor]:
         image = windows.resized(picture, job.geometry.short_side, model.patch).to(model.device)
@@ -113,7 +113,7 @@ def _examples(
     Raises ValueError when a round through all training pictures finds none.
     """
     split, size = data.train, None
-    numbers = job.chosen(split, job.config.eval.train_pictures)
+    numbers = job.chosen(split, job.config.eval.train_images)
     tried = 0
     for number in endless(numbers, generator):
         tried += 1

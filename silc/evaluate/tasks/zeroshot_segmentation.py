@@ -20,7 +20,7 @@ from silc.evaluate.towers import Towers
 def run(model: Towers, data: DataSet, job: Job) -> Iterator[Metric]:
     """Mean IoU, pixel accuracy, mean accuracy."""
     classes = class_embeddings(model, data, job)
-    numbers = job.chosen(data.test, job.config.eval.test_pictures or job.config.eval.limit)
+    numbers = job.chosen(data.test, job.config.eval.test_images or job.config.eval.limit)
     (matrix,) = iou.measure(
         job, data.test, numbers, len(classes), lambda picture: [segment(model, picture, classes, job)]
     )
