@@ -2,7 +2,8 @@
 """Train SILC.
 
 deepspeed launch/train.py                                      the sample preset on the embedded drawings
-deepspeed launch/train.py --dry-run --preset silc_vit_l16      resolved configuration, sizes and memory; then stop
+deepspeed launch/train.py --dry-run --preset silc_vit_l16 --gpu h100-80gb --ranks 64
+                                                               what fits there and what it costs; then stop
 deepspeed --num_gpus 8 launch/train.py --preset silc_vit_b16 \\
     'data.shards=["/data/pairs/{00000..09999}.tar"]' train.out=runs/b16
 
@@ -29,6 +30,7 @@ os.environ.setdefault("GOMP_SPINCOUNT", "0")
 from silc import config_io  # noqa: E402
 from silc.config import Config, validate  # noqa: E402
 from silc.errors import speaks  # noqa: E402
+from silc.train.plan.gpus import Gpu, gpu_named  # noqa: E402
 
 PRESETS = ROOT / "silc" / "presets"
 
@@ -50,10 +52,20 @@ def parse(argv: list[str]) -> argparse.Namespace:
     parser.add_argument("--preset", default="sample", help=f"name or YAML file; presets: {names} (default: sample)")
     parser.add_argument("--config", type=Path, metavar="FILE", help="YAML file laid over the preset")
     parser.add_argument(
-        "--dry-run", action="store_true", help="print configuration, parameters, tokens and memory per rank, and stop"
+        "--dry-run",
+        action="store_true",
+        help="print the resolved configuration and the plan: operations, memory, what fits; then stop",
     )
     parser.add_argument(
         "--ranks", type=int, metavar="N", help="with --dry-run: number of ranks to plan for (default: this job's)"
+    )
+    parser.add_argument(
+        "--gpu",
+        metavar="NAME",
+        help="with --dry-run: the GPU to plan for, as h100-80gb (default: this machine's); status 1 if it does not fit",
+    )
+    parser.add_argument(
+        "--mfu", type=float, metavar="FRACTION", help="with --dry-run: MFU to assume for GPU-hours (default: 0.4)"
     )
     parser.add_argument(
         "--keys", action="store_true", help="list every configuration key with type, default and meaning, and stop"
@@ -66,8 +78,14 @@ def parse(argv: list[str]) -> argparse.Namespace:
         parser.error("--ranks goes with --dry-run; a job's ranks are the launcher's to choose (deepspeed --num_gpus N)")
     if args.ranks is not None and args.ranks < 1:
         parser.error(f"--ranks {args.ranks}: give at least 1")
+    for option, value in (("--gpu", args.gpu), ("--mfu", args.mfu)):
+        if value is not None and not args.dry_run:
+            parser.error(f"{option} goes with --dry-run; a run trains on the GPUs of its machine")
+    if args.mfu is not None and not 0 < args.mfu <= 1:
+        parser.error(f"--mfu {args.mfu:g}: give a fraction of the peak, above 0 and at most 1, as in --mfu 0.4")
     args.ranks = args.ranks or int(os.environ.get("WORLD_SIZE", "1"))
     try:
+        args.gpu = None if args.gpu is None else gpu_named(args.gpu)
         args.config = config_io.load_config(args.preset, args.overrides, presets=PRESETS, file=args.config)
         if not args.keys:
             validate(args.config, args.ranks)
@@ -76,28 +94,25 @@ def parse(argv: list[str]) -> argparse.Namespace:
     return args
 
 
-def dry_run(config: Config, ranks: int) -> None:
-    """Print what the run would be."""
-    import torch
+def dry_run(config: Config, ranks: int, gpu: Gpu | None, mfu: float | None) -> int:
+    """Print what the run would be. Exit status: 1 if it does not fit the GPU that was asked about."""
+    from silc.train.plan.plan import MFU, make_plan, visible_gpu
+    from silc.train.plan.text import dry_run_text
 
-    from silc.train.banner import dry_run_text
-    from silc.train.engine import precision
-    from silc.train.estimate import estimate
-
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    print(dry_run_text(config, estimate(config, ranks, precision(config, device)), ranks, config_io.to_yaml(config)))
+    plan = make_plan(config, ranks, gpu or visible_gpu(), mfu or MFU)
+    print(dry_run_text(config, config_io.to_yaml(config), plan))
+    return 0 if gpu is None or plan.fits else 1
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Entry point. Returns the exit status: 2 for a user's mistake, 1 for a run that ended early."""
+    """Entry point. Returns the exit status: 2 for a user's mistake, 1 for a run that ended early or does not fit."""
     args = parse(sys.argv[1:] if argv is None else argv)
     if args.keys:
         for dotted, kind, default, doc in config_io.describe():
             print(f"{dotted} ({kind}, default {default}): {doc}")
         return 0
     if args.dry_run:
-        dry_run(args.config, args.ranks)
-        return 0
+        return dry_run(args.config, args.ranks, args.gpu, args.mfu)
     from silc.train.run import train
 
     return train(args.config)

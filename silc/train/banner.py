@@ -1,4 +1,4 @@
-"""What a run says before its first step, and what --dry-run prints."""
+"""What a run says before its first step."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ import torch
 import silc_kernels
 from silc.config import Config
 from silc.model.attention import report as attention_report
-from silc.train.estimate import Estimate
 
 if TYPE_CHECKING:
     from silc.train.loop import Trainer
@@ -60,18 +59,3 @@ def banner(trainer: Trainer) -> str:
             f"{config.distill_start_step}"
         )
     return "\n".join([*lines, *backend_lines(config, world.device, trainer.dtype)])
-
-
-def dry_run_text(config: Config, estimated: Estimate, world_size: int, resolved: str) -> str:
-    """The resolved configuration, then parameter counts, tokens a picture and memory per rank."""
-    lines = [resolved.rstrip(), "", "parameters"]
-    lines += [f"  {name:<34} {count:>15,}" for name, count in estimated.parameters.items()]
-    lines.append(f"  {'total':<34} {sum(estimated.parameters.values()):>15,}")
-    lines += ["", f"student tokens per image             {estimated.tokens_per_image:>15,}"]
-    lines += [f"training GFLOP per pair              {estimated.flops_per_pair / 1e9:>15,.2f}"]
-    lines += ["", f"estimated memory per rank, {world_size} rank(s), GiB"]
-    lines += [f"  {name:<34} {size / 2**30:>15.3f}" for name, size in estimated.bytes_per_rank.items()]
-    lines.append(f"  {'total':<34} {sum(estimated.bytes_per_rank.values()) / 2**30:>15.3f}")
-    if config.unverified:
-        lines += ["", "values that no public source confirms: " + ", ".join(config.unverified)]
-    return "\n".join(lines)

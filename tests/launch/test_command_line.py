@@ -34,6 +34,19 @@ def number(text: str, label: str) -> float:
     return float(found[1].replace(",", ""))
 
 
+def resolved_in(text: str) -> str:
+    """The resolved configuration, YAML, in what --dry-run prints."""
+    printed = text[text.index("preset: ") :].partition("\n====")[0]  # DeepSpeed may print something first
+    return printed.partition("\nvalues that no public source confirms")[0]
+
+
+def columns(text: str, label: str) -> list[float]:
+    """The two numbers at the end of the line that begins with a label: without and with recomputation."""
+    found = re.search(rf"^ *{re.escape(label)} +([\d,.]+) +([\d,.]+)$", text, re.MULTILINE)
+    assert found, f"no line {label!r} in {text}"
+    return [float(value.replace(",", "")) for value in found.groups()]
+
+
 def test_help_says_how(main, capsys):
     with pytest.raises(SystemExit) as leaving:
         main(["--help"])
@@ -63,14 +76,13 @@ def test_dry_run_of_every_preset(main, capsys, name):
     assert main(["--dry-run", "--preset", name]) == 0
     text = capsys.readouterr().out
     config = config_io.load_config(name, presets=ROOT / "silc/presets")
-    resolved = text[text.index("preset: ") :].partition("\nparameters\n")[0]  # DeepSpeed may speak first
-    assert config_io.build(yaml.safe_load(resolved)) == config
+    assert config_io.build(yaml.safe_load(resolved_in(text))) == config
     with torch.device("meta"):
         model = SilcModel(config.model, with_head=config.objective.distill)
     assert number(text, "total") == sum(p.numel() for p in model.parameters())
     assert number(text, "image tower") == sum(p.numel() for p in model.visual.parameters())
     assert number(text, "training GFLOP per pair") > 0
-    assert "estimated memory per rank, 1 rank(s), GiB" in text
+    assert f"plan: {name} on 1 CPU rank" in text
     assert all(key in text.rpartition("no public source confirms")[2] for key in config.unverified)
 
 
@@ -80,10 +92,31 @@ def test_dry_run_counts_tokens_and_plans_for_ranks(main, capsys):
     assert number(alone, "student tokens per image") == 2 * 16**2 + 8 * 6**2
     main(["--dry-run", "--preset", "silc_vit_b16", "--ranks", "64"])
     many = capsys.readouterr().out
-    assert "64 rank(s)" in many
-    for part in ("master weights and Adam moments", "activations (model)"):
-        assert number(many, part) == pytest.approx(number(alone, part) / 64, rel=1e-2)
-    assert number(many, "weights") == number(alone, "weights")  # ZeRO-1 keeps them whole
+    assert "64 CPU ranks" in many
+    for part in ("fp32 master weights", "Adam moments", "activations kept for the backward pass"):
+        assert columns(many, part) == pytest.approx([each / 64 for each in columns(alone, part)], rel=2e-2, abs=0.01)
+    assert columns(many, "weights") == columns(alone, "weights")  # ZeRO-1 keeps them whole
+
+
+def test_dry_run_for_a_gpu_ends_on_what_fits(main, capsys):
+    asked = ["--dry-run", "--preset", "silc_vit_b16", "--gpu", "A100-40gb"]
+    assert main([*asked, "--ranks", "64"]) == 1
+    refused = capsys.readouterr().out
+    assert "bf16, 64 ranks, ZeRO stage 1" in refused
+    last = refused.splitlines()[-1]
+    assert last.startswith("does not fit: ")
+    way = re.search(r"train\.micro_batch=\d+", last)[0]
+    for change in (way, "model.checkpoint_activations=true"):
+        assert main([*asked, "--ranks", "64", change]) == 0
+        assert capsys.readouterr().out.splitlines()[-1].startswith("fits: ")
+
+
+def test_dry_run_takes_the_mfu_for_gpu_hours(main, capsys):
+    hours = []
+    for mfu in ("0.2", "0.4"):
+        main(["--dry-run", "--preset", "silc_vit_b16", "--gpu", "h100-80gb", "--mfu", mfu])
+        hours.append(number(capsys.readouterr().out, f"GPU-hours at an MFU of {float(mfu):.0%}"))
+    assert hours[0] == pytest.approx(2 * hours[1], rel=0.01)
 
 
 def test_dry_run_writes_nothing(main, tmp_path, monkeypatch, capsys):
@@ -104,6 +137,10 @@ def test_dry_run_writes_nothing(main, tmp_path, monkeypatch, capsys):
         (["--dry-run", "--ranks", "3", "train.global_batch=128"], "not divisible by the 3 ranks"),
         (["--stepz", "3"], "--stepz"),
         (["--dry-run", "--ranks", "0"], "--ranks 0: give at least 1"),
+        (["--gpu", "h100-80gb"], "--gpu goes with --dry-run"),
+        (["--mfu", "0.4"], "--mfu goes with --dry-run"),
+        (["--dry-run", "--gpu", "h100"], "did you mean 'h100-80gb'"),
+        (["--dry-run", "--gpu", "h100-80gb", "--mfu", "40"], "--mfu 40: give a fraction of the peak"),
     ],
 )
 def test_a_slip_on_the_command_line(main, capsys, arguments, said):
@@ -164,5 +201,5 @@ def test_a_file_laid_over_a_preset_by_path(main, capsys, tmp_path):
     ]
     assert main(["--dry-run", *arguments]) == 0
     text = capsys.readouterr().out
-    resolved = yaml.safe_load(text[text.index("preset: ") :].partition("\nparameters\n")[0])
+    resolved = yaml.safe_load(resolved_in(text))
     assert (resolved["preset"], resolved["train"]["steps"], resolved["train"]["global_batch"]) == ("tiny", 77, 6)
