@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -17,7 +18,7 @@ from silc.train.metrics import peak_flops
 from silc.train.plan.activations import Machine
 from silc.train.plan.gpus import GPUS, Gpu, gpu_named, gpu_of_device
 from silc.train.plan.memory import ACTIVATIONS, memory, parameters
-from silc.train.plan.plan import Plan, make_plan
+from silc.train.plan.plan import Plan, make_plan, visible_gpu
 from silc.train.plan.text import plan_text
 from tests.train import cases
 
@@ -161,6 +162,9 @@ def test_operations_and_hours() -> None:
     run.train.peak_tflops = 100.0
     assert make_plan(run, 64, H100, mfu=0.5).gpu_hours == pytest.approx(found.flops / (100e12 * 0.5 * 3600))
     assert make_plan(run, 64, None).gpu_hours is None
+    run.train.peak_tflops, run.engine.precision = None, "fp32"
+    assert make_plan(run, 64, H100).gpu_hours is None
+    assert "the fp32 peak of h100-80gb is not known here" in plan_text(make_plan(run, 64, H100))
     with pytest.raises(ValueError, match="--mfu 40"):
         make_plan(run, 64, H100, mfu=40)
 
@@ -214,7 +218,7 @@ def test_words_of_a_plan() -> None:
         "16,384 = 64 ranks x 256 pairs at a time",
         "80 GiB, of which 10% is left",
         "GPU-hours assume an MFU of 40%",
-        "recomputation repeats 28% of these operations",
+        "recomputation repeats 28% of these operations, which is not counted: expect a lower MFU",
         "true (as set)",
     ):
         assert said in text
@@ -222,6 +226,8 @@ def test_words_of_a_plan() -> None:
     assert "bf16, 1 rank, ZeRO" in one
     assert "64 = 1 rank x 64 x 1 pairs, accumulated exactly" in one
     assert "exact accumulation repeats" in one
+    both = plan_text(make_plan(preset("silc_vit_l16", "train.micro_batch=64"), 64, H100))
+    assert "recomputation repeats 28% and exact accumulation repeats 18% of these operations, neither of which" in both
 
 
 def test_words_of_a_plan_for_a_cpu() -> None:
@@ -231,6 +237,16 @@ def test_words_of_a_plan_for_a_cpu() -> None:
     assert "no GPU that PyTorch sees. To plan for one: --gpu h100-80gb" in text
     assert "GPU-hours" not in text
     assert text.splitlines()[-1].startswith("no verdict: ")
+
+
+def test_the_visible_gpu_has_its_own_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A part of a GPU has less than the table says."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda index: "NVIDIA A100-SXM4-40GB MIG 3g.20gb")
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda index: SimpleNamespace(total_memory=20 * 2**30))
+    assert visible_gpu() == Gpu("NVIDIA A100-SXM4-40GB MIG 3g.20gb", 20, 312)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert visible_gpu() is None
 
 
 def test_an_unknown_peak_is_said() -> None:

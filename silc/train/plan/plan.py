@@ -72,9 +72,12 @@ class Plan:
 
     @property
     def gpu_hours(self) -> float | None:
-        """At the assumed MFU; None where the peak is unknown, or on a CPU."""
-        peak = self.config.train.peak_tflops or (self.gpu.tflops if self.gpu else None)
-        return None if self.gpu is None or peak is None else self.flops / (peak * 1e12 * self.mfu) / 3600
+        """At the assumed MFU; None where the peak is unknown (the table knows those of bf16), or on a CPU."""
+        if self.gpu is None:
+            return None
+        known = self.gpu.tflops if self.machine.dtype == torch.bfloat16 else None
+        peak = self.config.train.peak_tflops or known
+        return None if peak is None else self.flops / (peak * 1e12 * self.mfu) / 3600
 
 
 def visible_gpu() -> Gpu | None:

@@ -93,14 +93,16 @@ def _operations(plan: Plan) -> Iterator[str]:
         yield _row(f"GPU-hours at an MFU of {plan.mfu:.0%}", _rounded(hours))
         yield _row(f"time on {_count(plan.ranks, 'GPU')}", _duration(hours / plan.ranks))
     elif plan.gpu is not None:
-        yield f"  no GPU-hours: the bf16 peak of {plan.gpu.name} is not known here; set train.peak_tflops"
+        precision = "bf16" if plan.machine.size == 2 else "fp32"
+        yield f"  no GPU-hours: the {precision} peak of {plan.gpu.name} is not known here; set train.peak_tflops"
     again = []
     if plan.config.model.checkpoint_activations:
         again.append(f"recomputation repeats {plan.repeated['recomputation']:.0%}")
     if plan.micro < plan.share:
         again.append(f"exact accumulation repeats {plan.repeated['accumulation']:.0%}")
     if again:
-        yield f"  {' and '.join(again)} of these operations; neither is counted, both lower the MFU"
+        counted = "which is not counted" if len(again) == 1 else "neither of which is counted"
+        yield f"  {' and '.join(again)} of these operations, {counted}: expect a lower MFU"
 
 
 def _memory(plan: Plan) -> Iterator[str]:
