@@ -245,6 +245,14 @@ class TrainConfig:
         None, "dense bf16 peak of one device, for the MFU; null: looked up by the device's name"
     )
 
+    def share(self, ranks: int) -> int:
+        """Pairs of a step that each rank takes."""
+        return self.global_batch // ranks
+
+    def micro(self, ranks: int) -> int:
+        """Pairs that a rank holds at once: `micro_batch`, or its share."""
+        return self.micro_batch or self.share(ranks)
+
 
 @dataclass(config=_STRICT, kw_only=True)
 class EvalConfig:
@@ -340,8 +348,7 @@ def validate(config: Config, world_size: int) -> None:
             f"train.global_batch={train.global_batch} is not divisible by the {world_size} ranks; "
             f"take {near} or change the number of ranks"
         )
-    share = train.global_batch // world_size
-    micro = train.micro_batch or share
+    share, micro = train.share(world_size), train.micro(world_size)
     if share % micro:
         fits = next(m for m in range(min(micro, share), 0, -1) if share % m == 0)
         raise ValueError(

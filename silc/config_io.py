@@ -68,6 +68,14 @@ def build(tree: dict[str, Any]) -> Config:
         raise ValueError("configuration:\n  " + "\n  ".join(lines)) from None
 
 
+def read_config(path: Path) -> Config:
+    """The configuration in a file that :func:`to_yaml` wrote. Raises ValueError as :func:`load_config` does."""
+    try:
+        return build(_read_yaml(path))
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from None
+
+
 def override(config: Config, words: Iterable[str]) -> Config:
     """A configuration with words `section.key=value` applied. Raises ValueError as :func:`load_config` does."""
     tree = to_dict(config)

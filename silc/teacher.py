@@ -22,7 +22,7 @@ from silc.config import Config
 from silc.distributed import all_gather_objects
 from silc.model.head import PrototypeHead
 from silc.model.silc import compile_blocks
-from silc.model.vision import VisionTower
+from silc.model.vision import Pixels, VisionTower
 
 
 @dataclass(frozen=True)
@@ -124,9 +124,7 @@ def build_teacher(
             config.model.vision,
             attention=config.model.attention,
             checkpoint_activations=False,
-            patch_backend=config.kernels.patch_embed,
-            mean=config.data.mean,
-            std=config.data.std,
+            pixels=Pixels.of(config),
         )
     head = PrototypeHead(config.model.vision.width, config.model.head)
     teacher = EmaTeacher(vision, head, fragments, dtype=dtype, device=device)

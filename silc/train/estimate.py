@@ -98,7 +98,7 @@ def _memory(
             0 if config.objective.head_only_ema else parameters["image tower"]
         )
     masters = 4 * total / ranks
-    micro = config.train.micro_batch or config.train.global_batch // ranks
+    micro = config.train.micro(ranks)
     return {
         "weights": size * total / (ranks if stage == 3 else 1),
         "gradients": size * total / (ranks if stage >= 2 else 1),
