@@ -95,7 +95,7 @@ def choose(name: str, device: torch.device, dtype: torch.dtype) -> Choice:
         if not runs:
             raise ValueError(f"model.attention={name!r} cannot run: {reason}; take auto or sdpa")
         return Choice(name, f"asked for; {reason}", attend)
-    passed_over = []
+    passed_over: list[str] = []
     for candidate, (attend, supports) in _BACKENDS.items():
         runs, reason = supports(device, dtype)
         if runs:

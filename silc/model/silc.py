@@ -70,6 +70,7 @@ class SilcModel(nn.Module):
         text = None if tokens is None else self.text(tokens)
         if distill is None:
             return image, text, None, None
+        assert self.head is not None, "a model without the distillation head has no distillation loss"
         students = [*features[1:]]
         if distill.student_views:
             students.append(image[:, image.shape[1] - distill.student_views :])

@@ -130,19 +130,20 @@ class Engine:
 
     def fragments(self) -> list[Fragment]:
         """This rank's parts of the fp32 master weights."""
+        # These take `parameter` as Any: they read what DeepSpeed hangs on it.
         make = self._fragment_stage3 if self._stage == 3 else self._fragment_stage12
         named = zip(self._names, self._engine.module.parameters(), strict=True)
         return [f for f in (make(name, parameter) for name, parameter in named) if f is not None]
 
     @staticmethod
-    def _fragment_stage12(name: str, parameter: nn.Parameter) -> Fragment | None:
+    def _fragment_stage12(name: str, parameter: Any) -> Fragment | None:
         mapping = parameter._hp_mapping
         if mapping is None:
             return None
         address = mapping.lp_fragment_address
         return Fragment(name, address.start, address.numel, lambda: parameter._hp_mapping.hp_fragment.view(-1))
 
-    def _fragment_stage3(self, name: str, parameter: nn.Parameter) -> Fragment | None:
+    def _fragment_stage3(self, name: str, parameter: Any) -> Fragment | None:
         size = parameter.ds_tensor.ds_numel
         start = size * self._rank
         numel = min(size, parameter.ds_numel - start)

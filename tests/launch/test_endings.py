@@ -90,7 +90,7 @@ def test_a_full_disk_while_logging_is_one_line(done, monkeypatch, capsys, tmp_pa
     monkeypatch.setattr(Trained, "run", full)
     assert run.train(fitting()) == 1
     said = capsys.readouterr().err
-    assert "the run folder runs/mine cannot be written: No space left on device" in said
+    assert "the run folder run cannot be written: No space left on device" in said
     assert "Traceback" not in said
 
 
