@@ -75,7 +75,7 @@ def versions() -> str:
 
 
 def header(config: Config, dtype: torch.dtype) -> str:
-    """What the figures below it were measured on."""
+    """What the numbers below it were measured on."""
     views = config.views
     return (
         f"{machine()} ({'' if device().type == 'cuda' else 'not a GPU, '}{str(dtype).removeprefix('torch.')})\n"
