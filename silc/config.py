@@ -308,6 +308,7 @@ class Config:
 
     preset: str = key("custom", "name of the preset this came from (set by the loader)")
     unverified: list[str] = key([], "keys whose value in this preset no public source confirms")
+    notes: list[str] = key([], "what the loader changed to make values fit each other (set by the loader)")
     model: ModelConfig = Field(default_factory=ModelConfig, description="the student")
     views: ViewsConfig = Field(default_factory=ViewsConfig, description="crops")
     objective: ObjectiveConfig = Field(default_factory=ObjectiveConfig, description="losses and teacher")

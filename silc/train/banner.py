@@ -59,7 +59,8 @@ def banner(config: Config, state: TrainState, folder: Path) -> str:
             f"  teacher            fp32 {kind}, momentum {config.ema_momentum:.5f}, from step "
             f"{config.distill_start_step}"
         )
-    return "\n".join([*lines, *backend_lines(config, world.device, engine.dtype)])
+    notes = [f"  note               {note}" for note in config.notes]
+    return "\n".join([*lines, *backend_lines(config, world.device, engine.dtype), *notes])
 
 
 def dry_run_text(config: Config, estimated: Estimate, world_size: int, resolved: str) -> str:
