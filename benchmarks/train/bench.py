@@ -76,7 +76,7 @@ class Worker:
         self.call(train_worker.start, variant, tree, shards, str(folder), str(batches))
 
     def call(self, function: Callable[..., Any], *args: Any) -> Any:
-        """Run one of train_worker's functions there."""
+        """Run one of the worker's functions in that process."""
         return self._pool.submit(function, *args).result()
 
     def close(self) -> None:

@@ -85,7 +85,7 @@ _BACKENDS: dict[str, tuple[Attend, Callable[[torch.device, torch.dtype], tuple[b
 def choose(name: str, device: torch.device, dtype: torch.dtype) -> Choice:
     """The attention backend for `name` (auto, sdpa, xformers) on a device.
 
-    Raises ValueError if a backend asked for by name cannot run there, with the reason.
+    Raises ValueError if a backend asked for by name cannot run on it, with the reason.
     """
     if name != "auto":
         if name not in _BACKENDS:

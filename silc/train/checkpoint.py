@@ -11,7 +11,7 @@
             manifest.json        names and sizes of all of the above, written last
 
 A checkpoint is written as `step_*.tmp` and renamed when its manifest is in place; readers trust only folders with a
-manifest that matches. Whatever the trainer needs to go on is here; nothing random is kept because order and
+manifest that matches. All that the trainer needs to resume is here; nothing random is kept because order and
 augmentation are functions of (seed, position).
 """
 
@@ -85,7 +85,7 @@ def save(run: Path, state: TrainState, config: Config) -> Path:
 
 @contextmanager
 def _or_stop(draft: Path) -> Iterator[None]:
-    """Whatever keeps a checkpoint from being written ends the run in words, and leaves no draft to fill the disk."""
+    """Whatever keeps a checkpoint from being written ends the run with a message, and leaves no draft on the disk."""
     try:
         yield
     except (OSError, RuntimeError, SafetensorError) as error:  # torch.save has RuntimeError for a full disk
@@ -192,7 +192,7 @@ def export_open_clip(path: Path, out: Path, *, teacher: bool = False) -> None:
 def newest(run: Path) -> Path | None:
     """The newest undamaged checkpoint of a run folder as rank 0 sees it, the same on every rank; None when it has none.
 
-    Raises ValueError when all of them are damaged: to start from nothing would lose the run without a word.
+    Raises ValueError when all of them are damaged: to start from nothing would lose the run silently.
     """
 
     def look() -> tuple[str | None, str | None]:

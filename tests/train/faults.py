@@ -87,7 +87,7 @@ def _skipped_log(folder: Path) -> list[dict[str, Any]]:
 
 
 def _bits(trainer: Trainer) -> dict[str, Tensor]:
-    """Everything a step may move: masters, moments, working weights, teacher, centre, scale and its moments."""
+    """Everything a step may move: masters, moments, working weights, teacher, center, scale and its moments."""
     bits = {name: value.clone() for name, value in state_of(trainer).items()}
     moving = trainer.state
     optimizers = {"moment": moving.engine._engine.optimizer.optimizer, "scale_moment": moving.scale_optimizer}

@@ -49,7 +49,7 @@ def _trainer(run: Config, world: World, folder: Path) -> Trainer:
 
 
 def _refusal(run: Config, world: World, folder: Path) -> str:
-    """What a changed model is told."""
+    """The message for a changed model."""
     run.objective = replace(run.objective)
     run.model.vision = replace(run.model.vision, mlp_ratio=2.0)
     try:

@@ -76,7 +76,7 @@ def test_holds_everything_and_says_so(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("form", [1, 2])
 def test_a_state_comes_back_whole_from_this_format_and_the_one_before(tmp_path: Path, form: int) -> None:
-    """Format 1 kept the configuration in trainer.pt beside what is there now, and nothing else was different."""
+    """Format 1 kept the configuration in trainer.pt as well; nothing else was different."""
     saved = state_at(12, teacher=StandIn())
     saved.center += torch.arange(4.0)
     sum(parameter.sum() for parameter in saved.scale.parameters()).backward()
@@ -192,7 +192,7 @@ def test_after_going_back_the_newest_is_the_one_written_last(tmp_path: Path) -> 
     assert steps(tmp_path) == [15, 30]
 
 
-def test_the_newest_passes_over_a_damaged_one_aloud(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_newest_passes_over_a_damaged_one_and_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     older, newer = save(tmp_path, 1), save(tmp_path, 2)
     (newer / "trainer.pt").write_bytes(b"")
     assert checkpoint.newest(tmp_path) == older
