@@ -93,9 +93,13 @@ def test_a_new_interval_begins_where_the_last_was_read(clock: Clock, state: Simp
 
 def test_the_clock_goes_on_after_a_pause_that_fails(clock: Clock, state: SimpleNamespace) -> None:
     meter = Meter(cases.config(), state)
-    with pytest.raises(OSError, match="full"), meter.paused():
+
+    def save() -> None:
         clock.passes(10.0)
         raise OSError("full")
+
+    with pytest.raises(OSError, match="full"), meter.paused():
+        save()
     clock.passes(1.0)
     meter.settle()
     assert state.counters.seconds == 1.0
