@@ -140,13 +140,11 @@ def find_data(config: Config, args: argparse.Namespace, world: World) -> EvalDat
     The sample set is the data of a run on the sample set; an export does not tell what it was trained on.
     """
     from silc.data.sample_set.rendered import default_root
-    from silc.evaluate.datasets import needs_default, resolve_data, sample_set
+    from silc.evaluate import datasets
     from silc.model.load_export import is_export
 
     on_sample = not config.data.shards and (args.preset is not None or not is_export(args.model))
-    take_sample = on_sample and not config.eval.shards and needs_default(config, args.tasks)
-    sample = sample_set(config, world, default_root()) if take_sample else None
-    data = resolve_data(config, sample, args.tasks)
+    data = datasets.find_data(config, world, default_root(), args.tasks, on_sample=on_sample)
     if data.empty:
         way = "--preset sample" if is_export(args.model) else "data.shards=[]"
         raise ValueError(

@@ -130,7 +130,7 @@ class ObjectiveConfig:
     student_temp: PositiveFloat = key(0.1, "temperature of the student's softmax")
     teacher_temp: PositiveFloat = key(0.04, "temperature of the teacher's softmax (sharpening)")
     center_momentum: Annotated[float, Field(ge=0, lt=1)] = key(
-        0.9, "EMA momentum of the centre of the teacher's outputs"
+        0.9, "EMA momentum of the center of the teacher's outputs"
     )
     ema_momentum: Annotated[float, Field(ge=0, le=1)] | None = key(
         None, "teacher's EMA momentum, fixed over training; null: 0.966 ** (global_batch / 16384)"
@@ -245,6 +245,14 @@ class TrainConfig:
         None, "dense bf16 peak of one device, for the MFU; null: looked up by the device's name"
     )
 
+    def share(self, ranks: int) -> int:
+        """Pairs of a step that each rank takes."""
+        return self.global_batch // ranks
+
+    def micro(self, ranks: int) -> int:
+        """Pairs that a rank holds at once: `micro_batch`, or its share."""
+        return self.micro_batch or self.share(ranks)
+
 
 @dataclass(config=_STRICT, kw_only=True)
 class EvalConfig:
@@ -300,6 +308,7 @@ class Config:
 
     preset: str = key("custom", "name of the preset this came from (set by the loader)")
     unverified: list[str] = key([], "keys whose value in this preset no public source confirms")
+    notes: list[str] = key([], "what the loader changed to make values fit each other (set by the loader)")
     model: ModelConfig = Field(default_factory=ModelConfig, description="the student")
     views: ViewsConfig = Field(default_factory=ViewsConfig, description="crops")
     objective: ObjectiveConfig = Field(default_factory=ObjectiveConfig, description="losses and teacher")
@@ -317,9 +326,7 @@ class Config:
 
     @property
     def ema_momentum(self) -> float:
-        """The teacher's fixed momentum; by default 0.966 at batch 16k, scaled so that a sample weighs the same at any
-        batch.
-        """
+        """The teacher's momentum; null: 0.966 at batch 16k, scaled so that a sample weighs the same at any batch."""
         given = self.objective.ema_momentum
         return 0.966 ** (self.train.global_batch / 16384) if given is None else given
 
@@ -333,22 +340,20 @@ def validate(config: Config, world_size: int) -> None:
     """Refuse what cannot train, before anything is allocated. Raises ValueError naming the value and the way out."""
     _validate_model(config.model, config.views)
     _validate_views(config)
-    train = config.train
+    train, optim, objective = config.train, config.optim, config.objective
     if train.global_batch % world_size:
         near = max(1, train.global_batch // world_size) * world_size
         raise ValueError(
             f"train.global_batch={train.global_batch} is not divisible by the {world_size} ranks; "
             f"take {near} or change the number of ranks"
         )
-    share = train.global_batch // world_size
-    micro = train.micro_batch or share
+    share, micro = train.share(world_size), train.micro(world_size)
     if share % micro:
         fits = next(m for m in range(min(micro, share), 0, -1) if share % m == 0)
         raise ValueError(
             f"train.micro_batch={micro} does not divide a rank's share of {share} pairs "
             f"(global_batch {train.global_batch} / {world_size} ranks); take {fits}"
         )
-    optim = config.optim
     if optim.warmup_steps + optim.cooldown_steps > train.steps:
         raise ValueError(
             f"optim.warmup_steps={optim.warmup_steps} + optim.cooldown_steps={optim.cooldown_steps} exceed "
@@ -359,7 +364,6 @@ def validate(config: Config, world_size: int) -> None:
             re.compile(rule.pattern)
         except re.error as error:
             raise ValueError(f"optim.rules: {rule.pattern!r} is no regular expression: {error}") from None
-    objective = config.objective
     if objective.init_scale is not None and objective.init_scale > objective.max_scale:
         raise ValueError(
             f"objective.init_scale={objective.init_scale} is beyond objective.max_scale={objective.max_scale}; "

@@ -37,16 +37,17 @@ def load_config(
 
     preset: a name in the folder `presets`, or a path to a YAML file. file: one more YAML file laid over it. overrides:
     words `section.key=value`, the value in YAML. Raises ValueError naming the key, and the nearest valid one.
+
+    Where `train.steps` is made shorter than the preset's warm-up and cool-down together, those of the two that are not
+    given take the share of the run that they have in the preset; `notes` of the configuration says so.
     """
-    name, tree = _read_preset(preset, presets, seen=())
-    if file is not None:
-        tree = _merge(tree, _read_yaml(file))
+    name, base = _read_preset(preset, presets, seen=())
+    given = {} if file is None else _read_yaml(file)
     for word in overrides:
         if word.startswith("preset="):
             raise ValueError(f"{word!r}: a preset is chosen by --preset {word.partition('=')[2]}")
-        tree = _merge(tree, _parse_override(word))
-    tree["preset"] = name
-    config = build(tree)
+        given = _merge(given, _parse_override(word))
+    config = _with_schedule_that_fits(base, given, build(_merge(base, given) | {"preset": name}))
     known = set(valid_keys())
     for unverified in config.unverified:
         if unverified not in known:
@@ -66,6 +67,14 @@ def build(tree: dict[str, Any]) -> Config:
         known = set(valid_keys()) | {dotted.rsplit(".", 1)[0] for dotted in valid_keys() if "." in dotted}
         lines = [_explain(item, known) for item in error.errors()]
         raise ValueError("configuration:\n  " + "\n  ".join(lines)) from None
+
+
+def read_config(path: Path) -> Config:
+    """The configuration in a file that :func:`to_yaml` wrote. Raises ValueError as :func:`load_config` does."""
+    try:
+        return build(_read_yaml(path))
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from None
 
 
 def override(config: Config, words: Iterable[str]) -> Config:
@@ -136,6 +145,23 @@ def _type_name(hint: Any) -> str:
     if origin in (list, tuple):
         return f"{origin.__name__}[{', '.join(_type_name(a) for a in typing.get_args(hint))}]"
     return "null" if hint is type(None) else hint.__name__
+
+
+def _with_schedule_that_fits(base: dict[str, Any], given: dict[str, Any], config: Config) -> Config:
+    """`config`, which is `base` with `given` laid over it, its warm-up and cool-down scaled where they must be."""
+    optim, steps = config.optim, config.train.steps
+    if optim.warmup_steps + optim.cooldown_steps <= steps or "steps" not in (given.get("train") or {}):
+        return config
+    before = build(base)
+    scaled = {}
+    for name in ("warmup_steps", "cooldown_steps"):
+        if name not in (given.get("optim") or {}) and steps < before.train.steps:
+            scaled[name] = getattr(optim, name) * steps // before.train.steps
+    if not scaled:
+        return config
+    changes = " and ".join(f"optim.{name} from {getattr(optim, name)} to {value}" for name, value in scaled.items())
+    note = f"train.steps={steps} is shorter than the preset's {before.train.steps}: {changes}, in proportion"
+    return dataclasses.replace(config, optim=dataclasses.replace(optim, **scaled), notes=[*config.notes, note])
 
 
 def _read_preset(preset: str | Path, folder: Path, seen: tuple[Path, ...]) -> tuple[str, dict[str, Any]]:

@@ -287,6 +287,52 @@ def test_what_can_train_is_let_through(small, overrides):
     assert config == before
 
 
+# A run shorter than its preset's schedule
+
+WITH_SCHEDULE = SMALL.replace("warmup_steps: 50, cooldown_steps: 0", "warmup_steps: 400, cooldown_steps: 200")
+
+
+@pytest.mark.parametrize(
+    ("overrides", "warmup", "cooldown", "noted"),
+    [
+        (["train.steps=60"], 40, 20, ["optim.warmup_steps from 400 to 40", "optim.cooldown_steps from 200 to 20"]),
+        (["train.steps=599"], 399, 199, ["optim.warmup_steps from 400 to 399"]),
+        (["train.steps=1"], 0, 0, ["train.steps=1 is shorter than the preset's 600"]),
+        (["train.steps=600"], 400, 200, []),
+        (["train.steps=6000"], 400, 200, []),
+        (["train.steps=60", "optim.warmup_steps=5"], 5, 20, ["optim.cooldown_steps from 200 to 20"]),
+        (["train.steps=60", "optim.warmup_steps=5", "optim.cooldown_steps=6"], 5, 6, []),
+    ],
+)
+def test_a_shorter_run_keeps_the_shape_of_its_presets_schedule(tmp_path, overrides, warmup, cooldown, noted):
+    (tmp_path / "scheduled.yaml").write_text(WITH_SCHEDULE)
+    config = load(*overrides, preset=tmp_path / "scheduled.yaml")
+    assert (config.optim.warmup_steps, config.optim.cooldown_steps) == (warmup, cooldown)
+    assert len(config.notes) == bool(noted)
+    for part in noted:
+        assert part in config.notes[0]
+    validate(config, 1)
+
+
+def test_a_shorter_run_that_its_warm_up_fits_is_left_alone(small):
+    config = load("train.steps=50", preset=small)
+    assert (config.optim.warmup_steps, config.notes) == (50, [])
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        ["train.steps=60", "optim.warmup_steps=400"],
+        ["train.steps=60", "optim.warmup_steps=40", "optim.cooldown_steps=21"],
+        ["optim.warmup_steps=401"],
+    ],
+)
+def test_a_schedule_that_was_asked_for_and_does_not_fit_is_refused(tmp_path, overrides):
+    (tmp_path / "scheduled.yaml").write_text(WITH_SCHEDULE)
+    with pytest.raises(ValueError, match=r"optim\.warmup_steps=\d+ \+ optim\.cooldown_steps=\d+ exceed train\.steps"):
+        validate(load(*overrides, preset=tmp_path / "scheduled.yaml"), 1)
+
+
 # Derived values
 
 

@@ -55,6 +55,7 @@ FLOORS = {
     "silc.config_io": 0,
     "silc.distributed": 0,
     "silc.errors": 0,
+    "silc.text": 0,
     "silc.model": 1,
     "silc.data": 1,
     "silc.objective": 2,
@@ -128,6 +129,19 @@ def test_imports_point_downwards(path):
             continue
         allowed = FLOORS[other] < FLOORS[own] or other in FLOOR_0.get(own, set())
         assert allowed, f"{name} (floor {FLOORS[own]}) imports {module} (floor {FLOORS[other]})"
+
+
+def test_no_imports_run_in_a_circle():
+    """Nor those under TYPE_CHECKING, or inside a function: a circle is two modules that should be one, or three."""
+    modules = {name_of(path): path for path in CODE if name_of(path).startswith("silc.")}
+    edges: dict[str, set[str]] = {}
+    for name, path in modules.items():
+        known = {found if found in modules else found.rpartition(".")[0] for found in imported(path)}
+        edges[name] = {found for found in known & modules.keys() if not name.startswith(f"{found}.")}
+    while free := [name for name, targets in edges.items() if not targets & edges.keys()]:
+        for name in free:
+            del edges[name]
+    assert not edges, f"in a circle, or leading into one: {sorted(edges)}"
 
 
 def test_the_library_does_not_know_its_users():

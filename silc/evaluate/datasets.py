@@ -145,6 +145,24 @@ def _of_sample(config: Config, sample: SampleSet) -> DataSet:
     return DataSet("the unseen artist", names, test, train, ("{}", "a drawing of {}"), background)
 
 
+def find_data(
+    config: Config, world: World, root: Path, tasks: Sequence[str] = tuple(TASKS), *, on_sample: bool
+) -> EvalData:
+    """The data sets of `tasks`; the sample set where the configuration names none and the model was trained on it.
+
+    Args:
+        config: the run's.
+        world: its ranks, which must all call this; the first one renders the sample set on first use.
+        root: of the sample set.
+        tasks: what is to be measured.
+        on_sample: whether the model was trained on the sample set.
+
+    Raises ValueError as :func:`resolve_data` does.
+    """
+    wanted = on_sample and not config.eval.shards and needs_default(config, tasks)
+    return resolve_data(config, sample_set(config, world, root) if wanted else None, tasks)
+
+
 def sample_set(config: Config, world: World, root: Path) -> SampleSet:
     """The sample set, rendered by rank 0 on first use (collective)."""
 

@@ -96,13 +96,7 @@ def build_towers(
 
 def _load(config: Config, weights: Mapping[str, Tensor], device: torch.device, dtype: torch.dtype) -> SilcModel:
     with torch.device("meta"):  # neither memory nor random numbers for first weights
-        model = SilcModel(
-            config.model,
-            patch_backend=config.kernels.patch_embed,
-            mean=config.data.mean,
-            std=config.data.std,
-            with_head=False,
-        )
+        model = SilcModel.of(config, with_head=False)
     towers = {name: value for name, value in weights.items() if name.startswith(("visual.", "text."))}
     for name, parameter in model.named_parameters():
         found = tuple(towers[name].shape) if name in towers else "nothing"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -10,8 +11,9 @@ import pytest
 import torch
 
 from silc import distributed
-from silc.config import Config
+from silc.config import Config, TrainConfig
 from silc.distributed import World
+from silc.errors import RunStopped
 from silc.train import run
 
 WORLD = World(0, 1, torch.device("cpu"))
@@ -20,8 +22,8 @@ WORLD = World(0, 1, torch.device("cpu"))
 class Trained:
     """A trainer that has nothing left to do."""
 
-    def __init__(self, *_arguments: object) -> None:
-        self.world, self.folder = WORLD, Path("run")
+    def __init__(self, config: Config, *_arguments: object) -> None:
+        self.config, self.world, self.folder = config, WORLD, Path("run")
 
     def run(self, evaluate: object) -> SimpleNamespace:
         return SimpleNamespace(step=4)
@@ -39,7 +41,7 @@ def done(monkeypatch) -> list[str]:
     happened: list[str] = []
     monkeypatch.setattr(run, "init", lambda minutes: WORLD)
     monkeypatch.setattr(run.sources, "resolve", lambda *_: ([], object()))
-    monkeypatch.setattr(run, "Trainer", Trained)
+    monkeypatch.setattr(run, "start", Trained)
     monkeypatch.setattr(run.checkpoint, "export_open_clip", lambda path, out: happened.append("export"))
     return happened
 
@@ -64,7 +66,23 @@ def test_a_failed_last_evaluation_costs_nothing_but_itself(done, monkeypatch, ca
     assert "python launch/evaluate.py run" in last
 
 
-def test_a_full_disk_while_logging_is_told_in_words(done, monkeypatch, capsys, tmp_path):
+def test_in_python_a_run_returns_its_folder_and_raises_what_a_command_prints(done, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(run, "_evaluate", lambda *_, last: done.append("evaluation"))
+    assert run.run(fitting()) == Path("run")
+    assert done == ["export", "evaluation"]
+
+    def fails(*_arguments: object, last: bool) -> None:
+        raise KeyError("a class")
+
+    monkeypatch.setattr(run, "_evaluate", fails)
+    with pytest.raises(RunStopped, match=r"the last evaluation failed \('a class'\)"):
+        run.run(fitting())
+    with pytest.raises(ValueError, match=r"train\.micro_batch=3 does not divide"):
+        run.run(replace(fitting(), train=TrainConfig(global_batch=8, micro_batch=3)))
+
+
+def test_a_full_disk_while_logging_is_one_line(done, monkeypatch, capsys, tmp_path):
     def full(_trainer: Trained, evaluate: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
@@ -72,7 +90,7 @@ def test_a_full_disk_while_logging_is_told_in_words(done, monkeypatch, capsys, t
     monkeypatch.setattr(Trained, "run", full)
     assert run.train(fitting()) == 1
     said = capsys.readouterr().err
-    assert "the run folder runs/mine cannot be written: No space left on device" in said
+    assert "the run folder run cannot be written: No space left on device" in said
     assert "Traceback" not in said
 
 

@@ -9,6 +9,7 @@ from silc.config import Config
 from silc.model import LogitScale, SilcModel, build
 from silc.model.export import _TIMM_NAMES, export, timm_heads
 from silc.model.load_export import is_export, load_export
+from silc.model.vision import Pixels
 
 
 def test_the_same_model_comes_back(config, model, pixels, tmp_path):
@@ -24,7 +25,7 @@ def test_the_same_model_comes_back(config, model, pixels, tmp_path):
     assert read.data.mean == (0.4, 0.5, 0.6)
     assert read.data.tokenizer == "open_clip_bpe"
     assert read.views.global_size == config.model.vision.image_size
-    again = SilcModel(read.model, mean=config.data.mean, with_head=False)
+    again = SilcModel(read.model, pixels=Pixels(mean=config.data.mean), with_head=False)
     again.load_state_dict({name: weights[name] for name in again.state_dict()})
     twin = build(config)
     twin.load_state_dict(model.state_dict())

@@ -100,7 +100,7 @@ def make_plan(config: Config, ranks: int, gpu: Gpu | None, mfu: float = MFU) -> 
     bf16 = gpu is not None if asked == "auto" else asked == "bf16"
     machine = Machine(torch.bfloat16 if bf16 else torch.float32, gpu is not None)
     share = config.train.global_batch // ranks
-    micro = config.train.micro_batch or share
+    micro = config.train.micro(ranks)
     counts = parameters(config)
     limit = None if gpu is None else (1 - RESERVE) * gpu.memory * 2**30
     recompute = config.model.checkpoint_activations

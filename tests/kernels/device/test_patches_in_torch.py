@@ -6,6 +6,7 @@ from torch.utils.checkpoint import checkpoint
 
 from silc.config import VisionConfig
 from silc.model import VisionTower, initialize
+from silc.model.vision import Pixels
 from silc_kernels import MultiCropPatchEmbed, patch_embed
 from tests.kernels.patch_problems import IMAGENET, pixels, problem, trained
 
@@ -64,7 +65,7 @@ def test_a_tower_trains_as_with_plain_torch(device):
     losses = {}
     for backend in ("torch", "triton"):
         vision = VisionConfig(image_size=32, patch_size=8, width=32, depth=2, heads=2)
-        tower = VisionTower(vision, patch_backend=backend)
+        tower = VisionTower(vision, pixels=Pixels(backend=backend))
         initialize(tower, seed=1)
         tower.to(device)
         optimizer = torch.optim.SGD(tower.parameters(), lr=0.05)

@@ -23,11 +23,11 @@ from lightly.models.modules import DINOProjectionHead
 from open_clip.loss import ClipLoss, SigLipLoss
 from open_clip.tokenizer import SimpleTokenizer
 from PIL import Image
-from stopwatch import Span
 from torch import Tensor, nn
 from torch.nn import functional
 from torchvision import transforms
 
+from benchmarks.common.stopwatch import Span
 from silc.config import Config
 from silc.data.batch import Batch
 from silc.model import LogitScale, SilcModel, build
@@ -185,7 +185,7 @@ class Glued:
 
 
 class _Views:
-    """(picture, caption) -> float crops and tokens, by torchvision's transforms."""
+    """(image, caption) -> float crops and tokens, by torchvision's transforms."""
 
     def __init__(self, config: Config) -> None:
         views, data = config.views, config.data
@@ -205,8 +205,8 @@ class _Views:
         ]
 
     def __call__(self, sample: tuple[Image.Image, str]) -> tuple[Tensor, ...]:
-        picture, caption = sample
-        return *(transform(picture) for transform in self._transforms), self._tokenizer(caption)[0]
+        image, caption = sample
+        return *(transform(image) for transform in self._transforms), self._tokenizer(caption)[0]
 
 
 def _refuse(config: Config) -> None:
@@ -229,7 +229,7 @@ def _refuse(config: Config) -> None:
 
 def _open_clip_model(ours: SilcModel, config: Config, folder: Path) -> nn.Module:
     """open_clip's CustomTextCLIP with our weights, its image tower open to crops of any size."""
-    export(ours.state_dict(), LogitScale(config.objective.contrastive), config, folder)
+    export(ours.state_dict(), LogitScale.of(config.objective), config, folder)
     model = open_clip.create_model(f"local-dir:{folder}")
     name = timm_name(config.model.vision) or f"local-dir:{folder.resolve() / 'vision'}"
     trunk = timm.create_model(name, num_classes=0, dynamic_img_size=True)

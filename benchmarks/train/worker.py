@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from measure import device, resident_mib
-from stopwatch import Stopwatch
 
+from benchmarks.common.measure import device, resident_mib
+from benchmarks.common.stopwatch import Stopwatch
 from silc import config_io
 
 VARIANTS = ("silc", "glued", "clip")
@@ -45,9 +45,9 @@ def start(name: str, tree: dict[str, Any], shards: list[str], folder: str, batch
     global _held
     # What a variant imports, now or at its first step, and the device's own start are no part of its memory.
     if name == "glued":
-        from train_baseline import Glued as Variant
+        from benchmarks.train.baseline import Glued as Variant
     else:
-        from train_ours import Ours as Variant
+        from benchmarks.train.ours import Ours as Variant
     # The gate compares fp32 with fp32: timm's patch convolution would otherwise be rounded to TF32 on a GPU.
     torch.backends.cudnn.allow_tf32 = False
     config = config_io.build(tree)

@@ -11,8 +11,8 @@ from importlib.metadata import version
 from pathlib import Path
 
 import torch
-from measure import device
 
+from benchmarks.common.measure import device
 from silc.config import Config
 
 PARTS = (
@@ -75,7 +75,7 @@ def versions() -> str:
 
 
 def header(config: Config, dtype: torch.dtype) -> str:
-    """What the figures below it were measured on."""
+    """What the numbers below it were measured on."""
     views = config.views
     return (
         f"{machine()} ({'' if device().type == 'cuda' else 'not a GPU, '}{str(dtype).removeprefix('torch.')})\n"

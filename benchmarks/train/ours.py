@@ -7,19 +7,19 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
-from stopwatch import Span
 from torch import Tensor, nn
 
 import silc.model.head
 import silc.model.vision
+from benchmarks.common.stopwatch import Span
 from silc import distributed
 from silc.config import Config
 from silc.data.batch import Batch
 from silc.data.loader import build_loader
-from silc.objective import ViewPlan
+from silc.objective import ViewPlan, plan_views
 from silc.train.engine import Engine, precision
-from silc.train.loop import Trainer
 from silc.train.schedule import learning_rate
+from silc.train.state import build_state
 from silc.train.step import SilcStep
 
 
@@ -33,18 +33,9 @@ class Ours:
 
     def __init__(self, config: Config, shards: list[str], folder: Path) -> None:
         self.config, self._shards = config, shards
-        self._trainer = trainer = Trainer(config, distributed.init(config.engine.timeout_minutes), shards, folder)
-        self._distill = config.objective.distill
-        self._step = SilcStep(
-            config,
-            lightly_pairs(trainer.plan) if self._distill else trainer.plan,
-            trainer.engine,
-            trainer.scale,
-            trainer.scale_optimizer,
-            trainer.teacher,
-            trainer.center,
-            dtype=trainer.dtype,
-        )
+        self._state = build_state(config, distributed.init(config.engine.timeout_minutes))
+        self._distill, plan = config.objective.distill, plan_views(config)
+        self._step = SilcStep(config, lightly_pairs(plan) if self._distill else plan, self._state)
         self.steps = 0
 
     @staticmethod
@@ -69,25 +60,25 @@ class Ours:
     def step(self, batch: Batch) -> tuple[Tensor, Tensor | None]:
         """One training step, the copy to the device included: the contrastive and the distillation loss."""
         lr = learning_rate(self.steps, self.config.train.steps, self.config.optim)
-        report = self._step(batch.to(self._trainer.world.device), lr=lr, distill=self._distill)
-        assert report.applied, "random weights on real pictures gave a loss or gradient that is not finite"
+        report = self._step(batch.to(self._state.world.device), lr=lr, distill=self._distill)
+        assert report.applied, "random weights on real images gave a loss or gradient that is not finite"
         self.steps += 1
         return report.losses.contrastive, report.losses.distill
 
     def spans(self) -> list[Span]:
         """Where the parts of a step happen. The distillation op finds its gradients with the loss."""
-        trainer = self._trainer
+        state = self._state
         spans = [
             Span(silc.model.vision, "patch_embed", "patch embedding"),
-            Span(trainer.engine, "forward", "student"),
+            Span(state.engine, "forward", "student"),
             Span(self._step, "_contrastive", "contrastive"),
-            Span(trainer.engine, "backward", "backward"),
-            Span(trainer.engine, "step", "optimiser"),
+            Span(state.engine, "backward", "backward"),
+            Span(state.engine, "step", "optimiser"),
         ]
-        if trainer.teacher is not None:
+        if state.teacher is not None:
             spans += [
-                Span(trainer.teacher, "bottleneck", "teacher"),
+                Span(state.teacher, "bottleneck", "teacher"),
                 Span(silc.model.head, "distill_head_loss", "distillation"),
-                Span(trainer.teacher, "update", "EMA"),
+                Span(state.teacher, "update", "EMA"),
             ]
         return spans
