@@ -9,9 +9,9 @@ python launch/claims.py --preset silc_vit_b16 --pairs 64000000,256000000 --num_g
 python launch/claims.py --dry-run                                  which runs, how many operations; then stop
 
 The variants: plain CLIP, CLIP on SILC's views, CLIP for as many operations as SILC, and SILC, each at every number of
-pairs with every seed. Writes claims.md, claims.html (with curves) and claims.csv into --out after every run: of all runs of
-this preset that are there, those of earlier calls too. Started again with the same words it goes on where it was; with
-other words of eval it measures again without training again.
+pairs with every seed. Writes claims.md, claims.html (with curves) and claims.csv into --out after every run: of all
+runs of this preset that are there, those of earlier calls too. Started again with the same words it goes on where it
+was; with other words of eval it measures again without training again.
 """
 
 from __future__ import annotations

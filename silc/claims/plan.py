@@ -1,7 +1,7 @@
 """Which runs answer the claims: each variant at each number of pairs with each seed, all by configuration alone.
 
-The variants are SILC and the baselines of the paper and of its reviewers (arXiv 2310.13355, sections 4 and 5): what SILC
-gains over CLIP could come from the additional views, or from the additional work, and not from the distillation.
+The variants are SILC and the baselines of the paper and of its reviewers (arXiv 2310.13355, sections 4 and 5): what
+SILC gains over CLIP could come from the additional views, or from the additional work, and not from the distillation.
 """
 
 from __future__ import annotations
@@ -50,6 +50,7 @@ class Run:
 
     @property
     def folder(self) -> Path:
+        assert self.config.train.out is not None  # the plan names it
         return Path(self.config.train.out)
 
     @property

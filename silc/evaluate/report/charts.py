@@ -32,7 +32,7 @@ class Chart:
     """What the template `chart` draws.
 
     Attributes:
-        title, unit: text; unit: of the horizontal axis.
+        title, unit: text; unit: what the horizontal axis counts.
         paths: points of each curve in SVG's notation, with the number of its color.
         grid: heights of the horizontal lines, with their labels.
         ends: labels of the first and the last step.
@@ -96,9 +96,14 @@ def chart(
             for name, points in curves.items()
         ),
         tuple(zip((f"{y(value):.1f}" for value in levels), _labels(levels), strict=True)),
-        (number(first), number(last)),
+        (number(first), place(last, unit)),
         keys,
     )
+
+
+def place(step: float, unit: str) -> str:
+    """A point of the horizontal axis in words: step 40, or 8,000 pairs."""
+    return f"step {number(step)}" if unit == "step" else f"{number(step)} {unit}"
 
 
 def number(value: float, digits: int = 3) -> str:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import TypeVar
 
 import numpy as np
 import torch
@@ -25,7 +25,6 @@ from silc.evaluate.tasks.task import class_embeddings
 from silc.evaluate.tasks.zeroshot_segmentation import segment
 from silc.evaluate.towers import Towers
 
-T = TypeVar("T")
 # What examples may fail with: data that does not fit, memory that runs out, files that are gone.
 FAILURES = (ValueError, RuntimeError, OSError)
 SHOWN = 8  # images of each kind
@@ -104,45 +103,50 @@ def collect(config: Config, models: Sequence[Towers], data: EvalData, results: S
     What raises one of FAILURES is left out with a sentence: the metrics are measured by now, and are kept.
     """
     job = Job(config, World(0, 1, models[0].device), "report", limited=False)
-    ran, left_out = {result.task for result in results}, []
-
-    def attempt(what: str, make: Callable[[], T], nothing: T) -> T:
-        try:
-            return make()
-        except FAILURES as error:
-            left_out.append(f"{what}: {error}")
-            return nothing
-
-    shown = Examples(models[0].name, worst=worst(results, data), left_out=left_out)
+    ran = {result.task for result in results}
+    shown = Examples(models[0].name, worst=worst(results, data))
+    known, captioned, masked = data.classification, data.retrieval, data.segmentation
     with unchanged():
-        if "zeroshot_classification" in ran:
-            make = lambda: classified(models[0], data.classification, job)  # noqa: E731
-            shown.classified.extend(attempt("classified images", make, []))
-        if "retrieval" in ran:
-            make = lambda: retrieved(models[0], data.retrieval, job)  # noqa: E731
-            captioned, found = attempt("retrieved captions and images", make, ([], []))
-            shown.captioned.extend(captioned)
-            shown.found.extend(found)
-        if "zeroshot_segmentation" in ran:
-            make = lambda: segmented(models, data.segmentation, job)  # noqa: E731
-            shown.segmented.extend(attempt("segmented images", make, []))
+        if "zeroshot_classification" in ran and known is not None:
+            with _or_left_out("classified images", shown.left_out):
+                shown.classified.extend(classified(models[0], known, job))
+        if "retrieval" in ran and captioned is not None:
+            with _or_left_out("retrieved captions and images", shown.left_out):
+                forth, back = retrieved(models[0], captioned, job)
+                shown.captioned.extend(forth)
+                shown.found.extend(back)
+        if "zeroshot_segmentation" in ran and masked is not None:
+            with _or_left_out("segmented images", shown.left_out):
+                shown.segmented.extend(segmented(models, masked, job))
         measured = {TASKS[name].data: data.of(TASKS[name]) for name in ran}
-        sources = [measured[kind] for kind in ("segmentation", "retrieval", "classification") if kind in measured]
-        if sources:
-            shown.features.extend(attempt("patch features", lambda: features(models, sources[0], job), []))
+        sources = [measured.get(kind) for kind in ("segmentation", "retrieval", "classification")]
+        source = next((one for one in sources if one is not None), None)
+        if source is not None:
+            with _or_left_out("patch features", shown.left_out):
+                shown.features.extend(features(models, source, job))
     return shown
+
+
+@contextmanager
+def _or_left_out(what: str, left_out: list[str]) -> Iterator[None]:
+    """One of FAILURES ends the block with a sentence in `left_out`."""
+    try:
+        yield
+    except FAILURES as error:
+        left_out.append(f"{what}: {error}")
 
 
 def classified(model: Towers, data: DataSet, job: Job, count: int = SHOWN) -> list[Guess]:
     """Images with their classes and the three closest classes."""
-    numbers = some_of([n for n in job.chosen(data.test) if data.test.label(n) is not None], count)
+    labels = {n: label for n in job.chosen(data.test) if (label := data.test.label(n)) is not None}
+    numbers = some_of(list(labels), count)
     classes = class_embeddings(model, data, job)
     kept, vectors = job.over_pictures(data.test, numbers, model.size, model.images)
     best = (vectors.to(classes.device) @ classes.T).topk(min(3, len(classes)), dim=1)
     return [
         Guess(
             thumbnail(data.test.picture(number)),
-            [data.classes[data.test.label(number)]],
+            [data.classes[labels[number]]],
             [(data.classes[i], value) for i, value in zip(row, values, strict=True)],
         )
         for number, row, values in zip(kept, best.indices.tolist(), best.values.tolist(), strict=True)
@@ -220,17 +224,18 @@ def features(models: Sequence[Towers], data: DataSet, job: Job) -> list[Panels]:
 def worst(results: Sequence[Result], data: EvalData) -> list[Confusions]:
     """The classes with the lowest zero-shot accuracy, of the first model measured."""
     result = next((r for r in results if r.task == "zeroshot_classification" and "truth" in r.details), None)
-    if result is None:
+    if result is None or data.classification is None:
         return []
+    classes = data.classification.classes
     truth, guess = result.details["truth"], result.details["guess"]
     out = []
     for number in truth.unique().tolist():
         mine = guess[truth == number]
         wrong, counts = mine[mine != number].unique(return_counts=True)
         order = counts.argsort(descending=True, stable=True)[:3]
-        taken = [(data.classification.classes[wrong[i]], int(counts[i])) for i in order]
+        taken = [(classes[int(wrong[i])], int(counts[i])) for i in order]
         share = (mine == number).double().mean().item()
-        out.append(Confusions(data.classification.classes[number], share, len(mine), taken))
+        out.append(Confusions(classes[number], share, len(mine), taken))
     return sorted((c for c in out if c.taken_for), key=lambda c: (c.accuracy, -c.images, c.name))[:WORST]
 
 

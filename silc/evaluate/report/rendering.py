@@ -13,7 +13,7 @@ import numpy as np
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from PIL import Image
 
-from silc.evaluate.report.charts import number
+from silc.evaluate.report.charts import number, place
 
 TEMPLATES = Path(__file__).parent / "templates"
 LONGEST = 300  # characters shown of a class name or a caption: data may hold any number
@@ -44,6 +44,7 @@ def _environment(folder: Path) -> Environment:
         "short": short,
         "task": task_title,
         "number": number,
+        "place": place,
         "plural": plural,
         "data_uri": data_uri,
         "markdown_text": markdown_text,
