@@ -8,7 +8,6 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
 from markdown_it import MarkdownIt
-from markupsafe import Markup
 
 from silc.claims.metrics import CLAIMS, Mean, Measurement, gain, mean, select, slope, steeper, verdict
 from silc.claims.plan import MEANING, SILC, VARIANTS
@@ -96,12 +95,12 @@ def _tables(measured: Sequence[Measurement]) -> str:
     return render("tables.md.j2", TEMPLATES, sections=list(_sections(measured)))
 
 
-def _html(text: str) -> Markup:
+def _html(text: str) -> str:
     """Markdown as HTML. HTML inside the Markdown is text; a wide table scrolls."""
     parser = MarkdownIt("commonmark", {"html": False}).enable("table")
     parser.add_render_rule("table_open", lambda *_: '<div class="scroll"><table>')
     parser.add_render_rule("table_close", lambda *_: "</table></div>")
-    return Markup(parser.render(text))
+    return parser.render(text)
 
 
 def _claims(measured: Sequence[Measurement]) -> dict[tuple[str, str], str]:
