@@ -20,6 +20,8 @@ setup(
     package_data={
         "silc": ["presets/*.yaml"],
         "silc.data.sample_set": ["drawings/*"],
+        "silc.evaluate.report": ["templates/*.j2"],
+        "silc.claims": ["templates/*.j2"],
         "silc_kernels.gate": ["compile_gate.csv"],
     },
     install_requires=[
@@ -36,6 +38,8 @@ setup(
         "safetensors>=0.4.3",
         "tqdm>=4.66",
         "psutil>=5.9",
+        "jinja2>=3.1.6,<4",
+        "markdown-it-py>=3,<5",
         "tensorboard>=2.16",
         "ninja>=1.11",  # builds DeepSpeed's optional ops on first use
     ],

@@ -8,10 +8,10 @@ python launch/claims.py --preset silc_vit_b16 --pairs 64000000,256000000 --num_g
     eval.classification=wds:/data/wds_imagenet1k eval.segmentation=voc20:/data/VOC2012
 python launch/claims.py --dry-run                                  which runs, how many operations; then stop
 
-The arms: plain CLIP, CLIP on SILC's views, CLIP for as many operations as SILC, and SILC, each at every number of pairs
-with every seed. Writes claims.md, claims.html (with curves) and claims.csv into --out after every run: of all runs of
-this preset that are there, those of earlier calls too. Started again with the same words it goes on where it was; with
-other words of eval it measures again without training again.
+The variants: plain CLIP, CLIP on SILC's views, CLIP for as many operations as SILC, and SILC, each at every number of
+pairs with every seed. Writes claims.md, claims.html (with curves) and claims.csv into --out after every run: of all
+runs of this preset that are there, those of earlier calls too. Started again with the same words it goes on where it
+was; with other words of eval it measures again without training again.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [path for path in (str(ROOT), str(ROOT / "kernels")) if path not in sys.path]
 
 from silc import config_io  # noqa: E402
-from silc.claims import figures, page, plan  # noqa: E402
+from silc.claims import metrics, page, plan  # noqa: E402
 from silc.config import Config, validate  # noqa: E402
 from silc.errors import STOPPED_BY_SIGNAL  # noqa: E402
 
@@ -95,7 +95,7 @@ def check(run: plan.Run, ranks: int) -> None:
         validate(run.config, ranks)
     except ValueError as error:
         steps = run.config.train.steps
-        raise ValueError(f"{run.pairs:,} pairs are {steps} steps of {run.arm}: {error}; or more --pairs") from None
+        raise ValueError(f"{run.pairs:,} pairs are {steps} steps of {run.variant}: {error}; or more --pairs") from None
     path = run.folder / "config.yaml"
     if path.is_file() and (others := differences(config_io.load_config(path, presets=PRESETS), run.config)):
         raise ValueError(
@@ -169,35 +169,34 @@ def launch(run: plan.Run, words: Sequence[str]) -> int:
 
 def tell(args: argparse.Namespace) -> None:
     """Print the plan."""
-    print(f"{'arm':14s} {'after pairs':>12s} {'seed':>5s} {'steps':>8s} {'pairs seen':>14s} {'TFLOP':>12s}")
+    print(f"{'variant':14s} {'after pairs':>12s} {'seed':>5s} {'steps':>8s} {'pairs seen':>14s} {'TFLOP':>12s}")
     for run in args.runs:
         steps, operations = run.config.train.steps, run.flops / 1e12
-        print(f"{run.arm:14s} {run.pairs:12,} {run.seed:5d} {steps:8d} {run.seen:14,} {operations:12,.1f}")
+        print(f"{run.variant:14s} {run.pairs:12,} {run.seed:5d} {steps:8d} {run.seen:14,} {operations:12,.1f}")
     print(f"{len(args.runs)} runs, {sum(run.flops for run in args.runs) / 1e12:,.1f} TFLOP of training, in {args.out}")
 
 
-def collect(args: argparse.Namespace) -> list[figures.Figure]:
-    """Figures of all runs that are there, those of earlier calls too, and the pages that show them."""
+def collect(args: argparse.Namespace) -> list[metrics.Measurement]:
+    """Metrics of all runs in the folder, those of earlier calls too, and the pages that show them."""
     import torch
 
-    pairs, seeds = plan.there(args.out)
+    pairs, seeds = plan.pairs_and_seeds(args.out)
     found = []
     for run in planned(args, sorted(pairs), sorted(seeds)) if pairs else []:
         path = run.folder / "config.yaml"
         if path.is_file() and not differences(config_io.load_config(path, presets=PRESETS), run.config):
-            found += figures.read(run)
+            found += metrics.read(run)
     if found:
         machine = torch.cuda.get_device_name() if torch.cuda.is_available() else "CPU"
         words = ["python", "launch/claims.py", *(sys.argv[1:] if args.words is None else args.words)]
         about = [
-            f"{datetime.now(UTC).date().isoformat()}, {machine}, torch {torch.__version__}; the last call was "
-            f"`{shlex.join(words)}`.",
+            f"{datetime.now(UTC).date().isoformat()}, {machine}, torch {torch.__version__}.",
             "± is the standard error over seeds. SILC is better, or worse, where Student's t gives a difference 95 %, "
             "which takes three seeds; one in twenty such verdicts is wrong by chance alone.",
-            "All arms share the data, and the preset's learning rate and schedule, which were chosen for SILC; an arm "
-            "that sees more pairs than there are repeats them.",
+            "All variants share the data, and the preset's learning rate and schedule, which were chosen for SILC; a "
+            "variant that sees more pairs than there are repeats them.",
         ]
-        page.write(found, "SILC's claims, measured", about, args.out)
+        page.write(found, "SILC's claims, measured", about, args.out, command=shlex.join(words))
     return found
 
 
@@ -210,7 +209,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
     failed = []
     for number, run in enumerate(args.runs, 1):
-        if figures.done(run):
+        if metrics.done(run):
             continue
         print(f"== {number} of {len(args.runs)}: {run.folder}", flush=True)
         started = time.perf_counter()
@@ -222,13 +221,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         if status == MISTAKE:
             print("claims.py: the message is above; every run would end so", file=sys.stderr)
             return status
-        if not figures.done(run):
+        if not metrics.done(run):
             failed.append(run.folder)
         collect(args)
     if collect(args):
         print((args.out / "claims.md").read_text(encoding="utf-8"))
         print(
-            f"tables: {args.out / 'claims.md'}; curves: {args.out / 'claims.html'}; figures: {args.out / 'claims.csv'}"
+            f"tables: {args.out / 'claims.md'}; curves: {args.out / 'claims.html'}; metrics: {args.out / 'claims.csv'}"
         )
     if failed:
         print(

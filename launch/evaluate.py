@@ -56,6 +56,7 @@ def parse(argv: list[str]) -> argparse.Namespace:
     parser.add_argument("--out", type=Path, help="folder for evaluation.json and report.html (default: the run folder)")
     parser.add_argument("--local_rank", "--local-rank", type=int, default=0, help=argparse.SUPPRESS)
     args = parser.parse_intermixed_args(argv)  # overrides may follow an option
+    args.argv = [sys.argv[0], *argv]
     args.tasks = args.tasks.split(",")
     for task in args.tasks:
         if task not in TASKS:
@@ -178,7 +179,8 @@ def evaluate(args: argparse.Namespace) -> int:
         if any(result.metrics for result in results):
             suite.write_json(results, step, config, target / "evaluation.json")
             title = f"SILC: {args.model}" + ("" if step is None else f", step {step}")
-            print(f"report: {output.report(config, models, data, results, title, run=folder, folder=target)}")
+            report = output.report(config, models, data, results, title, run=folder, folder=target, argv=args.argv)
+            print(f"report: {report}")
         else:
             print(f"no task came to a figure: {target / 'evaluation.json'} is not written")
     distributed.barrier()

@@ -221,7 +221,7 @@ def test_optional_packages_stay_optional(described):
 
 
 def test_every_import_is_installed_by_setup(described):
-    names = {"open_clip_torch": "open_clip", "pillow": "PIL", "pyyaml": "yaml"}
+    names = {"open_clip_torch": "open_clip", "pillow": "PIL", "pyyaml": "yaml", "markdown-it-py": "markdown_it"}
     listed = {Requirement(text).name for text in described["install_requires"]}
     known = {names.get(name, name) for name in listed} | {"silc", "silc_kernels", *sys.stdlib_module_names}
     optional = {"xformers", "wandb", "apex"}
@@ -241,3 +241,6 @@ def test_the_package_holds_every_module_and_the_drawings(described):
         if name_of(path).startswith("silc"):
             assert (path.parent / "__init__.py").is_file(), f"{path.parent} is no package"
     assert described["package_data"]["silc.data.sample_set"] == ["drawings/*"]
+    for folder in {path.parent for path in (ROOT / "silc").rglob("*.j2")}:
+        package = ".".join(folder.parent.relative_to(ROOT).parts)
+        assert described["package_data"][package] == ["templates/*.j2"]

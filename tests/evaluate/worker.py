@@ -19,7 +19,7 @@ from silc.data.splits import DataSet
 from silc.distributed import World
 from silc.evaluate import runner as suite
 from silc.evaluate.datasets import EvalData
-from silc.evaluate.report import examples as exhibits
+from silc.evaluate.report import examples
 from silc.evaluate.sharding import Job, TimedOut
 from silc.evaluate.tasks import TASKS
 from silc.evaluate.towers import build_towers
@@ -83,7 +83,7 @@ def main() -> None:
         except (TimedOut, ValueError) as ended:
             found["ended"].append(f"{type(ended).__name__}: {ended}")
     if rank == 0:  # while the others wait: nothing on the way to a report may be collective
-        exhibits.collect(config, models, data(), results)
+        examples.collect(config, models, data(), results)
     dist.barrier()
     (folder / f"{size}-{rank}.json").write_text(json.dumps(found))
 

@@ -1,4 +1,4 @@
-"""launch/claims.py: real trainings of two arms, figures of both, nothing done twice, mistakes before any run."""
+"""launch/claims.py: real trainings of two variants, metrics of both, nothing done twice, mistakes before any run."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ def claims(monkeypatch, data, tmp_path):
     for name, value in environment().items():
         monkeypatch.setenv(name, value)
     monkeypatch.chdir(data)
-    monkeypatch.setattr(plan, "ARMS", {arm: plan.ARMS[arm] for arm in ("clip", plan.SILC)})
-    monkeypatch.setattr(module.page, "ARMS", plan.ARMS)
+    monkeypatch.setattr(plan, "VARIANTS", {name: plan.VARIANTS[name] for name in ("clip", plan.SILC)})
+    monkeypatch.setattr(module.page, "VARIANTS", plan.VARIANTS)
     monkeypatch.setattr(module.page, "BASELINES", ["clip"])
     return module
 
@@ -38,7 +38,7 @@ def words(data, out, *more: str) -> list[str]:
     ]
 
 
-def test_two_arms_are_trained_measured_and_tabulated_once(claims, data, tmp_path, monkeypatch, capfd):
+def test_two_variants_are_trained_measured_and_tabulated_once(claims, data, tmp_path, monkeypatch, capfd):
     out = tmp_path / "claims"
     assert claims.main(words(data, out)) == 0
     assert "2 runs" in capfd.readouterr().out
@@ -64,7 +64,7 @@ def test_two_arms_are_trained_measured_and_tabulated_once(claims, data, tmp_path
 
 
 def test_measuring_again_trains_no_more(claims, data, tmp_path, monkeypatch):
-    monkeypatch.setattr(plan, "ARMS", {plan.SILC: ()})
+    monkeypatch.setattr(plan, "VARIANTS", {plan.SILC: ()})
     out = tmp_path / "claims"
     assert claims.main(words(data, out)) == 0
     run = out / "silc-64-seed0"

@@ -1,75 +1,129 @@
-"""Line charts as SVG that needs nothing else: no script, no font, no style sheet."""
+"""Line charts as SVG that needs nothing else: no script, no font. Here are the places; templates draw them."""
 
 from __future__ import annotations
 
-import html
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 WIDTH, HEIGHT = 340, 190
 LEFT, RIGHT, TOP, BOTTOM = 62, 8, 10, 22  # on the left as much as -1.23e-05 takes
-COLOURS = ("#2a6fdb", "#d9480f", "#2b8a3e", "#8a3ffc", "#a37500", "#0b7285")
+COLORS = 6  # classes c0 to c5 of the style sheet
+MOST = 600  # points of a line: a chart is 270 px wide
 
 Points = Sequence[tuple[float, float]]
 
 
+@dataclass(frozen=True)
+class Key:
+    """A line of the legend: a name and the last value, with the step where there is no curve to read it from.
+
+    color: number of a class of the style sheet; None: no curve is drawn, there is one value only.
+    """
+
+    name: str
+    value: float
+    step: float
+    color: int | None
+
+
+@dataclass(frozen=True)
+class Chart:
+    """What the template `chart` draws.
+
+    Attributes:
+        title, unit: text; unit: what the horizontal axis counts.
+        paths: points of each curve in SVG's notation, with the number of its color.
+        grid: heights of the horizontal lines, with their labels.
+        ends: labels of the first and the last step.
+        keys: the legend.
+    """
+
+    title: str
+    unit: str
+    paths: tuple[tuple[str, int], ...]
+    grid: tuple[tuple[str, str], ...]
+    ends: tuple[str, str]
+    keys: tuple[Key, ...]
+    width: int = WIDTH
+    height: int = HEIGHT
+    left: int = LEFT
+    right: int = WIDTH - RIGHT
+
+
 def chart(
     title: str, lines: Mapping[str, Points], *, from_zero: bool = False, unit: str = "step", doublings: bool = False
-) -> str:
-    """A figure element with one line for each name; points are (step, value) in rising order of steps.
+) -> Chart | None:
+    """A chart with a curve for each name; points are (step, value) in rising order of steps.
 
-    from_zero: the axis begins at 0 (shares). unit: what steps are, where it is another thing.
-    doublings: as far apart as the steps are doubled. Points that are
-    not finite are left out; so is a line without points.
+    from_zero: the axis begins at 0 (shares). unit: what steps are. doublings: a logarithmic axis of steps.
+    Points that are not finite are left out; a line of one point is a number in the legend, not a curve. None where no
+    line has a point.
     """
-    kept = {name: [p for p in points if math.isfinite(p[1])] for name, points in lines.items()}
-    kept = {name: points for name, points in kept.items() if points}
-    if not kept:
-        return ""
-    values = [value for points in kept.values() for _, value in points]
-    steps = [step for points in kept.values() for step, _ in points]
-    low, high = (0.0 if from_zero else min(values)), max(values)
+    finite = {name: [point for point in points if math.isfinite(point[1])] for name, points in lines.items()}
+    finite = {name: points for name, points in finite.items() if points}
+    if not finite:
+        return None
+    colors = {name: number % COLORS for number, name in enumerate(finite)}
+    curves = {name: _thinned(points) for name, points in finite.items() if points[0][0] < points[-1][0]}
+    keys = tuple(
+        Key(name, points[-1][1], points[-1][0], colors[name] if name in curves else None)
+        for name, points in finite.items()
+    )
+    if not curves:
+        return Chart(title, unit, (), (), ("", ""), keys)
+
+    values = [value for points in curves.values() for _, value in points]
+    steps = [step for points in curves.values() for step, _ in points]
+    low, high = (min(0.0, *values) if from_zero else min(values)), max(values)
     if high <= low:
         high = low + (abs(low) or 1.0)
+    levels = (low, (low + high) / 2, high)
     first, last = min(steps), max(steps)
 
     def x(step: float) -> float:
-        if last <= first:
-            share = 0.5
-        else:
-            share = math.log(step / first, last / first) if doublings else (step - first) / (last - first)
+        share = math.log(step / first, last / first) if doublings else (step - first) / (last - first)
         return LEFT + (WIDTH - LEFT - RIGHT) * share
 
     def y(value: float) -> float:
         return HEIGHT - BOTTOM - (HEIGHT - TOP - BOTTOM) * (value - low) / (high - low)
 
-    parts = [
-        f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{html.escape(title)}">',
-        *(_grid(y(value), number(value)) for value in (low, (low + high) / 2, high)),
-        f'<text x="{LEFT}" y="{HEIGHT - 6}">{number(first)}</text>',
-        f'<text x="{WIDTH - RIGHT}" y="{HEIGHT - 6}" text-anchor="end">{html.escape(unit)} {number(last)}</text>',
-    ]
-    for colour, points in zip(_colours(len(kept)), kept.values(), strict=True):
-        path = " ".join(f"{x(step):.1f},{y(value):.1f}" for step, value in points)
-        parts.append(f'<polyline points="{path}" fill="none" stroke="{colour}" stroke-width="1.6"/>')
-        if len(points) == 1:
-            parts.append(f'<circle cx="{x(points[0][0]):.1f}" cy="{y(points[0][1]):.1f}" r="3" fill="{colour}"/>')
-    legend = " ".join(
-        f'<span class="key"><i style="background:{colour}"></i>{html.escape(name)} {number(points[-1][1])}</span>'
-        for colour, (name, points) in zip(_colours(len(kept)), kept.items(), strict=True)
+    return Chart(
+        title,
+        unit,
+        tuple(
+            (" ".join(f"{x(step):.1f},{y(value):.1f}" for step, value in points), colors[name])
+            for name, points in curves.items()
+        ),
+        tuple(zip((f"{y(value):.1f}" for value in levels), _labels(levels), strict=True)),
+        (number(first), place(last, unit)),
+        keys,
     )
-    return f"<figure><figcaption>{html.escape(title)}</figcaption>{''.join(parts)}</svg>{legend}</figure>"
 
 
-def number(value: float) -> str:
-    """Short."""
-    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"
+def place(step: float, unit: str) -> str:
+    """A point of the horizontal axis in words: step 40, or 8,000 pairs."""
+    return f"step {number(step)}" if unit == "step" else f"{number(step)} {unit}"
 
 
-def _grid(height: float, label: str) -> str:
-    line = f'<line x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{height:.1f}" y2="{height:.1f}" class="grid"/>'
-    return line + f'<text x="{LEFT - 4}" y="{height + 4:.1f}" text-anchor="end">{label}</text>'
+def number(value: float, digits: int = 3) -> str:
+    """With three digits, or all digits of a large one."""
+    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.{digits}g}"
 
 
-def _colours(count: int) -> list[str]:
-    return [COLOURS[i % len(COLOURS)] for i in range(count)]
+def _labels(levels: Sequence[float]) -> list[str]:
+    """With as many digits, up to five, as it takes to tell the levels apart."""
+    labels = [[number(level, digits) for level in levels] for digits in (3, 4, 5)]
+    return next((row for row in labels if len(set(row)) == len(row)), labels[0])
+
+
+def _thinned(points: list[tuple[float, float]]) -> list[tuple[float, float]]:
+    """At most MOST points that keep every peak: of equal stretches the lowest and the highest, and both ends."""
+    if len(points) <= MOST:
+        return points
+    size = math.ceil(len(points) / (MOST // 2 - 1))
+    kept = {0, len(points) - 1}
+    for start in range(0, len(points), size):
+        stretch = range(start, min(start + size, len(points)))
+        kept |= {min(stretch, key=lambda i: points[i][1]), max(stretch, key=lambda i: points[i][1])}
+    return [points[i] for i in sorted(kept)]

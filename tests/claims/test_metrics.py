@@ -10,55 +10,56 @@ import pytest
 from scipy import stats
 
 from silc import config_io
-from silc.claims import figures, plan
-from silc.claims.figures import Figure, Mean
+from silc.claims import metrics, plan
+from silc.claims.metrics import Mean, Measurement
 
 CLAIM = ("retrieval", "image_to_text_r5")
 PRESETS = Path(__file__).resolve().parents[2] / "silc" / "presets"
 
 
-def made(values: dict[tuple[str, int, int], float]) -> list[Figure]:
-    """Figures of CLAIM by (arm, pairs, seed), among others that must not enter."""
-    wanted = [Figure(*key, *CLAIM, value, 0.1, 1, 1, 1.0) for key, value in values.items()]
-    return [*wanted, *(Figure(f.arm, f.pairs, f.seed, "fewshot", CLAIM[1], 9.0, 0.1, 1, 1, 1.0) for f in wanted)]
+def made(values: dict[tuple[str, int, int], float]) -> list[Measurement]:
+    """Measurements of CLAIM by (variant, pairs, seed), among others that must not enter."""
+    wanted = [Measurement(*key, *CLAIM, value, 0.1, 1, 1, 1.0) for key, value in values.items()]
+    others = [Measurement(m.variant, m.pairs, m.seed, "fewshot", CLAIM[1], 9.0, 0.1, 1, 1, 1.0) for m in wanted]
+    return [*wanted, *others]
 
 
-def random_figures(seeds: int, sizes=(100, 200, 400)) -> tuple[np.ndarray, list[Figure]]:
-    """[arm (clip, silc), size, seed] and the figures."""
+def random_measurements(seeds: int, sizes=(100, 200, 400)) -> tuple[np.ndarray, list[Measurement]]:
+    """[variant (clip, silc), size, seed] and the measurements."""
     values = np.random.default_rng(seeds).random((2, len(sizes), seeds))
-    arms = ("clip", "silc")
-    keyed = {(arms[a], sizes[p], s): float(values[a, p, s]) for a, p, s in np.ndindex(values.shape)}
+    variants = ("clip", "silc")
+    keyed = {(variants[v], sizes[p], s): float(values[v, p, s]) for v, p, s in np.ndindex(values.shape)}
     return values, made(keyed)
 
 
 @pytest.mark.parametrize("seeds", [2, 3, 10])
 def test_a_gain_is_the_paired_difference_with_its_standard_error(seeds):
-    values, found = random_figures(seeds)
+    values, found = random_measurements(seeds)
     difference = values[1, 1] - values[0, 1]
-    gain = figures.gain(found, "clip", CLAIM, 200)
+    gain = metrics.gain(found, "clip", CLAIM, 200)
     assert gain.value == pytest.approx(difference.mean())
     assert gain.error == pytest.approx(stats.sem(difference))
-    assert figures.gain(found, "clip_views", CLAIM, 200) is None
+    assert metrics.gain(found, "clip_views", CLAIM, 200) is None
 
 
-def test_a_seed_that_one_arm_lacks_does_not_enter():
+def test_a_seed_that_one_variant_lacks_does_not_enter():
     found = made({("clip", 100, 0): 0.1, ("silc", 100, 0): 0.3, ("silc", 100, 1): 0.9})
-    assert figures.gain(found, "clip", CLAIM, 100) == Mean(pytest.approx(0.2), None, 1)
+    assert metrics.gain(found, "clip", CLAIM, 100) == Mean(pytest.approx(0.2), None, 1)
 
 
 @pytest.mark.parametrize("seeds", [1, 4])
 def test_slopes_are_those_of_least_squares_over_doublings(seeds):
-    values, found = random_figures(seeds, sizes=(100, 200, 800))
+    values, found = random_measurements(seeds, sizes=(100, 200, 800))
     expected = np.polyfit(np.log2([100, 200, 800]), values.reshape(2, 3, seeds).transpose(1, 0, 2).reshape(3, -1), 1)
     expected = expected[0].reshape(2, seeds)
-    assert list(figures.slope(found, "silc", CLAIM).values()) == pytest.approx(list(expected[1]))
-    steeper = figures.steeper(found, "clip", CLAIM)
+    assert list(metrics.slope(found, "silc", CLAIM).values()) == pytest.approx(list(expected[1]))
+    steeper = metrics.steeper(found, "clip", CLAIM)
     assert steeper.value == pytest.approx((expected[1] - expected[0]).mean())
-    assert figures.steeper(made({("silc", 100, 0): 1.0}), "clip", CLAIM) is None
+    assert metrics.steeper(made({("silc", 100, 0): 1.0}), "clip", CLAIM) is None
 
 
 def test_what_decides_is_students_t():
-    for seeds, times in figures.DECIDES.items():
+    for seeds, times in metrics.DECIDES.items():
         assert times == pytest.approx(stats.t.ppf(0.975, seeds - 1), abs=0.005)
 
 
@@ -75,7 +76,7 @@ def test_what_decides_is_students_t():
     ],
 )
 def test_verdicts(difference, word):
-    assert figures.verdict(difference) == word
+    assert metrics.verdict(difference) == word
 
 
 @pytest.fixture
@@ -97,27 +98,27 @@ def evaluated(run: plan.Run, step: int = 100, error: str | None = None, **other:
 
 
 def test_a_run_is_read_once_its_last_evaluation_is_there(run):
-    assert figures.read(run) == []
+    assert metrics.read(run) == []
     evaluated(run, step=50)
-    assert figures.read(run) == []
-    assert not figures.done(run)
+    assert metrics.read(run) == []
+    assert not metrics.done(run)
     evaluated(run)
-    assert figures.done(run)
-    first, _ = figures.read(run)
-    assert (first.arm, first.pairs, first.task, first.figure) == ("silc", 6400, "zeroshot_classification", "top1")
+    assert metrics.done(run)
+    first, _ = metrics.read(run)
+    assert (first.variant, first.pairs, first.task, first.metric) == ("silc", 6400, "zeroshot_classification", "top1")
     assert (first.value, first.chance, first.steps, first.seen, first.flops) == (0.25, 0.1, 100, 6400, run.flops)
 
 
 def test_an_evaluation_by_other_rules_or_cut_short_is_none(run):
     evaluated(run, limit=32)
-    assert figures.read(run) == []
+    assert metrics.read(run) == []
     evaluated(run)
     path = run.folder / "evaluation.json"
     path.write_text(path.read_text()[:300])
-    assert figures.read(run) == []
+    assert metrics.read(run) == []
 
 
 def test_a_task_that_gave_up_is_to_be_tried_again(run):
     evaluated(run, error="took too long")
-    assert len(figures.read(run)) == 2
-    assert not figures.done(run)
+    assert len(metrics.read(run)) == 2
+    assert not metrics.done(run)
