@@ -13,7 +13,7 @@ from pathlib import Path
 from silc.config import Config, validate
 from silc.data.sample_set.rendered import default_root
 from silc.distributed import barrier, broadcast_object, init
-from silc.errors import STOPPED_BY_SIGNAL, RunInterrupted, RunStopped, speaks
+from silc.errors import STOPPED_BY_SIGNAL, RunInterrupted, RunStopped, defer_to_first_rank
 from silc.evaluate import runner as suite
 from silc.evaluate.datasets import EvalData
 from silc.evaluate.report import examples as exhibits
@@ -41,8 +41,8 @@ def train(config: Config) -> int:
         shards, data = sources.resolve(config, world, default_root())
         trainer = Trainer(config, world, shards, folder)
     except ValueError as error:
-        if speaks():
-            print(f"train.py: {error}", file=sys.stderr)
+        defer_to_first_rank()
+        print(f"silc train: {error}", file=sys.stderr)
         return 2
     try:
         return _train(config, trainer, data)
@@ -52,12 +52,12 @@ def train(config: Config) -> int:
         barrier()  # the launcher ends all ranks when the first one leaves with this status
         return STOPPED_BY_SIGNAL
     except RunStopped as error:
-        print(f"train.py: {error}", file=sys.stderr)
+        print(f"silc train: {error}", file=sys.stderr)
         return 1
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
-        print(f"train.py: the run folder {folder} cannot be written: {error.strerror}; make room", file=sys.stderr)
+        print(f"silc train: the run folder {folder} cannot be written: {error.strerror}; make room", file=sys.stderr)
         return 1
     finally:
         trainer.close()
@@ -85,8 +85,8 @@ def _evaluate_last(config: Config, trainer: Trainer, data: EvalData) -> int:
     except Exception as error:
         traceback.print_exc()
         print(
-            f"train.py: the last evaluation failed ({error}); the run is trained, saved and exported. Measure it again "
-            f"with: python launch/evaluate.py {trainer.folder}",
+            f"silc train: the last evaluation failed ({error}); the run is trained, saved and exported. Measure it "
+            f"again with: silc evaluate {trainer.folder}",
             file=sys.stderr,
         )
         return 1
