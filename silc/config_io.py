@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import functools
 import json
 import re
 import shlex
@@ -132,7 +133,12 @@ def describe() -> Iterator[tuple[str, str, str, str]]:
 
     The keys of a list's entries follow the list, as `optim.rules[].lr`.
     """
-    yield from _describe(Config, "")
+    yield from _rows()
+
+
+@functools.cache
+def _rows() -> tuple[tuple[str, str, str, str], ...]:
+    return tuple(_describe(Config, ""))
 
 
 def reference_markdown() -> str:

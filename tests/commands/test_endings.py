@@ -61,7 +61,7 @@ def test_a_failed_last_evaluation_costs_nothing_but_itself(done, monkeypatch, ca
     assert done == ["export", "evaluation"]
     last = capsys.readouterr().err.splitlines()[-1]
     assert "the last evaluation failed ('a class'); the run is trained, saved and exported" in last
-    assert "python launch/evaluate.py run" in last
+    assert "silc evaluate run" in last
 
 
 def test_a_full_disk_while_logging_is_told_in_words(done, monkeypatch, capsys, tmp_path):
