@@ -44,16 +44,14 @@ def load_config(
     preset: a name in the folder `presets`, or a path to a YAML file. file: one more YAML file laid over it. overrides:
     words `section.key=value`, the value in YAML. Raises ValueError naming the key, and the nearest valid one.
     """
-    name, tree = _read_preset(preset, presets, seen=())
-    if file is not None:
-        tree = _merge(tree, _read_yaml(file))
+    name, base = _read_preset(preset, presets, seen=())
+    given = {} if file is None else _read_yaml(file)
     words = list(overrides)
     for word in words:
         if word.startswith("preset="):
             raise ValueError(f"{word!r}: a preset is chosen by --preset {word.partition('=')[2]}")
-    tree = _overridden(tree, words)
-    tree["preset"] = name
-    config = build(tree)
+    given = _overridden(given, words)
+    config = build(_merge(base, given) | {"preset": name})
     known = set(valid_keys())
     for unverified in config.unverified:
         if unverified not in known:

@@ -78,13 +78,15 @@ def dry_run(config: Config, ranks: int) -> None:
     print(dry_run_text(config, estimate(config, ranks, precision(config, device)), ranks, config_io.to_yaml(config)))
 
 
-def answered(args: argparse.Namespace) -> bool:
-    """Print what --keys or --dry-run ask for; whether one of them was given."""
+def answer(args: argparse.Namespace) -> int | None:
+    """Print what --keys or --dry-run ask for. The exit status, or None if there is a run to train."""
     if args.keys:
         print_keys()
-    elif args.dry_run:
+        return 0
+    if args.dry_run:
         dry_run(args.config, args.ranks)
-    return args.keys or args.dry_run
+        return 0
+    return None
 
 
 def print_keys() -> None:
@@ -100,8 +102,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     passive_threads()
     args = parse(sys.argv[1:] if argv is None else argv)
-    if answered(args):
-        return 0
+    status = answer(args)
+    if status is not None:
+        return status
     from silc.train.run import train
 
     return train(args.config)
@@ -114,8 +117,9 @@ def launch(argv: Sequence[str]) -> int:
     passive_threads()
     options, words = launcher.split(PROG, argv)
     args = parse(words, launcher.ranks(options))
-    if answered(args):
-        return 0
+    status = answer(args)
+    if status is not None:
+        return status
     return launcher.run(PROG, "silc.commands.train", options, [config_io.with_new_name(word) for word in words])
 
 
