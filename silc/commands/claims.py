@@ -39,7 +39,7 @@ PROG = "silc claims"
 # What may differ between a run that is there and the one asked for; with other words of eval it is measured again.
 FREE = {"train": ("resume", "out"), "data": ("workers",)}
 FREE_SECTIONS = ("preset", "unverified", "eval")
-GRACE = 600  # seconds in which a run may save after it was told to stop
+GRACE = 600  # seconds in which a run may save after it was asked to stop
 
 
 def whole_numbers(text: str) -> list[int]:
@@ -151,14 +151,14 @@ def command(run: plan.Run, args: argparse.Namespace) -> list[str]:
 
 
 def launch(run: plan.Run, words: Sequence[str]) -> int:
-    """Exit status of a run. Told to stop, it saves; its processes are waited for: the launcher ends before they do."""
+    """Exit status of a run. A run that is asked to stop saves first: its processes outlive the launcher."""
     process = subprocess.Popen(words, env=launcher.environment(), start_new_session=True)
     try:
         return process.wait()
     except KeyboardInterrupt:
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         os.killpg(process.pid, signal.SIGTERM)
-        print("told to stop: the run saves first", flush=True)
+        print("stopping: the run saves first", flush=True)
         process.wait()
         end = time.monotonic() + GRACE
         while busy(run) and time.monotonic() < end:
@@ -176,7 +176,7 @@ def print_plan(args: argparse.Namespace) -> None:
 
 
 def collect(args: argparse.Namespace) -> list[figures.Figure]:
-    """Figures of all runs that are there, those of earlier calls too, and the pages that show them."""
+    """Metrics of all runs in the folder, those of earlier calls too, and the pages that show them."""
     import torch
 
     pairs, seeds = plan.there(args.out)

@@ -137,7 +137,7 @@ def check_writable(folder: Path) -> None:
 def find_data(config: Config, args: argparse.Namespace, world: World) -> EvalData:
     """What the tasks asked for are measured on (collective). Raises ValueError where that is nothing.
 
-    The sample set is the data of a run on the sample set; an export does not tell what it was trained on.
+    The sample set is the data of a run on the sample set; an export does not say what it was trained on.
     """
     from silc.data.sample_set.rendered import default_root
     from silc.evaluate.datasets import needs_default, resolve_data, sample_set

@@ -66,7 +66,7 @@ def split(prog: str, argv: Sequence[str]) -> tuple[list[str], list[str]]:
 
 
 def ranks(options: Sequence[str]) -> int | None:
-    """How many ranks the job has, or None where only the launcher can tell: it looks at machines and devices."""
+    """How many ranks the job has, or None where only the launcher knows: it looks at machines and devices."""
     given = dict(option.split("=", 1) for option in options if "=" in option)
     elsewhere = "--hostfile" in given or HOSTFILE.exists()
     return None if elsewhere or "--num_gpus" not in given else int(given["--num_gpus"])

@@ -100,7 +100,7 @@ print(claims.launch(run, [sys.executable, "-c", launcher, trainer, "train.out=th
 """
 
 
-def test_told_to_stop_it_waits_until_nothing_trains_any_more(tmp_path):
+def test_stopped_it_waits_until_nothing_trains_any_more(tmp_path):
     """The launcher dies at once of what its trainers need a while for."""
     code = STOPPED.format(path=[str(ROOT), str(ROOT / "kernels")])
     with subprocess.Popen([sys.executable, "-c", code], cwd=tmp_path, stdout=subprocess.PIPE, text=True) as process:
@@ -109,8 +109,8 @@ def test_told_to_stop_it_waits_until_nothing_trains_any_more(tmp_path):
             assert time.monotonic() < deadline, "the trainer never began"
             time.sleep(0.1)
         process.send_signal(signal.SIGINT)
-        told, _ = process.communicate(timeout=60)
-    assert told.splitlines()[-1] == "75 []"
+        out, _ = process.communicate(timeout=60)
+    assert out.splitlines()[-1] == "75 []"
     assert (tmp_path / "ended").exists()
 
 

@@ -44,7 +44,7 @@ def here(data, monkeypatch) -> Path:
 
 @pytest.fixture
 def squares(tmp_path) -> Path:
-    """ADE20K's layout with pictures of 32 px and masks of three classes."""
+    """ADE20K's layout with images of 32 px and masks of three classes."""
     root = tmp_path / "ade"
     for split, count in (("training", 6), ("validation", 5)):
         for kind in ("images", "annotations"):
@@ -59,7 +59,7 @@ def squares(tmp_path) -> Path:
 
 
 def test_a_run_is_measured_as_at_its_end(evaluate, here, one_rank, tmp_path):
-    """The same figures, from the checkpoint; the teacher's and the student's."""
+    """The same metrics, from the checkpoint; the teacher's and the student's."""
     folder = tmp_path / "run"
     shutil.copytree(one_rank.folder, folder)
     (folder / "report.html").unlink()
@@ -107,7 +107,7 @@ def test_all_six_tasks_on_named_data(evaluate, here, one_rank, squares, tmp_path
     assert [row["task"] for row in rows] == [task for task in TASKS if task != "retrieval"]
     assert "retrieval is left out: no data set (eval.retrieval)" in out
     assert "150 classes" in out
-    assert all(0 <= figure["value"] <= 1 for row in rows for figure in row["metrics"].values())
+    assert all(0 <= metric["value"] <= 1 for row in rows for metric in row["metrics"].values())
 
 
 def test_an_export_is_measured_like_its_checkpoint(evaluate, here, one_rank, tmp_path):
@@ -125,7 +125,7 @@ def test_an_export_is_measured_like_its_checkpoint(evaluate, here, one_rank, tmp
 
 
 def test_an_export_without_data_is_told_what_to_give(evaluate, here, one_rank, tmp_path, monkeypatch):
-    """It does not tell what it was trained on: the sample set is neither made nor taken."""
+    """It does not say what it was trained on: the sample set is neither made nor taken."""
     monkeypatch.setattr("silc.evaluate.datasets.sample_set", _forbidden)
     status, _, err = evaluate(one_rank.path("open_clip"), "--out", tmp_path)
     assert status == 2

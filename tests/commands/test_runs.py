@@ -166,8 +166,8 @@ def test_open_clip_loads_the_student(run):
     with torch.no_grad():
         ours, theirs = student.encode_text(tokens), twin.encode_text(tokens)
         torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=1e-5)
-        pictures = [Image.fromarray(crop.permute(1, 2, 0).numpy()) for crop in crops]
-        pixels = torch.stack([preprocess(picture) for picture in pictures])
+        images = [Image.fromarray(crop.permute(1, 2, 0).numpy()) for crop in crops]
+        pixels = torch.stack([preprocess(image) for image in images])
         torch.testing.assert_close(student.encode_image(crops), twin.encode_image(pixels), atol=1e-5, rtol=1e-5)
     assert twin.logit_scale.exp().item() == pytest.approx(run.rows()[-1]["logit_scale"], rel=1e-4)
 
@@ -216,9 +216,9 @@ def test_ranks_and_stages_give_the_same_evaluation(two_ranks, other, request):
     for ours, row in zip(
         json.loads(two_ranks.path("evaluation.json").read_text())["results"], theirs["results"], strict=True
     ):
-        values = {name: figure["value"] for name, figure in row["metrics"].items()}
-        # Weights of different stages differ in the last digits, so that of nine pictures one may change sides.
-        assert {name: figure["value"] for name, figure in ours["metrics"].items()} == pytest.approx(values, abs=0.12)
+        values = {name: metric["value"] for name, metric in row["metrics"].items()}
+        # Weights of different stages differ in the last digits, so that of nine images one may change sides.
+        assert {name: metric["value"] for name, metric in ours["metrics"].items()} == pytest.approx(values, abs=0.12)
 
 
 def test_a_report_is_left(run):
@@ -228,7 +228,7 @@ def test_a_report_is_left(run):
     assert str(run.path("report.html")) in run.output
 
 
-def test_a_picture_is_left(run):
+def test_a_contact_sheet_is_left(run):
     with Image.open(run.path("held_out.png")) as sheet:
         assert sheet.format == "PNG"
         assert sheet.width > 500

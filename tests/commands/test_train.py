@@ -64,7 +64,7 @@ def test_dry_run_of_every_preset(capsys, name):
     assert main(["--dry-run", "--preset", name]) == 0
     text = capsys.readouterr().out
     config = config_io.load_config(name)
-    resolved = text[text.index("preset: ") :].partition("\nparameters\n")[0]  # DeepSpeed may speak first
+    resolved = text[text.index("preset: ") :].partition("\nparameters\n")[0]  # DeepSpeed may log first
     assert config_io.build(yaml.safe_load(resolved)) == config
     with torch.device("meta"):
         model = SilcModel(config.model, with_head=config.objective.distill)
