@@ -4,27 +4,28 @@ from pathlib import Path
 
 from setuptools import find_packages, setup
 
+version: dict[str, str] = {}
+exec(Path("silc/version.py").read_text(encoding="utf-8"), version)
+
 setup(
     name="silc",
-    version="0.1.0",
+    version=version["__version__"],
     description="Open trainer for SILC: image-text contrastive pretraining with local-to-global self-distillation",
     long_description=Path("README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",
     license="Apache-2.0",
     python_requires=">=3.11",
-    packages=[
-        *find_packages(include=["silc", "silc.*"]),
-        *find_packages("kernels", include=["silc_kernels", "silc_kernels.*"]),
-    ],
-    package_dir={"silc": "silc", "silc_kernels": "kernels/silc_kernels"},
+    packages=find_packages(include=["silc", "silc.*"]),
     package_data={
-        "silc": ["presets/*.yaml"],
+        "silc": ["py.typed"],
+        "silc.presets": ["*.yaml"],
         "silc.data.sample_set": ["drawings/*"],
         "silc.evaluate.report": ["templates/*.j2"],
         "silc.claims": ["templates/*.j2"],
-        "silc_kernels.gate": ["compile_gate.csv"],
     },
+    entry_points={"console_scripts": ["silc = silc.commands.main:main"]},
     install_requires=[
+        "silc-kernels>=0.1,<0.2",  # the folder kernels of this repository: pip install ./kernels .
         "torch>=2.10",
         "triton>=3.6; platform_system == 'Linux' and platform_machine == 'x86_64'",
         "torchvision>=0.25",
@@ -57,6 +58,8 @@ setup(
             "scikit-learn>=1.6",
             "torchmetrics>=1.4",
             "ruff>=0.6",
+            "mypy>=1.11",
+            "types-PyYAML>=6",
         ],
         "bench": ["timm>=1.0.31", "lightly>=1.5", "matplotlib>=3.8"],
     },

@@ -91,13 +91,13 @@ class ModelConfig:
 
 @dataclass(config=_STRICT, kw_only=True)
 class ViewsConfig:
-    """The crops of one picture (SILC: 2 global views, 8 local ones)."""
+    """The crops of one image (SILC: 2 global views, 8 local ones)."""
 
-    n_global: Annotated[int, Field(ge=0, le=8)] = key(2, "global crops a picture; the teacher sees them all")
-    n_local: NonNegative = key(8, "local crops a picture, seen by the student alone")
+    n_global: Annotated[int, Field(ge=0, le=8)] = key(2, "global crops an image; the teacher sees them all")
+    n_local: NonNegative = key(8, "local crops an image, seen by the student alone")
     global_size: Positive = key(256, "pixels a side of a global crop")
     local_size: Positive = key(96, "pixels a side of a local crop")
-    global_area: Area = key((0.4, 1.0), "range of a global crop's area, as a fraction of the picture")
+    global_area: Area = key((0.4, 1.0), "range of a global crop's area, as a fraction of the image")
     local_area: Area = key((0.05, 0.4), "range of a local crop's area")
     flip: Fraction = key(0.5, "probability of a horizontal flip")
     photometric: bool = key(False, "DINO's list: colour jitter, grey, blur, solarise")
@@ -146,7 +146,7 @@ class DataConfig:
     )
     sample_concepts: Literal["default", "all"] = key("default", "concepts of the embedded sample set")
     sample_scenes: Positive = key(24000, "training scenes rendered from the embedded sample set")
-    image_keys: list[str] = key(["jpg", "jpeg", "png", "webp"], "tar member extensions that hold the picture")
+    image_keys: list[str] = key(["jpg", "jpeg", "png", "webp"], "tar member extensions that hold the image")
     caption_key: str = key("txt", "tar member extension that holds the caption")
     tokenizer: str = key("open_clip_bpe", "open_clip's own BPE, or the name or folder of a Hugging Face tokenizer")
     workers: NonNegative = key(4, "decoding processes per rank")
@@ -155,7 +155,7 @@ class DataConfig:
     unique_captions: bool = key(False, "keep equal captions out of one global batch where the shuffle block allows")
     mean: Rgb = key((0.5, 0.5, 0.5), "pixel mean on [0, 1], folded into the patch embedding")
     std: Rgb = key((0.5, 0.5, 0.5), "pixel standard deviation on [0, 1]")
-    max_image_pixels: Positive = key(89_478_485, "larger pictures are skipped before they are decoded")
+    max_image_pixels: Positive = key(89_478_485, "larger images are skipped before they are decoded")
     max_skipped: Fraction = key(0.1, "share of recent samples that may be skipped as unreadable before the run stops")
 
 
@@ -186,7 +186,8 @@ class OptimConfig:
     scale_lr: NonNegativeFloat = key(1.0, "multiplier of the learning rate for the logit scale and bias")
     rules: list[ParameterRule] = Field(
         default_factory=list,
-        description="multipliers by parameter name; biases, norms and tables are not decayed by default",
+        description="multipliers by parameter name, as [{pattern: ^visual, lr: 0}], which freezes the image tower; "
+        "without a rule biases, norms and tables are not decayed",
     )
     schedule: Literal["rsqrt", "cosine", "constant"] = key("rsqrt", "shape between warm-up and cool-down")
     warmup_steps: NonNegative = key(50_000, "linear warm-up from 0")
@@ -256,7 +257,7 @@ class TrainConfig:
 
 @dataclass(config=_STRICT, kw_only=True)
 class EvalConfig:
-    """What is measured, at the end of a run, every `every` steps, and by launch/evaluate.py."""
+    """What is measured, at the end of a run, every `every` steps, and by `silc evaluate`."""
 
     every: NonNegative = key(0, "steps between evaluations; 0: only at the end")
     during: list[Task] = key(
@@ -278,28 +279,28 @@ class EvalConfig:
     templates: list[str] = key(
         [], "prompts, averaged; {} is the class name. Empty: those of the data set, or else ['a {}']"
     )
-    batch: Positive = key(256, "pictures a forward pass")
-    limit: NonNegative = key(0, "test pictures a task takes, a random choice that is always the same; 0: all")
-    shots: list[Positive] = key([1, 5, 10], "few-shot: training pictures a class")
+    batch: Positive = key(256, "images a forward pass")
+    limit: NonNegative = key(0, "test images a task takes, a random choice that is always the same; 0: all")
+    shots: list[Positive] = key([1, 5, 10], "few-shot: training images a class")
     draws: Positive = key(3, "few-shot: random choices of them, for mean and deviation")
     ridge: PositiveFloat = key(1024.0, "few-shot: weight of the ridge penalty")
     neighbours: Positive = key(20, "few-shot: neighbours that vote")
     short_side: Positive | None = key(
-        None, "segmentation: pixels of a picture's shorter side; null: 7/4 of views.global_size (448 for 256)"
+        None, "segmentation: pixels of an image's shorter side; null: 7/4 of views.global_size (448 for 256)"
     )
     window: NonNegative | None = key(
-        None, "segmentation: pixels a side of the sliding window; 0: the whole picture at once; null: short_side"
+        None, "segmentation: pixels a side of the sliding window; 0: the whole image at once; null: short_side"
     )
     stride: Positive | None = key(None, "segmentation: pixels from window to window; null: 3/4 of the window")
-    test_images: NonNegative = key(0, "segmentation: test pictures; 0: eval.limit")
-    train_images: Positive = key(2048, "segmentation heads: training pictures")
+    test_images: NonNegative = key(0, "segmentation: test images; 0: eval.limit")
+    train_images: Positive = key(2048, "segmentation heads: training images")
     probe_steps: Positive = key(1000, "linear segmentation: optimiser steps")
     decoder_steps: Positive = key(500, "open-vocabulary segmentation: optimiser steps of the decoder")
     unseen_every: Annotated[int, Field(ge=2)] = key(
         4, "open-vocabulary segmentation: one class in so many is kept from the decoder's training"
     )
-    contact_sheet: bool = key(True, "write a PNG of a few held-out pictures with their top captions")
-    report: bool = key(True, "write report.html at the end of the run")
+    contact_sheet: bool = key(True, "write a PNG of a few held-out images with their top captions")
+    report: bool = key(True, "write report.html at the end of the run and by `silc evaluate`")
 
 
 @dataclass(config=_STRICT, kw_only=True)

@@ -6,6 +6,7 @@ import ast
 import itertools
 import os
 import sys
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,6 +14,8 @@ import pytest
 import setuptools
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
+
+from silc.version import __version__
 
 ROOT = Path(__file__).resolve().parents[1]
 CODE = [
@@ -30,13 +33,17 @@ PROMISED = [
     "NOTICE",
     "CHANGELOG.md",
     ".ci/run",
+    "docs/configuration.md",
     "launch/train.py",
     "launch/evaluate.py",
+    "launch/export.py",
     "launch/claims.py",
     "tools/make_sample.py",
+    "tools/update_docs.py",
     "launch/hostfile.example",
     "launch/slurm.sh",
     "kernels/README.md",
+    "kernels/pyproject.toml",
     "benchmarks/train_bench.py",
     "silc/data/sample_set/drawings/NOTICE",
     "silc/presets/sample.yaml",
@@ -56,6 +63,9 @@ FLOORS = {
     "silc.distributed": 0,
     "silc.errors": 0,
     "silc.text": 0,
+    "silc.files": 0,
+    "silc.presets": 0,
+    "silc.version": 0,
     "silc.model": 1,
     "silc.data": 1,
     "silc.objective": 2,
@@ -63,8 +73,11 @@ FLOORS = {
     "silc.evaluate": 3,
     "silc.train": 4,
     "silc.claims": 5,
+    "silc.pretrained": 5,
+    "silc.commands": 6,
+    "silc.__main__": 7,
 }
-FLOOR_0 = {"silc.config_io": {"silc.config"}}  # who may import whom on the lowest floor
+FLOOR_0 = {"silc.config_io": {"silc.config", "silc.presets"}}  # who may import whom on the lowest floor
 
 
 def name_of(path: Path) -> str:
@@ -168,7 +181,7 @@ def test_the_kernels_need_torch_and_triton_alone():
 
 
 def test_reading_a_configuration_needs_no_torch():
-    for file in ("silc/__init__.py", "silc/config.py", "silc/config_io.py"):
+    for file in ("silc/__init__.py", "silc/config.py", "silc/config_io.py", "silc/presets/__init__.py"):
         tops = {module.split(".")[0] for module in imported(ROOT / file)}
         assert tops <= {"silc", "yaml", "pydantic", *sys.stdlib_module_names}, file
 
@@ -205,10 +218,18 @@ def described(monkeypatch) -> dict:
     return seen
 
 
+def kernels() -> dict:
+    """The project table of kernels/pyproject.toml."""
+    return tomllib.loads((ROOT / "kernels/pyproject.toml").read_text(encoding="utf-8"))["project"]
+
+
 def test_the_lock_lies_within_the_ranges(described):
     pins = lock()
     extras = {name: ranges for name, ranges in described["extras_require"].items() if name != "wandb"}
-    for requirement in map(Requirement, itertools.chain(described["install_requires"], *extras.values())):
+    ranges = itertools.chain(described["install_requires"], kernels()["dependencies"], *extras.values())
+    for requirement in map(Requirement, ranges):
+        if requirement.name == "silc-kernels":  # of this repository: tests/commands/test_installation.py
+            continue
         version = pins.get(canonicalize_name(requirement.name))
         assert version, f"requirements.txt lacks {requirement.name}"
         assert requirement.specifier.contains(version), f"{requirement} does not admit the locked {version}"
@@ -221,26 +242,40 @@ def test_optional_packages_stay_optional(described):
 
 
 def test_every_import_is_installed_by_setup(described):
-    names = {"open_clip_torch": "open_clip", "pillow": "PIL", "pyyaml": "yaml", "markdown-it-py": "markdown_it"}
+    names = {
+        "open_clip_torch": "open_clip",
+        "pillow": "PIL",
+        "pyyaml": "yaml",
+        "markdown-it-py": "markdown_it",
+        "silc-kernels": "silc_kernels",
+    }
     listed = {Requirement(text).name for text in described["install_requires"]}
-    known = {names.get(name, name) for name in listed} | {"silc", "silc_kernels", *sys.stdlib_module_names}
+    known = {names.get(name, name) for name in listed} | {"silc", *sys.stdlib_module_names}
     optional = {"xformers", "wandb", "apex"}
     for path in CODE:
-        if name_of(path).startswith("silc"):
+        if name_of(path).split(".")[0] == "silc":
             tops = {module.split(".")[0] for module in imported(path)}
             assert tops <= known | optional, f"{path}: {tops - known - optional} not in install_requires"
 
 
-def test_the_package_holds_every_module_and_the_drawings(described):
+def test_the_package_holds_every_module(described):
     packages = set(described["packages"])
     for path in CODE:
         name = name_of(path)
-        if name.startswith("silc") and path.name == "__init__.py":
+        if name.split(".")[0] == "silc" and path.name == "__init__.py":
             assert name in packages
-    for path in CODE:
-        if name_of(path).startswith("silc"):
+        if name.startswith("silc"):
             assert (path.parent / "__init__.py").is_file(), f"{path.parent} is no package"
     assert described["package_data"]["silc.data.sample_set"] == ["drawings/*"]
     for folder in {path.parent for path in (ROOT / "silc").rglob("*.j2")}:
         package = ".".join(folder.parent.relative_to(ROOT).parts)
         assert described["package_data"][package] == ["templates/*.j2"]
+    assert {name.split(".")[0] for name in packages} == {"silc"}  # the kernels are a distribution of their own
+
+
+def test_the_kernels_depend_on_torch_and_triton_alone():
+    assert {Requirement(text).name for text in kernels()["dependencies"]} == {"torch", "triton"}
+
+
+def test_one_place_has_the_version(described):
+    assert described["version"] == __version__

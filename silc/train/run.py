@@ -16,7 +16,7 @@ from pathlib import Path
 from silc.config import Config, validate
 from silc.data.sample_set.rendered import default_root
 from silc.distributed import barrier, broadcast_object, init
-from silc.errors import STOPPED_BY_SIGNAL, RunInterrupted, RunStopped, speaks
+from silc.errors import STOPPED_BY_SIGNAL, RunInterrupted, RunStopped, defer_to_first_rank
 from silc.evaluate import runner as suite
 from silc.evaluate.datasets import EvalData
 from silc.evaluate.report import examples as exhibits
@@ -39,8 +39,8 @@ def train(config: Config) -> int:
     try:
         trainer, data = _prepare(config)
     except ValueError as error:
-        if speaks():
-            print(f"train.py: {error}", file=sys.stderr)
+        defer_to_first_rank()
+        print(f"silc train: {error}", file=sys.stderr)
         return 2
     try:
         _finish(trainer, data)
@@ -50,7 +50,7 @@ def train(config: Config) -> int:
         barrier()  # the launcher ends all ranks when the first one has left with this status
         return STOPPED_BY_SIGNAL
     except RunStopped as error:
-        print(f"train.py: {error}", file=sys.stderr)
+        print(f"silc train: {error}", file=sys.stderr)
         return 1
     return 0
 
@@ -129,7 +129,7 @@ def _evaluate_last(trainer: Trainer, data: EvalData) -> None:
         traceback.print_exc()
         raise RunStopped(
             f"the last evaluation failed ({error}); the run is trained, saved and exported. Measure it again with: "
-            f"python launch/evaluate.py {trainer.folder}"
+            f"silc evaluate {trainer.folder}"
         ) from error
 
 

@@ -66,7 +66,7 @@ def test_a_mistake_ends_with_status_2_and_its_reason(called, name):
     result, folder = called[name], Path(called["folder"])
     assert result["status"] == 2, result
     assert "Traceback" not in result["err"]
-    (message,) = [line for line in result["err"].splitlines() if line.startswith("train.py: ")]
+    (message,) = [line for line in result["err"].splitlines() if line.startswith("silc train: ")]
     for part in CASES[name][1]:
         choices = part.replace("OUT", str(folder / name)).split("|")
         assert any(choice in message for choice in choices), message

@@ -1,12 +1,10 @@
-"""launch/evaluate.py on what real runs left: the table, the report, and clear words for a user's mistakes."""
+"""`silc evaluate` on what real runs left: the table, the report, and clear words for a user's mistakes."""
 
 from __future__ import annotations
 
-import importlib.util
 import io
 import json
 import shutil
-import sys
 from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 
@@ -14,31 +12,27 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from silc.commands.evaluate import main
 from silc.config import TASKS
 from silc.train import checkpoint
 
-from .conftest import CLASSES, ROOT, STEPS
+from .conftest import CLASSES, STEPS
 
 
 @pytest.fixture(scope="module")
 def evaluate():
-    """main of launch/evaluate.py, called here: (status, stdout, stderr)."""
-    spec = importlib.util.spec_from_file_location("launch_evaluate", ROOT / "launch" / "evaluate.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    """The command, called in this process: (status, stdout, stderr)."""
 
     def call(*words: object) -> tuple[int, str, str]:
         out, err = io.StringIO(), io.StringIO()
         with redirect_stdout(out), redirect_stderr(err):
             try:
-                status = module.main([str(word) for word in words])
+                status = main([str(word) for word in words])
             except SystemExit as leaving:
                 status = leaving.code
         return status, out.getvalue(), err.getvalue()
 
-    path = list(sys.path)
-    yield call
-    sys.path[:] = path
+    return call
 
 
 @pytest.fixture
@@ -50,7 +44,7 @@ def here(data, monkeypatch) -> Path:
 
 @pytest.fixture
 def squares(tmp_path) -> Path:
-    """ADE20K's layout with pictures of 32 px and masks of three classes."""
+    """ADE20K's layout with images of 32 px and masks of three classes."""
     root = tmp_path / "ade"
     for split, count in (("training", 6), ("validation", 5)):
         for kind in ("images", "annotations"):
@@ -65,7 +59,7 @@ def squares(tmp_path) -> Path:
 
 
 def test_a_run_is_measured_as_at_its_end(evaluate, here, one_rank, tmp_path):
-    """The same figures, from the checkpoint; the teacher's and the student's."""
+    """The same metrics, from the checkpoint; the teacher's and the student's."""
     folder = tmp_path / "run"
     shutil.copytree(one_rank.folder, folder)
     (folder / "report.html").unlink()
@@ -113,13 +107,16 @@ def test_all_six_tasks_on_named_data(evaluate, here, one_rank, squares, tmp_path
     assert [row["task"] for row in rows] == [task for task in TASKS if task != "retrieval"]
     assert "retrieval is left out: no data set (eval.retrieval)" in out
     assert "150 classes" in out
-    assert all(0 <= figure["value"] <= 1 for row in rows for figure in row["metrics"].values())
+    assert all(0 <= metric["value"] <= 1 for row in rows for metric in row["metrics"].values())
 
 
 def test_an_export_is_measured_like_its_checkpoint(evaluate, here, one_rank, tmp_path):
     words = [f"eval.shards=[{here}/eval.tar]", f"eval.classes={here}/classes.txt", "eval.templates=['{}', 'a {}']"]
-    status, _, err = evaluate(one_rank.path("open_clip"), "--out", tmp_path, *words, "eval.batch=4")
+    words += ["eval.batch=4", "eval.report=false"]
+    status, out, err = evaluate(one_rank.path("open_clip"), "--out", tmp_path, *words)
     assert status == 0, err
+    assert "report" not in out
+    assert [path.name for path in tmp_path.iterdir()] == ["evaluation.json"]
     mine = {row["task"]: row["metrics"] for row in json.loads((tmp_path / "evaluation.json").read_text())["results"]}
     saved = json.loads(one_rank.path("evaluation.json").read_text())["results"]
     for row in saved:
@@ -128,7 +125,7 @@ def test_an_export_is_measured_like_its_checkpoint(evaluate, here, one_rank, tmp
 
 
 def test_an_export_without_data_is_told_what_to_give(evaluate, here, one_rank, tmp_path, monkeypatch):
-    """It does not tell what it was trained on: the sample set is neither made nor taken."""
+    """It does not say what it was trained on: the sample set is neither made nor taken."""
     monkeypatch.setattr("silc.evaluate.datasets.sample_set", _forbidden)
     status, _, err = evaluate(one_rank.path("open_clip"), "--out", tmp_path)
     assert status == 2
@@ -173,7 +170,7 @@ def test_a_folder_that_cannot_be_written_shows_before_measuring(evaluate, here, 
 
 
 def test_a_task_that_gives_up_is_status_1(evaluate, here, one_rank, tmp_path):
-    words = ["--tasks=retrieval", "eval.timeout_minutes=1e-9", "eval.models=[student]", "--out", tmp_path]
+    words = ["--tasks=retrieval", "eval.timeout_minutes=1e-9", "eval.models=student", "--out", tmp_path]
     status, out, _ = evaluate(one_rank.folder, *words)
     assert status == 1
     assert "retrieval, student took longer than eval.timeout_minutes=1e-09 on rank 0" in out
@@ -186,6 +183,10 @@ def test_a_task_that_gives_up_is_status_1(evaluate, here, one_rank, tmp_path):
         (["TMP"], ["no whole checkpoint at"]),
         (["RUN", "--tasks=zeroshot"], ["'zeroshot' is no task", "zeroshot_classification"]),
         (["RUN", "model.vision.width=64"], ["model.vision.width=64", "the rest is the checkpoint's"]),
+        (
+            ["RUN", "eval.shards=a.tar", "b.tar"],
+            ["'b.tar' after 'eval.shards=a.tar'", '\'eval.shards=["a.tar", "b.tar"]\''],
+        ),
         (["RUN", "eval.limt=3"], ["unknown key 'eval.limt'", "eval.limit"]),
         (["RUN", "eval.window=12"], ["eval.window=12", "patch_size=8", "take 16"]),
         (["RUN", "--preset=silc_vit_b16"], ["is not of preset silc_vit_b16", "model.vision.image_size is 16", "256"]),
@@ -206,7 +207,7 @@ def test_a_task_that_gives_up_is_status_1(evaluate, here, one_rank, tmp_path):
     ],
     ids=lambda x: " ".join(x)[:60] if isinstance(x, list) else None,
 )
-def test_a_mistake_is_told_with_status_2(evaluate, here, one_rank, squares, tmp_path, words, said):
+def test_a_mistake_ends_with_status_2(evaluate, here, one_rank, squares, tmp_path, words, said):
     masks = sorted((squares / "annotations/validation").iterdir())
     spoil = {
         "CUT": lambda: Image.fromarray(np.full((32, 32), 200, np.uint8)).save(masks[0]),
@@ -236,6 +237,6 @@ def test_a_mistake_is_told_with_status_2(evaluate, here, one_rank, squares, tmp_
     status, out, err = evaluate(*call, "--out", tmp_path / "out", "eval.models=[student]")
     assert status == 2, (out, err)
     assert "Traceback" not in err
-    message = err[err.index("evaluate.py: ") :]
+    message = err[err.index("silc evaluate: ") :]
     for part in said:
         assert filled(part) in message

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import signal
 import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -12,7 +13,7 @@ import psutil
 
 from silc.train import checkpoint
 
-from .conftest import TRAIN, environment, free_port
+from .conftest import checkout, environment, free_port
 
 
 def rank_below(launcher: subprocess.Popen, rank: int) -> psutil.Process:
@@ -26,18 +27,19 @@ def rank_below(launcher: subprocess.Popen, rank: int) -> psutil.Process:
 def test_a_signal_to_one_rank_ends_both_with_a_checkpoint(data, tmp_path):
     words = [f"data.shards=[{data}/train]", f"train.out={tmp_path}/run", "train.steps=100000", "train.save_every=0"]
     words += ["data.max_skipped=0.9", "train.tensorboard=false"]
-    command = ["deepspeed", "--num_gpus", "2", "--master_port", str(free_port()), str(TRAIN)]
+    command = [sys.executable, "-m", "silc", "train", "--num_gpus", "2", "--master_port", str(free_port())]
     command += ["--preset", str(data / "tiny.yaml"), *words]
     log = tmp_path / "output"
+    env = environment(PYTHONPATH=checkout())
     with log.open("w") as output:
-        launcher = subprocess.Popen(command, cwd=data, env=environment(), stdout=output, stderr=subprocess.STDOUT)
+        launcher = subprocess.Popen(command, cwd=data, env=env, stdout=output, stderr=subprocess.STDOUT)
     try:
         ends = time.monotonic() + 120
         while "step 4/" not in log.read_text():
             assert launcher.poll() is None, log.read_text()
             assert time.monotonic() < ends
             time.sleep(0.5)
-        # The rank that neither speaks nor writes the manifest.
+        # The rank that neither prints nor writes the manifest.
         rank_below(launcher, 1).send_signal(signal.SIGUSR1)
         assert launcher.wait(timeout=90) == 75
     finally:
@@ -45,6 +47,7 @@ def test_a_signal_to_one_rank_ends_both_with_a_checkpoint(data, tmp_path):
             for process in [*psutil.Process(launcher.pid).children(recursive=True), launcher]:
                 process.kill()
     said = log.read_text()
+    assert said.splitlines()[-1].startswith("stopped by SIGUSR1")  # the launcher adds nothing
     assert "Traceback" not in said
     assert said.count("stopped by SIGUSR1 at step") == 1
     path = checkpoint.find(tmp_path / "run")

@@ -63,7 +63,7 @@ def test_a_failed_last_evaluation_costs_nothing_but_itself(done, monkeypatch, ca
     assert done == ["export", "evaluation"]
     last = capsys.readouterr().err.splitlines()[-1]
     assert "the last evaluation failed ('a class'); the run is trained, saved and exported" in last
-    assert "python launch/evaluate.py run" in last
+    assert "silc evaluate run" in last
 
 
 def test_in_python_a_run_returns_its_folder_and_raises_what_a_command_prints(done, monkeypatch, tmp_path):

@@ -1,4 +1,4 @@
-"""Call launch/train.py's main several times in one process, which saves the imports of each.
+"""Call `silc train` several times in one process, which saves the imports of each.
 
 argv: a JSON list of argument lists, and a file for the results: a JSON list of {"status", "out", "err"}.
 """
@@ -14,9 +14,9 @@ import traceback
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
-sys.path[:0] = [str(ROOT / "launch")]
+sys.path[:0] = [str(ROOT), str(ROOT / "kernels")]
 
-import train  # noqa: E402
+from silc.commands import train  # noqa: E402
 
 
 def call(arguments: list[str]) -> dict:

@@ -1,8 +1,7 @@
-"""launch/claims.py: real trainings of two variants, metrics of both, nothing done twice, mistakes before any run."""
+"""`silc claims`: real trainings of two variants, metrics of both, nothing done twice, mistakes before any run."""
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import signal
 import subprocess
@@ -12,23 +11,21 @@ import time
 import pytest
 
 from silc.claims import plan
+from silc.commands import claims as command
 
 from .conftest import ROOT, environment
 
 
 @pytest.fixture
 def claims(monkeypatch, data, tmp_path):
-    """The script as a module, in a folder with the tiny data, as a user's shell would start it."""
-    spec = importlib.util.spec_from_file_location("claims_script", ROOT / "launch" / "claims.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    """The command, in a folder with the tiny data and with the environment of a user's shell."""
     for name, value in environment().items():
         monkeypatch.setenv(name, value)
     monkeypatch.chdir(data)
     monkeypatch.setattr(plan, "VARIANTS", {name: plan.VARIANTS[name] for name in ("clip", plan.SILC)})
-    monkeypatch.setattr(module.page, "VARIANTS", plan.VARIANTS)
-    monkeypatch.setattr(module.page, "BASELINES", ["clip"])
-    return module
+    monkeypatch.setattr(command.page, "VARIANTS", plan.VARIANTS)
+    monkeypatch.setattr(command.page, "BASELINES", ["clip"])
+    return command
 
 
 def words(data, out, *more: str) -> list[str]:
@@ -48,6 +45,15 @@ def test_two_variants_are_trained_measured_and_tabulated_once(claims, data, tmp_
     assert "eval.after=" in table
     assert (out / "claims.csv").read_text().count("zeroshot_classification,top1") == 2
 
+    # Measuring again trains no more.
+    run = out / "silc-64-seed0"
+    log = (run / "metrics.jsonl").read_text()
+    (run / "evaluation.json").write_text("{")
+    assert claims.main(words(data, out)) == 0
+    rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text()[len(log) :].splitlines()]
+    assert not any("loss" in row for row in rows)
+    assert (out / "claims.csv").read_text().count("zeroshot_classification,top1") == 2
+
     launched = []
     monkeypatch.setattr(claims, "launch", lambda run, _: launched.append(run.folder.name) or 1)
     assert claims.main(words(data, out)) == 0
@@ -61,19 +67,6 @@ def test_two_variants_are_trained_measured_and_tabulated_once(claims, data, tmp_
     assert (out / "claims.csv").read_text().count("zeroshot_classification,top1") == 2
     assert claims.main(words(data, out, "eval.limit=4")) == 1
     assert launched[2:] == ["clip-64-seed0", "silc-64-seed0"]
-
-
-def test_measuring_again_trains_no_more(claims, data, tmp_path, monkeypatch):
-    monkeypatch.setattr(plan, "VARIANTS", {plan.SILC: ()})
-    out = tmp_path / "claims"
-    assert claims.main(words(data, out)) == 0
-    run = out / "silc-64-seed0"
-    log = (run / "metrics.jsonl").read_text()
-    (run / "evaluation.json").write_text("{")
-    assert claims.main(words(data, out)) == 0
-    trained = [json.loads(line) for line in (run / "metrics.jsonl").read_text()[len(log) :].splitlines()]
-    assert not any("loss" in row for row in trained)
-    assert "top1" in (out / "claims.csv").read_text()
 
 
 def test_a_run_that_fails_does_not_stop_the_others_but_a_mistake_or_a_signal_does(
@@ -91,8 +84,8 @@ def test_a_run_that_fails_does_not_stop_the_others_but_a_mistake_or_a_signal_doe
 STOPPED = """
 import signal, sys
 from types import SimpleNamespace
-sys.path.insert(0, {launch!r})
-import claims
+sys.path[:0] = {path!r}
+from silc.commands import claims
 signal.signal(signal.SIGINT, signal.default_int_handler)  # whatever the parent does with it
 run = SimpleNamespace(config=SimpleNamespace(train=SimpleNamespace(out="there")))
 launcher = "import subprocess, sys, time; subprocess.Popen([sys.executable, '-c', *sys.argv[1:]]); time.sleep(99)"
@@ -107,17 +100,17 @@ print(claims.launch(run, [sys.executable, "-c", launcher, trainer, "train.out=th
 """
 
 
-def test_told_to_stop_it_waits_until_nothing_trains_any_more(tmp_path):
+def test_stopped_it_waits_until_nothing_trains_any_more(tmp_path):
     """The launcher dies at once of what its trainers need a while for."""
-    code = STOPPED.format(launch=str(ROOT / "launch"))
+    code = STOPPED.format(path=[str(ROOT), str(ROOT / "kernels")])
     with subprocess.Popen([sys.executable, "-c", code], cwd=tmp_path, stdout=subprocess.PIPE, text=True) as process:
         deadline = time.monotonic() + 60
         while not (tmp_path / "began").exists():
             assert time.monotonic() < deadline, "the trainer never began"
             time.sleep(0.1)
         process.send_signal(signal.SIGINT)
-        told, _ = process.communicate(timeout=60)
-    assert told.splitlines()[-1] == "75 []"
+        out, _ = process.communicate(timeout=60)
+    assert out.splitlines()[-1] == "75 []"
     assert (tmp_path / "ended").exists()
 
 

@@ -1,40 +1,28 @@
-"""launch/export.py: what it refuses to write over, and what it says when it cannot write."""
+"""`silc export`: what it refuses to write over, and what it says when it cannot write."""
 
 from __future__ import annotations
 
-import importlib.util
-
 import pytest
 
+from silc.commands.export import main
 from silc.model.load_export import CONFIG
 from silc.train import checkpoint
 
-from .conftest import ROOT
 
-
-@pytest.fixture
-def main():
-    """launch/export.py's main."""
-    spec = importlib.util.spec_from_file_location("silc_launch_export", ROOT / "launch" / "export.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module.main
-
-
-def refused(main, capsys, *words) -> str:
+def refused(capsys, *words) -> str:
     with pytest.raises(SystemExit) as leaving:
         main([str(word) for word in words])
     assert leaving.value.code == 2
     return capsys.readouterr().err
 
 
-def test_a_folder_of_other_files_is_left_alone(main, capsys, tmp_path, monkeypatch):
+def test_a_folder_of_other_files_is_left_alone(capsys, tmp_path, monkeypatch):
     written = []
     monkeypatch.setattr(checkpoint, "find", lambda path: path)
     monkeypatch.setattr(checkpoint, "export_open_clip", lambda path, out, teacher: written.append(out))
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.tex").write_text("")
-    assert "holds other files and no earlier export" in refused(main, capsys, "run", tmp_path / "mine")
+    assert "holds other files and no earlier export" in refused(capsys, "run", tmp_path / "mine")
     assert written == []
     (tmp_path / "earlier").mkdir()
     (tmp_path / "earlier" / CONFIG).write_text("{}")
@@ -43,10 +31,10 @@ def test_a_folder_of_other_files_is_left_alone(main, capsys, tmp_path, monkeypat
     assert written == [tmp_path / "earlier", tmp_path / "new"]
 
 
-def test_what_cannot_be_written_is_told_without_a_traceback(main, capsys, tmp_path, monkeypatch):
+def test_what_cannot_be_written_is_told_without_a_traceback(capsys, tmp_path, monkeypatch):
     monkeypatch.setattr(checkpoint, "find", lambda path: path)
     monkeypatch.setattr(checkpoint, "export_open_clip", lambda path, out, teacher: out.mkdir())
     (tmp_path / "file").write_text("")
-    said = refused(main, capsys, "run", tmp_path / "file" / "out")
+    said = refused(capsys, "run", tmp_path / "file" / "out")
     assert f"run cannot be exported to {tmp_path}/file/out: " in said
     assert "Not a directory" in said

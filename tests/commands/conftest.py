@@ -1,4 +1,4 @@
-"""Tiny shards with planted damage, and real launches of launch/train.py on them, each made once for all tests."""
+"""Tiny shards with planted damage, and real trainings on them by each way in, each made once for all tests."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from PIL import Image
 
 ROOT = Path(__file__).resolve().parents[2]
 TRAIN = ROOT / "launch" / "train.py"
-STEPS, BATCH, CLASSES, EVAL_PICTURES = 8, 16, 5, 9
+STEPS, BATCH, CLASSES, EVAL_IMAGES = 8, 16, 5, 9
 CORRUPT, EMPTY, CUT = "001/0005", "002/0007", "003/0012"  # what is wrong with the training shards
 LAUNCHER = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT", "PYTHONPATH")
 PRESET = """
@@ -61,6 +61,11 @@ def environment(**extra: str) -> dict[str, str]:
     return plain | {"PATH": path, "OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "passive"} | extra
 
 
+def checkout() -> str:
+    """PYTHONPATH of this checkout."""
+    return os.pathsep.join([str(ROOT), str(ROOT / "kernels")])
+
+
 def free_port() -> int:
     """A port that no one holds."""
     with socket.socket() as probe:
@@ -77,7 +82,7 @@ def run_train(*arguments: str, cwd: Path, ranks: int | None = None, **extra: str
     return subprocess.run(command, cwd=cwd, env=env, text=True, capture_output=True, timeout=500, check=False)
 
 
-def _picture(*seed: int) -> bytes:
+def _image(*seed: int) -> bytes:
     pixels = np.kron(np.random.default_rng(seed).integers(0, 256, (4, 4, 3)), np.ones((8, 8, 1))).astype(np.uint8)
     encoded = io.BytesIO()
     Image.fromarray(pixels).save(encoded, "png")
@@ -91,18 +96,18 @@ def write_data(root: Path) -> None:
         with wds.TarWriter(str(root / "train" / f"{shard:03}.tar")) as writer:
             for number in range(16):
                 key, name = f"{number:04}", f"{shard:03}/{number:04}"
-                picture = b"\x89PNG no more" if name == CORRUPT else _picture(shard, number)
+                image = b"\x89PNG no more" if name == CORRUPT else _image(shard, number)
                 caption = " \n" if name == EMPTY else f"thing {number % CLASSES} of {shard}"
-                writer.write({"__key__": key, "png": picture, "txt": caption})
+                writer.write({"__key__": key, "png": image, "txt": caption})
     shard, key = CUT.split("/")
     path = root / "train" / f"{shard}.tar"
     with tarfile.open(path) as tar:
         cut = tar.getmember(f"{key}.txt").offset_data + 3
     os.truncate(path, cut)
     with wds.TarWriter(str(root / "eval.tar")) as writer:
-        for number in range(EVAL_PICTURES):
+        for number in range(EVAL_IMAGES):
             info = json.dumps({"class": number % CLASSES}).encode()
-            writer.write({"__key__": f"{number:04}", "png": _picture(9, number), "json": info, "txt": f"held {number}"})
+            writer.write({"__key__": f"{number:04}", "png": _image(9, number), "json": info, "txt": f"held {number}"})
     (root / "classes.txt").write_text("".join(f"thing {number}\n" for number in range(CLASSES)))
     (root / "tiny.yaml").write_text(
         f"{PRESET}\n"

@@ -20,7 +20,7 @@ from silc.data.splits import TarSplit
 from silc.model import build
 from silc.train import checkpoint
 
-from .conftest import BATCH, CLASSES, CORRUPT, CUT, EMPTY, EVAL_PICTURES, PRESET, STEPS, Run
+from .conftest import BATCH, CLASSES, CORRUPT, CUT, EMPTY, EVAL_IMAGES, PRESET, STEPS, Run
 
 RUNS = ["two_ranks", "one_rank", "stage_3"]
 LOSSES = ["loss", "loss_contrastive", "loss_distill"]
@@ -37,7 +37,7 @@ def run(request) -> Run:
 
 
 def config_of(run: Run) -> config_io.Config:
-    return config_io.load_config(run.path("config.yaml"), presets=Path())
+    return config_io.load_config(run.path("config.yaml"))
 
 
 def test_it_ends_well(run):
@@ -107,7 +107,7 @@ def test_the_banner_says_what_runs_where_and_why(two_ranks, stage_3):
         assert "cpu" in lines[op]
     assert "sdpa" in lines["attention"]
     assert "not xformers: its kernels need CUDA" in lines["attention"]
-    assert two_ranks.output.count("SILC  preset") == 1  # one rank speaks
+    assert two_ranks.output.count("SILC  preset") == 1  # one rank prints it
     assert "ZeRO-3" in stage_3.output
     assert "16 = 2 rank(s) x 2 x 4" in stage_3.output
 
@@ -166,8 +166,8 @@ def test_open_clip_loads_the_student(run):
     with torch.no_grad():
         ours, theirs = student.encode_text(tokens), twin.encode_text(tokens)
         torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=1e-5)
-        pictures = [Image.fromarray(crop.permute(1, 2, 0).numpy()) for crop in crops]
-        pixels = torch.stack([preprocess(picture) for picture in pictures])
+        images = [Image.fromarray(crop.permute(1, 2, 0).numpy()) for crop in crops]
+        pixels = torch.stack([preprocess(image) for image in images])
         torch.testing.assert_close(student.encode_image(crops), twin.encode_image(pixels), atol=1e-5, rtol=1e-5)
     assert twin.logit_scale.exp().item() == pytest.approx(run.rows()[-1]["logit_scale"], rel=1e-4)
 
@@ -189,7 +189,7 @@ def test_the_held_out_pictures_are_classified(run):
     student.load_state_dict(checkpoint.load_weights(checkpoint.find(run.folder), "student"))
     tokenizer = build_tokenizer("open_clip_bpe", 8)
     split = TarSplit(config.data, [str(eval_tar(run))], title="x")
-    images = torch.empty(EVAL_PICTURES, 3, 16, 16, dtype=torch.uint8)
+    images = torch.empty(EVAL_IMAGES, 3, 16, 16, dtype=torch.uint8)
     for number, image in enumerate(images):
         resize_into(image, split.picture(number).contiguous())
     with torch.no_grad():
@@ -197,7 +197,7 @@ def test_the_held_out_pictures_are_classified(run):
         text = sum(student.encode_text(tokenizer(row), normalize=True) for row in words)
         best = (student.encode_image(images) @ torch.nn.functional.normalize(text, dim=-1).T).argmax(-1)
     right = sum(int(guess) == split.label(number) for number, guess in enumerate(best))
-    assert results["student"]["top1"]["value"] == pytest.approx(right / EVAL_PICTURES)
+    assert results["student"]["top1"]["value"] == pytest.approx(right / EVAL_IMAGES)
 
 
 def eval_tar(run: Run) -> Path:
@@ -216,9 +216,9 @@ def test_ranks_and_stages_give_the_same_evaluation(two_ranks, other, request):
     for ours, row in zip(
         json.loads(two_ranks.path("evaluation.json").read_text())["results"], theirs["results"], strict=True
     ):
-        values = {name: figure["value"] for name, figure in row["metrics"].items()}
-        # Weights of different stages differ in the last digits, so that of nine pictures one may change sides.
-        assert {name: figure["value"] for name, figure in ours["metrics"].items()} == pytest.approx(values, abs=0.12)
+        values = {name: metric["value"] for name, metric in row["metrics"].items()}
+        # Weights of different stages differ in the last digits, so that of nine images one may change sides.
+        assert {name: metric["value"] for name, metric in ours["metrics"].items()} == pytest.approx(values, abs=0.12)
 
 
 def test_a_report_is_left(run):
@@ -228,7 +228,7 @@ def test_a_report_is_left(run):
     assert str(run.path("report.html")) in run.output
 
 
-def test_a_picture_is_left(run):
+def test_a_contact_sheet_is_left(run):
     with Image.open(run.path("held_out.png")) as sheet:
         assert sheet.format == "PNG"
         assert sheet.width > 500
