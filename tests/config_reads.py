@@ -19,6 +19,8 @@ from silc import config as config_module
 
 Key = tuple[str, str]  # class, field
 
+CONFIGURATION = ("silc/config.py", "silc/config_rules.py", "silc/config_io.py")  # a key that only these read is unused
+
 SECTIONS = {
     name: cls for name, cls in vars(config_module).items() if dataclasses.is_dataclass(cls) and isinstance(cls, type)
 }
@@ -136,12 +138,12 @@ class _Reads(ast.NodeVisitor):
 def _modules(root: Path) -> Iterator[Path]:
     for folder in ("silc", "launch", "kernels"):
         for path in sorted((root / folder).rglob("*.py")):
-            if path.relative_to(root).as_posix() not in ("silc/config.py", "silc/config_io.py"):
+            if path.relative_to(root).as_posix() not in CONFIGURATION:
                 yield path
 
 
 def reads(root: Path) -> set[Key]:
-    """Every key read outside silc/config.py and silc/config_io.py, directly or through a member of a section."""
+    """Every key read outside CONFIGURATION, directly or through a member of a section."""
     keys: set[Key] = set()
     members: set[Key] = set()
     for path in _modules(root):

@@ -38,7 +38,8 @@ from benchmarks.train import worker as train_worker
 from benchmarks.train.report import Measured, Row
 from benchmarks.train.worker import StepTime
 from silc import config_io
-from silc.config import Config, validate
+from silc.config import Config
+from silc.config_rules import validate
 from silc.data import build_loader
 from silc.data.sample_set.rendered import default_root, ensure_sample
 from silc.train.engine import precision

@@ -31,7 +31,8 @@ from silc import config_io
 from silc.claims import metrics, page, plan
 from silc.commands import launcher
 from silc.commands.common import MISTAKE, Parser, passive_threads, with_new_names
-from silc.config import Config, validate
+from silc.config import Config
+from silc.config_rules import validate
 from silc.errors import STOPPED_BY_SIGNAL
 from silc.presets import PRESETS
 

@@ -26,7 +26,8 @@ from typing import TYPE_CHECKING
 from silc import config_io
 from silc.commands import launcher
 from silc.commands.common import MISTAKE, Parser, add_local_rank, passive_threads, with_new_names
-from silc.config import TASKS, Config, validate_eval
+from silc.config import TASKS, Config
+from silc.config_rules import validate_eval
 from silc.errors import defer_to_first_rank
 
 if TYPE_CHECKING:

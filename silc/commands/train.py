@@ -23,7 +23,8 @@ from pathlib import Path
 from silc import config_io, presets
 from silc.commands import launcher
 from silc.commands.common import Parser, add_local_rank, passive_threads, with_new_names
-from silc.config import Config, validate
+from silc.config import Config
+from silc.config_rules import validate
 from silc.train.plan.gpus import Gpu, gpu_named
 
 PROG = "silc train"

@@ -23,7 +23,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from silc.config import DataConfig, is_prompt
+from silc.config import DataConfig
+from silc.config_rules import is_prompt
 from silc.data import class_names
 from silc.data.folders import ImageFolder, MaskFolder, Pair, class_folders, pairs_by_list, pairs_by_name
 from silc.data.splits import LABELS, DataSet, MaskRule, TarSplit, as_they_are, by_table, zero_is_nothing

@@ -13,7 +13,8 @@ import time
 import traceback
 from pathlib import Path
 
-from silc.config import Config, validate
+from silc.config import Config
+from silc.config_rules import validate
 from silc.data.sample_set.rendered import default_root
 from silc.distributed import barrier, broadcast_object, init
 from silc.errors import STOPPED_BY_SIGNAL, RunInterrupted, RunStopped, defer_to_first_rank

@@ -9,7 +9,8 @@ import pytest
 import webdataset as wds
 from PIL import Image
 
-from silc.config import Config, validate
+from silc.config import Config
+from silc.config_rules import validate
 from silc.data import class_names
 from silc.data.sample_set.rendered import SampleSet
 from silc.evaluate import datasets as eval_data
