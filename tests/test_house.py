@@ -55,6 +55,8 @@ FLOORS = {
     "silc.config_io": 0,
     "silc.distributed": 0,
     "silc.errors": 0,
+    "silc.files": 0,
+    "silc.version": 0,
     "silc.model": 1,
     "silc.data": 1,
     "silc.objective": 2,
@@ -62,6 +64,7 @@ FLOORS = {
     "silc.evaluate": 3,
     "silc.train": 4,
     "silc.claims": 5,
+    "silc.pretrained": 5,
 }
 FLOOR_0 = {"silc.config_io": {"silc.config"}}  # who may import whom on the lowest floor
 

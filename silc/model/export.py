@@ -21,6 +21,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from silc.config import Config, TextConfig, VisionConfig
+from silc.files import replacing, write_text
 from silc.model.layers import NORM_EPS
 from silc.model.scale import LogitScale
 
@@ -58,7 +59,8 @@ def export(state: Mapping[str, Tensor], scale: LogitScale, config: Config, folde
     tensors["logit_scale"] = _plain(scale.logit_scale[0].clamp(max=math.log(scale.max_scale)))
     if scale.logit_bias is not None:
         tensors["logit_bias"] = _plain(scale.logit_bias[0])
-    save_file(tensors, folder / "open_clip_model.safetensors", metadata={"format": "pt"})
+    with replacing(folder / "open_clip_model.safetensors") as file:
+        save_file(tensors, file, metadata={"format": "pt"})
 
 
 def timm_name(vision: VisionConfig) -> str | None:
@@ -144,4 +146,4 @@ def _plain(tensor: Tensor) -> Tensor:
 
 
 def _write_json(path: Path, value: object) -> None:
-    path.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
+    write_text(path, json.dumps(value, indent=2) + "\n")

@@ -32,6 +32,7 @@ from torch import Tensor
 from silc.config_io import build as build_config
 from silc.distributed import World, barrier, broadcast_object
 from silc.errors import RunStopped
+from silc.files import replacing, write_text
 from silc.model.export import export
 from silc.model.scale import LogitScale
 
@@ -66,18 +67,18 @@ def save(
         average = teacher.average() if teacher is not None else {}
         barrier()
         if world.main:
-            save_file(student, draft / "student.safetensors")
+            with replacing(draft / "student.safetensors") as file:
+                save_file(student, file)
             if average:
-                save_file({k: v.cpu().contiguous() for k, v in average.items()}, draft / "teacher.safetensors")
+                with replacing(draft / "teacher.safetensors") as file:
+                    save_file({k: v.cpu().contiguous() for k, v in average.items()}, file)
             torch.save({"format": FORMAT, "world_size": world.size, **trainer}, draft / "trainer.pt")
             (draft / "config.yaml").write_text(config_yaml, encoding="utf-8")
             files = {str(p.relative_to(draft)): p.stat().st_size for p in sorted(draft.rglob("*")) if p.is_file()}
-            (draft / "manifest.json").write_text(
-                json.dumps({"format": FORMAT, "step": step, "files": files}, indent=1), encoding="utf-8"
-            )
+            write_text(draft / "manifest.json", json.dumps({"format": FORMAT, "step": step, "files": files}, indent=1))
             shutil.rmtree(final, ignore_errors=True)
             # Before the renaming: a job that ends between the two leaves a name without a folder, which is passed over.
-            (final.parent / "latest").write_text(final.name + "\n", encoding="utf-8")
+            write_text(final.parent / "latest", final.name + "\n")
             draft.rename(final)
             for old in _whole(final.parent)[:-keep]:
                 shutil.rmtree(old)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import stat
 from pathlib import Path
 
 import pytest
@@ -59,6 +61,18 @@ def test_holds_everything_and_says_so(tmp_path: Path) -> None:
     assert checkpoint.load_trainer(path, 1, CPU)["counters"] == {"step": 12}
     assert torch.equal(checkpoint.load_weights(path, "student")["w"], torch.arange(3.0))
     assert torch.equal(checkpoint.load_weights(path, "teacher")["w"], torch.ones(3))
+
+
+@pytest.mark.parametrize("umask", [0o022, 0o027], ids=["022", "027"])
+def test_files_have_the_permissions_of_the_umask(tmp_path: Path, umask: int) -> None:
+    before = os.umask(umask)
+    try:
+        path = save(tmp_path, 1, teacher=StandIn())
+    finally:
+        os.umask(before)
+    files = [file for file in path.parent.rglob("*") if file.is_file()]
+    assert len(files) == 7  # six and `latest`
+    assert {stat.S_IMODE(file.stat().st_mode) for file in files} == {0o666 & ~umask}
 
 
 def test_without_a_teacher_there_are_no_teacher_weights(tmp_path: Path) -> None:
