@@ -35,12 +35,12 @@ def main(argv: list[str] | None = None) -> int:
         if args.out.is_dir() and any(args.out.iterdir()) and not is_export(args.out):
             raise ValueError(f"{args.out} holds other files and no earlier export; give a new folder")
         path = find(args.checkpoint)
-        export_open_clip(path, args.out, teacher=args.teacher)
+        call = export_open_clip(path, args.out, teacher=args.teacher)
     except (OSError, SafetensorError) as error:
         parser.error(f"{args.checkpoint} cannot be exported to {args.out}: {error}")
     except ValueError as error:
         parser.error(str(error))
-    print(f"{path} -> open_clip.create_model('local-dir:{args.out.resolve()}')")
+    print(f"{path} -> {call}")
     return 0
 
 

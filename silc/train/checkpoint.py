@@ -22,6 +22,7 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import torch
@@ -29,11 +30,12 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from silc.config import Config
 from silc.config_io import build as build_config
 from silc.distributed import World, barrier, broadcast_object
 from silc.errors import RunStopped
 from silc.files import replacing, write_text
-from silc.model.export import export
+from silc.model.export import export, loading_call
 from silc.model.scale import LogitScale
 
 FORMAT = 1
@@ -122,8 +124,8 @@ def verify(path: Path) -> Path:
     """Check a checkpoint against its manifest. Raises ValueError naming the first file that differs."""
     manifest = path / "manifest.json"
     try:
-        files = json.loads(manifest.read_text(encoding="utf-8"))["files"]
-    except (OSError, ValueError, KeyError, TypeError):
+        files = dict(json.loads(manifest.read_text(encoding="utf-8"))["files"])
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         raise ValueError(f"{manifest} is damaged; take an older checkpoint") from None
     for name, size in files.items():
         found = (path / name).stat().st_size if (path / name).is_file() else None
@@ -152,25 +154,38 @@ def load_weights(path: Path, name: str) -> dict[str, Tensor]:
     file = path / f"{name}.safetensors"
     if not file.is_file():
         raise ValueError(f"checkpoint {path} has no {name} weights ({file.name})")
-    return load_file(file)
+    try:
+        return load_file(file)
+    except SafetensorError as error:
+        raise ValueError(f"{file} is damaged ({error}); take an older checkpoint") from None
 
 
-def export_open_clip(path: Path, out: Path, *, teacher: bool = False) -> None:
+def load_config_and_scale(path: Path) -> tuple[Config, LogitScale]:
+    """A checkpoint's configuration, and the scale and bias of its contrastive logits. Raises ValueError if damaged."""
+    file = path / "trainer.pt"
+    try:
+        trainer = torch.load(file, map_location="cpu", weights_only=True)
+        config = build_config(trainer["config"])
+        objective = config.objective
+        scale = LogitScale(
+            objective.contrastive,
+            init_scale=objective.init_scale,
+            init_bias=objective.init_bias,
+            max_scale=objective.max_scale,
+        )
+        scale.load_state_dict(trainer["scale"])
+    except (OSError, EOFError, RuntimeError, KeyError, TypeError, UnpicklingError) as error:
+        raise ValueError(f"{file} is damaged ({str(error).partition(chr(10))[0]}); take an older checkpoint") from None
+    return config, scale
+
+
+def export_open_clip(path: Path, out: Path, *, teacher: bool = False) -> str:
     """Write a checkpoint as an open_clip folder: the student, or the teacher's image tower with the student's text
     tower.
 
-    Raises ValueError when the checkpoint has no such weights.
+    Returns the Python that loads it. Raises ValueError when the checkpoint has no such weights.
     """
-    trainer = torch.load(path / "trainer.pt", map_location="cpu", weights_only=True)
-    config = build_config(trainer["config"])
-    objective = config.objective
-    scale = LogitScale(
-        objective.contrastive,
-        init_scale=objective.init_scale,
-        init_bias=objective.init_bias,
-        max_scale=objective.max_scale,
-    )
-    scale.load_state_dict(trainer["scale"])
+    config, scale = load_config_and_scale(path)
     weights = load_weights(path, "student")
     if teacher:
         image = {name: value for name, value in load_weights(path, "teacher").items() if name.startswith("visual.")}
@@ -180,6 +195,7 @@ def export_open_clip(path: Path, out: Path, *, teacher: bool = False) -> None:
             )
         weights |= image
     export(weights, scale, config, out)
+    return loading_call(config, out.resolve())
 
 
 def newest(run: Path) -> Path | None:
