@@ -160,6 +160,14 @@ def load_weights(path: Path, name: str) -> dict[str, Tensor]:
         raise ValueError(f"{file} is damaged ({error}); take an older checkpoint") from None
 
 
+def load_teacher_tower(path: Path) -> dict[str, Tensor]:
+    """Whole fp32 weights of the teacher's image tower, on the CPU. Raises ValueError when the checkpoint has none."""
+    tower = {name: value for name, value in load_weights(path, "teacher").items() if name.startswith("visual.")}
+    if not tower:
+        raise ValueError(f"checkpoint {path}: a head-only EMA teacher has no image tower of its own; take the student")
+    return tower
+
+
 def load_config_and_scale(path: Path) -> tuple[Config, LogitScale]:
     """A checkpoint's configuration, and the scale and bias of its contrastive logits. Raises ValueError if damaged."""
     file = path / "trainer.pt"
@@ -188,12 +196,7 @@ def export_open_clip(path: Path, out: Path, *, teacher: bool = False) -> str:
     config, scale = load_config_and_scale(path)
     weights = load_weights(path, "student")
     if teacher:
-        image = {name: value for name, value in load_weights(path, "teacher").items() if name.startswith("visual.")}
-        if not image:
-            raise ValueError(
-                f"checkpoint {path}: a head-only EMA teacher has no image tower of its own; export the student"
-            )
-        weights |= image
+        weights |= load_teacher_tower(path)
     export(weights, scale, config, out)
     return loading_call(config, out.resolve())
 
