@@ -18,7 +18,7 @@ from silc.data.decode import image_pixels
 from silc.data.shards import Unreadable
 from silc.evaluate.tasks.task import TEMPLATES
 from silc.evaluate.towers import Towers, build_towers
-from silc.model.load_export import is_export, load_export
+from silc.model.load_export import check_sizes, is_export, load_export
 from silc.train import checkpoint
 
 BATCH = 64  # images a forward pass
@@ -43,7 +43,7 @@ def load(
         dtype: of the weights and of the forward pass: float32, bfloat16 or float16. Features are float32 in any case.
 
     Raises:
-        ValueError: no such folder, one that is not of these kinds, a damaged file, a checkpoint without a teacher, or
+        ValueError: no such folder or device, a folder that is not of these kinds, a damaged file, a checkpoint without a teacher, or
             weights that do not fit the configuration. No file is executed: weights are read from safetensors, and by
             torch.load with weights_only.
     """
@@ -52,13 +52,13 @@ def load(
         raise ValueError(f"model={model!r}: give 'student' or 'teacher'")
     if dtype not in (torch.float32, torch.bfloat16, torch.float16):
         raise ValueError(f"dtype={dtype}: give torch.float32, torch.bfloat16 or torch.float16")
+    place = _device(device)
     try:
         config, weights, scale, bias = _read_export(folder, model) if is_export(folder) else _read_run(folder, model)
     except (OSError, RecursionError) as error:
         raise ValueError(f"{folder} cannot be read: {error}") from error
-    if device is None:
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-    return Model(_towers(config, model, weights, torch.device(device), dtype), config, scale, bias)
+    check_sizes(config.model, weights, folder)
+    return Model(_towers(config, model, weights, place, dtype), config, scale, bias)
 
 
 class Model:
@@ -86,7 +86,7 @@ class Model:
     def __repr__(self) -> str:
         vision = self.config.model.vision
         return (
-            f"silc.Model({self.name}, ViT of {vision.depth} blocks, width {vision.width}, patches of "
+            f"Model({self.name}, ViT of {vision.depth} blocks, width {vision.width}, patches of "
             f"{self.patch_size} px, images of {self.image_size} px, on {self.device})"
         )
 
@@ -238,6 +238,19 @@ class Model:
                 f"images of {height} x {width} pixels are not divided by patches of {patch}; take {near[0]} x {near[1]}"
             )
         return height, width
+
+
+def _device(wanted: str | torch.device | None) -> torch.device:
+    """Raises ValueError for a device that is not here."""
+    if wanted is None:
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(wanted)
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).partition("\n")[0]
+        raise ValueError(f"device={str(wanted)!r} cannot be used ({reason}); give 'cpu' or 'cuda'") from None
+    return device
 
 
 def _read_export(folder: Path, model: str) -> tuple[Config, Mapping[str, Tensor], float, float | None]:

@@ -320,6 +320,8 @@ def test_arguments_of_load_are_checked(run, tmp_path):
     for arguments, message in (
         ({"model": "average"}, "give 'student' or 'teacher'"),
         ({"dtype": torch.int8}, r"give torch\.float32"),
+        ({"device": "abacus"}, r"device='abacus' cannot be used .*; give 'cpu' or 'cuda'"),
+        ({"device": "cuda:99"}, r"device='cuda:99' cannot be used"),
     ):
         with pytest.raises(ValueError, match=message):
             silc.load(run, **arguments)
@@ -391,6 +393,19 @@ def test_no_code_in_a_checkpoint_is_run(run, tmp_path):
         with pytest.raises(ValueError, match=r"trainer\.pt is damaged"):
             silc.load(path)
     assert not trap.exists()
+
+
+def test_a_configuration_of_another_depth_is_refused_before_a_model_is_built(config, tmp_path):
+    """A billion blocks would take days to lay out."""
+    there = make_config()
+    there.model.text.depth = 10**9
+    path = write_run(tmp_path, config, make_weights(config, 1), make_weights(config, 2))
+    trainer = torch.load(path / "trainer.pt", weights_only=True) | {"config": config_io.to_dict(there)}
+    torch.save(trainer, path / "trainer.pt")
+    (path / "config.yaml").write_text(config_io.to_yaml(there))
+    write_manifest(path)
+    with pytest.raises(ValueError, match=r"2 blocks text\.transformer\.resblocks, the configuration has 1000000000"):
+        silc.load(tmp_path, device="cpu")
 
 
 def test_weights_of_another_size_are_refused(run, config, tmp_path):

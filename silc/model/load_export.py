@@ -24,7 +24,7 @@ MAX_JSON = 1 << 20  # bytes; an export's description has about a thousand
 
 Size = Annotated[int, Field(ge=1, le=1_000_000)]
 Number = Annotated[float, Field(gt=0, allow_inf_nan=False)]
-Rgb = tuple[Number, Number, Number]
+Finite = Annotated[float, Field(allow_inf_nan=False)]
 
 
 class _Described(BaseModel):
@@ -64,14 +64,14 @@ class _ModelCfg(_Described):
     custom_text: Literal[True]
     vision_cfg: _VisionCfg
     text_cfg: _TextCfg
-    init_logit_bias: float | None = None
+    init_logit_bias: Finite | None = None
 
 
 class _PreprocessCfg(_Described):
     size: Size
     mode: Literal["RGB"]
-    mean: tuple[float, float, float]
-    std: Rgb
+    mean: tuple[Finite, Finite, Finite]
+    std: tuple[Number, Number, Number]
     interpolation: Literal["bicubic"]
     resize_mode: Literal["squash"]
 
@@ -121,22 +121,23 @@ def load_export(folder: Path) -> tuple[Config, dict[str, Tensor]]:
     if text.norm_kwargs.eps != NORM_EPS or model.embed_dim != vision.width or pixels.size != vision.image_size:
         raise ValueError(f"{folder / CONFIG} does not describe a model that silc export writes: export again")
     weights = _weights(folder)
-    _check(folder, vision, text, weights)
-    bias = weights.get("logit_bias")
-    config = Config(
-        model=ModelConfig(
-            vision=vision,
-            text=TextConfig(
-                context_length=text.context_length,
-                vocab_size=text.vocab_size,
-                width=text.width,
-                depth=text.layers,
-                heads=text.heads,
-                mlp_ratio=text.mlp_ratio,
-            ),
+    _check_scale(folder, weights)
+    towers = ModelConfig(
+        vision=vision,
+        text=TextConfig(
+            context_length=text.context_length,
+            vocab_size=text.vocab_size,
+            width=text.width,
+            depth=text.layers,
+            heads=text.heads,
+            mlp_ratio=text.mlp_ratio,
         ),
+    )
+    check_sizes(towers, weights, folder)
+    config = Config(
+        model=towers,
         views=ViewsConfig(global_size=vision.image_size),
-        objective=ObjectiveConfig(contrastive="softmax" if bias is None else "sigmoid"),
+        objective=ObjectiveConfig(contrastive="sigmoid" if "logit_bias" in weights else "softmax"),
         data=DataConfig(
             mean=pixels.mean,
             std=pixels.std,
@@ -193,26 +194,32 @@ def _weights(folder: Path) -> dict[str, Tensor]:
         raise ValueError(f"{path} is damaged ({error}): export again") from None
 
 
-def _check(folder: Path, vision: VisionConfig, text: _TextCfg, weights: Mapping[str, Tensor]) -> None:
-    """Compare sizes with the tensors before a model of these sizes is built: what a few bytes of JSON claim would
-    otherwise decide how long that takes. The shapes are compared one by one when the weights are put in.
+def check_sizes(model: ModelConfig, weights: Mapping[str, Tensor], where: Path) -> None:
+    """Compare sizes with the tensors before a model of these sizes is built: what a few bytes of a configuration claim
+    would otherwise decide how long that takes. The shapes are compared one by one when the weights are put in.
+
+    Raises ValueError naming `where`.
     """
     if "visual.trunk.attn_pool.latent" not in weights:
-        raise ValueError(f"{folder} holds no attention-pooled ViT (visual.trunk.attn_pool): silc export writes them")
-    depths = {"visual.trunk.blocks": vision.depth, "text.transformer.resblocks": text.layers}
+        raise ValueError(f"{where} holds no attention-pooled ViT (visual.trunk.attn_pool), which silc export writes")
+    depths = {"visual.trunk.blocks": model.vision.depth, "text.transformer.resblocks": model.text.depth}
     for stem, depth in depths.items():
         found = len({name.removeprefix(stem).split(".")[1] for name in weights if name.startswith(stem + ".")})
         if found != depth:
-            raise ValueError(f"{folder}: {WEIGHTS} has {found} blocks {stem}, {CONFIG} describes {depth}: export again")
-    for tower in (vision, text):
+            raise ValueError(
+                f"{where}: the weights have {found} blocks {stem}, the configuration has {depth}; they are not of one "
+                "model"
+            )
+    for tower in (model.vision, model.text):
         if tower.width % tower.heads:
-            raise ValueError(f"{folder}: {tower.heads} heads do not divide a width of {tower.width}: export again")
-    if vision.image_size % vision.patch_size:
-        raise ValueError(
-            f"{folder}: patches of {vision.patch_size} px do not divide {vision.image_size} px: export again"
-        )
+            raise ValueError(f"{where}: {tower.heads} heads do not divide a width of {tower.width}")
+    if model.vision.image_size % model.vision.patch_size:
+        raise ValueError(f"{where}: patches of {model.vision.patch_size} px do not divide {model.vision.image_size} px")
+
+
+def _check_scale(folder: Path, weights: Mapping[str, Tensor]) -> None:
+    if "logit_scale" not in weights:
+        raise ValueError(f"{folder}: {WEIGHTS} has no logit_scale: export again")
     for name in ("logit_scale", "logit_bias"):
         if name in weights and weights[name].shape != ():
             raise ValueError(f"{folder}: {name} has shape {list(weights[name].shape)}, not []: export again")
-    if "logit_scale" not in weights:
-        raise ValueError(f"{folder}: {WEIGHTS} has no logit_scale: export again")

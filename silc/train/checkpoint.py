@@ -182,7 +182,7 @@ def load_config_and_scale(path: Path) -> tuple[Config, LogitScale]:
             max_scale=objective.max_scale,
         )
         scale.load_state_dict(trainer["scale"])
-    except (OSError, EOFError, RuntimeError, KeyError, TypeError, UnpicklingError) as error:
+    except (OSError, EOFError, RuntimeError, KeyError, TypeError, AttributeError, UnpicklingError) as error:
         raise ValueError(f"{file} is damaged ({str(error).partition(chr(10))[0]}); take an older checkpoint") from None
     return config, scale
 

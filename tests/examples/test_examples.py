@@ -54,7 +54,7 @@ def test_every_example_is_run():
 @command("train_in_python")
 def test_training(folder, said):
     assert said["error"] is None, said["error"]
-    assert "silc.Model(student, ViT of 4 blocks" in said["output"]
+    assert "Model(student, ViT of 4 blocks" in said["output"]
     assert "zeroshot_classification" in (folder / "runs/sample/evaluation.json").read_text()
 
 
