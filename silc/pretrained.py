@@ -43,9 +43,9 @@ def load(
         dtype: of the weights and of the forward pass: float32, bfloat16 or float16. Features are float32 in any case.
 
     Raises:
-        ValueError: no such folder or device, a folder that is not of these kinds, a damaged file, a checkpoint without a teacher, or
-            weights that do not fit the configuration. No file is executed: weights are read from safetensors, and by
-            torch.load with weights_only.
+        ValueError: no such folder or device, a folder that is not of these kinds, a damaged file, a checkpoint without
+            a teacher, or weights that do not fit the configuration. No file is executed: weights are read from
+            safetensors, and by torch.load with weights_only.
     """
     folder = Path(path)
     if model not in get_args(Name):
