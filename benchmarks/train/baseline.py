@@ -32,6 +32,7 @@ from silc.config import Config
 from silc.data.batch import Batch
 from silc.model import LogitScale, SilcModel, build
 from silc.model.export import export, timm_name
+from silc.model.timm_tower import tower_name
 from silc.train.engine import precision
 from silc.train.schedule import learning_rate
 
@@ -231,7 +232,7 @@ def _open_clip_model(ours: SilcModel, config: Config, folder: Path) -> nn.Module
     """open_clip's CustomTextCLIP with our weights, its image tower open to crops of any size."""
     export(ours.state_dict(), LogitScale.of(config.objective), config, folder)
     model = open_clip.create_model(f"local-dir:{folder}")
-    name = timm_name(config.model.vision) or f"local-dir:{folder.resolve() / 'vision'}"
+    name = timm_name(config.model.vision) or tower_name(config.model.vision)
     trunk = timm.create_model(name, num_classes=0, dynamic_img_size=True)
     trunk.load_state_dict(model.visual.trunk.state_dict())
     model.visual.trunk = trunk

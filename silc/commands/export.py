@@ -10,23 +10,29 @@ model, _, preprocess = open_clip.create_model_and_transforms("local-dir:/absolut
 
 from __future__ import annotations
 
+import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from silc.commands.common import Parser, passive_threads
+from silc.commands.common import MISTAKE, Parser, passive_threads
 
 PROG = "silc export"
+
+
+def parse(argv: Sequence[str]) -> argparse.Namespace:
+    """Command line. Mistakes end with a message and status 2."""
+    parser = Parser(PROG, __doc__)
+    parser.add_argument("checkpoint", type=Path, help="run folder (its newest checkpoint) or checkpoint folder")
+    parser.add_argument("out", type=Path, help="folder to write, made if missing; an earlier export is replaced")
+    parser.add_argument("--teacher", action="store_true", help="teacher's image tower, student's text tower")
+    return parser.parse_args(list(argv))
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry point. Returns the exit status: 2 for a user's mistake."""
     passive_threads()
-    parser = Parser(PROG, __doc__)
-    parser.add_argument("checkpoint", type=Path, help="run folder (its newest checkpoint) or checkpoint folder")
-    parser.add_argument("out", type=Path, help="folder to write, made if missing; an earlier export is replaced")
-    parser.add_argument("--teacher", action="store_true", help="teacher's image tower, student's text tower")
-    args = parser.parse_args(sys.argv[1:] if argv is None else list(argv))
+    args = parse(sys.argv[1:] if argv is None else argv)
     from safetensors import SafetensorError
 
     from silc.model.load_export import is_export
@@ -36,13 +42,18 @@ def main(argv: Sequence[str] | None = None) -> int:
         if args.out.is_dir() and any(args.out.iterdir()) and not is_export(args.out):
             raise ValueError(f"{args.out} holds other files and no earlier export; give a new folder")
         path = find(args.checkpoint)
-        export_open_clip(path, args.out, teacher=args.teacher)
+        call = export_open_clip(path, args.out, teacher=args.teacher)
     except (OSError, SafetensorError) as error:
-        parser.error(f"{args.checkpoint} cannot be exported to {args.out}: {error}")
+        return _refused(f"{args.checkpoint} cannot be exported to {args.out}: {error}")
     except ValueError as error:
-        parser.error(str(error))
-    print(f"{path} -> open_clip.create_model('local-dir:{args.out.resolve()}')")
+        return _refused(str(error))
+    print(f"{path} -> {call}")
     return 0
+
+
+def _refused(message: str) -> int:
+    print(f"{PROG}: {message}", file=sys.stderr)
+    return MISTAKE
 
 
 if __name__ == "__main__":

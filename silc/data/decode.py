@@ -58,6 +58,11 @@ def decode_picture(data: bytes | None, max_pixels: int) -> Tensor:
         raise Unreadable("undecodable picture") from None
 
 
+def image_pixels(image: Image.Image) -> Tensor:
+    """RGB pixels of an opened image, uint8 [H, W, 3], by the same rules. Raises Unreadable, OSError."""
+    return torch.from_numpy(np.array(_rgb(image)))
+
+
 def _rgb(image: Image.Image) -> Image.Image:
     """Pillow's own conversion clips deep greys, which makes them white, and shows what lies under transparency."""
     if image.mode == "I" or image.mode.startswith("I;16"):

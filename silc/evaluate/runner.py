@@ -22,6 +22,7 @@ from silc.evaluate.datasets import EvalData
 from silc.evaluate.sharding import Job, Metric, TimedOut
 from silc.evaluate.tasks import TASKS
 from silc.evaluate.towers import Towers
+from silc.files import write_text
 
 
 @dataclass(frozen=True)
@@ -158,6 +159,4 @@ def write_json(results: Sequence[Result], step: int | None, config: Config, path
         for result in results
     ]
     kept = {"step": step, "results": rows, "eval": config_io.to_dict(config)["eval"]}
-    beside = path.with_suffix(".json.part")
-    beside.write_text(json.dumps(kept, indent=1, allow_nan=False) + "\n", encoding="utf-8")
-    beside.replace(path)
+    write_text(path, json.dumps(kept, indent=1, allow_nan=False) + "\n")

@@ -63,6 +63,16 @@ class Towers:
         total = torch.stack([self.texts([template.format(name) for name in names]) for template in templates]).sum(0)
         return F.normalize(total, dim=-1)
 
+    @property
+    def model(self) -> SilcModel:
+        """The weights."""
+        return self._model
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        """Texts -> int64 [texts, context length]."""
+        return self._tokenizer
+
 
 def build_towers(
     config: Config,

@@ -22,6 +22,7 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -33,7 +34,8 @@ from silc.config import Config
 from silc.config_io import read_config, to_yaml
 from silc.distributed import barrier, broadcast_object
 from silc.errors import RunStopped
-from silc.model.export import export
+from silc.files import replacing, write_text
+from silc.model.export import export, loading_call
 from silc.model.scale import LogitScale
 from silc.text import plural
 
@@ -64,18 +66,18 @@ def save(run: Path, state: TrainState, config: Config) -> Path:
         trainer = {"format": FORMAT, "world_size": world.size, **state.state_dict()}
         barrier()
         if world.main:
-            save_file(student, draft / "student.safetensors")
+            with replacing(draft / "student.safetensors") as file:
+                save_file(student, file)
             if average:
-                save_file({k: v.cpu().contiguous() for k, v in average.items()}, draft / "teacher.safetensors")
+                with replacing(draft / "teacher.safetensors") as file:
+                    save_file({k: v.cpu().contiguous() for k, v in average.items()}, file)
             torch.save(trainer, draft / "trainer.pt")
             (draft / "config.yaml").write_text(to_yaml(config), encoding="utf-8")
             files = {str(p.relative_to(draft)): p.stat().st_size for p in sorted(draft.rglob("*")) if p.is_file()}
-            (draft / "manifest.json").write_text(
-                json.dumps({"format": FORMAT, "step": step, "files": files}, indent=1), encoding="utf-8"
-            )
+            write_text(draft / "manifest.json", json.dumps({"format": FORMAT, "step": step, "files": files}, indent=1))
             shutil.rmtree(final, ignore_errors=True)
             # Before the renaming: a job that ends between the two leaves a name without a folder, which is passed over.
-            (final.parent / "latest").write_text(final.name + "\n", encoding="utf-8")
+            write_text(final.parent / "latest", final.name + "\n")
             draft.rename(final)
             for old in _whole(final.parent)[: -config.train.keep_checkpoints]:
                 shutil.rmtree(old)
@@ -119,8 +121,8 @@ def verify(path: Path) -> Path:
     """Check a checkpoint against its manifest. Raises ValueError naming the first file that differs."""
     manifest = path / "manifest.json"
     try:
-        files = json.loads(manifest.read_text(encoding="utf-8"))["files"]
-    except (OSError, ValueError, KeyError, TypeError):
+        files = dict(json.loads(manifest.read_text(encoding="utf-8"))["files"])
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         raise ValueError(f"{manifest} is damaged; take an older checkpoint") from None
     for name, size in files.items():
         found = (path / name).stat().st_size if (path / name).is_file() else None
@@ -166,27 +168,43 @@ def load_weights(path: Path, name: str) -> dict[str, Tensor]:
     file = path / f"{name}.safetensors"
     if not file.is_file():
         raise ValueError(f"checkpoint {path} has no {name} weights ({file.name})")
-    return load_file(file)
+    try:
+        return load_file(file)
+    except SafetensorError as error:
+        raise ValueError(f"{file} is damaged ({error}); take an older checkpoint") from None
 
 
-def export_open_clip(path: Path, out: Path, *, teacher: bool = False) -> None:
+def load_teacher_tower(path: Path) -> dict[str, Tensor]:
+    """Whole fp32 weights of the teacher's image tower, on the CPU. Raises ValueError when the checkpoint has none."""
+    tower = {name: value for name, value in load_weights(path, "teacher").items() if name.startswith("visual.")}
+    if not tower:
+        raise ValueError(f"checkpoint {path}: a head-only EMA teacher has no image tower of its own; take the student")
+    return tower
+
+
+def load_config_and_scale(path: Path) -> tuple[Config, LogitScale]:
+    """A checkpoint's configuration, and the scale and bias of its contrastive logits. Raises ValueError if damaged."""
+    config, file = load_config(path), path / "trainer.pt"
+    scale = LogitScale.of(config.objective)
+    try:
+        scale.load_state_dict(torch.load(file, map_location="cpu", weights_only=True)["scale"])
+    except (OSError, EOFError, RuntimeError, KeyError, TypeError, AttributeError, UnpicklingError) as error:
+        raise ValueError(f"{file} is damaged ({str(error).partition(chr(10))[0]}); take an older checkpoint") from None
+    return config, scale
+
+
+def export_open_clip(path: Path, out: Path, *, teacher: bool = False) -> str:
     """Write a checkpoint as an open_clip folder: the student, or the teacher's image tower with the student's text
     tower.
 
-    Raises ValueError when the checkpoint has no such weights.
+    Returns the Python that loads it. Raises ValueError when the checkpoint has no such weights.
     """
-    config = load_config(path)
-    scale = LogitScale.of(config.objective)
-    scale.load_state_dict(torch.load(path / "trainer.pt", map_location="cpu", weights_only=True)["scale"])
+    config, scale = load_config_and_scale(path)
     weights = load_weights(path, "student")
     if teacher:
-        image = {name: value for name, value in load_weights(path, "teacher").items() if name.startswith("visual.")}
-        if not image:
-            raise ValueError(
-                f"checkpoint {path}: a head-only EMA teacher has no image tower of its own; export the student"
-            )
-        weights |= image
+        weights |= load_teacher_tower(path)
     export(weights, scale, config, out)
+    return loading_call(config, out.resolve())
 
 
 def newest(run: Path) -> Path | None:

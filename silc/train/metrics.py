@@ -11,6 +11,7 @@ from typing import Any
 
 from silc.config import Config
 from silc.config_io import to_dict
+from silc.files import write_text
 from silc.train.plan.gpus import gpu_of_device
 
 
@@ -84,9 +85,7 @@ def drop_later_rows(path: Path, step: int) -> None:
                 kept.append(line + "\n")
         except json.JSONDecodeError:
             break
-    draft = path.with_suffix(".tmp")
-    draft.write_text("".join(kept), encoding="utf-8")
-    draft.replace(path)
+    write_text(path, "".join(kept))
 
 
 def _plain(value: Any) -> Any:

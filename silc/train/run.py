@@ -117,8 +117,8 @@ def _export(trainer: Trainer, path: Path) -> None:
     """The student as an open_clip model beside the checkpoints (main rank)."""
     if trainer.world.main:
         out = trainer.folder / "open_clip"
-        checkpoint.export_open_clip(path, out)
-        print(f"student for open_clip.create_model('local-dir:{out}')", flush=True)
+        call = checkpoint.export_open_clip(path, out)
+        print(f"student for open_clip: {call}", flush=True)
     barrier()
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import stat
 from pathlib import Path
 
 import pytest
@@ -92,6 +94,18 @@ def test_a_state_comes_back_whole_from_this_format_and_the_one_before(tmp_path: 
     assert state.counters == Counters(12, position=96, skipped_samples=3)
     torch.testing.assert_close(state.state_dict(), saved.state_dict(), rtol=0, atol=0)
     assert checkpoint.load_config(path) == config
+
+
+@pytest.mark.parametrize("umask", [0o022, 0o027], ids=["022", "027"])
+def test_files_have_the_permissions_of_the_umask(tmp_path: Path, umask: int) -> None:
+    before = os.umask(umask)
+    try:
+        path = save(tmp_path, 1, teacher=StandIn())
+    finally:
+        os.umask(before)
+    files = [file for file in path.parent.rglob("*") if file.is_file()]
+    assert len(files) == 7  # six and `latest`
+    assert {stat.S_IMODE(file.stat().st_mode) for file in files} == {0o666 & ~umask}
 
 
 def test_without_a_teacher_there_are_no_teacher_weights(tmp_path: Path) -> None:
