@@ -55,6 +55,7 @@ FLOORS = {
     "silc.config_io": 0,
     "silc.distributed": 0,
     "silc.errors": 0,
+    "silc.text": 0,
     "silc.model": 1,
     "silc.data": 1,
     "silc.objective": 2,
