@@ -47,7 +47,7 @@ from train_worker import StepTime  # noqa: E402
 from silc import config_io  # noqa: E402
 from silc.config import Config, validate  # noqa: E402
 from silc.data import build_loader  # noqa: E402
-from silc.data.sample_set.rendered import default_root, ensure_sample  # noqa: E402
+from silc.data.sample_set.cache import default_root, ensure_sample  # noqa: E402
 from silc.train.engine import precision  # noqa: E402
 from silc.train.estimate import step_flops  # noqa: E402
 

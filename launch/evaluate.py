@@ -139,7 +139,7 @@ def find_data(config: Config, args: argparse.Namespace, world: World) -> EvalDat
 
     The sample set is the data of a run on the sample set; an export does not tell what it was trained on.
     """
-    from silc.data.sample_set.rendered import default_root
+    from silc.data.sample_set.cache import default_root
     from silc.evaluate.datasets import needs_default, resolve_data, sample_set
     from silc.model.load_export import is_export
 

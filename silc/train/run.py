@@ -11,7 +11,7 @@ import traceback
 from pathlib import Path
 
 from silc.config import Config, validate
-from silc.data.sample_set.rendered import default_root
+from silc.data.sample_set.cache import default_root
 from silc.distributed import barrier, broadcast_object, init
 from silc.errors import STOPPED_BY_SIGNAL, RunInterrupted, RunStopped, speaks
 from silc.evaluate import runner as suite

@@ -21,7 +21,7 @@ from silc.evaluate.report import examples as exhibits
 from silc.evaluate.report import output
 from silc.evaluate.report import page as report
 
-from .conftest import NAMES, Memory, random_pictures
+from .conftest import NAMES, Memory, random_images
 
 LONG = "averyveryverylongwordwithoutablankthatnobreakcanbefoundin" * 3 + " <script>alert(1)</script>"
 PHONE = 360
@@ -35,7 +35,7 @@ def page(config, model, towers, world, segmented, tmp_path) -> Path:
     """A report with every section, of a model with a long name for a class."""
     config.eval.short_side, config.eval.window, config.eval.stride = 32, 16, 16
     names = (*NAMES[:-1], LONG)
-    split = Memory(random_pictures(20), [n % 7 for n in range(20)], [[f"{names[n % 7]} {n}"] for n in range(20)])
+    split = Memory(random_images(20), [n % 7 for n in range(20)], [[f"{names[n % 7]} {n}"] for n in range(20)])
     known = DataSet(LONG, names, split)
     data = EvalData(known, known, segmented)
     tasks = ["zeroshot_classification", "retrieval", "zeroshot_segmentation"]
@@ -95,7 +95,7 @@ class Untouchable:
 
 
 def test_only_tasks_that_were_measured_are_shown(config, towers, world):
-    split = Memory(random_pictures(4), captions=[[f"picture {n}"] for n in range(4)])
+    split = Memory(random_images(4), captions=[[f"picture {n}"] for n in range(4)])
     known = DataSet("x", NAMES, split)
     results = suite.evaluate(config, [towers], EvalData(None, known, None), ["retrieval"], world, strict=True)
     shown = exhibits.collect(config, [towers], EvalData(Untouchable(), known, Untouchable()), results)
@@ -106,7 +106,7 @@ def test_only_tasks_that_were_measured_are_shown(config, towers, world):
 def test_what_cannot_be_shown_is_left_out_with_a_reason(config, towers, segmented, tmp_path):
     """The figures stand, the page is written, and it says what is missing."""
     config.eval.short_side, config.eval.window, config.eval.stride = 32, 16, 16
-    cut = Memory(segmented.test._pictures, masks=[mask[:20] for mask in segmented.test._masks])
+    cut = Memory(segmented.test._images, masks=[mask[:20] for mask in segmented.test._masks])
     lost = Memory([None, None], labels=[0, 1])
     data = EvalData(DataSet("lost", NAMES, lost), None, DataSet("cut", segmented.classes, cut))
     results = [
@@ -115,7 +115,7 @@ def test_what_cannot_be_shown_is_left_out_with_a_reason(config, towers, segmente
     ]
     shown = exhibits.collect(config, [towers], data, results)
     assert [line.split(":")[0] for line in shown.left_out] == ["classified pictures", "segmented pictures"]
-    assert "the mask of memory/0 is 32 x 20 pixels, its picture 32 x 32" in shown.left_out[1]
+    assert "the mask of memory/0 is 32 x 20 pixels, its image 32 x 32" in shown.left_out[1]
     assert len(shown.features) == 8
     shown = exhibits.collect(config, [towers], EvalData(data.classification, None, None), results[:1])
     assert shown.left_out[1] == "patch features: in memory: none of the pictures to show can be read"
@@ -235,7 +235,7 @@ def test_the_worst_classes_are_the_ones_missed_most():
 
 
 def test_the_sheet_is_written_with_captions_or_else_classes(config, towers, segmented, tmp_path):
-    pictures = random_pictures(5)
+    pictures = random_images(5)
     captioned = DataSet("x", NAMES, Memory(pictures, captions=[[f"thing {n}"] for n in range(5)]))
     labelled = DataSet("x", NAMES, Memory(pictures, labels=[0, 1, 2, 3, 4]))
     for data in (EvalData(None, captioned, None), EvalData(labelled, None, None)):

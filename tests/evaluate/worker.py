@@ -17,14 +17,14 @@ import torch.distributed as dist
 from silc.config import Config, DataConfig, EvalConfig, HeadConfig, ModelConfig, TextConfig, ViewsConfig, VisionConfig
 from silc.data.splits import DataSet
 from silc.distributed import World
-from silc.evaluate import runner as suite
+from silc.evaluate import runner
 from silc.evaluate.datasets import EvalData
 from silc.evaluate.report import examples as exhibits
 from silc.evaluate.sharding import Job, TimedOut
 from silc.evaluate.tasks import TASKS
 from silc.evaluate.towers import build_towers
 from silc.model import build
-from tests.evaluate.conftest import NAMES, Memory, random_pictures
+from tests.evaluate.conftest import NAMES, Memory, random_images
 
 
 def configuration() -> Config:
@@ -43,15 +43,15 @@ def configuration() -> Config:
 
 
 def data() -> EvalData:
-    """Eleven test pictures (an odd number, one of them broken) and nine to fit to."""
+    """Eleven test images (an odd number, one of them broken) and nine to fit to."""
     generator = torch.Generator().manual_seed(0)
 
     def split(count: int, seed: int) -> Memory:
-        pictures = random_pictures(count, 16, 24, seed)
-        pictures[5] = None
+        images = random_images(count, 16, 24, seed)
+        images[5] = None
         masks = [torch.randint(-1, 7, (16, 24), generator=generator) for _ in range(count)]
         captions = [[f"thing {n % 4}", f"thing {n} of {seed}"] for n in range(count)]
-        return Memory(pictures, [n % 7 for n in range(count)], captions, masks)
+        return Memory(images, [n % 7 for n in range(count)], captions, masks)
 
     known = DataSet("noise", NAMES, split(11, 0), split(9, 1))
     return EvalData(known, known, known)
@@ -66,9 +66,9 @@ def main() -> None:
     student, other = build(config), build(config)
     average = {name: value + 0.01 for name, value in other.state_dict().items()}
     models = build_towers(config, student.state_dict(), average, world.device, torch.float32)
-    results = suite.evaluate(config, models, data(), list(TASKS), world, strict=True)
+    results = runner.evaluate(config, models, data(), list(TASKS), world, strict=True)
     skipped = sorted({key for result in results for key, _ in result.skipped})
-    found = {"metrics": suite.scalars(results), "skipped": skipped, "ended": []}
+    found = {"metrics": runner.scalars(results), "skipped": skipped, "ended": []}
     for seconds, error in ((0.0, None), (60.0, ValueError("the last rank says so"))):
         config.eval.timeout_minutes = seconds / 60 + 1e-9 if rank == size - 1 else 1.0
         job = Job(config, world, "a task, student")

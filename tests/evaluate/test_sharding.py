@@ -1,4 +1,4 @@
-"""One process and two find the same; what one rank runs into, all ranks say."""
+"""One process and two find the same; what one rank runs into, all ranks report."""
 
 from __future__ import annotations
 
@@ -39,26 +39,26 @@ def found(tmp_path_factory) -> dict[int, list[dict]]:
     return {size: [read(size, rank) for rank in range(size)] for size in (1, 2)}
 
 
-def test_one_process_and_two_find_identical_figures(found):
+def test_one_process_and_two_measure_identical_metrics(found):
     alone = found[1][0]["metrics"]
     for name in TASKS:
         for model in ("student", "teacher"):
-            assert any(figure.startswith(f"eval/{name}/{model}/") for figure in alone), name
+            assert any(metric.startswith(f"eval/{name}/{model}/") for metric in alone), name
     assert found[2][0]["metrics"] == alone
     assert found[2][1]["metrics"] == alone
 
 
-def test_student_and_teacher_are_told_apart(found):
+def test_student_and_teacher_are_measured_separately(found):
     alone = found[1][0]["metrics"]
     own = {name: value for name, value in alone.items() if "/student/" in name}
     assert any(value != alone[name.replace("/student/", "/teacher/")] for name, value in own.items())
 
 
-def test_unreadable_pictures_of_all_ranks_are_known_to_all(found):
+def test_unreadable_images_of_all_ranks_are_known_to_all(found):
     assert {tuple(rank["skipped"]) for ranks in found.values() for rank in ranks} == {("memory/5",)}
 
 
-def test_what_one_rank_runs_into_all_ranks_say(found):
+def test_what_one_rank_runs_into_all_ranks_report(found):
     for rank in found[2]:
         late, wrong = rank["ended"]
         assert late.startswith("TimedOut: a task, student took longer than eval.timeout_minutes=")
