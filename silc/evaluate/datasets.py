@@ -100,7 +100,7 @@ def resolve_data(config: Config, sample: SampleSet | None, tasks: Sequence[str] 
 
 def _check_readable(split: Split) -> None:
     """Raises ValueError for a split without a single image that can be read."""
-    last = "there is none"
+    last = "the split is empty"
     for index in range(len(split)):
         try:
             split.image(index)

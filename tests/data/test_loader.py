@@ -220,7 +220,7 @@ def skipping(used: int, skipped: int) -> Batch:
 
 def test_too_many_skips_end_the_run():
     guard = SkipGuard(0.1)
-    guard.update(skipping(10, int(0.1 * FEWEST)))  # more than a tenth, but too early to tell
+    guard.update(skipping(10, int(0.1 * FEWEST)))  # more than a tenth, but of too few samples
     with pytest.raises(
         RunStopped, match=r"skipped 26 of the last 46 samples .*empty caption: 26.*data\.max_skipped=0\.1"
     ):

@@ -1,4 +1,4 @@
-"""Scenes: the mask, boxes and caption say what the image holds."""
+"""Scenes: the mask, boxes and caption describe what the image shows."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ COLOURS = ((255, 0, 0), (0, 255, 0), (0, 0, 255), (0, 0, 0))
 
 
 def blocks(count: int, shape: tuple[int, int] = (40, 24)) -> list[Drawing]:
-    """Opaque rectangles of one saturated colour each: a pixel's colour tells whose it is."""
+    """Opaque rectangles of one saturated colour each: a pixel's colour identifies its object."""
     return [
         Drawing(np.full((*shape, 4), (*COLOURS[i], 255), np.uint8), concept_id=10 * i, name=NAMES[i], artist="x")
         for i in range(count)

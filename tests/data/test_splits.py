@@ -45,7 +45,7 @@ def test_a_split_by_number(write_shards, make_config):
     assert len(split) == 7
     assert split.has == {"labels", "captions", "masks"}
     assert [split.key(n) for n in (0, 6)] == ["000/0000", "001/0003"]
-    assert [split.label(n) for n in range(7)] == [None, 1, 2, None, 1, 3, 3]  # cls stands before the json
+    assert [split.label(n) for n in range(7)] == [None, 1, 2, None, 1, 3, 3]  # cls has precedence over the json
     assert split.captions(4) == ["one 1", "two"]
     assert torch.equal(split.image(6), decode_image(images[1, 3], 10**6))
     assert torch.equal(split.mask(6), torch.full((4, 5), 2))

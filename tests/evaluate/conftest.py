@@ -26,13 +26,13 @@ NAMES = tuple(f"thing {number}" for number in range(7))
 
 
 class Memory:
-    """A split whose images are given; None stands for one that cannot be read."""
+    """A split of given images; None: one that cannot be read."""
 
     def __init__(self, images, labels=None, captions=None, masks=None, title="in memory") -> None:
         self.title = title
         self._images, self._labels, self._captions, self._masks = images, labels, captions, masks
         known = {"labels": labels, "captions": captions, "masks": masks}
-        self.has = frozenset(name for name, there in known.items() if there is not None)
+        self.has = frozenset(name for name, values in known.items() if values is not None)
 
     def __len__(self) -> int:
         return len(self._images)

@@ -84,7 +84,7 @@ def test_the_task(config, towers, job, data):
     assert list(found) == expected
     assert found["knn_1shot"].chance == pytest.approx(1 / 3)
     assert found["knn_1shot_std"].chance is None
-    assert found["ridge_4shot"].value == 1.0  # colours are easily told apart
+    assert found["ridge_4shot"].value == 1.0  # the colours are easy to separate
     assert found["knn_50shot_std"].value == 0.0  # every draw takes all images
     assert any("3 classes have fewer than 50 training images" in note for note in job.notes)
 

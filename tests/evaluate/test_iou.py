@@ -32,7 +32,7 @@ def test_it_equals_scikit_learn_and_torchmetrics(classes, pixels, ignored, seed)
     every = np.arange(classes)
     assert np.array_equal(matrix.numpy(), sklearn.metrics.confusion_matrix(truth[kept], guess[kept], labels=every))
 
-    met = np.union1d(truth[kept], guess[kept])  # a class neither there nor guessed has no part
+    met = np.union1d(truth[kept], guess[kept])  # a class that is neither in the truth nor guessed has no part
     jaccard = sklearn.metrics.jaccard_score(truth[kept], guess[kept], labels=met, average=None, zero_division=0)
     found = iou.per_class(matrix).numpy()
     assert np.allclose(found[met], jaccard)

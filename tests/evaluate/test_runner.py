@@ -102,7 +102,7 @@ def test_a_split_without_a_readable_image_says_why(config, towers, world):
 
 
 def test_a_metric_without_a_value_is_left_out(config, towers, world, data, monkeypatch, tmp_path):
-    """As the mean IoU of unseen classes of which no pixel is there and none is guessed."""
+    """For example the mean IoU of unseen classes, when no pixel has or is guessed to have one."""
     values = [runner.Metric("seen_miou", 0.5, 0.1), runner.Metric("unseen_miou", float("nan"), 0.0)]
     task = replace(TASKS["retrieval"], run=lambda model, data, job: iter(values))
     monkeypatch.setitem(TASKS, "retrieval", task)

@@ -1,4 +1,4 @@
-"""The segmentation tasks: against the same arithmetic written out, and on squares that any colour tells apart."""
+"""The segmentation tasks: against the same arithmetic written out, and on squares whose colour is their class."""
 
 from __future__ import annotations
 
