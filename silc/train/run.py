@@ -11,17 +11,17 @@ import os
 import sys
 import time
 import traceback
+from collections.abc import Sequence
 from pathlib import Path
 
 from silc.config import Config
 from silc.config_rules import validate
-from silc.data.sample_set.rendered import default_root
+from silc.data.sample_set.cache import default_root
 from silc.distributed import barrier, broadcast_object, init
 from silc.errors import STOPPED_BY_SIGNAL, RunInterrupted, RunStopped, defer_to_first_rank
-from silc.evaluate import runner as suite
+from silc.evaluate import runner
 from silc.evaluate.datasets import EvalData
-from silc.evaluate.report import examples as exhibits
-from silc.evaluate.report import output
+from silc.evaluate.report import examples, output
 from silc.evaluate.towers import Towers, build_towers
 from silc.text import plural
 from silc.train import checkpoint, sources
@@ -44,7 +44,7 @@ def train(config: Config) -> int:
         print(f"silc train: {error}", file=sys.stderr)
         return 2
     try:
-        _finish(trainer, data)
+        _finish(trainer, data, sys.argv)
     except RunInterrupted as stop:
         if trainer.world.main:
             print(f"stopped by {stop}", flush=True)
@@ -56,8 +56,10 @@ def train(config: Config) -> int:
     return 0
 
 
-def run(config: Config) -> Path:
+def run(config: Config, command: Sequence[str]) -> Path:
     """Train, save, export and evaluate as :func:`train` does, for callers in Python. Returns the run folder.
+
+    command: the words of a command that does the same; the report shows it.
 
     Raises:
         ValueError: a mistake in the configuration or the data, before training starts and anything is written.
@@ -65,7 +67,7 @@ def run(config: Config) -> Path:
         RunInterrupted: a signal asked for the end; a checkpoint is written.
     """
     trainer, data = _prepare(config)
-    _finish(trainer, data)
+    _finish(trainer, data, command)
     return trainer.folder
 
 
@@ -81,13 +83,13 @@ def _prepare(config: Config) -> tuple[Trainer, EvalData | None]:
     return start(config, world, shards, folder), data
 
 
-def _finish(trainer: Trainer, data: EvalData | None) -> None:
+def _finish(trainer: Trainer, data: EvalData | None, command: Sequence[str]) -> None:
     """Everything from the first step on. Raises RunStopped or RunInterrupted."""
     try:
         path = _train(trainer, data)
         _export(trainer, path)
         if data is not None:
-            _evaluate_last(trainer, data)
+            _evaluate_last(trainer, data, command)
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
@@ -101,7 +103,7 @@ def _finish(trainer: Trainer, data: EvalData | None) -> None:
 def _train(trainer: Trainer, data: EvalData | None) -> Path:
     """The last checkpoint."""
     started, batch = time.perf_counter(), trainer.config.train.global_batch
-    counters = trainer.run(None if data is None else lambda: _evaluate(trainer, data, last=False))
+    counters = trainer.run(None if data is None else lambda: _evaluate(trainer, data, trainer.config.eval.during))
     path = trainer.save()
     if trainer.world.main:
         minutes = (time.perf_counter() - started) / 60
@@ -122,10 +124,13 @@ def _export(trainer: Trainer, path: Path) -> None:
     barrier()
 
 
-def _evaluate_last(trainer: Trainer, data: EvalData) -> None:
+def _evaluate_last(trainer: Trainer, data: EvalData, command: Sequence[str]) -> None:
     """Raises RunStopped for whatever goes wrong: the training is done, its checkpoint and export are whole."""
     try:
-        _evaluate(trainer, data, last=True)
+        results = _evaluate(trainer, data, trainer.config.eval.after)
+        if trainer.world.main:
+            _show(trainer, data, *results, command)
+        barrier()
     except Exception as error:
         traceback.print_exc()
         raise RunStopped(
@@ -134,21 +139,19 @@ def _evaluate_last(trainer: Trainer, data: EvalData) -> None:
         ) from error
 
 
-def _evaluate(trainer: Trainer, data: EvalData, *, last: bool) -> None:
-    """Metrics to the terminal, the log and evaluation.json; after the last step also the images (collective)."""
+def _evaluate(trainer: Trainer, data: EvalData, tasks: Sequence[str]) -> tuple[list[Towers], list[runner.Result]]:
+    """Metrics to the terminal, the log and evaluation.json (collective). Returns the models, and what was measured."""
     config, world = trainer.config, trainer.world
     models = _towers(trainer)
-    tasks = config.eval.after if last else config.eval.during
-    results = suite.evaluate(config, models, data, tasks, world, strict=False)
+    results = runner.evaluate(config, models, data, tasks, world, strict=False)
     if world.main:
         step, folder = trainer.state.counters.step, trainer.folder
-        print(f"evaluation at step {step}\n{suite.table(results, data, tasks)}", flush=True)
+        print(f"evaluation at step {step}\n{runner.table(results, data, tasks)}", flush=True)
         if trainer.log is not None:
-            trainer.log.write(step, suite.scalars(results))
-        suite.write_json(results, step, config, folder / "evaluation.json")
-        if last:
-            _show(config, models, data, results, step, folder)
+            trainer.log.write(step, runner.scalars(results))
+        runner.write_json(results, step, config, folder / "evaluation.json")
     barrier()
+    return models, results
 
 
 def _towers(trainer: Trainer) -> list[Towers]:
@@ -159,18 +162,20 @@ def _towers(trainer: Trainer) -> list[Towers]:
 
 
 def _show(
-    config: Config, models: list[Towers], data: EvalData, results: list[suite.Result], step: int, folder: Path
+    trainer: Trainer, data: EvalData, models: list[Towers], results: list[runner.Result], command: Sequence[str]
 ) -> None:
+    """The contact sheet and the report (main rank)."""
+    config, folder, step = trainer.config, trainer.folder, trainer.state.counters.step
     if config.eval.contact_sheet:
         title = f"{folder}, step {step}: held-out images and what is closest"
         try:
             if output.sheet(config, models[0], data, title, folder / "held_out.png"):
                 print(f"held-out images with their top captions: {folder / 'held_out.png'}", flush=True)
-        except exhibits.FAILURES as error:
+        except examples.FAILURES as error:
             print(f"no sheet of held-out images was made: {error}", flush=True)
     if config.eval.report:
         title = f"SILC: {folder}, step {step}"
-        path = output.report(config, models, data, results, title, run=folder, folder=folder)
+        path = output.report(config, models, data, results, title, run=folder, folder=folder, argv=command)
         print(f"report: {path}", flush=True)
 
 

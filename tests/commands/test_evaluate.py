@@ -150,7 +150,7 @@ def test_nothing_measured_leaves_earlier_results(evaluate, here, one_rank, tmp_p
     (tmp_path / "evaluation.json").write_text("earlier")
     status, _, err = evaluate(one_rank.folder, "--tasks=fewshot", "--out", tmp_path)
     assert status == 2
-    assert "nothing was measured: fewshot is left out: eval.shards has no train" in err
+    assert "nothing was measured: fewshot is left out: eval.shards has no training split" in err
     words = ["--tasks=retrieval", "eval.timeout_minutes=1e-9", "--out", tmp_path]
     status, out, _ = evaluate(one_rank.folder, *words)
     assert status == 1
@@ -191,14 +191,14 @@ def test_a_task_that_gives_up_is_status_1(evaluate, here, one_rank, tmp_path):
         (["RUN", "eval.window=12"], ["eval.window=12", "patch_size=8", "take 16"]),
         (["RUN", "--preset=silc_vit_b16"], ["is not of preset silc_vit_b16", "model.vision.image_size is 16", "256"]),
         (["RUN", "--preset=nothing"], ["no preset 'nothing'"]),
-        (["RUN", "eval.segmentation=ade20k:TMP/absent"], ["TMP/absent is no folder"]),
-        (["RUN", "eval.segmentation=SQUARES"], ["no LAYOUT:FOLDER"]),
+        (["RUN", "eval.segmentation=ade20k:TMP/absent"], ["TMP/absent is not a folder"]),
+        (["RUN", "eval.segmentation=SQUARES"], ["not of the form LAYOUT:FOLDER"]),
         (["RUN", "eval.segmentation=ade20k:SQUARES", "CUT"], ["has class 199", "names 150"]),
         (
             ["RUN", "eval.segmentation=ade20k:SQUARES", "eval.classes=TMP/three.txt", "eval.shards=[]"],
-            ["eval.classes=TMP/three.txt would be read by nothing", "eval.classes=null"],
+            ["eval.classes=TMP/three.txt has no effect", "eval.classes=null"],
         ),
-        (["RUN", "eval.segmentation=ade20k:SQUARES", "RESIZE"], ["mask of 0 is 20 x 20 pixels, its picture 32 x 32"]),
+        (["RUN", "eval.segmentation=ade20k:SQUARES", "RESIZE"], ["mask of 0 is 20 x 20 pixels, its image 32 x 32"]),
         (["RUN", "eval.segmentation=ade20k:SQUARES", "EMPTY"], ["no pixel of 5 masks", "is the split empty?"]),
         (["RUN", "eval.segmentation=ade20k:SQUARES", "REMOVE"], ["validation: the split is empty"]),
         (["RUN", "eval.shards=[]", "eval.classes=null"], ["nothing to evaluate on", "eval.classification"]),

@@ -80,7 +80,7 @@ def test_what_cannot_be_read_is_counted_and_named(run):
     assert {skip.key for skip in expected} == {CORRUPT, EMPTY, CUT}
     assert run.rows()[-1]["skipped_samples"] == len(expected)
     assert f"{len(expected)} samples" in run.output
-    for key, reason in ((CORRUPT, "undecodable picture"), (EMPTY, "empty caption"), (CUT, "cut off")):
+    for key, reason in ((CORRUPT, "undecodable image"), (EMPTY, "empty caption"), (CUT, "cut off")):
         assert f"skipped {key}: {reason}" in run.output
     assert "003.tar is damaged" in run.output
 
@@ -182,7 +182,7 @@ def test_the_held_out_pictures_are_classified(run):
         assert f"zeroshot_classification  {who}  top1" in run.output
         logged = run.rows(f"eval/zeroshot_classification/{who}/top1")[-1]
         assert logged[f"eval/zeroshot_classification/{who}/top1"] == pytest.approx(top1["value"], rel=1e-5)
-    assert "fewshot is left out: eval.shards has no train" in run.output
+    assert "fewshot is left out: eval.shards has no training split" in run.output
     # The numbers are those of the saved weights.
     config = config_of(run)
     student = build(config)
@@ -191,7 +191,7 @@ def test_the_held_out_pictures_are_classified(run):
     split = TarSplit(config.data, [str(eval_tar(run))], title="x")
     images = torch.empty(EVAL_IMAGES, 3, 16, 16, dtype=torch.uint8)
     for number, image in enumerate(images):
-        resize_into(image, split.picture(number).contiguous())
+        resize_into(image, split.image(number).contiguous())
     with torch.no_grad():
         words = [[template.format(f"thing {c}") for c in range(CLASSES)] for template in config.eval.templates]
         text = sum(student.encode_text(tokenizer(row), normalize=True) for row in words)

@@ -14,10 +14,10 @@ from silc.evaluate import runner
 from silc.evaluate.datasets import EvalData
 from silc.evaluate.report import about, examples, output, page
 from silc.evaluate.report.examples import Examples
-from silc.evaluate.report.rendering import LONGEST, plural, short
+from silc.evaluate.report.rendering import LONGEST, short
 
 from ..browser import browse, check_page, console, needs_browser
-from .conftest import NAMES, Memory, random_pictures
+from .conftest import NAMES, Memory, random_images
 
 LONG = "averyveryverylongwordwithoutablankthatnobreakcanbefoundin" * 3 + " <script>alert(1)</script>"
 # Markup, both quotes, an entity, an override of the direction, letters from right to left, control characters.
@@ -29,7 +29,7 @@ def evaluated(config, towers, world, segmented, name: str) -> tuple[list, EvalDa
     """Two models, data with a class, captions and a name of `name`, and results of three tasks."""
     config.eval.short_side, config.eval.window, config.eval.stride = 32, 16, 16
     names = (*NAMES[:-1], name)
-    split = Memory(random_pictures(18), [n % 7 for n in range(18)], [[f"{names[n % 7]} {n}"] for n in range(18)])
+    split = Memory(random_images(18), [n % 7 for n in range(18)], [[f"{names[n % 7]} {n}"] for n in range(18)])
     known = DataSet(name, names, split)
     masks = DataSet(name, (name, *segmented.classes[1:]), segmented.test)
     data = EvalData(known, known, masks)
@@ -165,11 +165,6 @@ def test_a_text_of_any_length_is_cut(write):
     assert len(re.sub(r'src="data:.*?"|<pre>.*?</pre>', "", text, flags=re.DOTALL)) < 100_000
     assert len(short("x" * 10**6)) == LONGEST
     assert short("a\nb\x00\u2028c") == "a b c"
-
-
-def test_plurals():
-    assert [plural(n, "rank") for n in (0, 1, 2, 1000)] == ["0 ranks", "1 rank", "2 ranks", "1,000 ranks"]
-    assert plural(2, "smaller class", "smaller classes") == "2 smaller classes"
 
 
 @pytest.mark.parametrize(("count", "empty"), [(8, 0), (5, 3), (1, 3)])

@@ -12,7 +12,7 @@ from silc.evaluate.datasets import EvalData
 from silc.evaluate.report import charts, examples, output, palette, pixels
 from silc.evaluate.report.charts import Key
 
-from .conftest import NAMES, Memory, random_pictures
+from .conftest import NAMES, Memory, random_images
 
 
 class Untouchable:
@@ -23,7 +23,7 @@ class Untouchable:
 
 
 def test_only_tasks_that_were_measured_are_shown(config, towers, world):
-    split = Memory(random_pictures(4), captions=[[f"image {n}"] for n in range(4)])
+    split = Memory(random_images(4), captions=[[f"image {n}"] for n in range(4)])
     known = DataSet("x", NAMES, split)
     results = runner.evaluate(config, [towers], EvalData(None, known, None), ["retrieval"], world, strict=True)
     shown = examples.collect(config, [towers], EvalData(Untouchable(), known, Untouchable()), results)
@@ -34,7 +34,7 @@ def test_only_tasks_that_were_measured_are_shown(config, towers, world):
 def test_what_cannot_be_shown_is_left_out_with_a_reason(config, towers, segmented, tmp_path):
     """The metrics are kept, the page is written, and it says what is missing."""
     config.eval.short_side, config.eval.window, config.eval.stride = 32, 16, 16
-    cut = Memory(segmented.test._pictures, masks=[mask[:20] for mask in segmented.test._masks])
+    cut = Memory(segmented.test._images, masks=[mask[:20] for mask in segmented.test._masks])
     lost = Memory([None, None], labels=[0, 1])
     data = EvalData(DataSet("lost", NAMES, lost), None, DataSet("cut", segmented.classes, cut))
     results = [
@@ -43,7 +43,7 @@ def test_what_cannot_be_shown_is_left_out_with_a_reason(config, towers, segmente
     ]
     shown = examples.collect(config, [towers], data, results)
     assert [line.split(":")[0] for line in shown.left_out] == ["classified images", "segmented images"]
-    assert "the mask of memory/0 is 32 x 20 pixels, its picture 32 x 32" in shown.left_out[1]
+    assert "the mask of memory/0 is 32 x 20 pixels, its image 32 x 32" in shown.left_out[1]
     assert len(shown.features) == 8
     shown = examples.collect(config, [towers], EvalData(data.classification, None, None), results[:1])
     assert shown.left_out[1] == "patch features: in memory: none of the images to show can be read"
@@ -144,7 +144,7 @@ def test_the_worst_classes_are_the_ones_missed_most():
 
 
 def test_the_sheet_is_written_with_captions_or_else_classes(config, towers, segmented, tmp_path):
-    images = random_pictures(5)
+    images = random_images(5)
     captioned = DataSet("x", NAMES, Memory(images, captions=[[f"thing {n}"] for n in range(5)]))
     labelled = DataSet("x", NAMES, Memory(images, labels=[0, 1, 2, 3, 4]))
     for data in (EvalData(None, captioned, None), EvalData(labelled, None, None)):

@@ -1,13 +1,12 @@
-"""Who draws what in the sample set: artists, the default concepts and their short names, the splits.
+"""Artists, default concepts and their short names, and splits of the sample set.
 
-Default concepts are concrete things that all of six sets draw (EmojiOne, both Noto, both Fluent, Twemoji) in pictures
-that a person tells apart at 64 pixels; a concept that two emoji stand for (the face of a dog and a whole one) is there
-once.
+Default concepts are concrete things that six sets all draw (EmojiOne, both Noto, both Fluent, Twemoji) and that a
+person can distinguish at 64 pixels; a concept with two emoji (the face of a dog and a whole dog) is included once.
 """
 
 from __future__ import annotations
 
-# Fluent's flat drawings repeat its shaded ones and belong to the same side of the split. All of EmojiOne is unseen.
+# Fluent's flat drawings resemble its shaded ones and belong to the same side of the split. All of EmojiOne is unseen.
 TRAIN_ARTISTS = ("fluent-emoji", "fluent-emoji-flat", "fxemoji", "noto", "noto-v1", "streamline-emojis", "twemoji")
 UNSEEN_ARTISTS = ("emojione",)
 
@@ -44,7 +43,7 @@ _PLURAL = {
 
 
 def parse_names(table: str) -> dict[str, str]:
-    """Emoji label -> name in captions, in the table's order."""
+    """Emoji label -> name in captions, in the order of the table."""
     entries = (entry.strip().partition("=") for entry in table.replace("\n", " ").split(","))
     return {label.strip(): (name or label).strip() for label, _, name in entries}
 

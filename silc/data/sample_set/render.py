@@ -1,4 +1,4 @@
-"""Rendering of the sample set: embedded drawings in, WebDataset shards and an index a split out, with all processors.
+"""Rendering of the sample set, on all processors: embedded drawings in, WebDataset shards and an index per split out.
 
 Scene i of a split is a pure function of (seed, split, i), so the result depends neither on the number of processes nor
 on how scenes are cut into shards.
@@ -35,15 +35,15 @@ JPEG_QUALITY = 92
 
 @dataclass(frozen=True)
 class SplitPlan:
-    """What the scenes of a split are made from.
+    """What the scenes of a split are composed from.
 
     Attributes:
         split: its name.
-        names, labels: concept names and emoji labels; concept_id counts through both.
+        names, labels: names and emoji labels of the concepts; a concept_id is an index into both.
         drawings: for each concept that has any, its drawings.
         scenes: number of scenes.
-        singles: so many at the head hold one object, dealt evenly to concepts and then artists; the others hold a
-            random number of random objects (in an evaluation split: two or more).
+        singles: the first `singles` scenes show one object, dealt evenly to concepts and then artists; the others show
+            a random number of random objects (in an evaluation split: two or more).
         settings: of the whole set.
     """
 
@@ -72,7 +72,7 @@ class SplitPlan:
 def render_splits(folder: Path, settings: dict[str, Any]) -> None:
     """Render every split into a folder beside `folder`, which takes that name when it is complete."""
     scratch = folder.with_suffix(".partial")
-    if scratch.exists():  # left by a render that was stopped: the caller holds the lock
+    if scratch.exists():  # left by an interrupted rendering: the caller holds the lock
         shutil.rmtree(scratch)
     plans = plan_splits(settings)
     for plan in plans:
@@ -80,7 +80,7 @@ def render_splits(folder: Path, settings: dict[str, Any]) -> None:
     total = sum(plan.scenes for plan in plans)
     print(f"sample set: rendering {total} scenes into {folder} (once)", flush=True)
     shards: dict[str, dict[int, dict[str, Any]]] = {split: {} for split in SPLITS}
-    # fork: the drawings are shared and not sent, and the children touch NumPy and Pillow alone.
+    # fork: the drawings are shared, not sent, and the children use NumPy and Pillow only.
     with (
         tqdm(total=total, unit="scene", file=sys.stdout) as bar,
         ProcessPoolExecutor(
@@ -134,8 +134,10 @@ def read_drawings() -> dict[str, dict[str, bytes]]:
     for shard in sorted(DRAWINGS.glob("*.tar.bz2")):
         with tarfile.open(fileobj=io.BytesIO(bz2.decompress(shard.read_bytes()))) as tar:
             for member in tar:
-                data = tar.extractfile(member).read()
-                if member.name.endswith(".json"):  # stands before its picture
+                file = tar.extractfile(member)
+                assert file is not None  # they are all regular files
+                data = file.read()
+                if member.name.endswith(".json"):  # comes before its image
                     meta = json.loads(data)
                 else:
                     found.setdefault(meta["hexcode"], {}).setdefault(meta["concept"], {})[meta["artist"]] = data
@@ -150,7 +152,7 @@ def cut_out(webp: bytes) -> np.ndarray:
 
 
 def choose_drawings(rng: np.random.Generator, plan: SplitPlan, index: int) -> list[Drawing]:
-    """The objects of scene `index`, no concept twice."""
+    """The objects of scene `index`, each of another concept."""
     concepts = len(plan.drawings)
     if index < plan.singles:
         artists = plan.drawings[index % concepts]
@@ -165,8 +167,8 @@ def choose_drawings(rng: np.random.Generator, plan: SplitPlan, index: int) -> li
 
 def encode_scene(scene: Scene, drawings: list[Drawing], plan: SplitPlan) -> dict[str, bytes]:
     """The members of a sample, by extension."""
-    picture, mask = io.BytesIO(), io.BytesIO()
-    Image.fromarray(scene.picture).save(picture, "JPEG", quality=JPEG_QUALITY, subsampling=0)
+    image, mask = io.BytesIO(), io.BytesIO()
+    Image.fromarray(scene.image).save(image, "JPEG", quality=JPEG_QUALITY, subsampling=0)
     depth = np.uint8 if len(plan.names) < 256 else np.uint16
     Image.fromarray(scene.mask.astype(depth)).save(mask, "PNG")
     info = {
@@ -178,14 +180,17 @@ def encode_scene(scene: Scene, drawings: list[Drawing], plan: SplitPlan) -> dict
         "visible": scene.visible,
         "split": plan.split,
     }
-    if plan.singles and len(drawings) == 1:  # what zero-shot classification is measured on
+    if plan.singles and len(drawings) == 1:  # zero-shot classification is measured on these
         info["class"] = drawings[0].concept_id
     return {
-        "jpg": picture.getvalue(),
+        "jpg": image.getvalue(),
         "txt": scene.caption.encode(),
         "json": json.dumps(info, ensure_ascii=False).encode(),
         "mask.png": mask.getvalue(),
     }
+
+
+_worker: tuple[list[SplitPlan], Path]  # of a process of the pool
 
 
 def _set_worker(plans: list[SplitPlan], folder: Path) -> None:
@@ -194,7 +199,7 @@ def _set_worker(plans: list[SplitPlan], folder: Path) -> None:
 
 
 def _render_shard(number: int, first: int) -> dict[str, Any]:
-    """Write the scenes [first, first + SHARD) of a split as a shard; its entry in the index."""
+    """Write the scenes [first, first + SHARD) of a split as a shard; returns its entry in the index."""
     plans, folder = _worker
     plan = plans[number]
     last = min(first + SHARD, plan.scenes)

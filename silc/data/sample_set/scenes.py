@@ -1,7 +1,7 @@
 """Scenes: drawings pasted on a light background, their caption, and the class of every pixel.
 
-A scene is a pure function of its random generator. It is made mild on purpose: objects upright and large, backgrounds
-pale, since at this size of picture and model strong backgrounds and colour changes keep a short run at chance.
+A scene is a pure function of its random generator. Scenes are easy on purpose: objects upright and large, backgrounds
+pale; with strong backgrounds and colour changes a short run of a small model on small images stays at chance.
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ from PIL import Image
 
 from silc.data.sample_set.concepts import with_article
 
-SINGLE_SCALE = (0.55, 0.98)  # longer side of an object alone, as a fraction of the picture's side
-SHARED_SCALE = {2: (0.42, 0.66), 3: (0.36, 0.56), 4: (0.32, 0.48)}  # and of one among several
-PLACES = 12  # random places tried for an object; the one that hides least of the others is taken
+SINGLE_SCALE = (0.55, 0.98)  # longer side of an object alone, as a fraction of the image's side
+SHARED_SCALE = {2: (0.42, 0.66), 3: (0.36, 0.56), 4: (0.32, 0.48)}  # and of one of several
+PLACES = 12  # random places tried for an object; the one that hides the least of the others is used
 OPAQUE = 128  # alpha from which a pixel belongs to the object
 BACKGROUNDS = ("plain", "gradient", "blotches", "stripes", "dots")
 BACKGROUND_SHARES = (0.4, 0.2, 0.2, 0.1, 0.1)
@@ -26,13 +26,13 @@ SEVERAL_CAPTIONS = ("{}", "{}", "{}", "a drawing of {}", "a picture with {}")
 
 @dataclass(frozen=True)
 class Drawing:
-    """One artist's picture of a concept.
+    """One artist's drawing of a concept.
 
     Attributes:
-        pixels: uint8 [h, w, 4], RGBA, cut to what is not transparent.
-        concept_id: the concept's place in the split's class names.
+        pixels: uint8 [h, w, 4], RGBA, without transparent margins.
+        concept_id: the concept's index in the split's class names.
         name: the concept in words, "dog".
-        artist: who drew it.
+        artist: name of the artist.
     """
 
     pixels: np.ndarray
@@ -43,18 +43,18 @@ class Drawing:
 
 @dataclass(frozen=True)
 class Scene:
-    """A picture and all that is known of it.
+    """An image with its mask, caption and objects.
 
     Attributes:
-        picture: uint8 [size, size, 3].
+        image: uint8 [size, size, 3].
         mask: uint16 [size, size]; 0 is background, i the concept i - 1 of the split.
         caption: names every object, in a random order.
-        boxes: (left, top, right, bottom) in pixels, right and bottom excluded, of each object as pasted, its hidden
-            parts included.
+        boxes: (left, top, right, bottom) in pixels, right and bottom excluded, of each object as pasted, including
+            its hidden parts.
         visible: fraction of each object's opaque pixels that no later object hides.
     """
 
-    picture: np.ndarray
+    image: np.ndarray
     mask: np.ndarray
     caption: str
     boxes: list[tuple[int, int, int, int]]
@@ -63,9 +63,10 @@ class Scene:
 
 def draw_scene(rng: np.random.Generator, drawings: Sequence[Drawing], size: int) -> Scene:
     """Paste one to four drawings, in the order given, on a background of `size` pixels a side."""
-    picture = draw_background(rng, size)
+    image = draw_background(rng, size)
     owner = np.full((size, size), -1, dtype=np.int64)
-    areas, boxes = [], []
+    areas: list[int] = []
+    boxes: list[tuple[int, int, int, int]] = []
     for number, drawing in enumerate(drawings):
         scaled = _scale(rng, drawing.pixels, size, len(drawings))
         opaque = scaled[..., 3] >= OPAQUE
@@ -73,14 +74,16 @@ def draw_scene(rng: np.random.Generator, drawings: Sequence[Drawing], size: int)
         height, width = opaque.shape
         window = (slice(top, top + height), slice(left, left + width))
         alpha = scaled[..., 3:].astype(np.float32) / 255
-        picture[window] = picture[window] * (1 - alpha) + scaled[..., :3] * alpha
+        image[window] = image[window] * (1 - alpha) + scaled[..., :3] * alpha
         owner[window][opaque] = number
         areas.append(int(opaque.sum()))
         boxes.append((left, top, left + width, top + height))
     shown = np.bincount(owner[owner >= 0], minlength=len(drawings))
-    classes = np.array([drawing.concept_id + 1 for drawing in drawings] + [0], dtype=np.uint16)  # owner -1: the last
+    classes = np.array(
+        [drawing.concept_id + 1 for drawing in drawings] + [0], dtype=np.uint16
+    )  # owner -1 indexes the last
     return Scene(
-        picture=np.round(picture).astype(np.uint8),
+        image=np.round(image).astype(np.uint8),
         mask=classes[owner],
         caption=write_caption(rng, [with_article(drawing.name) for drawing in drawings]),
         boxes=boxes,
@@ -99,8 +102,8 @@ def _scale(rng: np.random.Generator, pixels: np.ndarray, size: int, objects: int
 def _choose_place(
     rng: np.random.Generator, owner: np.ndarray, opaque: np.ndarray, areas: Sequence[int]
 ) -> tuple[int, int]:
-    """(left, top) inside the picture: the first random place that hides nothing, else the one after which the most
-    hidden object shows most."""
+    """(left, top) inside the image: the first random place that hides nothing; failing that, the one that leaves the
+    largest visible fraction of the most hidden object."""
     height, width = opaque.shape
     best, best_shown = (0, 0), -1.0
     for _ in range(PLACES):
@@ -122,6 +125,7 @@ def draw_background(rng: np.random.Generator, size: int) -> np.ndarray:
     kind = rng.choice(BACKGROUNDS, p=BACKGROUND_SHARES)
     colour, other = _pale_colour(rng), _pale_colour(rng)
     down, across = np.ogrid[:size, :size]
+    share: np.ndarray
     if kind == "plain":
         share = np.zeros((size, size))
     elif kind == "gradient":

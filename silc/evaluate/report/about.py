@@ -18,9 +18,10 @@ import silc
 from silc import config_io
 from silc.config import Config
 from silc.evaluate.datasets import EvalData
-from silc.evaluate.report.rendering import plural, task_title
+from silc.evaluate.report.rendering import task_title
 from silc.evaluate.runner import Result
 from silc.evaluate.tasks import TASKS
+from silc.text import plural
 
 PACKAGES = ("torch", "torchvision", "triton", "deepspeed", "open_clip_torch", "numpy")
 

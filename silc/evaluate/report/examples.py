@@ -14,11 +14,11 @@ from silc.config import Config
 from silc.data.shards import Unreadable
 from silc.data.splits import IGNORE, DataSet, Split, check_mask_size
 from silc.distributed import World
-from silc.evaluate import windows
 from silc.evaluate.datasets import EvalData
 from silc.evaluate.report import palette
 from silc.evaluate.report.pixels import overlay, principal_colors, thumbnail
 from silc.evaluate.runner import Result, unchanged
+from silc.evaluate.segmentation import windows
 from silc.evaluate.sharding import Job, some_of
 from silc.evaluate.tasks import TASKS
 from silc.evaluate.tasks.task import class_embeddings
@@ -141,11 +141,11 @@ def classified(model: Towers, data: DataSet, job: Job, count: int = SHOWN) -> li
     labels = {n: label for n in job.chosen(data.test) if (label := data.test.label(n)) is not None}
     numbers = some_of(list(labels), count)
     classes = class_embeddings(model, data, job)
-    kept, vectors = job.over_pictures(data.test, numbers, model.size, model.images)
+    kept, vectors = job.over_images(data.test, numbers, model.size, model.images)
     best = (vectors.to(classes.device) @ classes.T).topk(min(3, len(classes)), dim=1)
     return [
         Guess(
-            thumbnail(data.test.picture(number)),
+            thumbnail(data.test.image(number)),
             [data.classes[labels[number]]],
             [(data.classes[i], value) for i, value in zip(row, values, strict=True)],
         )
@@ -157,16 +157,16 @@ def retrieved(model: Towers, data: DataSet, job: Job, count: int = SHOWN) -> tup
     """Images with their closest captions, and captions with their closest images, among POOL images."""
     split = data.test
     numbers = [n for n in some_of(job.chosen(split), POOL) if split.captions(n)]
-    kept, images = job.over_pictures(split, numbers, model.size, model.images)
+    kept, images = job.over_images(split, numbers, model.size, model.images)
     captions = [split.captions(number) for number in kept]
     distinct = list(dict.fromkeys(caption for row in captions for caption in row))
     similarity = images @ model.texts(distinct).cpu().T
     shown = some_of(list(range(len(kept))), count)
-    forth = [Guess(thumbnail(split.picture(kept[i])), captions[i], _best(similarity[i], distinct, 3)) for i in shown]
+    forth = [Guess(thumbnail(split.image(kept[i])), captions[i], _best(similarity[i], distinct, 3)) for i in shown]
     back = []
     for caption in list(dict.fromkeys(captions[i][0] for i in shown))[: count // 2]:
         closest = similarity[:, distinct.index(caption)].topk(min(5, len(kept))).indices.tolist()
-        back.append(Found(caption, [(thumbnail(split.picture(kept[j])), caption in captions[j]) for j in closest]))
+        back.append(Found(caption, [(thumbnail(split.image(kept[j])), caption in captions[j]) for j in closest]))
     return forth, back
 
 
@@ -176,7 +176,7 @@ def segmented(models: Sequence[Towers], data: DataSet, job: Job) -> list[Panels]
     shown: list[tuple[Tensor, dict[str, Tensor]]] = []
     for number in _several(data.test, job):
         try:
-            image, truth = data.test.picture(number), data.test.mask(number)
+            image, truth = data.test.image(number), data.test.mask(number)
         except Unreadable:
             continue
         check_mask_size(truth, image, data.test.key(number))
@@ -207,7 +207,7 @@ def features(models: Sequence[Towers], data: DataSet, job: Job) -> list[Panels]:
     originals = []
     for number in _several(data.test, job):
         try:
-            originals.append(data.test.picture(number))
+            originals.append(data.test.image(number))
         except Unreadable:
             continue
     if not originals:

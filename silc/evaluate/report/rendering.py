@@ -14,6 +14,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from PIL import Image
 
 from silc.evaluate.report.charts import number, place
+from silc.text import plural
 
 TEMPLATES = Path(__file__).parent / "templates"
 LONGEST = 300  # characters shown of a class name or a caption: data may hold any number
@@ -63,11 +64,6 @@ def short(text: str, longest: int = LONGEST) -> str:
     """On one line, cut where it is longer than `longest` characters."""
     line = _CONTROLS.sub(" ", text[: longest + 1])
     return line if len(text) <= longest else line[: longest - 1] + "…"
-
-
-def plural(count: int, one: str, many: str | None = None) -> str:
-    """The number with its noun: 1 image, 2 images."""
-    return f"{count:,} {one if count == 1 else many or one + 's'}"
 
 
 def task_title(task: str) -> str:

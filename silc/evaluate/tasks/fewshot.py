@@ -1,8 +1,8 @@
 """Few-shot classification on frozen features: a ridge classifier in closed form, and nearest neighbours.
 
-The ridge classifier is big_vision's protocol: features standardised by the shots' mean and deviation, a constant
-feature of 100 as a bias that the penalty hardly touches, targets -1 and 1,  W = (X'X + l I)^-1 X'Y,  argmax of x W.
-Neighbours vote with weight exp(cosine / 0.07), as DINO's do (arXiv 2104.14294).
+The ridge classifier follows big_vision's protocol: features standardised by the mean and deviation of the training
+images, a constant feature of 100 as a bias that the penalty hardly affects, targets -1 and 1,
+W = (X'X + l I)^-1 X'Y,  argmax of x W.  Neighbours vote with weight exp(cosine / 0.07), as in DINO (arXiv 2104.14294).
 """
 
 from __future__ import annotations
@@ -15,43 +15,47 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from silc.data.splits import LABELS, DataSet, Split
-from silc.evaluate.sharding import Job, Metric
-from silc.evaluate.tasks.task import TRAIN, TaskKind
+from silc.evaluate.metric import Metric
+from silc.evaluate.sharding import Job
+from silc.evaluate.tasks.task import TRAIN, Task
 from silc.evaluate.towers import Towers
+from silc.text import plural
 
 BIAS = 100.0
 STD_FLOOR = 1e-5
 TEMPERATURE = 0.07
-ROWS = 4096  # test pictures compared at a time
+ROWS = 4096  # test images compared at a time
 
 
 def run(model: Towers, data: DataSet, job: Job) -> Iterator[Metric]:
-    """Mean and deviation, over draws, of top-1 with each number of shots."""
-    evaluation, count = job.config.eval, len(data.classes)
-    labels = read_labels(data.train, job)
+    """Top-1 with each number of shots: mean and standard deviation over the draws."""
+    evaluation, count, split = job.config.eval, len(data.classes), data.training
+    labels = read_labels(split, job)
     draws = [choose(labels, max(evaluation.shots), draw) for draw in range(evaluation.draws)]
-    wanted = sorted({number for draw in draws for row in draw.values() for number in row})
-    train_numbers, train = job.over_pictures(data.train, wanted, model.size, model.images)
-    test_labels = {number: data.test.label(number) for number in job.chosen(data.test)}
-    asked = [number for number, label in test_labels.items() if label is not None]
-    kept, test = job.over_pictures(data.test, asked, model.size, model.images)
-    truth = torch.tensor([test_labels[number] for number in kept])
-    place = {number: i for i, number in enumerate(train_numbers)}
+    wanted = sorted({index for draw in draws for row in draw.values() for index in row})
+    train_kept, train = job.over_images(split, wanted, model.size, model.images)
+    found = {index: data.test.label(index) for index in job.chosen(data.test)}
+    test_labels = {index: label for index, label in found.items() if label is not None}
+    test_kept, test = job.over_images(data.test, list(test_labels), model.size, model.images)
+    truth = torch.tensor([test_labels[index] for index in test_kept])
+    place = {index: i for i, index in enumerate(train_kept)}
     job.notes.append(
-        f"{evaluation.draws} draws from {data.train.title}, {len(kept)} test pictures of {data.test.title}, at "
-        f"{model.size} px; ridge penalty {evaluation.ridge:g}, {evaluation.neighbours} neighbours"
+        f"{plural(evaluation.draws, 'draw')} from {split.title}, {plural(len(test_kept), 'test image')} of "
+        f"{data.test.title}, at {model.size} px; ridge penalty {evaluation.ridge:g}, "
+        f"{plural(evaluation.neighbours, 'neighbour')}"
     )
     short = count - sum(len(row) >= max(evaluation.shots) for row in draws[0].values())
     if short:
-        job.notes.append(f"{short} classes have fewer than {max(evaluation.shots)} training pictures: all are taken")
+        most = plural(max(evaluation.shots), "training image")
+        job.notes.append(f"{plural(short, 'class has', 'classes have')} fewer than {most}: all are used")
     device = model.device
     for shots in evaluation.shots:
         scores: dict[str, list[float]] = {"ridge": [], "knn": []}
         for draw in draws:
             job.check()
-            rows = [number for row in draw.values() for number in row[:shots] if number in place]
-            x = train[[place[number] for number in rows]].to(device)
-            y = torch.tensor([labels[number] for number in rows], device=device)
+            rows = [index for row in draw.values() for index in row[:shots] if index in place]
+            x = train[[place[index] for index in rows]].to(device)
+            y = torch.tensor([labels[index] for index in rows], device=device)
             for name, guess in (
                 ("ridge", ridge(x, y, count, test.to(device), evaluation.ridge)),
                 ("knn", neighbours(x, y, count, test.to(device), evaluation.neighbours)),
@@ -63,28 +67,28 @@ def run(model: Towers, data: DataSet, job: Job) -> Iterator[Metric]:
 
 
 def read_labels(split: Split, job: Job) -> dict[int, int]:
-    """Number -> class of a split's pictures that have one; pictures are not decoded (collective)."""
+    """Index -> class of the images of a split that have one; images are not decoded (collective)."""
     chunks = [range(first, min(first + 4096, len(split))) for first in range(0, len(split), 4096)]
-    parts = job.each(chunks, lambda numbers: [(number, split.label(number)) for number in numbers])
-    return {number: label for part in parts for number, label in part if label is not None}
+    parts = job.each(chunks, lambda chunk: [(index, split.label(index)) for index in chunk])
+    return {index: label for part in parts for index, label in part if label is not None}
 
 
 def choose(labels: dict[int, int], shots: int, draw: int) -> dict[int, list[int]]:
-    """Class -> the first `shots` of its pictures in a random order: fewer shots are the head of more.
+    """Class -> the first `shots` of its images in a random order; fewer shots are the first ones of more.
 
-    A function of the draw's number alone.
+    The order depends on `draw`, the draw's number, alone.
     """
     rng = np.random.default_rng([7, draw])
     members: dict[int, list[int]] = {}
-    for number, label in labels.items():
-        members.setdefault(label, []).append(number)
+    for index, label in labels.items():
+        members.setdefault(label, []).append(index)
     return {
         label: [members[label][i] for i in rng.permutation(len(members[label]))[:shots]] for label in sorted(members)
     }
 
 
 def ridge(x: Tensor, y: Tensor, classes: int, test: Tensor, penalty: float) -> Tensor:
-    """Classes int64 [m] of test [m, D], from x [n, D] of classes y [n]. In fp64."""
+    """Guessed classes, int64 [m], of test [m, D], fitted to x [n, D] of classes y [n]. Computed in fp64."""
     x, test = x.double(), test.double()
     mean, std = x.mean(0), x.std(0, correction=0) + STD_FLOOR
 
@@ -103,7 +107,7 @@ def ridge(x: Tensor, y: Tensor, classes: int, test: Tensor, penalty: float) -> T
 
 
 def neighbours(x: Tensor, y: Tensor, classes: int, test: Tensor, count: int) -> Tensor:
-    """Classes int64 [m] of unit-length test [m, D], by the votes of the nearest `count` of unit-length x [n, D]."""
+    """Guessed classes, int64 [m], of unit-length test [m, D]: votes of the nearest `count` of unit-length x [n, D]."""
     guesses = []
     for rows in test.split(ROWS):
         nearest = (rows @ x.T).topk(min(count, len(x)), dim=1)
@@ -113,4 +117,4 @@ def neighbours(x: Tensor, y: Tensor, classes: int, test: Tensor, count: int) -> 
     return torch.cat(guesses)
 
 
-TASK = TaskKind("fewshot", "classification", frozenset({LABELS, TRAIN}), run)
+TASK = Task("fewshot", "classification", frozenset({LABELS, TRAIN}), run)

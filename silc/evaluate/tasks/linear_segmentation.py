@@ -1,7 +1,7 @@
-"""A linear classifier of frozen patch features: what they know of the picture without the text.
+"""A linear classifier of frozen patch features: what they know of the image without the text.
 
-Patches of the training split, at most PATCHES a picture, drawn among those with a class; each weighs as much as the
-share of its pixels that have one. Multinomial logistic regression by AdamW on standardised features. All ranks make the
+At most PATCHES patches an image of the training split, drawn among those with a class; each is weighted by the share of
+its pixels that have one. Multinomial logistic regression by AdamW on standardised features. All ranks compute the
 features and measure; rank 0 fits.
 """
 
@@ -14,12 +14,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from silc.data.splits import IGNORE, MASKS, DataSet
-from silc.evaluate import iou, windows
-from silc.evaluate.sharding import Job, Metric
-from silc.evaluate.tasks.patch_labels import cells, training_windows
-from silc.evaluate.tasks.task import TRAIN, TaskKind
+from silc.data.splits import IGNORE, MASKS, DataSet, Split
+from silc.evaluate.metric import Metric
+from silc.evaluate.segmentation import iou, windows
+from silc.evaluate.segmentation.patch_labels import cells, training_windows
+from silc.evaluate.sharding import Job
+from silc.evaluate.tasks.task import TRAIN, Task
 from silc.evaluate.towers import Towers
+from silc.text import plural
 
 PATCHES = 64
 BATCH = 2048
@@ -33,41 +35,42 @@ Linear = tuple[Tensor, Tensor]
 
 def run(model: Towers, data: DataSet, job: Job) -> Iterator[Metric]:
     """Mean IoU, pixel accuracy, mean accuracy of the classifier on the test split."""
-    classes, evaluation = len(data.classes), job.config.eval
-    chosen = job.chosen(data.train, evaluation.train_images)
-    parts = job.each(chosen, lambda number: patches(model, data, number, job), data.train)
+    classes, split, evaluation = len(data.classes), data.training, job.config.eval
+    chosen = job.chosen(split, evaluation.train_images)
+    parts = job.each_image(split, chosen, lambda index: patches(model, split, index, classes, job))
     usable = [part for part in parts if part is not None and len(part[1])]
     if not usable:
-        why = job.why_unusable(data.train, chosen)
-        raise ValueError(f"{data.train.title}: no pixel of {len(chosen)} masks has a class; {why}")
+        why = job.why_unusable(split, chosen)
+        raise ValueError(f"{split.title}: no pixel of {plural(len(chosen), 'mask')} has a class; {why}")
     x, y, weight = (torch.cat(column) for column in zip(*usable, strict=True))
-    fitted = job.on_main(
+    w, b = job.on_main(
         lambda: fit(x.float(), y, weight, classes, evaluation.probe_steps, model.device, check=job.check)
     )
-    linear = tuple(part.to(model.device) for part in fitted)
-    numbers = job.chosen(data.test, job.config.eval.test_images or job.config.eval.limit)
-    (matrix,) = iou.measure(job, data.test, numbers, classes, lambda picture: [segment(model, picture, linear, job)])
+    linear = w.to(model.device), b.to(model.device)
+    indices = job.chosen(data.test, evaluation.test_images or None)
+    (matrix,) = iou.measure(job, data.test, indices, classes, lambda image: [segment(model, image, linear, job)])
     job.notes.append(
-        f"{len(y)} patches of {len(chosen)} pictures of {data.train.title}, {evaluation.probe_steps} steps; "
-        f"{len(numbers)} pictures of {data.test.title}; {job.geometry.words()}"
+        f"{plural(len(y), 'patch', 'patches')} of {plural(len(chosen), 'image')} of {split.title}, "
+        f"{plural(evaluation.probe_steps, 'step')}; {plural(len(indices), 'image')} of {data.test.title}; "
+        f"{job.geometry.words()}"
     )
     job.notes.append(f"background: {data.background}")
     job.details["iou"] = iou.per_class(matrix)
     yield from iou.metrics(matrix)
 
 
-def patches(model: Towers, data: DataSet, number: int, job: Job) -> tuple[Tensor, Tensor, Tensor]:
-    """Features [m, D] in half precision, classes [m], weights [m] of a picture's patches; a function of its number."""
-    images, truth = training_windows(data.train, number, model.patch, job)
-    label, share = cells(truth, model.patch, len(data.classes))
+def patches(model: Towers, split: Split, index: int, classes: int, job: Job) -> tuple[Tensor, Tensor, Tensor]:
+    """Features [m, D] in half precision, classes [m], weights [m] of an image's patches; a function of its index."""
+    images, truth = training_windows(split, index, model.patch, job)
+    label, share = cells(truth, model.patch, classes)
     features = model.patches(images.to(model.device)).cpu().flatten(0, 2)
     known = (label.flatten() != IGNORE).nonzero()[:, 0]
-    generator = torch.Generator().manual_seed(number)
+    generator = torch.Generator().manual_seed(index)
     some = known[torch.randperm(len(known), generator=generator)[:PATCHES]]
     return features[some].half(), label.flatten()[some], share.flatten()[some]
 
 
-@torch.enable_grad()  # measuring goes on without
+@torch.enable_grad()  # the runner turns gradients off
 def fit(
     x: Tensor,
     y: Tensor,
@@ -77,9 +80,9 @@ def fit(
     device: torch.device,
     check: Callable[[], None] = lambda: None,
 ) -> Linear:
-    """Weighted multinomial logistic regression of x [m, D] on y [m], on the CPU when done; a function of its arguments.
+    """Weighted multinomial logistic regression: classes y [m] from features x [m, D]; a pure function of its arguments.
 
-    `check` is called every few steps.
+    Returns weight and bias on the CPU. `check` is called every few steps.
     """
     x, y, weight = x.to(device), y.to(device), weight.to(device)
     mean, std = x.mean(0), x.std(0, correction=0) + STD_FLOOR
@@ -101,13 +104,13 @@ def fit(
     return folded.cpu(), (b.detach() - folded @ mean).cpu()
 
 
-def segment(model: Towers, picture: Tensor, linear: Linear, job: Job) -> Tensor:
+def segment(model: Towers, image: Tensor, linear: Linear, job: Job) -> Tensor:
     """Class of each pixel: uint8 [H, W, 3] -> int64 [H, W]."""
-    image = windows.resized(picture, job.geometry.short_side, model.patch).to(model.device)
+    pixels = windows.resized(image, job.geometry.short_side, model.patch).to(model.device)
     scores = windows.slide(
-        image, job.geometry, lambda crops: F.linear(model.patches(crops), *linear).permute(0, 3, 1, 2)
+        pixels, job.geometry, lambda crops: F.linear(model.patches(crops), *linear).permute(0, 3, 1, 2)
     )
-    return windows.best_class(scores, tuple(picture.shape[:2]))
+    return windows.best_class(scores, tuple(image.shape[:2]))
 
 
-TASK = TaskKind("linear_segmentation", "segmentation", frozenset({MASKS, TRAIN}), run)
+TASK = Task("linear_segmentation", "segmentation", frozenset({MASKS, TRAIN}), run)

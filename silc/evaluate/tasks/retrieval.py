@@ -1,8 +1,8 @@
-"""Retrieval: the captions of a picture among all captions, and the picture of a caption among all pictures; R@1, 5, 10.
+"""Retrieval: the captions of an image among all captions, and the image of a caption among all images; R@1, 5 and 10.
 
-A query is a hit at k when one of its own stands among the k most similar. Equal captions are one candidate and belong
-to all their pictures, so that finding another picture's equal caption is a hit. A wrong candidate that is as similar as
-the best right one stands before it: a model that finds everything alike gets nothing.
+A query is a hit at k when one of its right candidates is among the k most similar. Equal captions are one candidate and
+belong to all their images, so that finding the equal caption of another image is a hit. A wrong candidate that is as
+similar as the best right one ranks before it: a model that gives every pair the same similarity scores zero.
 """
 
 from __future__ import annotations
@@ -13,26 +13,28 @@ import torch
 from torch import Tensor
 
 from silc.data.splits import CAPTIONS, DataSet
-from silc.evaluate.sharding import Job, Metric
-from silc.evaluate.tasks.task import TaskKind
+from silc.evaluate.metric import Metric
+from silc.evaluate.sharding import Job
+from silc.evaluate.tasks.task import Task
 from silc.evaluate.towers import TEXTS, Towers
+from silc.text import plural
 
 AT = (1, 5, 10)
-ROWS = 1024  # queries compared at a time
+ROWS = 1024  # queries compared with all candidates at a time
 
 
 def run(model: Towers, data: DataSet, job: Job) -> Iterator[Metric]:
-    """R@1, R@5, R@10, both ways."""
-    wanted = {number: data.test.captions(number) for number in job.chosen(data.test)}
-    numbers = [number for number, captions in wanted.items() if captions]
-    kept, images = job.over_pictures(data.test, numbers, model.size, model.images)
-    captions = [wanted[number] for number in kept]
+    """R@1, R@5 and R@10, image to text and text to image."""
+    wanted = {index: data.test.captions(index) for index in job.chosen(data.test)}
+    indices = [index for index, captions in wanted.items() if captions]
+    kept, images = job.over_images(data.test, indices, model.size, model.images)
+    captions = [wanted[index] for index in kept]
     distinct = list(dict.fromkeys(caption for row in captions for caption in row))
     chunks = [distinct[first : first + TEXTS] for first in range(0, len(distinct), TEXTS)]
     texts = torch.cat(job.each(chunks, lambda chunk: model.texts(chunk).cpu()))
     job.notes.append(
-        f"{len(kept)} pictures of {data.test.title}, whole, at {model.size} px; {sum(map(len, captions))} captions, "
-        f"{len(distinct)} distinct; equal captions are one candidate"
+        f"{plural(len(kept), 'image')} of {data.test.title}, whole, at {model.size} px; "
+        f"{plural(sum(map(len, captions)), 'caption')}, {len(distinct):,} distinct; equal captions are one candidate"
     )
     yield from recalls(images.to(model.device), texts.to(model.device), captions, distinct)
 
@@ -43,7 +45,7 @@ def recalls(images: Tensor, texts: Tensor, captions: Sequence[Sequence[str]], di
     Args:
         images: [n, D].
         texts: [m, D], of the distinct captions.
-        captions: of each picture.
+        captions: of each image.
         distinct: the distinct captions, in the order of `texts`.
     """
     place = {caption: i for i, caption in enumerate(distinct)}
@@ -52,7 +54,7 @@ def recalls(images: Tensor, texts: Tensor, captions: Sequence[Sequence[str]], di
     for image, row in enumerate(of_image):
         for text in row:
             of_text[text].append(image)
-    asked = [place[caption] for row in captions for caption in row]  # a caption asks as often as it stands there
+    asked = [place[caption] for row in captions for caption in row]  # a caption is a query as often as it occurs
     image_ranks, text_ranks = ranks(images, texts, of_image), ranks(texts, images, of_text)[asked]
     out = []
     for name, found, owners, candidates in (
@@ -67,27 +69,27 @@ def recalls(images: Tensor, texts: Tensor, captions: Sequence[Sequence[str]], di
 
 
 def ranks(queries: Tensor, candidates: Tensor, own: Sequence[Sequence[int]]) -> Tensor:
-    """How many wrong candidates stand before the best right one: int64 [len(queries)] on the CPU.
+    """How many wrong candidates rank before the best right one: int64 [len(queries)] on the CPU.
 
-    own: numbers of each query's right candidates, at least one.
+    own: indices of each query's right candidates, at least one.
     """
     found = []
     for first in range(0, len(queries), ROWS):
         similarity = queries[first : first + ROWS] @ candidates.T
         right = torch.zeros_like(similarity, dtype=torch.bool)
-        for row, numbers in enumerate(own[first : first + ROWS]):
-            right[row, list(numbers)] = True
+        for row, indices in enumerate(own[first : first + ROWS]):
+            right[row, list(indices)] = True
         best = similarity.masked_fill(~right, -torch.inf).amax(1, keepdim=True)
         found.append((~right & (similarity >= best)).sum(1).cpu())
     return torch.cat(found)
 
 
 def chance(own: int, candidates: int, k: int) -> float:
-    """Probability that k of `candidates` drawn at random hold one of `own`."""
+    """Probability that k candidates drawn at random include one of the `own` right ones."""
     missed = 1.0
     for drawn in range(min(k, candidates)):
         missed *= max(0, candidates - own - drawn) / (candidates - drawn)
     return 1 - missed
 
 
-TASK = TaskKind("retrieval", "retrieval", frozenset({CAPTIONS}), run)
+TASK = Task("retrieval", "retrieval", frozenset({CAPTIONS}), run)

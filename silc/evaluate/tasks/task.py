@@ -1,4 +1,4 @@
-"""What a task is: a name, what it needs of the data, and a function that yields its figures."""
+"""What a task is: a name, what it needs of the data, and a function that yields its metrics."""
 
 from __future__ import annotations
 
@@ -9,8 +9,10 @@ import torch
 from torch import Tensor
 
 from silc.data.splits import DataSet
-from silc.evaluate.sharding import Job, Metric
+from silc.evaluate.metric import Metric
+from silc.evaluate.sharding import Job
 from silc.evaluate.towers import Towers
+from silc.text import plural
 
 TRAIN = "train"  # needed beside labels, captions or masks: a split to fit something to
 NAMES = 64  # classes whose prompts are encoded at a time
@@ -18,14 +20,14 @@ TEMPLATES = ("a {}",)
 
 
 @dataclass(frozen=True)
-class TaskKind:
+class Task:
     """A task.
 
     Attributes:
         name: as in eval.after.
         data: which data set it is measured on: classification, retrieval or segmentation.
-        needs: of the data set: "labels", "captions" or "masks" in its pictures, "train": a training split.
-        run: yields the figures (collective).
+        needs: what the data set must have: LABELS, CAPTIONS or MASKS of its images, TRAIN for a training split.
+        run: yields the metrics (collective).
     """
 
     name: str
@@ -34,17 +36,20 @@ class TaskKind:
     run: Callable[[Towers, DataSet, Job], Iterator[Metric]]
 
     def missing(self, data: DataSet) -> list[str]:
-        """What the data set lacks for this task."""
+        """What the data set lacks for this task, in words."""
         needed = self.needs - {TRAIN}
-        has = set(data.test.has)
-        if data.train is not None and needed <= data.train.has:
-            has.add(TRAIN)
-        return sorted(self.needs - has)
+        lacking = sorted(needed - data.test.has)
+        if TRAIN in self.needs and not (data.train is not None and needed <= data.train.has):
+            lacking.append("training split" if data.train is None else f"{' or '.join(sorted(needed))} to train on")
+        return lacking
 
 
 def class_embeddings(model: Towers, data: DataSet, job: Job) -> Tensor:
     """Unit-length embeddings [C, D] of a data set's classes, on the device (collective)."""
     templates = tuple(job.config.eval.templates) or data.templates or TEMPLATES
-    job.notes.append(f"{len(data.classes)} classes, {len(templates)} prompts averaged, as in {templates[0]!r}")
+    job.notes.append(
+        f"{plural(len(data.classes), 'class', 'classes')}, {plural(len(templates), 'prompt')} averaged, such as "
+        f"{templates[0]!r}"
+    )
     chunks = [data.classes[first : first + NAMES] for first in range(0, len(data.classes), NAMES)]
     return torch.cat(job.each(chunks, lambda names: model.classes(names, templates).cpu())).to(model.device)

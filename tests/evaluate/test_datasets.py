@@ -1,4 +1,4 @@
-"""What a run trains on and is measured on, and the mistakes that must show before training, not after it."""
+"""What a run trains on and is measured on, and the mistakes that must be reported before training, not after it."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from PIL import Image
 from silc.config import Config
 from silc.config_rules import validate
 from silc.data import class_names
-from silc.data.sample_set.rendered import SampleSet
-from silc.evaluate import datasets as eval_data
+from silc.data.sample_set.cache import SampleSet
+from silc.evaluate import datasets
 from silc.evaluate.tasks import TASKS
 from silc.train import sources
 
@@ -31,7 +31,7 @@ def mine(config, shards, tmp_path) -> Config:
 
 
 def ade20k(root: Path, mask_size: tuple[int, int] = (8, 8)) -> str:
-    """One picture of 8 x 8 and its mask, as LAYOUT:FOLDER."""
+    """One image of 8 x 8 and its mask, as LAYOUT:FOLDER."""
     for kind in ("images", "annotations"):
         (root / kind / "validation").mkdir(parents=True)
     Image.new("RGB", (8, 8)).save(root / "images/validation/a.jpg")
@@ -47,7 +47,7 @@ def test_own_shards_with_an_evaluation_set(mine, world, tmp_path):
     assert len(data.classification.test) == 3
     assert data.classification.test.has == {"labels", "captions"}
     assert data.why_not(TASKS["zeroshot_classification"]) is None
-    assert data.why_not(TASKS["fewshot"]) == "eval.shards has no train"
+    assert data.why_not(TASKS["fewshot"]) == "eval.shards has no training split"
     assert data.why_not(TASKS["zeroshot_segmentation"]) == "eval.shards has no masks"
 
 
@@ -57,18 +57,18 @@ def test_class_names_of_the_evaluation_shards_are_not_those_of_a_layout_with_a_l
     assert data.segmentation.classes == class_names.ADE20K
     assert data.classification.classes == NAMES
     mine.eval.shards = []
-    with pytest.raises(ValueError, match=r"would be read by nothing.*or eval\.classes=null"):
+    with pytest.raises(ValueError, match=r"has no effect.*or eval\.classes=null"):
         sources.resolve(mine, world, tmp_path)
 
 
 def test_data_of_tasks_that_are_not_asked_for_is_not_opened(mine, tmp_path):
     mine.eval.segmentation = "ade20k:/nowhere"
-    data = eval_data.resolve_data(mine, None, ["retrieval"])
+    data = datasets.resolve_data(mine, None, ["retrieval"])
     assert data.retrieval.name == "eval.shards"
     assert data.classification is data.segmentation is None
-    assert eval_data.needs_default(mine, ["retrieval"])
+    assert datasets.needs_default(mine, ["retrieval"])
     mine.eval.retrieval = "wds:/x"
-    assert not eval_data.needs_default(mine, ["retrieval", "zeroshot_segmentation"])
+    assert not datasets.needs_default(mine, ["retrieval", "zeroshot_segmentation"])
 
 
 def test_own_shards_alone_are_not_evaluated(config, world, tmp_path):
@@ -85,7 +85,7 @@ def test_no_shards_mean_the_sample_set_and_the_unseen_artist(config, world, tmp_
             return ["apple", "bear"]
 
     asked = {}
-    monkeypatch.setattr(eval_data, "ensure_sample", lambda root, **kw: asked.update(kw, root=root) or Sample(tmp_path))
+    monkeypatch.setattr(datasets, "ensure_sample", lambda root, **kw: asked.update(kw, root=root) or Sample(tmp_path))
     config.data.sample_scenes = 77
     train, data = sources.resolve(config, world, tmp_path)
     assert train == shards([0, 1])
@@ -98,9 +98,12 @@ def test_no_shards_mean_the_sample_set_and_the_unseen_artist(config, world, tmp_
     ("change", "said"),
     [
         (lambda c: setattr(c.eval, "classes", None), "eval.shards and eval.classes go together"),
-        (lambda c: setattr(c.eval, "shards", []), "eval.shards and eval.classes go together"),
-        (lambda c: setattr(c.eval, "segmentation", "voc22:/data"), "'voc22:/data' is no LAYOUT:FOLDER; layouts: wds"),
-        (lambda c: setattr(c.eval, "segmentation", "voc20:/nowhere"), "/nowhere is no folder"),
+        (lambda c: setattr(c.eval, "shards", []), "it goes together with eval.shards"),
+        (
+            lambda c: setattr(c.eval, "segmentation", "voc22:/data"),
+            "'voc22:/data' is not of the form LAYOUT:FOLDER; layouts: wds",
+        ),
+        (lambda c: setattr(c.eval, "segmentation", "voc20:/nowhere"), "/nowhere is not a folder"),
         (lambda c: setattr(c.eval, "shards", ["absent.tar"]), "absent.tar does not exist"),
         (lambda c: setattr(c.eval, "classes", "absent.txt"), "absent.txt"),
         (lambda c: setattr(c.eval, "stride", 40), "eval.stride=40 is larger than eval.window=32"),
@@ -115,7 +118,7 @@ def test_a_mistake_shows_before_training(mine, world, tmp_path, change, said):
 
 def test_a_mask_of_another_size_shows_before_training(mine, world, tmp_path):
     mine.eval.segmentation = ade20k(tmp_path / "ade", (5, 8))
-    with pytest.raises(ValueError, match="the mask of a is 8 x 5 pixels, its picture 8 x 8"):
+    with pytest.raises(ValueError, match="the mask of a is 8 x 5 pixels, its image 8 x 8"):
         sources.resolve(mine, world, tmp_path)
 
 
@@ -150,14 +153,14 @@ def test_a_class_without_a_name_is_refused(mine, world, tmp_path, shards):
 
 def test_an_evaluation_set_without_classes_is_refused(mine, world, tmp_path, shards):
     mine.eval.shards = shards([None, None])
-    with pytest.raises(ValueError, match="no picture has a `class`"):
+    with pytest.raises(ValueError, match="no image has a `class`"):
         sources.resolve(mine, world, tmp_path)
 
 
-def test_an_evaluation_set_without_a_readable_picture_is_refused(mine, world, tmp_path):
+def test_an_evaluation_set_without_a_readable_image_is_refused(mine, world, tmp_path):
     with wds.TarWriter(str(tmp_path / "broken.tar")) as writer:
         for number in range(3):
-            writer.write({"__key__": f"{number}", "png": b"no picture", "json": b'{"class": 0}'})
+            writer.write({"__key__": f"{number}", "png": b"no image", "json": b'{"class": 0}'})
     mine.eval.shards = [str(tmp_path / "broken.tar")]
-    with pytest.raises(ValueError, match=r"none of its 3 pictures can be read; the last one, broken/2: undecodable"):
+    with pytest.raises(ValueError, match=r"none of its 3 images can be read; the last one is broken/2: undecodable"):
         sources.resolve(mine, world, tmp_path)

@@ -1,14 +1,14 @@
-"""The sample set: scenes composed from the embedded drawings, rendered once into ordinary WebDataset shards.
+"""The cache of the sample set: scenes composed from the embedded drawings, rendered once into WebDataset shards.
 
     {root}/{concepts}-{settings}/{split}/index.json, 00000.tar, 00001.tar, ...
-        {key}.jpg         the picture
+        {key}.jpg         the image
         {key}.txt         its caption
         {key}.mask.png    class of each pixel: 0 background, i the class i - 1 of the split
         {key}.json        objects (their number), concepts, concept_ids, artists, boxes, visible, split
 
 Splits: "train"; "unseen_artist", the training concepts by artists that no training scene shows; "unseen_concept",
 concepts that no training scene shows, by the training artists; "both". In the last three the first half of the scenes
-hold one object, dealt evenly to concepts and then artists: zero-shot classification is taken over those.
+show one object, dealt evenly to concepts and then artists: zero-shot classification is measured on those.
 """
 
 from __future__ import annotations
@@ -23,9 +23,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from silc.data.sample_set import concepts as sample_concepts
-from silc.data.sample_set import render as sample_render
-from silc.data.sample_set import scenes
 from silc.data.sample_set.concepts import SPLITS
 from silc.data.sample_set.render import DRAWINGS, render_splits
 
@@ -37,7 +34,7 @@ class SampleSet:
     """A rendered sample set.
 
     Attributes:
-        folder: holds a folder a split.
+        folder: contains one folder for each split.
     """
 
     folder: Path
@@ -51,7 +48,7 @@ class SampleSet:
         return [str(self._split(split) / shard["name"]) for shard in self.index(split)["shards"]]
 
     def class_names(self, split: str) -> list[str]:
-        """Names of the split's concepts; concept_ids in a scene's json are places in it, the mask holds them + 1."""
+        """Names of the split's concepts; concept_ids in a scene's json are indices into them, masks have index + 1."""
         return self.index(split)["class_names"]
 
     def _split(self, split: str) -> Path:
@@ -61,7 +58,7 @@ class SampleSet:
 
 
 def default_root() -> Path:
-    """Where the sample set is kept: the environment variable SILC_DATA, or ./data/sample."""
+    """The folder of rendered sample sets: the environment variable SILC_DATA, or ./data/sample."""
     return Path(os.environ.get("SILC_DATA", "data/sample"))
 
 
@@ -74,15 +71,15 @@ def ensure_sample(
     scenes_eval: int = 1024,
     seed: int = 0,
 ) -> SampleSet:
-    """The sample set under `root`, rendered now unless it is there already with these settings.
+    """The sample set under `root`, rendered now unless one with these settings exists.
 
-    Several processes may call this at once: one renders, the others wait for it. A set appears under its name only when
-    it is complete; sets of other settings stay beside it.
+    Several processes may call this at once: one renders, the others wait for it. A set gets its name only when it is
+    complete; sets with other settings are kept.
 
     Args:
-        root: folder to keep rendered sets in; made if missing.
+        root: folder of rendered sets; made if missing.
         concepts: "default", 128 concrete things (24 more held out), or "all", some 1,500.
-        size: pixels a side of a picture, at least 16.
+        size: side of an image in pixels, at least 16.
         scenes_train: scenes of the training split.
         scenes_eval: scenes of each other split, half of them with one object.
         seed: of every random choice.
@@ -112,9 +109,9 @@ def ensure_sample(
 
 
 def _recipe_digest() -> str:
-    """Changes with the embedded drawings and with the code that composes them, so that a stale set is never reused."""
-    modules = (sample_concepts, sample_render, scenes)
-    sources = [*(Path(module.__file__) for module in modules), DRAWINGS / "manifest.json"]
+    """Changes with the embedded drawings and the code that composes them, so that a stale set is never used."""
+    folder = Path(__file__).parent
+    sources = [*(folder / name for name in ("concepts.py", "render.py", "scenes.py")), DRAWINGS / "manifest.json"]
     return hashlib.sha256(b"".join(hashlib.sha256(path.read_bytes()).digest() for path in sources)).hexdigest()
 
 
@@ -125,6 +122,6 @@ def _only_one(lock: Path) -> Iterator[None]:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            print(f"sample set: another process renders it, waiting ({lock})", flush=True)
+            print(f"sample set: another process is rendering it, waiting ({lock})", flush=True)
             fcntl.flock(handle, fcntl.LOCK_EX)
         yield

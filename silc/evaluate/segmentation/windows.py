@@ -1,6 +1,6 @@
-"""Pictures of any size through a tower: resized to a short side, cut into sliding windows, scores put together again.
+"""Images of any size through a tower: resized to a short side, cut into sliding windows, scores merged again.
 
-Windows overlap; a pixel's scores are the mean over the windows that hold it.
+Windows overlap; a pixel's scores are the mean over the windows that contain it.
 """
 
 from __future__ import annotations
@@ -15,18 +15,20 @@ from torch import Tensor
 from silc.config import Config
 from silc.data.crops import resize_into
 
-CLASSES = 32  # class maps brought to the picture's size at a time
+CLASSES = 32  # class maps that are upsampled to the image's size at a time
+
+Box = tuple[int, int, int, int]  # top, left, height, width
 
 
 @dataclass(frozen=True)
 class Geometry:
-    """How a picture is cut.
+    """How an image is cut.
 
     Attributes:
-        short_side: pixels of the shorter side, multiples of the patch.
-        window: pixels a side of a window; 0: the picture whole.
+        short_side: pixels of the shorter side, a multiple of the patch.
+        window: pixels a side of a window; 0: the whole image.
         stride: pixels from window to window.
-        batch: windows a forward pass.
+        batch: windows in a forward pass.
     """
 
     short_side: int
@@ -35,14 +37,14 @@ class Geometry:
     batch: int
 
     def words(self) -> str:
-        """For people."""
-        how = f"windows of {self.window} px every {self.stride} px" if self.window else "the picture whole"
+        """The protocol in words, for the table and the report."""
+        how = f"windows of {self.window} px every {self.stride} px" if self.window else "the whole image at once"
         return f"short side {self.short_side} px, {how}, bilinear upsampling, no post-processing"
 
 
 def geometry(config: Config) -> Geometry:
-    """Of a configuration. What it leaves open: a short side of 7/4 of a global crop's, windows as large as that, which
-    overlap by a quarter (448, 448, 336 for crops of 256 px).
+    """The geometry that a configuration asks for. Defaults: a short side of 7/4 of a global crop's, windows of that
+    size, with a quarter of overlap (448, 448, 336 for crops of 256 px).
 
     Raises ValueError for a stride larger than the window: pixels between the windows would have no scores.
     """
@@ -58,17 +60,19 @@ def geometry(config: Config) -> Geometry:
     return Geometry(side, window, stride, evaluation.batch)
 
 
-def resized(picture: Tensor, short_side: int, patch: int) -> Tensor:
-    """uint8 [H, W, 3] -> uint8 [3, h, w], the shorter side as told, the other in proportion; multiples of `patch`."""
-    scale = short_side / min(picture.shape[:2])
-    height, width = (max(1, round(side * scale / patch)) * patch for side in picture.shape[:2])
-    image = torch.empty(3, height, width, dtype=torch.uint8)
-    resize_into(image, picture.contiguous())
-    return image
+def resized(image: Tensor, short_side: int, patch: int) -> Tensor:
+    """uint8 [H, W, 3] -> uint8 [3, h, w]: the shorter side `short_side`, the other in proportion, both multiples of
+    `patch`.
+    """
+    scale = short_side / min(image.shape[:2])
+    height, width = (max(1, round(side * scale / patch)) * patch for side in image.shape[:2])
+    out = torch.empty(3, height, width, dtype=torch.uint8)
+    resize_into(out, image.contiguous())
+    return out
 
 
-def boxes(height: int, width: int, window: int, stride: int) -> list[tuple[int, int, int, int]]:
-    """(top, left, height, width) of the windows, row by row; a row's last ends at the edge. window 0: one of it all."""
+def boxes(height: int, width: int, window: int, stride: int) -> list[Box]:
+    """The windows, row by row; the last one of a row or column ends at the edge. window 0: one, the whole image."""
     rows, columns = (min(window, side) if window else side for side in (height, width))
     return [(t, x, rows, columns) for t in _starts(height, rows, stride) for x in _starts(width, columns, stride)]
 
@@ -77,24 +81,25 @@ def _starts(side: int, window: int, stride: int) -> list[int]:
     return [*range(0, side - window, stride), side - window]
 
 
-def cut(image: Tensor, places: list[tuple[int, int, int, int]]) -> Tensor:
-    """uint8 [3, h, w] -> the windows [n, 3, rows, columns]."""
+def cut(image: Tensor, places: list[Box]) -> Tensor:
+    """[channels, h, w] -> the windows [n, channels, rows, columns]."""
     return torch.stack([image[:, t : t + rows, x : x + columns] for t, x, rows, columns in places])
 
 
 def slide(image: Tensor, shape: Geometry, scores: Callable[[Tensor], Tensor]) -> Tensor:
     """Mean scores of each pixel: uint8 [3, h, w] -> fp32 [C, h, w].
 
-    scores: uint8 [n, 3, rows, columns] -> [n, C, any, any], brought to the window's size bilinearly.
+    scores: uint8 [n, 3, rows, columns] -> [n, C, any, any], upsampled to the window's size bilinearly.
     """
-    places = boxes(*image.shape[1:], shape.window, shape.stride)
-    total, seen = None, torch.zeros(image.shape[1:], device=image.device)
+    height, width = image.shape[1:]
+    places = boxes(height, width, shape.window, shape.stride)
+    total, seen = image.new_empty(0), torch.zeros(height, width, device=image.device)
     for first in range(0, len(places), shape.batch):
         some = places[first : first + shape.batch]
         found = scores(cut(image, some))
-        if total is None:
+        if first == 0:
             # Classes last in memory, as the products with their embeddings are: adding and comparing are then fastest.
-            total = found.new_zeros(*image.shape[1:], found.shape[1]).permute(2, 0, 1)
+            total = found.new_zeros(height, width, found.shape[1]).permute(2, 0, 1)
         for (top, left, rows, columns), one in zip(some, found, strict=True):
             window = (slice(top, top + rows), slice(left, left + columns))
             total[:, *window] += upsample(one, (rows, columns))
@@ -102,15 +107,15 @@ def slide(image: Tensor, shape: Geometry, scores: Callable[[Tensor], Tensor]) ->
     return total / seen
 
 
-def upsample(scores: Tensor, size: tuple[int, int]) -> Tensor:
+def upsample(scores: Tensor, size: tuple[int, ...]) -> Tensor:
     """Bilinear: [C, h, w] -> [C, *size]."""
     return F.interpolate(scores[None], size=size, mode="bilinear", align_corners=False)[0]
 
 
-def best_class(scores: Tensor, size: tuple[int, int]) -> Tensor:
-    """Class of the highest score of each pixel, the first of equals: [C, h, w] -> int64 [*size].
+def best_class(scores: Tensor, size: tuple[int, ...]) -> Tensor:
+    """Class of the highest score at each pixel, the first of equals: [C, h, w] -> int64 [*size].
 
-    A few classes are upsampled at a time: all of them at the size of a large picture would be gigabytes.
+    A few classes are upsampled at a time: all of them at the size of a large image would take gigabytes.
     """
     if tuple(scores.shape[1:]) == size:
         return scores.argmax(0)

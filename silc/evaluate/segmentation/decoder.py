@@ -1,8 +1,8 @@
 """A light decoder over patch-text cosines for open-vocabulary segmentation, in the spirit of CAT-Seg (2303.11797).
 
-The cosines of every patch with every class form a volume [C, h, w]. Each class's map is embedded and refined by what is
-shared by all classes: convolutions over the picture, guided by its features, and attention among the classes at each
-patch, guided by their names. No parameter belongs to a class, so that any class can be asked for by its name.
+The cosines of every patch with every class form a volume [C, h, w]. Each class's map is embedded and refined by layers
+that all classes share: convolutions over the image, guided by its features, and attention among the classes at each
+patch, guided by their names. No parameter belongs to a class, so that any class can be segmented by its name.
 """
 
 from __future__ import annotations
@@ -11,11 +11,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-FIRST_SCALE = 20.0  # of cosines, as logits
+FIRST_SCALE = 20.0  # from cosines to logits, before training
 
 
 class SpatialMixing(nn.Module):
-    """Neighbouring patches of one class, with the picture's features beside them."""
+    """Mixes neighbouring patches within each class, guided by the image's features."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -34,7 +34,7 @@ class SpatialMixing(nn.Module):
 
 
 class ClassMixing(nn.Module):
-    """All classes at one patch: attention whose queries and keys see the names, and whose values do not."""
+    """Mixes the classes at each patch: attention whose queries and keys see the names, and whose values do not."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -60,7 +60,7 @@ class CostDecoder(nn.Module):
     Args:
         features: D, width of the model's features.
         width: d, width of the embedded cosines.
-        depth: number of (spatial, class) pairs of blocks.
+        depth: number of pairs of blocks, spatial and among classes.
     """
 
     def __init__(self, features: int, width: int, depth: int = 2) -> None:
@@ -73,8 +73,8 @@ class CostDecoder(nn.Module):
         self.smooth = nn.Conv2d(width, width, 3, padding=1, groups=width)
         self.out = nn.Conv2d(width, 1, 1)
         self.scale = nn.Parameter(torch.tensor(FIRST_SCALE))
-        nn.init.zeros_(self.out.weight)
-        nn.init.zeros_(self.out.bias)
+        for parameter in self.out.parameters():
+            nn.init.zeros_(parameter)
 
     def forward(self, patches: Tensor, classes: Tensor) -> Tensor:
         """Unit-length patch features [B, h, w, D] and class embeddings [C, D] -> logits [B, C, 2 h, 2 w]."""
