@@ -26,10 +26,12 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import torch
-from cases import RESULTS, device_slug
-from measure import banner, device
 
-ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # a plain clone is not installed
+
+from benchmarks import RESULTS, ROOT
+from benchmarks.common.measure import banner, device, device_slug
+
 GRACE = 60  # seconds in which a job may end by itself, once told to
 SANITIZED = ("memcheck", "racecheck")
 
@@ -70,7 +72,7 @@ def jobs(size: str, out: Path) -> Iterator[Job]:
         )
     for tool in SANITIZED:
         command = ["compute-sanitizer", "--tool", tool, "--error-exitcode", "1", python]
-        yield Job(tool, [*command, str(benchmarks / "sanitize.py")], 300, ("compute-sanitizer",))
+        yield Job(tool, [*command, "-m", "benchmarks.kernels.sanitize"], 300, ("compute-sanitizer",))
     bench = [python, str(benchmarks / "train_bench.py"), "--save", str(out)]
     full = ["--preset", "silc_vit_b16", "--batch", "256", f"data.shards=[{ROOT}/data/sample]", "--data-steps", "0"]
     small = ["--steps", "1", "--data-steps", "0", "--batch", "4"]
@@ -128,7 +130,7 @@ def summary(outcomes: Sequence[Outcome]) -> str:
         f"# {banner()}",
         "",
         f"{datetime.now(UTC).date().isoformat()}, Python {platform.python_version()}, triton {triton.__version__}, "
-        f"CUDA {torch.version.cuda}. Made by `make gpu`; the figures are in the CSV files beside this page.",
+        f"CUDA {torch.version.cuda}. Made by `make gpu`; the measurements are in the CSV files beside this page.",
         "",
         "| job | outcome | seconds |",
         "|---|---|---|",

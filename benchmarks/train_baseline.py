@@ -23,11 +23,11 @@ from lightly.models.modules import DINOProjectionHead
 from open_clip.loss import ClipLoss, SigLipLoss
 from open_clip.tokenizer import SimpleTokenizer
 from PIL import Image
-from stopwatch import Span
 from torch import Tensor, nn
 from torch.nn import functional
 from torchvision import transforms
 
+from benchmarks.common.stopwatch import Span
 from silc.config import Config
 from silc.data.batch import Batch
 from silc.model import LogitScale, SilcModel, build

@@ -7,11 +7,11 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
-from stopwatch import Span
 from torch import Tensor, nn
 
 import silc.model.head
 import silc.model.vision
+from benchmarks.common.stopwatch import Span
 from silc import distributed
 from silc.config import Config
 from silc.data.batch import Batch

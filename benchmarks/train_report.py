@@ -11,8 +11,8 @@ from importlib.metadata import version
 from pathlib import Path
 
 import torch
-from measure import device
 
+from benchmarks.common.measure import device
 from silc.config import Config
 
 PARTS = (

@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from measure import device, resident_mib
-from stopwatch import Stopwatch
 
+from benchmarks.common.measure import device, resident_mib
+from benchmarks.common.stopwatch import Stopwatch
 from silc import config_io
 
 VARIANTS = ("silc", "glued", "clip")

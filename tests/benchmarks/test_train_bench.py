@@ -120,7 +120,7 @@ def test_what_the_glued_baseline_cannot_do_is_refused(preset, tmp_path):
 
 @pytest.mark.usefixtures("benchmarks")
 def test_parts_inside_parts_are_counted_once(monkeypatch):
-    import stopwatch
+    from benchmarks.common import stopwatch
 
     now = [0.0]
     monkeypatch.setattr(stopwatch.time, "perf_counter", lambda: now[0])

@@ -14,13 +14,12 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
+ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture
-def tune(monkeypatch):
-    monkeypatch.syspath_prepend(str(BENCHMARKS))
-    import tune
+def tune():
+    from benchmarks.kernels import tune
 
     return tune
 
@@ -84,7 +83,8 @@ def test_without_a_gpu_it_says_so(tune):
 
 def test_every_kernel_looks_its_tile_up_where_the_tuner_puts_it():
     code = """
-import importlib, tune
+import importlib
+from benchmarks.kernels import tune
 for name, op in tune.TABLES.items():
     module = importlib.import_module(f"silc_kernels.{name}")
     for case in tune.largest(op, "tiny"):
@@ -93,7 +93,7 @@ for name, op in tune.TABLES.items():
             next(iter(case.providers().values()))()
         print(name, *(key[0] for key in seen.keys_seen))
 """
-    extra = {"TRITON_INTERPRET": "1", "SILC_KERNELS_BACKEND": "triton", "PYTHONPATH": str(BENCHMARKS)}
+    extra = {"TRITON_INTERPRET": "1", "SILC_KERNELS_BACKEND": "triton", "PYTHONPATH": str(ROOT)}
     done = subprocess.run([sys.executable, "-c", code], env=os.environ | extra, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     for line in (

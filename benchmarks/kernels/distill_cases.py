@@ -6,12 +6,12 @@ from collections.abc import Callable, Iterator
 from functools import partial
 
 import torch
-from cases import Case, Provider
 from lightly.loss import DINOLoss
-from measure import device
 from torch import Tensor
 from torch.nn import functional
 
+from benchmarks.common.measure import device
+from benchmarks.kernels.cases import Case, Provider
 from silc_kernels import distill_head_loss, distill_loss
 
 # samples N, student crops S, teacher views T, prototypes K, width d; repeats

@@ -1,20 +1,16 @@
-"""Time and peak memory of one provider against another, in one process, on a CPU or a GPU."""
+"""Time and peak memory of one provider against another, in one process, on a CPU or a GPU; what that machine is."""
 
 import ctypes
 import gc
 import platform
 import statistics
-import sys
+import subprocess
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-
-ROOT = Path(__file__).resolve().parents[1]
-# Every benchmark imports this first: from a plain clone the packages are then found without being installed.
-sys.path[:0] = [path for path in (str(ROOT), str(ROOT / "kernels")) if path not in sys.path]
 
 STATUS = Path("/proc/self/status")
 PEAK_RESET = Path("/proc/self/clear_refs")
@@ -45,8 +41,24 @@ def device_name() -> str:
     return f"CPU {platform.machine()}, {torch.get_num_threads()} threads"
 
 
+def device_slug() -> str:
+    """The device as part of a file name: "cpu", or "nvidia_h100_80gb_hbm3"."""
+    if device().type == "cpu":
+        return "cpu"
+    return "".join(letter if letter.isalnum() else "_" for letter in device_name().lower())
+
+
+def commit() -> str:
+    """The commit of this checkout, short; "unknown" without git."""
+    command = ["git", "-C", str(Path(__file__).parent), "rev-parse", "--short", "HEAD"]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+
+
 def banner() -> str:
-    """What the figures below it were measured on."""
+    """The machine, torch's version, and whether it is a GPU: a heading for measurements."""
     kind = "" if device().type == "cuda" else " (not a GPU)"
     return f"{device_name()}, torch {torch.__version__}{kind}"
 
@@ -109,7 +121,7 @@ def _percentiles(values: Sequence[float]) -> tuple[float, float, float]:
 
 
 def _peak_mib(fn: Callable[[], object]) -> float:
-    """Peak MiB above what was held before; NaN where the system does not tell."""
+    """Peak MiB above what was held before; NaN where the system does not report it."""
     gc.collect()
     if device().type == "cuda":
         torch.cuda.reset_peak_memory_stats()

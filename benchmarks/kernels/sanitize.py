@@ -1,12 +1,12 @@
 """Each kernel once, at small odd sizes, for compute-sanitizer to watch.
 
-compute-sanitizer --tool memcheck python benchmarks/sanitize.py
+compute-sanitizer --tool memcheck python -m benchmarks.kernels.sanitize     from the repository's root
 """
 
 import torch
-from measure import device as default_device
 from torch.nn import functional
 
+from benchmarks.common.measure import device as default_device
 from silc_kernels import contrastive_loss, distill_head_loss, distill_loss, patch_embed
 
 TEMPS = {"student_temp": 0.1, "teacher_temp": 0.04}

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import csv
-import subprocess
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -12,11 +11,12 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import torch
-from measure import Row, banner, compare, device, device_name, gate
-from roofline import Roofline, measure_roofline
 from torch import Tensor
 
-RESULTS = Path(__file__).parent / "results"
+from benchmarks import RESULTS
+from benchmarks.common.measure import Row, banner, commit, compare, device, device_name, device_slug, gate
+from benchmarks.kernels.roofline import Roofline, measure_roofline
+
 VERSIONS = ("torch", "triton", "open_clip_torch", "timm", "lightly", "inf_cl")
 COLUMNS = (
     *("op", "shape", "provider", "dtype", "ms", "ms_p20", "ms_p80", "cpu_ms", "gb_per_s", "tflop_per_s"),
@@ -125,7 +125,7 @@ def record(case: Case, row: Row, ours: Row, roof: Roofline) -> dict[str, object]
         "ratio": middle / ours.milliseconds[0],
         "device": device_name(),
         "versions": " ".join(f"{package}=={found}" for package in VERSIONS if (found := _version(package))),
-        "commit": _commit(),
+        "commit": commit(),
         "date": datetime.now(UTC).date().isoformat(),
     }
 
@@ -155,23 +155,8 @@ def save(name: str, records: Sequence[dict[str, object]], folder: Path) -> Path:
     return path
 
 
-def device_slug() -> str:
-    """The device as part of a file name: "cpu", or "nvidia_h100_80gb_hbm3"."""
-    if device().type == "cpu":
-        return "cpu"
-    return "".join(letter if letter.isalnum() else "_" for letter in device_name().lower())
-
-
 def _version(package: str) -> str | None:
     try:
         return version(package)
     except PackageNotFoundError:
         return None
-
-
-def _commit() -> str:
-    command = ["git", "-C", str(Path(__file__).parent), "rev-parse", "--short", "HEAD"]
-    try:
-        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
-    except (OSError, subprocess.CalledProcessError):
-        return "unknown"

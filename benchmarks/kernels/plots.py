@@ -1,6 +1,6 @@
 """Time and peak memory of the contrastive loss against the batch, from a saved CSV.
 
-python benchmarks/plots.py benchmarks/results/loss_cpu.csv      writes the PNG beside it
+python -m benchmarks.kernels.plots benchmarks/results/loss_cpu.csv      writes the PNG beside it
 """
 
 from __future__ import annotations

@@ -8,12 +8,12 @@ from functools import partial
 from importlib.util import find_spec
 
 import torch
-from cases import Case, Provider
-from distill_cases import solve, unit
-from measure import device
-from simulated_ranks import among, clip_loss, inf_cl_loss, siglip_loss
 from torch import Tensor
 
+from benchmarks.common.measure import device
+from benchmarks.kernels.cases import Case, Provider
+from benchmarks.kernels.distill_cases import solve, unit
+from benchmarks.kernels.simulated_ranks import among, clip_loss, inf_cl_loss, siglip_loss
 from silc_kernels import contrastive_loss
 
 # pairs of a rank n, ranks, width d; repeats. More ranks than one: the others simulated on this device.

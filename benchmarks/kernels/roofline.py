@@ -6,7 +6,8 @@ import statistics
 from dataclasses import dataclass
 
 import torch
-from measure import device, milliseconds
+
+from benchmarks.common.measure import device, milliseconds
 
 # (bytes of the copied buffer, side of the product): past every cache, and large enough to run at the peak.
 SIZES = {"cpu": (1 << 28, 1536), "cuda": (1 << 32, 8192)}
