@@ -15,7 +15,7 @@ from silc_kernels.common.collectives import Ranks
 from silc_kernels.contrastive import torch_tiles as tiles
 from silc_kernels.contrastive.custom_op import Call
 from silc_kernels.contrastive.passes import Options, Similarities
-from tests.kernels.contrastive_worker import WORLD, work, work_beside_one_that_dies
+from tests.kernels.contrastive.worker import WORLD, work, work_beside_one_that_dies
 from tests.kernels.oracles import Allocations, contrastive, far_below_one_another, normal, relative, unit
 from tests.kernels.tolerance import assert_as_good_as
 
@@ -76,7 +76,7 @@ def test_views_are_losses_of_their_own(kind):
 
 
 def test_processes_equal_one_process(tmp_path):
-    """1, 2 and 4 gloo processes, both kinds and plans, chunks that do not divide n; see contrastive_worker."""
+    """1, 2 and 4 gloo processes, both kinds and plans, chunks that do not divide n; see worker.py."""
     context = mp.get_context("spawn")
     queue = context.Queue()
     spawned = mp.spawn(work, (str(tmp_path / "store"), queue), nprocs=WORLD, join=False, start_method="spawn")

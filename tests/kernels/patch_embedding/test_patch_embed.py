@@ -10,7 +10,7 @@ from timm.layers import PatchEmbed
 from silc_kernels import PackedLayout, patch_embed
 from silc_kernels.patch_embedding import torch_backend as reference
 from tests.kernels.oracles import Allocations, normal, relative, tokens
-from tests.kernels.patch_problems import IMAGENET, PLAIN, cut, identity, pixels, problem, trained
+from tests.kernels.patch_embedding.problems import IMAGENET, PLAIN, cut, identity, pixels, problem, trained
 
 SIZES = st.lists(st.tuples(st.integers(1, 3), st.integers(1, 3), st.integers(1, 3)), min_size=1, max_size=3)
 
