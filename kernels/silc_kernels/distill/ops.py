@@ -5,6 +5,14 @@ from torch import Tensor
 
 from ..common import dispatch
 from ..common.checks import check_float, check_pair_weights, check_savable, check_shape, check_temperature
+from . import torch_head, torch_logits
+
+for _op, _torch, _triton in (
+    ("distill_loss", torch_logits.distill_loss, "silc_kernels.distill.triton_logits"),
+    ("distill_head_loss", torch_head.distill_head_loss, "silc_kernels.distill.triton_head"),
+):
+    dispatch.register(_op, "torch", _torch)
+    dispatch.register(_op, "triton", dispatch.later(_triton, _op), dispatch.triton_takes(_op))
 
 
 def distill_loss(

@@ -5,8 +5,6 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor
 
-from . import custom_op as patch_op
-
 # Numbers of the patch matrix held at a time, 8 MiB of float32: threads wait for one another between products, so few.
 CHUNK_ELEMENTS = 1 << 21
 BYTE_CENTER = 128
@@ -25,7 +23,7 @@ def forward(
     std: list[float],
     out_dtype: torch.dtype,
 ) -> Tensor:
-    """See `patch_op.define`. Computes in float32, in float64 where the weight is."""
+    """See `ops._module`. Computes in float32, in float64 where the weight is."""
     dtype = torch.promote_types(weight.dtype, torch.float32)
     gain, offset = _folding(mean, std, dtype, weight.device)
     plain = weight.to(dtype)
@@ -59,7 +57,7 @@ def backward(
     std: list[float],
     dtype: torch.dtype,
 ) -> list[Tensor]:
-    """See `patch_op.define`."""
+    """See `ops._module`."""
     width = grad.shape[-1]
     gain, offset = _folding(mean, std, dtype, grad.device)
     d_folded = torch.zeros(2, width, 3 * patch * patch, dtype=dtype, device=grad.device)
@@ -82,10 +80,6 @@ def backward(
     d_plain, d_raw = d_folded.view(2, width, 3, patch, patch)
     d_weight = d_plain + d_raw * gain + d_bias[1].view(-1, 1, 1, 1) * offset
     return [d_weight, d_bias.sum(0), d_prefix, *d_positions]
-
-
-patch_embed = patch_op.define("patch_embed_torch", forward, backward)
-patch_embed.__doc__ = "Plain-torch `silc_kernels.patch_embed`; arguments are not checked."
 
 
 def _folding(

@@ -13,7 +13,7 @@ from open_clip.loss import ClipLoss, SigLipLoss
 from silc_kernels import center_update, contrastive_loss
 from silc_kernels.common.collectives import Ranks
 from silc_kernels.contrastive import torch_tiles as tiles
-from silc_kernels.contrastive.custom_op import Call
+from silc_kernels.contrastive.agreement import Call
 from silc_kernels.contrastive.passes import Options, Similarities
 from tests.kernels.contrastive.worker import WORLD, work, work_beside_one_that_dies
 from tests.kernels.oracles import Allocations, contrastive, far_below_one_another, normal, relative, unit

@@ -1,23 +1,23 @@
-"""Tiles of patch_embed: what ships, what is worth trying, and that both are looked up when a kernel is launched."""
+"""Launch configurations of patch_embed: what ships, what is worth trying, both looked up at each launch."""
 
 import torch
 
 from silc_kernels.common import triton_runtime as runtime
 from silc_kernels.gate import gate
 from silc_kernels.patch_embedding.triton_gate import PRECISIONS, candidates
-from silc_kernels.patch_embedding.triton_launch import TILES, TRIALS, Tile, tile_of
+from silc_kernels.patch_embedding.triton_launch import SHIPPED, TRIALS, LaunchConfig, launch_config
 
 
 def test_trials_are_alternatives_to_what_ships():
     for key, trials in TRIALS.items():
-        assert len({TILES[key], *trials}) == 1 + len(trials)
+        assert len({SHIPPED[key], *trials}) == 1 + len(trials)
         kernel, precision, architecture = key
-        for tile in trials:
-            built = list(candidates(key, tile, PRECISIONS[precision][0]))
+        for config in trials:
+            built = list(candidates(key, config, PRECISIONS[precision][0]))
             assert built
             assert all(kernel.removesuffix(" narrow") in candidate.name for candidate in built)
             assert all(candidate.architectures == (architecture,) for candidate in built)
-            assert all(candidate.num_warps == tile.num_warps for candidate in built)
+            assert all(candidate.num_warps == config.num_warps for candidate in built)
 
 
 def test_a_trial_compiles_as_what_ships_must():
@@ -26,11 +26,13 @@ def test_a_trial_compiles_as_what_ships_must():
         assert not gate.faults(candidate, gate.build(candidate, 90))
 
 
-def test_a_tile_put_into_the_table_is_used_at_the_next_launch(monkeypatch):
-    device, tile = torch.device("cpu"), Tile(16, 16, 16, 4, 1)
+def test_a_configuration_put_into_the_table_is_used_at_the_next_launch(monkeypatch):
+    device, config = torch.device("cpu"), LaunchConfig(16, 16, 16, 4, 1)
     for capability, architecture in ((80, 80), (89, 80), (90, 90), (100, 100), (103, 100), (120, 80)):
         monkeypatch.setattr(runtime, "capability", lambda device, found=capability: found)
-        assert tile_of("project", device, torch.bfloat16, 16) is TILES["project", "half", architecture]
-        assert tile_of("gradient", device, torch.float32, 14) is TILES["gradient narrow", "single", architecture]
-        monkeypatch.setitem(TILES, ("project narrow", "half", architecture), tile)
-        assert tile_of("project", device, torch.float16, 8) is tile
+        assert launch_config("project", device, torch.bfloat16, 16) is SHIPPED["project", "half", architecture]
+        assert (
+            launch_config("gradient", device, torch.float32, 14) is SHIPPED["gradient narrow", "single", architecture]
+        )
+        monkeypatch.setitem(SHIPPED, ("project narrow", "half", architecture), config)
+        assert launch_config("project", device, torch.float16, 8) is config

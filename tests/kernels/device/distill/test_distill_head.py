@@ -286,13 +286,13 @@ def test_rows_are_split_where_prototypes_are_few():
 
 OTHERS = [(key, trial) for key, trials in distill_head_tiles.TRIALS.items() for trial in trials]
 OTHERS += [
-    ((name, 90), shape) for (name, architecture), shape in distill_head_tiles.TILES.items() if architecture == 80
+    ((name, 90), shape) for (name, architecture), shape in distill_head_tiles.SHIPPED.items() if architecture == 80
 ]
 
 
 @pytest.mark.parametrize(("key", "trial"), OTHERS, ids=str)
 def test_tiles_that_other_chips_or_timings_would_choose_are_as_accurate(device, key, trial, monkeypatch):
-    monkeypatch.setitem(distill_head_tiles.TILES, key, trial)
+    monkeypatch.setitem(distill_head_tiles.SHIPPED, key, trial)
     compare(problem(device, 3, 30, 2, 300, 16))
 
 
