@@ -45,11 +45,13 @@ class Told(NamedTuple):
     @classmethod
     def of(cls, image: Tensor, text: Tensor, call: Call) -> "Told":
         """image [V, n, d], text [n, d]."""
-        return cls(node(), *image.shape, FLOATS.index(image.dtype), FLOATS.index(text.dtype), call)
+        views, pairs, width = image.shape
+        return cls(node(), views, pairs, width, FLOATS.index(image.dtype), FLOATS.index(text.dtype), call)
 
     @classmethod
     def from_numbers(cls, numbers: list[int]) -> "Told":
-        return cls(*numbers[:6], Call(*numbers[6:]))
+        node, views, pairs, width, image_dtype, text_dtype, *call = numbers
+        return cls(node, views, pairs, width, image_dtype, text_dtype, Call(*call))
 
     def numbers(self) -> list[int]:
         return [*self[:6], *self.call]

@@ -149,9 +149,10 @@ def _operator(backend: str) -> Callable[..., Tensor]:
         options = Options(bool(asked.softmax), ranks, again, step, *map(bool, asked[3:]))
         # Kernels are launched on the current device.
         with torch.cuda.device_of(image):
-            solution = Similarities(image, text, scale, bias, options, _tiles(backend)).solve()
-        loss, d_scalars, *features = solution
-        return loss, d_scalars, *(loss.new_empty(0) if gradient is None else gradient for gradient in features)
+            loss, d_scalars, d_image, d_text = Similarities(image, text, scale, bias, options, _tiles(backend)).solve()
+        # An operator returns no None, and no tensor twice.
+        d_image, d_text = (loss.new_empty(0) if gradient is None else gradient for gradient in (d_image, d_text))
+        return loss, d_scalars, d_image, d_text
 
     op.register_fake(_shapes)
     op.register_autograd(_backward, setup_context=_remember)
@@ -184,14 +185,14 @@ def _shapes(
     """What the operator returns, for compilers: loss [], d_scalars [3], d_image and d_text, empty if not wanted."""
     dtype = torch.promote_types(torch.promote_types(image.dtype, text.dtype), torch.float32)
     wanted = Call(*call)
-    features = (
+    d_image, d_text = (
         like.new_empty(like.shape if needed else (0,), dtype=dtype)
         for like, needed in ((image, wanted.image_wanted), (text, wanted.text_wanted))
     )
-    return image.new_empty((), dtype=dtype), image.new_empty((3,), dtype=dtype), *features
+    return image.new_empty((), dtype=dtype), image.new_empty((3,), dtype=dtype), d_image, d_text
 
 
-def _remember(ctx: Any, inputs: tuple, output: tuple[Tensor, ...]) -> None:
+def _remember(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
     _, *gradients = output
     ctx.mark_non_differentiable(*gradients)
     ctx.set_materialize_grads(False)
@@ -213,7 +214,7 @@ def _scaled(ctx: Any, grad: Tensor) -> list[Tensor | None]:
     """Gradients of image, text, scale and bias where wanted, `grad` times what the forward has found."""
     d_scalars, d_image, d_text = ctx.saved_tensors
     factor, d_scale, d_bias = (d_scalars * grad).unbind()
-    scaled = []
+    scaled: list[Tensor | None] = []
     for index, gradient in enumerate((d_image, d_text, d_scale, d_bias)):
         shape, dtype = ctx.like[index]
         if not ctx.needs_input_grad[index]:

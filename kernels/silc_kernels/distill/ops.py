@@ -26,7 +26,7 @@ def distill_loss(
     inplace_backward: bool = False,
     backend: str = "auto",
 ) -> Tensor:
-    """Cross-entropy between centred, sharpened teacher and student, over all pairs of crops.
+    """Cross-entropy between centered, sharpened teacher and student, over all pairs of crops.
 
         sum_n sum_st w_st H(softmax((z_t - c) / tau_t), softmax(z_s / tau_s)) / (N sum_st w_st)
 
@@ -42,7 +42,7 @@ def distill_loss(
         backend: "auto", or a name from `dispatch.report`.
 
     Returns:
-        scalar, float32; float64 where student_logits are, whatever the dtype of the teacher and the centre.
+        scalar, float32; float64 where student_logits are, whatever the dtype of the teacher and the center.
 
     Raises:
         ValueError: a shape, dtype, device, temperature or weight that does not fit.
@@ -115,7 +115,7 @@ def distill_head_loss(
 
     Raises:
         ValueError: a shape, dtype, device, temperature or weight that does not fit.
-        RuntimeError: from the backward, where an input was changed in place since (update the teacher and the centre
+        RuntimeError: from the backward, where an input was changed in place since (update the teacher and the center
             after it), and from a second derivative.
     """
     op = "distill_head_loss"

@@ -136,7 +136,7 @@ def _report(ptx: str, architecture: int) -> str:
     from triton import knobs
 
     tool = knobs.nvidia.ptxas_blackwell if architecture >= 100 else knobs.nvidia.ptxas
-    target = re.search(r"^\.target (\w+)", ptx, re.MULTILINE)[1]
+    (target,) = re.findall(r"^\.target (\w+)", ptx, re.MULTILINE)
     with tempfile.TemporaryDirectory() as folder:
         source = Path(folder, "kernel.ptx")
         source.write_text(ptx)

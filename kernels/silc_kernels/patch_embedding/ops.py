@@ -41,7 +41,7 @@ def patch_embed(
 ) -> Tensor:
     """Normalise, cut into patches, project, add bias and position, and pack, in one go.
 
-    mean and std are folded into weight and bias, with the bytes centred by 128:
+    mean and std are folded into weight and bias, with the bytes centered by 128:
 
         W' = W / (255 std_c),  b' = b + sum W (128 / 255 - mean_c) / std_c,  token = W' (byte - 128) + b' + position
 
@@ -185,7 +185,7 @@ def _operator(backend: str) -> Callable[..., Tensor]:
     return embed
 
 
-def _keep(ctx: Any, inputs: tuple, output: Tensor) -> None:
+def _keep(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
     crops, weight, bias, positions, prefix, mean, std, _ = inputs
     ctx.save_for_backward(*crops)
     ctx.patch, ctx.tokens = weight.shape[-1], [table.shape[0] for table in positions]

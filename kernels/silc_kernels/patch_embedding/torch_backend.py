@@ -86,9 +86,10 @@ def _folding(
     mean: Sequence[float], std: Sequence[float], dtype: torch.dtype, device: torch.device
 ) -> tuple[Tensor, Tensor]:
     """gain, offset, [1, 3, 1, 1] each: (byte / 255 - mean) / std = gain (byte - 128) + offset."""
-    gain = [1 / (255 * s) for s in std]
-    offset = [(BYTE_CENTER / 255 - m) / s for m, s in zip(mean, std, strict=True)]
-    return tuple(torch.tensor(v, dtype=dtype, device=device).view(1, 3, 1, 1) for v in (gain, offset))
+    gains = [1 / (255 * s) for s in std]
+    offsets = [(BYTE_CENTER / 255 - m) / s for m, s in zip(mean, std, strict=True)]
+    gain, offset = (torch.tensor(v, dtype=dtype, device=device).view(1, 3, 1, 1) for v in (gains, offsets))
+    return gain, offset
 
 
 def _project(patches: Tensor, weight: Tensor, added: Tensor, out: Tensor) -> None:
@@ -108,7 +109,7 @@ class _Workspace:
         self._bytes = torch.empty(-(-most // 16) * 16, dtype=torch.uint8, device=crops[0].device)
 
     def patches(self, crop: Tensor, patch: int) -> Iterator[tuple[slice, Tensor]]:
-        """(which crops, their patches [crops * tokens, 3 p p]), bytes centred by 128; overwritten by the next."""
+        """(which crops, their patches [crops * tokens, 3 p p]), bytes centered by 128; overwritten by the next."""
         step = _crops_at_once(crop)
         raw = crop.dtype == torch.uint8
         word = min(16, patch & -patch)

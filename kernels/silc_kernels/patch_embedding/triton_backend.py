@@ -12,6 +12,7 @@ from triton.tools.tensor_descriptor import TensorDescriptor
 from ..common import triton_runtime as runtime
 from . import triton_gradient_kernels as patches_gradient_kernels
 from . import triton_kernels as patches_kernels
+from .torch_backend import BYTE_CENTER
 from .triton_launch import (
     LaunchConfig,
     Lines,
@@ -23,7 +24,6 @@ from .triton_launch import (
     split_rows,
 )
 
-BYTE_CENTER = 128
 UNFOLD_BLOCK = {"BLOCK_K": 256, "BLOCK_D": 8}
 FOLD_BLOCK = 1024
 COMPUTE = {torch.float32: tl.float32, torch.bfloat16: tl.bfloat16, torch.float16: tl.float16}
@@ -41,8 +41,8 @@ class Folding:
     def of(cls, raw: bool, mean: list[float], std: list[float]) -> "Folding":
         if not raw:
             return cls(1.0, (1.0, 1.0, 1.0), (0.0, 0.0, 0.0))
-        offset = tuple((BYTE_CENTER / 255 - m) / s for m, s in zip(mean, std, strict=True))
-        return cls(1 / (255 * std[0]), tuple(std[0] / s for s in std), offset)
+        first, second, third = ((BYTE_CENTER / 255 - m) / s for m, s in zip(mean, std, strict=True))
+        return cls(1 / (255 * std[0]), (1.0, std[0] / std[1], std[0] / std[2]), (first, second, third))
 
 
 def forward(

@@ -1,6 +1,7 @@
 """What the compile gate compiles of patch_embed: each kernel as it is launched, at patches of 16, 14 and 8."""
 
 from collections.abc import Iterator
+from typing import Any
 
 import torch
 
@@ -53,7 +54,7 @@ def _project(config: LaunchConfig, dtype: torch.dtype, architecture: int, patch:
     kind = TYPES[dtype]
     lines = projected_lines(patch, config.depth)
     size = f"{config.rows}x{lines.lines * lines.row}x{config.columns}"
-    launch = {"num_warps": config.num_warps, "num_stages": config.num_stages, "architectures": (architecture,)}
+    launch = _launch(config, architecture)
     tensors = {"bias": "*fp32", "positions": f"*{kind}", "out": f"*{kind}", "scale": "fp32"}
     sizes = dict.fromkeys(("tokens", "columns", "width", "before"), "i32")
     pointers = ("folded", "bias", "positions", "out")
@@ -92,7 +93,7 @@ def _gradient(config: LaunchConfig, dtype: torch.dtype, architecture: int, patch
     kind = TYPES[dtype]
     lines = gradient_lines(patch, config.depth)
     size = f"{config.rows}x{lines.lines * lines.row}x{config.columns}"
-    launch = {"num_warps": config.num_warps, "num_stages": config.num_stages, "architectures": (architecture,)}
+    launch = _launch(config, architecture)
     outputs = {"weight_partial": "*fp32", "position_partial": "*fp32"}
     sizes = dict.fromkeys(("crops", "tokens", "columns", "width", "before", "length"), "i32")
     strided = STRIDES[:3] if patch % 16 == 0 else ()
@@ -127,6 +128,10 @@ def _gradient(config: LaunchConfig, dtype: torch.dtype, architecture: int, patch
         )
 
 
+def _launch(config: LaunchConfig, architecture: int) -> dict[str, Any]:
+    return {"num_warps": config.num_warps, "num_stages": config.num_stages, "architectures": (architecture,)}
+
+
 def _small() -> Iterator[Candidate]:
     """The kernels that are not products."""
     floats = ("relative_1", "relative_2", "offset_0", "offset_1", "offset_2")
@@ -138,13 +143,13 @@ def _small() -> Iterator[Candidate]:
         constexprs={"PATCH": 16, "ROW": 16, "LINES": 16, "BLOCK": FOLD_BLOCK},
         aligned=("weight", "bias", "folded", "folded_bias"),
     )
-    floats = ("gain_0", "gain_1", "gain_2", "offset_0", "offset_1", "offset_2")
+    gains = ("gain_0", "gain_1", "gain_2", "offset_0", "offset_1", "offset_2")
     yield Candidate(
         name="patch_embed/unfold/fp32/patch16",
         kernel=patches_gradient_kernels.unfold,
         signature={"partial": "*fp32", "raw_bias": "*fp32", "out": "*fp32"}
         | dict.fromkeys(("raw_splits", "splits", "width"), "i32")
-        | dict.fromkeys(floats, "fp32"),
+        | dict.fromkeys(gains, "fp32"),
         constexprs={"PATCH": 16, "ROW": 16, "LINES": 16} | UNFOLD_BLOCK,
         aligned=("partial", "raw_bias", "out", "width"),
     )

@@ -35,7 +35,7 @@ _SINGLE = {
     "gradient": LaunchConfig(32, 64, 64, 8, 2),
     "gradient narrow": LaunchConfig(32, 64, 64, 8, 2),
 }
-# Hopper and data-centre Blackwell. A sum of 128 x 256 takes half the registers of 8 warps, and what is left must hold
+# Hopper and data-center Blackwell. A sum of 128 x 256 takes half the registers of 8 warps, and what is left must hold
 # the bytes of a tile and their conversions, in the gradient also sums for the positions: so its tiles have few rows.
 _LARGE = {
     "project": LaunchConfig(128, 64, 256, 8, 3, parts=4, bulk=True),
