@@ -1,5 +1,7 @@
 """The naive formulas against the papers' equations element by element, and against other packages."""
 
+from pathlib import Path
+
 import pytest
 import torch
 from lightly.loss import DINOLoss
@@ -83,3 +85,14 @@ def test_patch_embed_equals_timm_and_moves_every_byte():
     zeros = torch.zeros(2, 192, dtype=torch.float64)
     moved = patches.patch_embed([crop], kernel, zeros[0], [zeros], **PLAIN)
     assert torch.equal(moved.round(), cut(crop, 8).double())
+
+
+def test_the_readme_quotes_the_formulas():
+    package = Path(distill.__file__).parents[1]
+    text = (package.parent / "README.md").read_text()
+    for folder, lines in (("distill", 4), ("contrastive", 4), ("patch_embedding", 2)):
+        source = (package / folder / "naive.py").read_text().replace("torch.", "").replace("functional.", "")
+        _, _, rest = text.partition(f"([naive.py](silc_kernels/{folder}/naive.py)):\n\n")
+        quoted = [line.strip().split("   ")[0] for line in rest.split("\n\n")[0].splitlines()]
+        assert len(quoted) == lines
+        assert all(line in source for line in quoted), folder

@@ -12,7 +12,8 @@ def contrastive_loss(
     image: Tensor, text: Tensor, logit_scale: Tensor, logit_bias: Tensor | None = None, *, kind: str = "softmax"
 ) -> Tensor:
     """CLIP's "softmax" or SigLIP's "sigmoid". image [B, d], or [V, B, d] for the mean over V views; text [B, d]."""
-    similarities = logit_scale * image @ text.t() + (0 if logit_bias is None else logit_bias)
+    bias = 0 if logit_bias is None else logit_bias
+    similarities = logit_scale * image @ text.t() + bias
     if kind == "softmax":
         of_rows, of_columns = (similarities.log_softmax(dim).diagonal(dim1=-2, dim2=-1) for dim in (-1, -2))
         return -(of_rows + of_columns).mean() / 2
