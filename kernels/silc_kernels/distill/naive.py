@@ -3,6 +3,8 @@
 To read, and to test against; the ops compute the same in less time and memory.
 """
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -30,15 +32,10 @@ def distill_head_loss(
     student_weight: Tensor,
     teacher_weight: Tensor,
     center: Tensor,
-    *,
-    student_temp: float,
-    teacher_temp: float,
-    pair_weights: Tensor | None = None,
+    **options: Any,
 ) -> Tensor:
-    """`distill_loss` after the last linear layers. Features [S, N, d] and [T, N, d], weights [K, d]."""
-    temps = {"student_temp": student_temp, "teacher_temp": teacher_temp}
-    logits, targets = student @ student_weight.t(), teacher @ teacher_weight.t()
-    return distill_loss(logits, targets, center, pair_weights=pair_weights, **temps)
+    """`distill_loss` after the last linear layers. Features [S, N, d] and [T, N, d], weights [K, d]; same options."""
+    return distill_loss(student @ student_weight.t(), teacher @ teacher_weight.t(), center, **options)
 
 
 def center_update(center: Tensor, teacher_logits: Tensor, *, momentum: float) -> Tensor:

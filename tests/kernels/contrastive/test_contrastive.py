@@ -95,8 +95,8 @@ def test_a_rank_that_dies_in_the_middle_ends_the_others(kind, tmp_path):
     for process in processes:
         process.start()
     # The next slice is on its way meanwhile: whichever of the two is waited for first.
-    told = r"contrastive_loss: (all_gather|reduce_scatter) failed on rank 0 of 2: another rank died"
-    assert re.match(told, queue.get(timeout=120))
+    message = r"contrastive_loss: (all_gather|reduce_scatter) failed on rank 0 of 2: another rank died"
+    assert re.match(message, queue.get(timeout=120))
     for process in processes:
         process.join(30)
     assert [process.exitcode for process in processes] == [0, 1]
