@@ -107,7 +107,7 @@ def lightly_pairs(S: int, T: int) -> Tensor:
 
 
 def lightly_loss(center: Tensor) -> DINOLoss:
-    """With momentum 1, so that its centre stays where ours is."""
+    """With momentum 1, so that its center stays where ours is."""
     K = center.shape[0]
     loss = DINOLoss(output_dim=K, teacher_temp=TEACHER_TEMP, student_temp=STUDENT_TEMP, center_momentum=1.0)
     loss.center = center.view(1, 1, K)

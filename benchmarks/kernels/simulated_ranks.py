@@ -2,7 +2,7 @@
 
 Every other rank is taken to hold the same pairs as this one. Each collective then has a known result, made by a copy or
 a sum on this device, so the loss and its gradients are right for such a batch and are gated against the peers like any
-other. What a figure leaves out is the wire: it says so by its name.
+other. A measurement leaves out the wire, and its name says so.
 """
 
 from __future__ import annotations

@@ -1,10 +1,10 @@
-"""Which tile is the fastest on this GPU: the alternatives of every kernel against the one that ships, correct first.
+"""Which launch configuration is the fastest on this GPU: each kernel's alternatives against what ships, correct first.
 
     python benchmarks/tune.py                        every kernel that the benchmarks' largest cases launch
     python benchmarks/tune.py --only distill_head    some of the ops
     python benchmarks/tune.py --save                 and write benchmarks/results/tune_<device>.csv
 
-An alternative stands for its kernel in a whole op, forward and backward, in turn with the shipped one. Tiles are fixed
+An alternative stands for its kernel in a whole op, forward and backward, in turn with the shipped one. What ships is
 in the tables of kernels/silc_kernels/*/*launch.py: what is found here is to be written there.
 """
 
@@ -27,8 +27,8 @@ from benchmarks.kernels.contrastive_cases import contrastive_cases
 from benchmarks.kernels.distill_cases import distill_cases
 from benchmarks.kernels.patch_embed_cases import patch_embed_cases
 
-# Tile tables, and the op whose cases launch their kernels. A bound on the relative error of bfloat16 results against
-# one another, as in the benchmarks.
+# Tables of launch configurations, and the op whose cases launch their kernels. A bound on the relative error of
+# bfloat16 results against one another, as in the benchmarks.
 TABLES = {
     "distill.triton_logits_launch": "distill_loss",
     "distill.triton_head_launch": "distill_head_loss",
@@ -45,14 +45,14 @@ class Trial:
     op: str
     shape: str
     key: str
-    tile: str
+    config: str
     ms: float
     shipped_ms: float
     failed: str = ""
 
 
 class Seen(dict):
-    """A table of tiles that remembers which were asked for."""
+    """A table that remembers which keys were asked for."""
 
     def __init__(self, table: dict) -> None:
         super().__init__(table)
@@ -64,27 +64,27 @@ class Seen(dict):
 
 
 @contextmanager
-def tiles(module: ModuleType, table: dict) -> Iterator[None]:
-    """module.TILES is `table` for a while."""
-    kept = module.TILES
-    module.TILES = table
+def shipping(module: ModuleType, table: dict) -> Iterator[None]:
+    """module.SHIPPED is `table` for a while."""
+    kept = module.SHIPPED
+    module.SHIPPED = table
     try:
         yield
     finally:
-        module.TILES = kept
+        module.SHIPPED = kept
 
 
 def tune(module: ModuleType, case: Case, repeats: int) -> Iterator[Trial]:
     """Every alternative of every kernel that the case launches.
 
     Args:
-        module: has TILES and TRIALS, key -> tile and key -> alternatives.
+        module: has SHIPPED and TRIALS, key -> launch configuration and key -> alternatives.
         case: its first provider is the op.
         repeats: of the timing.
     """
     op: Callable[[], Sequence[Tensor]] = next(iter(case.providers().values()))
-    seen = Seen(module.TILES)
-    with tiles(module, seen):
+    seen = Seen(module.SHIPPED)
+    with shipping(module, seen):
         expected = [result.clone() for result in op()]
     for key in seen.keys_seen:
         for trial in module.TRIALS.get(key, ()):
@@ -100,16 +100,16 @@ def _try(
     trial: object,
     repeats: int,
 ) -> Trial:
-    table = {**module.TILES, key: trial}
+    table = {**module.SHIPPED, key: trial}
 
     def alternative() -> Sequence[Tensor]:
-        with tiles(module, table):
+        with shipping(module, table):
             return op()
 
     try:
         gate(f"{key} {trial}", list(alternative()), expected, BOUND)
         ours, shipped = compare({"alternative": alternative, "shipped": op}, repeats)
-    # A tile that does not launch, or is wrong, is a finding; the others are to be tried all the same.
+    # A configuration that does not launch, or is wrong, is a finding; the others are to be tried all the same.
     except (RuntimeError, ValueError) as error:
         return Trial(case.op, case.shape, str(key), str(trial), float("nan"), float("nan"), str(error).splitlines()[0])
     return Trial(case.op, case.shape, str(key), str(trial), ours.milliseconds[0], shipped.milliseconds[0])
@@ -134,7 +134,7 @@ def save(trials: Sequence[Trial], folder: Path) -> None:
 def main(argv: Sequence[str] | None = None) -> None:
     args = options(__doc__, argv)
     if device().type != "cuda":
-        raise SystemExit("tune.py: no GPU is visible to torch, and tiles of a GPU can be timed on nothing else")
+        raise SystemExit("tune.py: no GPU is visible to torch, and launches on a GPU can be timed on nothing else")
     torch.manual_seed(0)
     print(banner())
     found = []
@@ -145,11 +145,13 @@ def main(argv: Sequence[str] | None = None) -> None:
                 continue
             print(f"\n{case.op}  {case.shape}", flush=True)
             for trial in tune(module, case, case.repeats):
-                print(f"  {trial.shipped_ms / trial.ms:5.2f} times as fast  {trial.key}  {trial.tile}  {trial.failed}")
+                print(
+                    f"  {trial.shipped_ms / trial.ms:5.2f} times as fast  {trial.key}  {trial.config}  {trial.failed}"
+                )
                 found.append(trial)
     better = [trial for trial in found if trial.ms < 0.98 * trial.shipped_ms]
     print("\nfaster than what ships by more than 2 %:" if better else "\nnothing is faster than what ships by 2 %")
     for trial in sorted(better, key=lambda each: each.ms / each.shipped_ms):
-        print(f"  {trial.shipped_ms / trial.ms:5.2f}  {trial.op}  {trial.key}  {trial.tile}")
+        print(f"  {trial.shipped_ms / trial.ms:5.2f}  {trial.op}  {trial.key}  {trial.config}")
     if args.save is not None:
         save(found, args.save)

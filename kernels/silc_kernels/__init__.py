@@ -1,16 +1,16 @@
 """The ops of SILC that eager code makes expensive: each with one public face, and backends behind a dispatcher."""
 
-from .backends import register_all
 from .common.dispatch import report
 from .contrastive import contrastive_loss
 from .distill import center_update, distill_head_loss, distill_loss
 from .patch_embedding import MultiCropPatchEmbed, PackedLayout, patch_embed, resize_positions
 
-register_all()
+__version__ = "0.1.0"
 
 __all__ = [
     "MultiCropPatchEmbed",
     "PackedLayout",
+    "__version__",
     "center_update",
     "contrastive_loss",
     "distill_head_loss",

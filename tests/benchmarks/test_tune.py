@@ -28,14 +28,14 @@ def tune():
 def module() -> SimpleNamespace:
     """Tiles are (seconds an op takes, what it adds to its result)."""
     return SimpleNamespace(
-        TILES={"first": (0.02, 0.0), "second": (0.0, 0.0), "other": (0.0, 0.0)},
+        SHIPPED={"first": (0.02, 0.0), "second": (0.0, 0.0), "other": (0.0, 0.0)},
         TRIALS={"first": ((0.0, 0.0), (0.0, 1.0), (math.nan, 0.0)), "other": ((0.0, 0.0),)},
     )
 
 
 def case_of(tune, module) -> object:
     def op() -> list[torch.Tensor]:
-        seconds, added = (sum(column) for column in zip(module.TILES["first"], module.TILES["second"], strict=True))
+        seconds, added = (sum(column) for column in zip(module.SHIPPED["first"], module.SHIPPED["second"], strict=True))
         if math.isnan(seconds):
             raise RuntimeError("out of resources: shared memory\nmore")
         time.sleep(seconds)
@@ -45,11 +45,11 @@ def case_of(tune, module) -> object:
 
 
 def test_what_an_op_launches_is_tried_and_the_table_kept(tune, module):
-    kept = module.TILES
+    kept = module.SHIPPED
     fast, wrong, failing = tune.tune(module, case_of(tune, module), 3)
-    assert module.TILES is kept
+    assert module.SHIPPED is kept
     assert fast.key == wrong.key == failing.key == "first"
-    assert (fast.tile, fast.failed) == ("(0.0, 0.0)", "")
+    assert (fast.config, fast.failed) == ("(0.0, 0.0)", "")
     assert math.isfinite(fast.ms)
     assert math.isfinite(fast.shipped_ms)
     assert "relative error" in wrong.failed
@@ -58,17 +58,17 @@ def test_what_an_op_launches_is_tried_and_the_table_kept(tune, module):
 
 
 def test_the_table_is_kept_when_an_op_breaks(tune, module):
-    kept = module.TILES
-    with pytest.raises(RuntimeError, match="broken"), tune.tiles(module, {}):
+    kept = module.SHIPPED
+    with pytest.raises(RuntimeError, match="broken"), tune.shipping(module, {}):
         raise RuntimeError("broken")
-    assert module.TILES is kept
+    assert module.SHIPPED is kept
 
 
 def test_it_is_saved(tune, module, tmp_path):
     tune.save(list(tune.tune(module, case_of(tune, module), 1)), tmp_path)
     (path,) = tmp_path.glob("tune_*.csv")
     with path.open() as file:
-        assert [row["tile"] for row in csv.DictReader(file)] == ["(0.0, 0.0)", "(0.0, 1.0)", "(nan, 0.0)"]
+        assert [row["config"] for row in csv.DictReader(file)] == ["(0.0, 0.0)", "(0.0, 1.0)", "(nan, 0.0)"]
 
 
 def test_every_table_has_a_case(tune):
@@ -88,8 +88,8 @@ from benchmarks.kernels import tune
 for name, op in tune.TABLES.items():
     module = importlib.import_module(f"silc_kernels.{name}")
     for case in tune.largest(op, "tiny"):
-        seen = tune.Seen(module.TILES)
-        with tune.tiles(module, seen):
+        seen = tune.Seen(module.SHIPPED)
+        with tune.shipping(module, seen):
             next(iter(case.providers().values()))()
         print(name, *(key[0] for key in seen.keys_seen))
 """

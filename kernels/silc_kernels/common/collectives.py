@@ -51,7 +51,7 @@ class Behind:
         self._pending, self._use = start(), use
 
     def finish(self) -> None:
-        if self._pending is not None:
+        if self._pending is not None and self._use is not None:
             self._use(self._pending.wait())
             self._pending = self._use = None
 
@@ -75,7 +75,7 @@ class Ranks:
         """Of the group that `group_name` gave this name."""
         if not (dist.is_available() and dist.is_initialized()):
             return cls(op, 1, 0, None)
-        group = dist.distributed_c10d._resolve_process_group(name) if name else None
+        group = dist.distributed_c10d._resolve_process_group(name) if name else None  # type: ignore[arg-type]
         return cls(op, dist.get_world_size(group), dist.get_rank(group), group)
 
     def start_all_gather(self, tensor: Tensor) -> Pending:

@@ -1,6 +1,9 @@
-"""One registry of (op, backend): what is there, which one a call gets, and why."""
+"""One registry of (op, backend): which implementations exist, which one a call gets, and why."""
 
+import functools
+import importlib
 import os
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -9,8 +12,13 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from .limits import LIMITS
+from .triton_runtime import supports
+
 ENVIRONMENT_VARIABLE = "SILC_KERNELS_BACKEND"
 AUTO = "auto"
+# Earlier names of backends, still accepted -> the names of today.
+RENAMED = {"reference": "torch"}
 
 Supports = Callable[[torch.device, Sequence[Tensor]], tuple[bool, str]]
 
@@ -32,6 +40,7 @@ class Row(NamedTuple):
 
 
 _REGISTRY: dict[str, dict[str, Backend]] = {}
+_IMPORTED: dict[tuple[str, str], Callable[..., Tensor]] = {}
 
 
 def anywhere(device: torch.device, tensors: Sequence[Tensor]) -> tuple[bool, str]:
@@ -44,6 +53,35 @@ def register(op: str, backend: str, fn: Callable[..., Tensor], supports: Support
     if backend == AUTO:
         raise ValueError(f"{AUTO!r} names the automatic choice, not a backend; register under another name")
     _REGISTRY.setdefault(op, {})[backend] = Backend(fn, supports)
+
+
+def later(module: str, op: str) -> Callable[..., Tensor]:
+    """The function `op` of `module` ("silc_kernels.distill.triton_logits"), imported when a call first wants it.
+
+    A public face thus costs no import of triton.
+    """
+
+    def call(*args: Any, **kwargs: Any) -> Tensor:
+        _import(module, op)
+        return _IMPORTED[module, op](*args, **kwargs)
+
+    return call
+
+
+@torch.compiler.assume_constant_result  # an import cannot be traced
+def _import(module: str, op: str) -> None:
+    _IMPORTED[module, op] = getattr(importlib.import_module(module), op)
+
+
+def triton_takes(op: str) -> Supports:
+    """`supports` of the Triton kernels of `op`: the place must suit Triton, and the call the kernels' limits."""
+
+    def takes(device: torch.device, tensors: Sequence[Tensor]) -> tuple[bool, str]:
+        able, where = supports(device, tensors)
+        refused = LIMITS[op](*tensors) if able and tensors and op in LIMITS else ""
+        return (False, refused) if refused else (able, where)
+
+    return takes
 
 
 def choose(op: str, where: torch.device | Sequence[Tensor], backend: str = AUTO) -> Callable[..., Tensor]:
@@ -66,7 +104,7 @@ def run(op: str, tensors: Sequence[Tensor], backend: str, *args: Any, **kwargs: 
         return fn(*args, **kwargs)
 
 
-def without_autocast(device: torch.device) -> AbstractContextManager:
+def without_autocast(device: torch.device) -> AbstractContextManager[Any]:
     """Autocast off. Backwards need it of their own: they may run where the caller has autocast on."""
     # Shapes alone, on the meta device, have no autocast, and torch refuses the question.
     if device.type == "meta" or not torch.is_autocast_enabled(device.type):
@@ -80,10 +118,10 @@ def report(device: torch.device | str, backends: Mapping[str, str] | None = None
     Raises:
         ValueError: an op or a backend asked for is not registered, or cannot run there.
     """
-    device, asked = torch.device(device), backends or {}
+    place, asked = torch.device(device), backends or {}
     for op in asked:
         _check_registered(op)
-    return [Row(op, *_decide(op, device, asked.get(op, AUTO))) for op in sorted(_REGISTRY)]
+    return [Row(op, *_decide(op, place, asked.get(op, AUTO))) for op in sorted(_REGISTRY)]
 
 
 def _check_registered(op: str) -> None:
@@ -93,13 +131,15 @@ def _check_registered(op: str) -> None:
 
 def _decide(op: str, where: torch.device | Sequence[Tensor], backend: str) -> tuple[str, str]:
     _check_registered(op)
-    device, tensors = (where, ()) if isinstance(where, torch.device) else (where[0].device, where)
+    tensors: Sequence[Tensor] = () if isinstance(where, torch.device) else where
+    device = where if isinstance(where, torch.device) else where[0].device
     registered = _REGISTRY[op]
     forced_by = "the backend argument"
     if backend == AUTO:
         backend = os.environ.get(ENVIRONMENT_VARIABLE) or AUTO  # empty: not set
         forced_by = f"{ENVIRONMENT_VARIABLE}={backend}"
     if backend != AUTO:
+        backend = _today(backend)
         if backend not in registered:
             names = ", ".join(sorted(registered))
             raise ValueError(f"{op}: no backend {backend!r} (forced by {forced_by}); registered: {names}, or {AUTO!r}")
@@ -113,3 +153,21 @@ def _decide(op: str, where: torch.device | Sequence[Tensor], backend: str) -> tu
         return "torch", "plain torch, chunked: no triton kernel is registered"
     supported, reason = registered["triton"].supports(device, tensors)
     return ("triton" if supported else "torch"), reason
+
+
+def _today(backend: str) -> str:
+    """The name of today of a backend that may be asked for by an earlier one."""
+    if backend not in RENAMED:
+        return backend
+    if not torch.compiler.is_compiling():  # a warning cannot be traced
+        _warn_renamed(backend)
+    return RENAMED[backend]
+
+
+@functools.cache  # once a process
+def _warn_renamed(backend: str) -> None:
+    warnings.warn(
+        f"silc_kernels: the backend {backend!r} is now called {RENAMED[backend]!r}; the earlier name is still accepted",
+        FutureWarning,
+        stacklevel=2,
+    )

@@ -1,4 +1,4 @@
-"""Calls that the kernels of one op refuse, each with its reason; the dispatcher then takes the reference."""
+"""Calls that the kernels of one op refuse, each with its reason; the dispatcher then takes the torch backend."""
 
 import functools
 from collections.abc import Callable

@@ -1,7 +1,8 @@
-"""What every Triton op asks about the place it runs in: a GPU, or the interpreter on a CPU (TRITON_INTERPRET=1)."""
+"""Where the Triton ops run: on a GPU, or under the interpreter on a CPU (TRITON_INTERPRET=1)."""
 
 import functools
 import importlib.util
+import math
 import os
 from collections.abc import Sequence
 
@@ -47,13 +48,23 @@ def multiprocessors(device: torch.device) -> int:
 
 @functools.cache
 def capability(device: torch.device) -> int:
-    """80, 90, 100, ...: what tile tables are keyed by; 90 under the interpreter."""
+    """80, 86, 89, 90, 100, ...; 90 under the interpreter."""
     if device.type != "cuda":
         return 90
     major, minor = torch.cuda.get_device_capability(device)
     return 10 * major + minor
 
 
+def family(architecture: int) -> int:
+    """Whose launch configurations a chip takes: 90 and 100 for data-center chips of these, 80 for all others."""
+    return {90: 90, 100: 100, 103: 100}.get(architecture, 80)
+
+
 def product_dtype(dtype: torch.dtype) -> torch.dtype:
     """The dtype that `tl.dot` multiplies in. The interpreter's bf16 arithmetic is wrong: there it is float32."""
     return torch.float32 if INTERPRET else dtype
+
+
+def exponent_scale(temp: float) -> float:
+    """log2(e) / temp: kernels take exponentials in base 2."""
+    return math.log2(math.e) / temp

@@ -1,4 +1,4 @@
-"""What a rank asks of contrastive_loss, in whole numbers, and that the ranks of a group all ask the same."""
+"""The call of a rank as whole numbers, compared between the ranks of a group: all must make the same call."""
 
 import functools
 import socket
@@ -31,8 +31,8 @@ class Call(NamedTuple):
     scale_wanted: int
 
 
-class Told(NamedTuple):
-    """What each rank tells the others, as many numbers whatever the call, so that they always arrive."""
+class RankCall(NamedTuple):
+    """What each rank sends to the others: as many numbers whatever the call, so that they always arrive."""
 
     node: int
     views: int
@@ -43,13 +43,15 @@ class Told(NamedTuple):
     call: Call
 
     @classmethod
-    def of(cls, image: Tensor, text: Tensor, call: Call) -> "Told":
+    def of(cls, image: Tensor, text: Tensor, call: Call) -> "RankCall":
         """image [V, n, d], text [n, d]."""
-        return cls(node(), *image.shape, FLOATS.index(image.dtype), FLOATS.index(text.dtype), call)
+        views, pairs, width = image.shape
+        return cls(node(), views, pairs, width, FLOATS.index(image.dtype), FLOATS.index(text.dtype), call)
 
     @classmethod
-    def from_numbers(cls, numbers: list[int]) -> "Told":
-        return cls(*numbers[:6], Call(*numbers[6:]))
+    def from_numbers(cls, numbers: list[int]) -> "RankCall":
+        machine, views, pairs, width, image_dtype, text_dtype, *call = numbers
+        return cls(machine, views, pairs, width, image_dtype, text_dtype, Call(*call))
 
     def numbers(self) -> list[int]:
         return [*self[:6], *self.call]
@@ -70,17 +72,17 @@ class Told(NamedTuple):
 
 
 def recompute(ranks: Ranks, image: Tensor, text: Tensor, call: Call) -> bool:
-    """Whether `call` means the plan "recompute": one answer for all ranks, from what all have told.
+    """Whether `call` means the plan "recompute": one answer for all ranks, from what all have sent.
 
     Raises:
         ValueError: the ranks' calls differ; on every rank, with what differs and all values.
     """
     if ranks.size == 1:
         return False
-    gathered = ranks.all_gather_numbers(Told.of(image, text, call).numbers(), image.device)
-    told = [Told.from_numbers(numbers) for numbers in gathered]
-    if any(one[1:] != told[0][1:] for one in told):  # all but the node
-        by_name = [one.by_name() for one in told]
+    gathered = ranks.all_gather_numbers(RankCall.of(image, text, call).numbers(), image.device)
+    sent = [RankCall.from_numbers(numbers) for numbers in gathered]
+    if any(one[1:] != sent[0][1:] for one in sent):  # all but the node
+        by_name = [one.by_name() for one in sent]
         differing = [name for name in by_name[0] if any(one[name] != by_name[0][name] for one in by_name)]
         values = "; ".join(f"{name} {[one[name] for one in by_name]}" for name in differing)
         raise ValueError(
@@ -88,7 +90,7 @@ def recompute(ranks: Ranks, image: Tensor, text: Tensor, call: Call) -> bool:
             "with the same number of pairs, for instance by dropping the last incomplete batch"
         )
     if PLANS[call.plan] == "auto":
-        return len({one.node for one in told}) > 1
+        return len({one.node for one in sent}) > 1
     return PLANS[call.plan] == "recompute"
 
 

@@ -1,13 +1,27 @@
-"""Image-text contrastive loss over all ranks: softmax (CLIP, arXiv 2103.00020) and sigmoid (SigLIP, 2303.15343)."""
+"""Image-text contrastive loss over all ranks: softmax (CLIP, arXiv 2103.00020) and sigmoid (SigLIP, 2303.15343).
 
+The face checks its arguments; below it, one opaque operator for each backend, where autograd, compilers and process
+groups meet. The gradients are found in the forward, with the loss: the features are gathered once, and the backward,
+where an engine runs its own collectives, sends nothing.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
 import torch.distributed as dist
 from torch import Tensor
 from torch.nn import functional
 
 from ..common import dispatch
 from ..common.checks import check_float, check_shape
-from .agreement import PLANS
+from ..common.collectives import Ranks, group_name
+from ..common.first_order import once
+from .agreement import PLANS, Call, recompute
+from .passes import Options, Similarities, Tiles
+from .torch_tiles import TorchTiles
 
+OP = "contrastive_loss"
 KINDS = ("softmax", "sigmoid")
 
 
@@ -66,7 +80,7 @@ def contrastive_loss(
         ValueError: misuse, or ranks whose calls differ (on every rank, with what differs and all values named).
         RuntimeError: a collective failed; names the op and the rank. In a backward: gradients differentiated again.
     """
-    op = "contrastive_loss"
+    op = OP
     _check(op, image, text, {"logit_scale": logit_scale} | ({} if logit_bias is None else {"logit_bias": logit_bias}))
     for name, value, known in (("kind", kind, KINDS), ("plan", plan, PLANS)):
         if value not in known:
@@ -110,3 +124,107 @@ def _normalized(features: Tensor) -> Tensor:
     # The norm in float32 at least: in bf16 it would cost the cosine three digits. Products of float32 are slow.
     wide = features if features.element_size() >= 4 else features.float()
     return functional.normalize(wide, dim=-1).to(features.dtype)
+
+
+def _tiles(backend: str) -> type[Tiles]:
+    """The arithmetic on tiles of a backend."""
+    if backend == "triton":
+        from .triton_tiles import TritonTiles  # when a call first wants it: the face costs no import of triton
+
+        return TritonTiles
+    return TorchTiles
+
+
+def _operator(backend: str) -> Callable[..., Tensor]:
+    """The operator silc_kernels::contrastive_`backend`, and the function with a backend's arguments that calls it."""
+
+    @torch.library.custom_op(f"silc_kernels::contrastive_{backend}", mutates_args=())
+    def op(
+        image: Tensor, text: Tensor, scale: Tensor, bias: Tensor, group: str, call: Sequence[int]
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        asked = Call(*call)
+        ranks = Ranks.named_group(OP, group)
+        again = recompute(ranks, image, text, asked)
+        step = max(1, asked.chunk // ranks.size)
+        options = Options(bool(asked.softmax), ranks, again, step, *map(bool, asked[3:]))
+        # Kernels are launched on the current device.
+        with torch.cuda.device_of(image):
+            loss, d_scalars, d_image, d_text = Similarities(image, text, scale, bias, options, _tiles(backend)).solve()
+        # An operator returns no None, and no tensor twice.
+        d_image, d_text = (loss.new_empty(0) if gradient is None else gradient for gradient in (d_image, d_text))
+        return loss, d_scalars, d_image, d_text
+
+    op.register_fake(_shapes)
+    op.register_autograd(_backward, setup_context=_remember)
+
+    def loss(
+        image: Tensor,
+        text: Tensor,
+        logit_scale: Tensor,
+        logit_bias: Tensor | None = None,
+        *,
+        kind: str = "softmax",
+        group: dist.ProcessGroup | None = None,
+        plan: str = "auto",
+        chunk: int = 4096,
+    ) -> Tensor:
+        """`silc_kernels.contrastive_loss` of image [V, n, d]; arguments are not checked."""
+        if logit_bias is None:
+            logit_bias = torch.zeros_like(logit_scale.detach())
+        inputs = image, text, logit_scale, logit_bias
+        wanted = [int(torch.is_grad_enabled() and tensor.requires_grad) for tensor in inputs[:3]]
+        call = [int(kind == "softmax"), PLANS.index(plan), chunk, *wanted]
+        return op(*inputs, group_name(OP, group), call)[0]
+
+    return loss
+
+
+def _shapes(
+    image: Tensor, text: Tensor, scale: Tensor, bias: Tensor, group: str, call: Sequence[int]
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """What the operator returns, for compilers: loss [], d_scalars [3], d_image and d_text, empty if not wanted."""
+    dtype = torch.promote_types(torch.promote_types(image.dtype, text.dtype), torch.float32)
+    wanted = Call(*call)
+    d_image, d_text = (
+        like.new_empty(like.shape if needed else (0,), dtype=dtype)
+        for like, needed in ((image, wanted.image_wanted), (text, wanted.text_wanted))
+    )
+    return image.new_empty((), dtype=dtype), image.new_empty((3,), dtype=dtype), d_image, d_text
+
+
+def _remember(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+    _, *gradients = output
+    ctx.mark_non_differentiable(*gradients)
+    ctx.set_materialize_grads(False)
+    ctx.save_for_backward(*gradients)
+    ctx.like = [(tensor.shape, tensor.dtype) for tensor in inputs[:4]]
+
+
+def _backward(ctx: Any, grad: Tensor | None, *_: None) -> tuple[Tensor | None, ...]:
+    if grad is None:
+        return (None,) * 6
+    with torch.no_grad():
+        gradients = _scaled(ctx, grad)
+    # The inputs are not kept: a leaf in their place.
+    cause = torch.empty(0, requires_grad=True)
+    return *(None if each is None else once(OP, each, cause) for each in gradients), None, None
+
+
+def _scaled(ctx: Any, grad: Tensor) -> list[Tensor | None]:
+    """Gradients of image, text, scale and bias where wanted, `grad` times what the forward has found."""
+    d_scalars, d_image, d_text = ctx.saved_tensors
+    factor, d_scale, d_bias = (d_scalars * grad).unbind()
+    scaled: list[Tensor | None] = []
+    for index, gradient in enumerate((d_image, d_text, d_scale, d_bias)):
+        shape, dtype = ctx.like[index]
+        if not ctx.needs_input_grad[index]:
+            scaled.append(None)
+        elif index < 2:
+            scaled.append((gradient * factor).to(dtype))
+        else:
+            scaled.append(gradient.to(dtype, copy=True).view(shape))
+    return scaled
+
+
+dispatch.register(OP, "torch", _operator("torch"))
+dispatch.register(OP, "triton", _operator("triton"), dispatch.triton_takes(OP))

@@ -165,11 +165,11 @@ class Similarities:
             self.d_image.addcmul_(self.text, pull.unsqueeze(-1), value=-1)
         if self.tiles.sums_products:
             d_scale -= (pull * products).sum()
-        elif options.scale_wanted:
+        elif options.scale_wanted and self.d_image is not None:
             torch.dot(self.image.view(-1), self.d_image.view(-1), out=d_scale)
         if self.d_text is not None:
             if not self.reduced:
-                self.column_pass(statistics)
+                self.column_pass(self.d_text, statistics)
             for image, pulls in zip(self.image, pull, strict=True):
                 self.d_text.addcmul_(image, pulls.unsqueeze(-1), value=-1)
         return self.in_the_mean(sums)
@@ -207,7 +207,7 @@ class Similarities:
             else:
                 merging.put(
                     functools.partial(ranks.start_all_gather, partial),
-                    lambda parts, target=target: target.copy_(parts.logsumexp(0).view_as(target)),
+                    functools.partial(_merge, target),
                 )
         merging.finish()
         return Statistics(rows, columns, positives)
@@ -219,7 +219,7 @@ class Similarities:
         for (start, end), gathered in zip(self.slices(), texts, strict=False):
             across = gathered.to(self.text.dtype)
             d_texts = None
-            if self.reduced:
+            if self.reduced and self.d_text is not None:
                 d_own = self.d_text[start:end]
                 d_texts = d_own if ranks.size == 1 else d_own.new_zeros(across.shape)
             for view in range(self.image.shape[0]):
@@ -240,7 +240,7 @@ class Similarities:
                 returning.put(functools.partial(ranks.start_reduce_scatter, parts, d_own), lambda arrived: None)
         returning.finish()
 
-    def column_pass(self, statistics: Statistics | None) -> None:
+    def column_pass(self, d_text: Tensor, statistics: Statistics | None) -> None:
         """Add G^T image to d_text from this rank's columns computed anew, images gathered."""
         ranks, views = self.ranks, self.image.shape[0]
         all_rows = None if statistics is None else ranks.start_all_gather(statistics.rows)
@@ -253,13 +253,13 @@ class Similarities:
                     first, last = max(start, block.start), min(end, block.stop)
                     row = first - start + ranks.rank * (end - start)
                     tile = Tile(across, self.text[block], row, first - block.start, max(0, last - first))
-                    if statistics is None:
+                    if statistics is None or all_rows is None:
                         gradient = self.tiles.sigmoid_gradient(tile, counted=False)
                     else:
                         rows = all_rows.wait()[:, view, start:end].reshape(-1)
                         columns = statistics.columns[view, ranks.rank, block]
                         gradient = self.tiles.softmax_gradient(tile, rows, columns)
-                    self.tiles.accumulate(self.d_text[block], gradient.t(), across)
+                    self.tiles.accumulate(d_text[block], gradient.t(), across)
 
     def tile(self, view: int, block: slice, start: int, end: int, across: Tensor) -> Tile:
         """A block of this rank's images by texts start..end of every rank."""
@@ -278,3 +278,8 @@ class Similarities:
         n = self.text.shape[0]
         step = max(1, self.tiles.elements // across)
         return (slice(start, min(start + step, n)) for start in range(0, n, step))
+
+
+def _merge(columns: Tensor, parts: Tensor) -> None:
+    """columns [V, ranks, n] from every rank's log-sum-exps [ranks, V, ranks n]."""
+    columns.copy_(parts.logsumexp(0).view_as(columns))

@@ -7,7 +7,6 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from .custom_op import define
 from .passes import Tile
 
 # Similarities held at a time: 8 MiB of float32, within the last-level cache.
@@ -27,7 +26,7 @@ class Exponentials(NamedTuple):
 
 
 class TorchTiles:
-    """`silc_kernels.contrastive.ops.passes.Tiles` in plain torch; features are multiplied in float32 at least."""
+    """`contrastive.passes.Tiles` in plain torch; features are multiplied in float32 at least."""
 
     sums_products = False
 
@@ -103,6 +102,3 @@ def _log_sum_exps(exponentials: Exponentials) -> tuple[Tensor, Tensor]:
     if peak is None:
         return values.logsumexp(1), values.logsumexp(0)
     return values.sum(1).log_().add_(peak), values.sum(0).log_().add_(peak)
-
-
-contrastive_loss = define("torch", TorchTiles)

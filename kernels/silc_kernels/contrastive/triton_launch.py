@@ -1,4 +1,4 @@
-"""contrastive_loss on Triton: which tile runs where, and what the compile gate builds.
+"""contrastive_loss on Triton: launches of each kernel by chip, and what the compile gate builds.
 
 The order of programs is rows first, without groups: a launch sees at most 2^24 similarities, 4096 x 4096 by default,
 whose features, 6 MiB a side at d = 768 in bfloat16, both stay in an H100's 50 MiB of L2 beside the 32 MiB of G. Every
@@ -11,13 +11,16 @@ from typing import NamedTuple
 
 import triton.language as tl
 
+from ..common.triton_runtime import family
 from ..gate.gate import ARCHITECTURES, Candidate
 from . import triton_kernels as kernels
 
 
-class Tile(NamedTuple):
-    """rows x columns of similarities a program finds, depth of the features it holds; warps and stages of the launch.
+class LaunchConfig(NamedTuple):
+    """How a kernel is launched.
 
+    rows, columns, depth: of the tile of similarities a program finds, and of the features it holds at a time.
+    warps, stages: of the launch.
     bulk: features come by the copy engine, which needs rows of whole 16 bytes.
     """
 
@@ -40,60 +43,62 @@ DTYPES = {2: ("bf16", "fp16"), 4: ("fp32",)}
 MERGED, PARTS = 128, 32
 
 
-def _everywhere(loads: str, itemsize: int, architectures: Iterable[int], tile: Tile) -> dict[Key, Tile]:
-    return {(kernel, loads, itemsize, architecture): tile for kernel in KERNELS for architecture in architectures}
+def _everywhere(
+    loads: str, itemsize: int, architectures: Iterable[int], config: LaunchConfig
+) -> dict[Key, LaunchConfig]:
+    return {(kernel, loads, itemsize, architecture): config for kernel in KERNELS for architecture in architectures}
 
 
 # 80 stands for every chip that is not one of the others. On sm_90 each kernel takes at most 128 registers a thread
 # (softmax_gradient by pointers: 136) and 96 KiB, so that two programs fit on a multiprocessor: the exponentials of one
 # run beside the products of the other. Not tuned on a GPU yet.
-TILES: dict[Key, Tile] = {
-    **_everywhere("pointers", 4, ARCHITECTURES, Tile(64, 64, 32, 4, 3, False)),
-    **_everywhere("pointers", 2, (80,), Tile(128, 128, 32, 8, 4, False)),
-    **_everywhere("pointers", 2, (90, 100), Tile(128, 128, 64, 8, 3, False)),
-    **_everywhere("bulk", 2, (90, 100), Tile(128, 128, 64, 8, 3, True)),
+SHIPPED: dict[Key, LaunchConfig] = {
+    **_everywhere("pointers", 4, ARCHITECTURES, LaunchConfig(64, 64, 32, 4, 3, False)),
+    **_everywhere("pointers", 2, (80,), LaunchConfig(128, 128, 32, 8, 4, False)),
+    **_everywhere("pointers", 2, (90, 100), LaunchConfig(128, 128, 64, 8, 3, False)),
+    **_everywhere("bulk", 2, (90, 100), LaunchConfig(128, 128, 64, 8, 3, True)),
 }
 # Worth timing, for rows of whole 16 bytes; those by pointers are rare.
 _OTHERS = (
-    Tile(128, 128, 64, 8, 4, True),  # one more tile on its way; a single program fits
-    Tile(128, 128, 128, 8, 2, True),  # half the waits for a tile; a single program fits
-    Tile(128, 128, 64, 4, 3, True),  # one warpgroup with twice the sums: two programs, fewer reads of shared memory
-    Tile(128, 64, 64, 4, 2, True),  # small: four programs take turns
-    Tile(256, 128, 64, 8, 3, True),  # a quarter less traffic from L2; a single program fits
+    LaunchConfig(128, 128, 64, 8, 4, True),  # one more tile on its way; a single program fits
+    LaunchConfig(128, 128, 128, 8, 2, True),  # half the waits for a tile; a single program fits
+    # one warpgroup with twice the sums: two programs, fewer reads of shared memory
+    LaunchConfig(128, 128, 64, 4, 3, True),
+    LaunchConfig(128, 64, 64, 4, 2, True),  # small: four programs take turns
+    LaunchConfig(256, 128, 64, 8, 3, True),  # a quarter less traffic from L2; a single program fits
 )
 # The same with wider instructions. log_sum_exp spills there: its two sums hold all columns at once.
-_WIDE = Tile(128, 256, 64, 8, 3, True)
-TRIALS: dict[Key, tuple[Tile, ...]] = {
+_WIDE = LaunchConfig(128, 256, 64, 8, 3, True)
+TRIALS: dict[Key, tuple[LaunchConfig, ...]] = {
     (kernel, "bulk", 2, 90): _OTHERS if kernel == "log_sum_exp" else (*_OTHERS, _WIDE) for kernel in KERNELS
 }
-LIKE = {90: 90, 100: 100, 103: 100}
 
 
-def tile(kernel: str, itemsize: int, architecture: int, in_lines: bool) -> Tile:
+def launch_config(kernel: str, itemsize: int, architecture: int, in_lines: bool) -> LaunchConfig:
     """What `kernel` runs with. in_lines: rows of features start at multiples of 16 bytes."""
-    family = LIKE.get(architecture, 80)
-    fast: Key = kernel, "bulk", itemsize, family
-    if in_lines and fast in TILES:
-        return TILES[fast]
-    return TILES[kernel, "pointers", itemsize, family]
+    chips = family(architecture)
+    fast: Key = kernel, "bulk", itemsize, chips
+    if in_lines and fast in SHIPPED:
+        return SHIPPED[fast]
+    return SHIPPED[kernel, "pointers", itemsize, chips]
 
 
-def constants(tile: Tile, compute: tl.dtype) -> dict[str, object]:
+def constants(config: LaunchConfig, compute: tl.dtype) -> dict[str, object]:
     """The constexprs of a launch; features are multiplied in `compute`."""
-    sizes = {"ROWS": tile.rows, "COLUMNS": tile.columns, "DEPTH": tile.depth}
-    return {"BULK": tile.bulk, "COMPUTE": compute, **sizes}
+    sizes = {"ROWS": config.rows, "COLUMNS": config.columns, "DEPTH": config.depth}
+    return {"BULK": config.bulk, "COMPUTE": compute, **sizes}
 
 
 def trial_candidates() -> Iterator[Candidate]:
     """The alternatives, for `gate --trials`."""
-    for key, tiles in TRIALS.items():
-        for each in tiles:
+    for key, configs in TRIALS.items():
+        for each in configs:
             yield candidate(key, each, "bf16")
 
 
 def gate_candidates() -> Iterator[Candidate]:
-    """Every kernel with every shipped tile, at a batch whose sizes are multiples of 16."""
-    for key, shipped in TILES.items():
+    """Every kernel with every shipped configuration, at a batch whose sizes are multiples of 16."""
+    for key, shipped in SHIPPED.items():
         for dtype in DTYPES[key[2]]:
             yield candidate(key, shipped, dtype)
     pointers = ("row_parts", "column_parts", "rows", "columns")
@@ -107,13 +112,13 @@ def gate_candidates() -> Iterator[Candidate]:
     )
 
 
-def candidate(key: Key, tile: Tile, dtype: str) -> Candidate:
-    """The kernel of `key` with this tile and features of `dtype`: "bf16", "fp16" or "fp32"."""
+def candidate(key: Key, config: LaunchConfig, dtype: str) -> Candidate:
+    """The kernel of `key` launched so, with features of `dtype`: "bf16", "fp16" or "fp32"."""
     kernel, loads, itemsize, architecture = key
     features = {"images": f"*{dtype}", "texts": f"*{dtype}"}
-    if tile.bulk:
-        heights = {"images": tile.rows, "texts": tile.columns}
-        features = {name: f"tensordesc<{dtype}[{height}, {tile.depth}]>" for name, height in heights.items()}
+    if config.bulk:
+        heights = {"images": config.rows, "texts": config.columns}
+        features = {name: f"tensordesc<{dtype}[{height}, {config.depth}]>" for name, height in heights.items()}
     results = {"gradient": f"*{dtype}", "sums": "*fp32"}
     sizes = dict.fromkeys(("n_rows", "n_columns", "width"), "i32")
     matching = dict.fromkeys(("first_row", "first_column", "pairs"), "i32")
@@ -123,15 +128,15 @@ def candidate(key: Key, tile: Tile, dtype: str) -> Candidate:
         "sigmoid_gradient": {"bias": "*fp32"} | results | {"counted": "i32", "unit": "fp32"},
     }[kernel]
     signature = features | {"scale": "*fp32"} | others | sizes | matching
-    label = f"{dtype}-{tile.rows}x{tile.columns}x{tile.depth}-{tile.warps}w{tile.stages}s"
+    label = f"{dtype}-{config.rows}x{config.columns}x{config.depth}-{config.warps}w{config.stages}s"
     return Candidate(
-        name=f"contrastive_loss/{kernel}/{label}{'-bulk' if tile.bulk else ''}",
+        name=f"contrastive_loss/{kernel}/{label}{'-bulk' if config.bulk else ''}",
         kernel=KERNELS[kernel],
         signature=signature,
-        constexprs=constants(tile, getattr(tl, {"bf16": "bfloat16", "fp16": "float16", "fp32": "float32"}[dtype])),
+        constexprs=constants(config, getattr(tl, {"bf16": "bfloat16", "fp16": "float16", "fp32": "float32"}[dtype])),
         aligned=tuple(name for name, kind in signature.items() if kind.startswith("*") or name in sizes),
-        num_warps=tile.warps,
-        num_stages=tile.stages,
+        num_warps=config.warps,
+        num_stages=config.stages,
         architectures=(architecture,),
         wgmma=itemsize == 2,
         bulk_copies=loads == "bulk",

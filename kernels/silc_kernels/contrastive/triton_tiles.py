@@ -1,4 +1,4 @@
-"""contrastive_loss in Triton: the passes of similarities.py over tiles of `contrastive_kernels`.
+"""contrastive_loss in Triton: the arithmetic on a tile for passes.py, by triton_kernels.py.
 
 Two kernels find the log-sum-exps and G. The products with G are the vendor's: at width 768 an accumulator of 128 rows
 in float32 does not fit on a chip, so a kernel of our own would read its features many times over.
@@ -15,7 +15,6 @@ from triton.tools.tensor_descriptor import TensorDescriptor
 from ..common.triton_runtime import capability, product_dtype
 from . import triton_kernels as kernels
 from . import triton_launch as table
-from .custom_op import define
 from .passes import Tile
 
 # Similarities in a tile of G: 32 MiB in bfloat16, which with its features stays within the 50 MiB of an H100's L2.
@@ -86,9 +85,6 @@ class TritonTiles:
         return self._sums[programs]
 
 
-contrastive_loss = define("triton", TritonTiles)
-
-
 def _launch(kernel: str, tile: Tile) -> tuple[tuple[int, int], tuple[Any, Any], dict[str, Any]]:
     """Grid, features as the kernel takes them, and the options of a launch."""
     features = images, texts = tile.images, tile.texts
@@ -96,15 +92,15 @@ def _launch(kernel: str, tile: Tile) -> tuple[tuple[int, int], tuple[Any, Any], 
     # A single row counts as contiguous at any stride, also one that no descriptor takes.
     whole = width * dtype.itemsize % 16 == 0
     in_lines = whole and all(x.data_ptr() % 16 == 0 and x.stride(0) == width for x in features)
-    block = table.tile(kernel, dtype.itemsize, capability(images.device), in_lines)
-    grid = triton.cdiv(len(images), block.rows), triton.cdiv(len(texts), block.columns)
-    if block.bulk:
+    config = table.launch_config(kernel, dtype.itemsize, capability(images.device), in_lines)
+    grid = triton.cdiv(len(images), config.rows), triton.cdiv(len(texts), config.columns)
+    if config.bulk:
         features = tuple(
-            TensorDescriptor.from_tensor(x, [height, block.depth])
-            for x, height in ((images, block.rows), (texts, block.columns))
+            TensorDescriptor.from_tensor(x, [height, config.depth])
+            for x, height in ((images, config.rows), (texts, config.columns))
         )
     compute = getattr(tl, str(product_dtype(dtype)).removeprefix("torch."))
-    options = table.constants(block, compute) | {"num_warps": block.warps, "num_stages": block.stages}
+    options = table.constants(config, compute) | {"num_warps": config.warps, "num_stages": config.stages}
     return grid, features, options
 
 

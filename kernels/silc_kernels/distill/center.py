@@ -1,4 +1,4 @@
-"""The centre of the teacher's logits: an exponential moving average over batches and ranks (DINO, eq. 4)."""
+"""The center of the teacher's logits: an exponential moving average over batches and ranks (DINO, eq. 4)."""
 
 import torch
 import torch.distributed as dist
@@ -32,7 +32,7 @@ def center_update(
             with equal weights: they must hold batches of one size.
 
     Returns:
-        the new centre, [K], float32 (float64 for a float64 centre).
+        the new center, [K], float32 (float64 for a float64 center).
     """
     op = "center_update"
     if not 0 <= momentum <= 1:

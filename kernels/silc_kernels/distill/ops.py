@@ -5,6 +5,14 @@ from torch import Tensor
 
 from ..common import dispatch
 from ..common.checks import check_float, check_pair_weights, check_savable, check_shape, check_temperature
+from . import torch_head, torch_logits
+
+for _op, _torch, _triton in (
+    ("distill_loss", torch_logits.distill_loss, "silc_kernels.distill.triton_logits"),
+    ("distill_head_loss", torch_head.distill_head_loss, "silc_kernels.distill.triton_head"),
+):
+    dispatch.register(_op, "torch", _torch)
+    dispatch.register(_op, "triton", dispatch.later(_triton, _op), dispatch.triton_takes(_op))
 
 
 def distill_loss(
@@ -18,7 +26,7 @@ def distill_loss(
     inplace_backward: bool = False,
     backend: str = "auto",
 ) -> Tensor:
-    """Cross-entropy between centred, sharpened teacher and student, over all pairs of crops.
+    """Cross-entropy between centered, sharpened teacher and student, over all pairs of crops.
 
         sum_n sum_st w_st H(softmax((z_t - c) / tau_t), softmax(z_s / tau_s)) / (N sum_st w_st)
 
@@ -34,7 +42,7 @@ def distill_loss(
         backend: "auto", or a name from `dispatch.report`.
 
     Returns:
-        scalar, float32; float64 where student_logits are, whatever the dtype of the teacher and the centre.
+        scalar, float32; float64 where student_logits are, whatever the dtype of the teacher and the center.
 
     Raises:
         ValueError: a shape, dtype, device, temperature or weight that does not fit.
@@ -107,7 +115,7 @@ def distill_head_loss(
 
     Raises:
         ValueError: a shape, dtype, device, temperature or weight that does not fit.
-        RuntimeError: from the backward, where an input was changed in place since (update the teacher and the centre
+        RuntimeError: from the backward, where an input was changed in place since (update the teacher and the center
             after it), and from a second derivative.
     """
     op = "distill_head_loss"

@@ -131,7 +131,7 @@ def _chunk(
     else:
         pull = torch.einsum("st,tnd->snd", pairs.matrix, attended[-teacher.shape[0] :])
     loss = (pairs.per_student @ lse).sum() - (student * pull).sum()
-    if d_student is not None:
+    if d_student is not None and d_weight is not None:
         mass = pairs.per_student[:, None, None]
         torch.sub(attended[:students] * mass, pull, out=d_student)
         if pairs.shared:

@@ -4,8 +4,6 @@ The loss and the features' gradient are found in the forward by attention over t
 in the backward, from the log-sum-exps. Nothing of size rows x K exists, and only [rows] and [rows, d] are kept.
 """
 
-import math
-
 import torch
 import triton
 from torch import Tensor
@@ -14,10 +12,10 @@ from triton.tools.tensor_descriptor import TensorDescriptor
 
 from ..common.dispatch import without_autocast
 from ..common.first_order import once
-from ..common.triton_runtime import multiprocessors, product_dtype
+from ..common.triton_runtime import exponent_scale, multiprocessors, product_dtype
 from . import triton_head_kernels as kernels
 from .pairs import pair_matrix
-from .triton_head_launch import LEAST_WIDTH, Tile, compute_dtype, headroom, splits, tile
+from .triton_head_launch import LEAST_WIDTH, LaunchConfig, compute_dtype, headroom, launch_config, splits
 
 FINISHED = 8  # rows
 
@@ -78,19 +76,19 @@ def _forward(
     attended, teacher_norm = empty(teachers * samples, width), empty(2, teachers, samples)
     d_student, student_norm, shares = empty(students * samples, width), empty(2, students, samples), empty(x.shape[0])
     with torch.cuda.device_of(student):
-        *partial, count = _attend(h, w_t, w, center, _scale(teacher_temp), True)
+        *partial, count = _attend(h, w_t, w, center, exponent_scale(teacher_temp), True)
         kernels.finish_teacher[(triton.cdiv(h.shape[0], FINISHED),)](
             *partial,
             attended,
             teacher_norm,
             h.shape[0],
             count,
-            _scale(teacher_temp),
+            exponent_scale(teacher_temp),
             WIDTH=width,
             BLOCK=FINISHED,
             HEADROOM=headroom(dtype),
         )
-        *partial, count = _attend(x, w, w, center, _scale(student_temp), False)
+        *partial, count = _attend(x, w, w, center, exponent_scale(student_temp), False)
         kernels.finish_student[(triton.cdiv(x.shape[0], FINISHED),)](
             *partial,
             x,
@@ -103,7 +101,7 @@ def _forward(
             samples,
             teachers,
             count,
-            _scale(student_temp),
+            exponent_scale(student_temp),
             1 / student_temp,
             WIDTH=width,
             BLOCK=FINISHED,
@@ -147,16 +145,16 @@ def _weight_gradient(
         pulled = torch.einsum("st,snd->tnd", pairs / -largest, student.float())
     factor = upstream * largest * (2 ** -headroom(dtype) / student_temp)
     x, h, g, w, w_t = (_aligned(tensor, dtype, width) for tensor in (student, teacher, pulled, weight, teacher_weight))
-    shape = tile("weight_gradient", student.device)
-    blocks, rows = triton.cdiv(w.shape[0], shape.rows), x.shape[0] + h.shape[0]
-    count, _ = splits(blocks, w.numel(), rows, shape.columns, multiprocessors(student.device))
+    config = launch_config("weight_gradient", student.device)
+    blocks, rows = triton.cdiv(w.shape[0], config.rows), x.shape[0] + h.shape[0]
+    count, _ = splits(blocks, w.numel(), rows, config.columns, multiprocessors(student.device))
     # Parts of a sum stay in float32.
     summed = product_dtype(weight.dtype) if count == 1 else torch.float32
     out = torch.empty((count, w.shape[0], width), dtype=summed, device=weight.device)
     with torch.cuda.device_of(student):
         kernels.weight_gradient[(blocks, count)](
-            *(_source(tensor, shape.rows, shape) for tensor in (w, w_t)),
-            *(_source(tensor, shape.columns, shape) for tensor in (x, h, g)),
+            *(_source(tensor, config.rows, config) for tensor in (w, w_t)),
+            *(_source(tensor, config.columns, config) for tensor in (x, h, g)),
             center,
             own,
             others,
@@ -165,17 +163,17 @@ def _weight_gradient(
             x.shape[0],
             h.shape[0],
             w.shape[0],
-            *(triton.cdiv(triton.cdiv(part.shape[0], shape.columns), count) * shape.columns for part in (x, h)),
-            _scale(student_temp),
-            _scale(teacher_temp),
+            *(triton.cdiv(triton.cdiv(part.shape[0], config.columns), count) * config.columns for part in (x, h)),
+            exponent_scale(student_temp),
+            exponent_scale(teacher_temp),
             WIDTH=width,
-            ROWS=shape.rows,
-            COLUMNS=shape.columns,
-            OVERLAP=shape.overlap,
-            BULK=shape.bulk,
+            ROWS=config.rows,
+            COLUMNS=config.columns,
+            OVERLAP=config.overlap,
+            BULK=config.bulk,
             COMPUTE=compute_dtype(dtype),
-            num_warps=shape.warps,
-            num_stages=shape.stages,
+            num_warps=config.warps,
+            num_stages=config.stages,
         )
     total = out.sum(0) if count > 1 else out[0]
     return total[:, : weight.shape[1]].to(weight.dtype).contiguous()
@@ -216,15 +214,15 @@ def _attend(
 ) -> tuple[Tensor, Tensor, Tensor, int]:
     """(peaks, totals [splits, rows], sums [splits, rows, width], splits) of queries [rows, width], keys [K, width]."""
     (rows, width), prototypes = queries.shape, keys.shape[0]
-    shape: Tile = tile("attend teacher" if centered else "attend student", queries.device)
-    blocks = triton.cdiv(rows, shape.rows)
-    count, per_split = splits(blocks, rows * width, prototypes, shape.columns, multiprocessors(queries.device))
+    config: LaunchConfig = launch_config("attend teacher" if centered else "attend student", queries.device)
+    blocks = triton.cdiv(rows, config.rows)
+    count, per_split = splits(blocks, rows * width, prototypes, config.columns, multiprocessors(queries.device))
     peaks, totals = torch.empty((2, count, rows), dtype=torch.float32, device=queries.device)
     sums = torch.empty((count, rows, width), dtype=torch.float32, device=queries.device)
     kernels.attend[(blocks, count)](
-        _source(queries, shape.rows, shape),
-        _source(keys, shape.columns, shape),
-        _source(values, shape.columns, shape),
+        _source(queries, config.rows, config),
+        _source(keys, config.columns, config),
+        _source(values, config.columns, config),
         center,
         peaks,
         totals,
@@ -234,16 +232,16 @@ def _attend(
         per_split,
         scale,
         CENTERED=centered,
-        EVEN=prototypes % shape.columns == 0,
+        EVEN=prototypes % config.columns == 0,
         WIDTH=width,
-        ROWS=shape.rows,
-        COLUMNS=shape.columns,
-        OVERLAP=shape.overlap,
-        BULK=shape.bulk,
+        ROWS=config.rows,
+        COLUMNS=config.columns,
+        OVERLAP=config.overlap,
+        BULK=config.bulk,
         COMPUTE=compute_dtype(queries.dtype),
         HEADROOM=headroom(queries.dtype),
-        num_warps=shape.warps,
-        num_stages=shape.stages,
+        num_warps=config.warps,
+        num_stages=config.stages,
     )
     return peaks, totals, sums, count
 
@@ -271,9 +269,5 @@ def _aligned(tensor: Tensor, dtype: torch.dtype, width: int) -> Tensor:
     return flat if aligned else flat.clone(memory_format=torch.contiguous_format)
 
 
-def _source(tensor: Tensor, rows: int, shape: Tile) -> TensorDescriptor | Tensor:
-    return TensorDescriptor.from_tensor(tensor, [rows, tensor.shape[1]]) if shape.bulk else tensor
-
-
-def _scale(temp: float) -> float:
-    return math.log2(math.e) / temp
+def _source(tensor: Tensor, rows: int, config: LaunchConfig) -> TensorDescriptor | Tensor:
+    return TensorDescriptor.from_tensor(tensor, [rows, tensor.shape[1]]) if config.bulk else tensor

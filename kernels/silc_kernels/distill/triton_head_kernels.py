@@ -46,7 +46,7 @@ def _logits(
     EVEN: tl.constexpr,
     COLUMNS: tl.constexpr,
 ):
-    """Of one tile of prototypes, less their centre where CENTERED; -inf beyond the last one, which EVEN excludes."""
+    """Of one tile of prototypes, less their center where CENTERED; -inf beyond the last one, which EVEN excludes."""
     logits = tl.dot(query, tl.trans(key), input_precision="ieee")
     at = column + tl.arange(0, COLUMNS)
     if CENTERED:

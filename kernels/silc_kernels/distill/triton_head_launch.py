@@ -1,4 +1,4 @@
-"""distill_head_loss on Triton: which tile runs where, how rows are split, and what the compile gate builds."""
+"""distill_head_loss on Triton: launches of each kernel by chip, how rows are split, what the compile gate builds."""
 
 import functools
 from collections.abc import Iterator
@@ -9,7 +9,7 @@ import triton
 import triton.language as tl
 
 from ..common.limits import WIDEST
-from ..common.triton_runtime import capability, product_dtype
+from ..common.triton_runtime import capability, family, product_dtype
 from ..gate.gate import Candidate
 from . import triton_head_kernels as kernels
 
@@ -18,9 +18,11 @@ LEAST_WIDTH = 16  # the shortest inner dimension of a product
 MOST_PARTIAL_BYTES = 64 << 20
 
 
-class Tile(NamedTuple):
-    """rows x columns of logits at a time, rows x WIDTH of sums; warps and stages of the launch.
+class LaunchConfig(NamedTuple):
+    """How a kernel is launched.
 
+    rows, columns: of the tile of logits at a time; the sums are rows x WIDTH.
+    warps, stages: of the launch.
     overlap: exponentials run while tensor cores multiply; the student's tiles are then loaded twice.
     bulk: rows come by the copy engine, through tensor descriptors; else by pointers.
     """
@@ -39,44 +41,43 @@ class Tile(NamedTuple):
 # 90 overlaps: a tile's exponentials and sums take about half as long as its two products, which else wait for them. The
 # price, loading the student's tiles twice, is 32 bytes a cycle and processor from the second-level cache at full speed.
 # On 100 products leave the registers alone, and the compiler overlaps them by itself.
-TILES: dict[tuple[str, int], Tile] = {
-    ("attend teacher", 80): Tile(64, 32, 4, 2, bulk=False),
-    ("attend teacher", 90): Tile(128, 64, 8, 2, overlap=True),
-    ("attend teacher", 100): Tile(128, 64, 8, 2),
-    ("attend student", 80): Tile(64, 32, 4, 2, bulk=False),
-    ("attend student", 90): Tile(128, 64, 8, 2, overlap=True),
-    ("attend student", 100): Tile(128, 64, 8, 3),  # one stream of tiles, not two: room for a third
-    ("weight_gradient", 80): Tile(64, 32, 4, 2, bulk=False),
-    ("weight_gradient", 90): Tile(128, 64, 8, 2, overlap=True),
-    ("weight_gradient", 100): Tile(128, 64, 8, 2),
+SHIPPED: dict[tuple[str, int], LaunchConfig] = {
+    ("attend teacher", 80): LaunchConfig(64, 32, 4, 2, bulk=False),
+    ("attend teacher", 90): LaunchConfig(128, 64, 8, 2, overlap=True),
+    ("attend teacher", 100): LaunchConfig(128, 64, 8, 2),
+    ("attend student", 80): LaunchConfig(64, 32, 4, 2, bulk=False),
+    ("attend student", 90): LaunchConfig(128, 64, 8, 2, overlap=True),
+    ("attend student", 100): LaunchConfig(128, 64, 8, 3),  # one stream of tiles, not two: room for a third
+    ("weight_gradient", 80): LaunchConfig(64, 32, 4, 2, bulk=False),
+    ("weight_gradient", 90): LaunchConfig(128, 64, 8, 2, overlap=True),
+    ("weight_gradient", 100): LaunchConfig(128, 64, 8, 2),
 }
-LIKE = {90: 90, 100: 100, 103: 100}
 _PRODUCTS = {torch.float32: tl.float32, torch.bfloat16: tl.bfloat16, torch.float16: tl.float16}
 
 
 # What else is worth timing, and may well be faster.
-TRIALS: dict[tuple[str, int], tuple[Tile, ...]] = {
+TRIALS: dict[tuple[str, int], tuple[LaunchConfig, ...]] = {
     ("attend teacher", 90): (
-        Tile(128, 64, 8, 2),  # no pass more, and no registers held over
-        Tile(128, 32, 8, 3, overlap=True),  # three tiles on their way, at smaller products
-        Tile(128, 32, 8, 3),
+        LaunchConfig(128, 64, 8, 2),  # no pass more, and no registers held over
+        LaunchConfig(128, 32, 8, 3, overlap=True),  # three tiles on their way, at smaller products
+        LaunchConfig(128, 32, 8, 3),
     ),
     ("attend student", 90): (
-        Tile(128, 64, 8, 3),  # every tile loaded once, and a third one on its way
-        Tile(128, 128, 8, 2),  # half the rescaling of sums, half the barriers
-        Tile(64, 64, 4, 2),  # two programs a processor: one multiplies while the other takes exponentials
-        Tile(128, 32, 8, 3, overlap=True),
+        LaunchConfig(128, 64, 8, 3),  # every tile loaded once, and a third one on its way
+        LaunchConfig(128, 128, 8, 2),  # half the rescaling of sums, half the barriers
+        LaunchConfig(64, 64, 4, 2),  # two programs a processor: one multiplies while the other takes exponentials
+        LaunchConfig(128, 32, 8, 3, overlap=True),
     ),
     ("weight_gradient", 90): (
-        Tile(128, 64, 8, 2),
-        Tile(128, 32, 8, 3, overlap=True),
-        Tile(128, 32, 8, 3),
+        LaunchConfig(128, 64, 8, 2),
+        LaunchConfig(128, 32, 8, 3, overlap=True),
+        LaunchConfig(128, 32, 8, 3),
     ),
 }
 
 
-def tile(kernel: str, device: torch.device) -> Tile:
-    return TILES[kernel, LIKE.get(capability(device), 80)]
+def launch_config(kernel: str, device: torch.device) -> LaunchConfig:
+    return SHIPPED[kernel, family(capability(device))]
 
 
 def compute_dtype(dtype: torch.dtype) -> tl.dtype:
@@ -111,23 +112,23 @@ def splits(blocks: int, elements: int, length: int, columns: int, processors: in
     return triton.cdiv(tiles, each), each * columns
 
 
-def candidate(key: tuple[str, int], shape: Tile, dtype: str) -> Candidate:
-    """How `shape` in the place of TILES[key] compiles; dtype "bf16" or "fp16"."""
+def candidate(key: tuple[str, int], config: LaunchConfig, dtype: str) -> Candidate:
+    """How `config` in the place of SHIPPED[key] compiles; dtype "bf16" or "fp16"."""
     kernel, architecture = key
-    return (_weight_gradient if kernel == "weight_gradient" else _attend)(kernel, dtype, shape, architecture)
+    return (_weight_gradient if kernel == "weight_gradient" else _attend)(kernel, dtype, config, architecture)
 
 
 def trial_candidates() -> Iterator[Candidate]:
     """The alternatives, for `gate --trials`."""
-    for key, shapes in TRIALS.items():
-        for shape in shapes:
-            yield candidate(key, shape, "bf16")
+    for key, configs in TRIALS.items():
+        for config in configs:
+            yield candidate(key, config, "bf16")
 
 
 def gate_candidates() -> Iterator[Candidate]:
     for dtype in ("bf16", "fp16"):
-        for key, shape in TILES.items():
-            yield candidate(key, shape, dtype)
+        for key, config in SHIPPED.items():
+            yield candidate(key, config, dtype)
     buffers = ("peaks", "totals", "sums")
     for kernel, others in (
         (kernels.finish_teacher, ("attended", "norm")),
@@ -147,43 +148,43 @@ def gate_candidates() -> Iterator[Candidate]:
         )
 
 
-def _attend(kernel: str, dtype: str, shape: Tile, architecture: int) -> Candidate:
-    block = _source(dtype, shape.columns, shape)
+def _attend(kernel: str, dtype: str, config: LaunchConfig, architecture: int) -> Candidate:
+    block = _source(dtype, config.columns, config)
     results = ("peaks", "totals", "sums")
     return Candidate(
-        name=f"distill_head_loss/{kernel}/{_label(dtype, shape)}",
+        name=f"distill_head_loss/{kernel}/{_label(dtype, config)}",
         kernel=kernels.attend,
-        signature={"queries": _source(dtype, shape.rows, shape), "keys": block, "values": block}
+        signature={"queries": _source(dtype, config.rows, config), "keys": block, "values": block}
         | dict.fromkeys(("center", *results), "*fp32")
         | dict.fromkeys(("rows", "prototypes", "per_split"), "i32")
         | {"scale": "fp32"},
         constexprs={"CENTERED": kernel == "attend teacher", "EVEN": False, "HEADROOM": 15.0 if dtype == "fp16" else 0.0}
-        | _constants(dtype, shape),
+        | _constants(dtype, config),
         aligned=(
             "center",
             *results,
-            *(() if shape.bulk else ("queries", "keys", "values")),
+            *(() if config.bulk else ("queries", "keys", "values")),
             "rows",
             "prototypes",
             "per_split",
         ),
-        num_warps=shape.warps,
-        num_stages=shape.stages,
+        num_warps=config.warps,
+        num_stages=config.stages,
         architectures=(architecture,),
         wgmma=True,
-        overlap=shape.overlap,
-        bulk_copies=shape.bulk,
+        overlap=config.overlap,
+        bulk_copies=config.bulk,
         async_copies=True,
     )
 
 
-def _weight_gradient(kernel: str, dtype: str, shape: Tile, architecture: int) -> Candidate:
-    owned, streamed = (_source(dtype, size, shape) for size in (shape.rows, shape.columns))
+def _weight_gradient(kernel: str, dtype: str, config: LaunchConfig, architecture: int) -> Candidate:
+    owned, streamed = (_source(dtype, size, config) for size in (config.rows, config.columns))
     sources = ("student_weight", "teacher_weight", "student", "teacher", "pulled")
     vectors = ("center", "student_norm", "teacher_norm", "factor")
     sizes = ("student_rows", "teacher_rows", "prototypes", "student_split", "teacher_split")
     return Candidate(
-        name=f"distill_head_loss/{kernel}/{_label(dtype, shape)}",
+        name=f"distill_head_loss/{kernel}/{_label(dtype, config)}",
         kernel=kernels.weight_gradient,
         signature={"student_weight": owned, "teacher_weight": owned}
         | {"student": streamed, "teacher": streamed, "pulled": streamed}
@@ -191,28 +192,28 @@ def _weight_gradient(kernel: str, dtype: str, shape: Tile, architecture: int) ->
         | {"out": f"*{dtype}"}
         | dict.fromkeys(sizes, "i32")
         | {"student_scale": "fp32", "teacher_scale": "fp32"},
-        constexprs=_constants(dtype, shape),
-        aligned=(*vectors, "out", *sizes, *(() if shape.bulk else sources)),
-        num_warps=shape.warps,
-        num_stages=shape.stages,
+        constexprs=_constants(dtype, config),
+        aligned=(*vectors, "out", *sizes, *(() if config.bulk else sources)),
+        num_warps=config.warps,
+        num_stages=config.stages,
         architectures=(architecture,),
         wgmma=True,
-        overlap=shape.overlap,
-        bulk_copies=shape.bulk,
+        overlap=config.overlap,
+        bulk_copies=config.bulk,
         async_copies=True,
     )
 
 
-def _source(dtype: str, rows: int, shape: Tile) -> str:
-    return f"tensordesc<{dtype}[{rows},{WIDEST}]>" if shape.bulk else f"*{dtype}"
+def _source(dtype: str, rows: int, config: LaunchConfig) -> str:
+    return f"tensordesc<{dtype}[{rows},{WIDEST}]>" if config.bulk else f"*{dtype}"
 
 
-def _constants(dtype: str, shape: Tile) -> dict[str, object]:
+def _constants(dtype: str, config: LaunchConfig) -> dict[str, object]:
     types = {"bf16": tl.bfloat16, "fp16": tl.float16}
-    sizes = {"WIDTH": WIDEST, "ROWS": shape.rows, "COLUMNS": shape.columns}
-    return sizes | {"OVERLAP": shape.overlap, "BULK": shape.bulk, "COMPUTE": types[dtype]}
+    sizes = {"WIDTH": WIDEST, "ROWS": config.rows, "COLUMNS": config.columns}
+    return sizes | {"OVERLAP": config.overlap, "BULK": config.bulk, "COMPUTE": types[dtype]}
 
 
-def _label(dtype: str, shape: Tile) -> str:
-    overlap = " overlap" if shape.overlap else ""
-    return f"{dtype} {shape.rows}x{shape.columns} w{shape.warps} s{shape.stages}{overlap}"
+def _label(dtype: str, config: LaunchConfig) -> str:
+    overlap = " overlap" if config.overlap else ""
+    return f"{dtype} {config.rows}x{config.columns} w{config.warps} s{config.stages}{overlap}"

@@ -1,16 +1,16 @@
 """distill_loss on Triton: grids, buffers, and the operators that torch.compile and autograd see."""
 
-import math
+from typing import Any
 
 import torch
 import triton
 from torch import Tensor
 
 from ..common.first_order import once
-from ..common.triton_runtime import multiprocessors, product_dtype
+from ..common.triton_runtime import exponent_scale, multiprocessors, product_dtype
 from . import triton_logits_kernels as kernels
 from .pairs import pair_matrix
-from .triton_logits_launch import MERGED, group, splits, tile
+from .triton_logits_launch import MERGED, group, launch_config, splits
 
 
 def distill_loss(
@@ -56,13 +56,10 @@ def _forward(
     A norm is a row's maximum, and log2 of its sum of exponentials over the temperature less that maximum.
     """
     (students, samples, prototypes), teachers = student.shape, teacher.shape[0]
-    together, vector, shape = (
-        group(students, teachers),
-        16 // student.element_size(),
-        tile("statistics", student.device),
-    )
+    together, vector = group(students, teachers), 16 // student.element_size()
+    config = launch_config("statistics", student.device)
     groups = triton.cdiv(students, together)
-    count, per_split = splits(samples * groups, prototypes, shape.lanes * vector, multiprocessors(student.device))
+    count, per_split = splits(samples * groups, prototypes, config.lanes * vector, multiprocessors(student.device))
 
     def empty(*shape: int) -> Tensor:
         return torch.empty(shape, dtype=torch.float32, device=student.device)
@@ -85,15 +82,15 @@ def _forward(
             per_split,
             *student.stride(),
             *teacher.stride(),
-            _scale(student_temp),
-            _scale(teacher_temp),
+            exponent_scale(student_temp),
+            exponent_scale(teacher_temp),
             GROUP=together,
             TEACHERS=teachers,
-            LANES=shape.lanes,
+            LANES=config.lanes,
             VECTOR=vector,
-            STAGES=shape.stages,
-            num_warps=shape.warps,
-            num_stages=shape.stages,
+            STAGES=config.stages,
+            num_warps=config.warps,
+            num_stages=config.stages,
         )
         kernels.merge[(triton.cdiv(samples, MERGED), students + teachers)](
             *own,
@@ -105,8 +102,8 @@ def _forward(
             samples,
             students,
             groups,
-            _scale(student_temp),
-            _scale(teacher_temp),
+            exponent_scale(student_temp),
+            exponent_scale(teacher_temp),
             1 / student_temp,
             TEACHERS=teachers,
             SPLITS=count,
@@ -122,23 +119,18 @@ def _(student, teacher, center, pairs, student_temp, teacher_temp, inplace_backw
     return center.new_empty(()), *norms
 
 
-@torch.library.custom_op("silc_kernels::distill_loss_gradient", mutates_args=())
-def _gradient(
-    upstream: Tensor,
-    student: Tensor,
-    teacher: Tensor,
-    center: Tensor,
-    pairs: Tensor,
-    student_norm: Tensor,
-    teacher_norm: Tensor,
-    student_temp: float,
-    teacher_temp: float,
-) -> Tensor:
+# What both forms of the gradient take; {} is where one of them says that it writes over the logits.
+_GRADIENT = (
+    "(Tensor upstream, Tensor{} student, Tensor teacher, Tensor center, Tensor pairs, Tensor student_norm, "
+    "Tensor teacher_norm, float student_temp, float teacher_temp) -> "
+)
+
+
+@torch.library.custom_op("silc_kernels::distill_loss_gradient", mutates_args=(), schema=_GRADIENT.format("") + "Tensor")
+def _gradient(upstream: Tensor, student: Tensor, *known: Any) -> Tensor:
     """d loss / d student, in its dtype."""
     out = torch.empty_like(student, dtype=product_dtype(student.dtype))
-    _write_gradient(
-        out, upstream, student, teacher, center, pairs, student_norm, teacher_norm, student_temp, teacher_temp
-    )
+    _write_gradient(out, upstream, student, *known)
     return out.to(student.dtype)
 
 
@@ -147,22 +139,12 @@ def _(upstream, student, *_):
     return torch.empty_like(student)
 
 
-@torch.library.custom_op("silc_kernels::distill_loss_gradient_", mutates_args={"student"})
-def _gradient_(
-    upstream: Tensor,
-    student: Tensor,
-    teacher: Tensor,
-    center: Tensor,
-    pairs: Tensor,
-    student_norm: Tensor,
-    teacher_norm: Tensor,
-    student_temp: float,
-    teacher_temp: float,
-) -> None:
+@torch.library.custom_op(
+    "silc_kernels::distill_loss_gradient_", mutates_args={"student"}, schema=_GRADIENT.format("(a!)") + "()"
+)
+def _gradient_(upstream: Tensor, student: Tensor, *known: Any) -> None:
     """The same, over the logits."""
-    _write_gradient(
-        student, upstream, student, teacher, center, pairs, student_norm, teacher_norm, student_temp, teacher_temp
-    )
+    _write_gradient(student, upstream, student, *known)
 
 
 def _write_gradient(
@@ -178,8 +160,8 @@ def _write_gradient(
     teacher_temp: float,
 ) -> None:
     (students, samples, prototypes), teachers = student.shape, teacher.shape[0]
-    together, shape = group(students, teachers), tile("gradient", student.device)
-    block = shape.lanes * 16 // student.element_size()
+    together, config = group(students, teachers), launch_config("gradient", student.device)
+    block = config.lanes * 16 // student.element_size()
     with torch.cuda.device_of(student):
         kernels.gradient[(samples * triton.cdiv(prototypes, block), triton.cdiv(students, together))](
             student,
@@ -196,14 +178,14 @@ def _write_gradient(
             *student.stride(),
             *teacher.stride(),
             *out.stride(),
-            _scale(student_temp),
-            _scale(teacher_temp),
+            exponent_scale(student_temp),
+            exponent_scale(teacher_temp),
             1 / student_temp,
             GROUP=together,
             TEACHERS=teachers,
             BLOCK=block,
-            num_warps=shape.warps,
-            num_stages=shape.stages,
+            num_warps=config.warps,
+            num_stages=config.stages,
         )
 
 
@@ -227,7 +209,3 @@ def _backward(ctx, upstream, *_):
 
 
 _forward.register_autograd(_backward, setup_context=_keep)
-
-
-def _scale(temp: float) -> float:
-    return math.log2(math.e) / temp

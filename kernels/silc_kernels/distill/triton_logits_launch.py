@@ -1,4 +1,4 @@
-"""distill_loss on Triton: which tile runs where, how rows are split, and what the compile gate builds."""
+"""distill_loss on Triton: launches of each kernel by chip, how rows are split, what the compile gate builds."""
 
 from collections.abc import Iterator
 from typing import NamedTuple
@@ -6,7 +6,7 @@ from typing import NamedTuple
 import torch
 import triton
 
-from ..common.triton_runtime import capability
+from ..common.triton_runtime import capability, family
 from ..gate.gate import Candidate
 from . import triton_logits_kernels as kernels
 
@@ -18,17 +18,17 @@ LEAST_TILES, MOST_SPLITS = 4, 64
 MERGED = 32  # samples
 
 
-class Tile(NamedTuple):
-    """lanes x 16 bytes of neighbouring logits at a time, of every row; warps and stages of the launch."""
+class LaunchConfig(NamedTuple):
+    """How a kernel is launched: lanes x 16 bytes of neighbouring logits at a time, of every row; warps, stages."""
 
     lanes: int
     warps: int
     stages: int
 
 
-_STATISTICS, _GRADIENT = Tile(128, 4, 3), Tile(128, 4, 1)
-# (kernel, architecture); 80 stands for every chip that is not one of the others.
-TILES: dict[tuple[str, int], Tile] = {
+_STATISTICS, _GRADIENT = LaunchConfig(128, 4, 3), LaunchConfig(128, 4, 1)
+# What ships, by (kernel, architecture); 80 stands for every chip that is not one of the others.
+SHIPPED: dict[tuple[str, int], LaunchConfig] = {
     ("statistics", 80): _STATISTICS,
     ("statistics", 90): _STATISTICS,
     ("statistics", 100): _STATISTICS,
@@ -38,27 +38,26 @@ TILES: dict[tuple[str, int], Tile] = {
 }
 # What else is worth timing, and may well be faster.
 _STATISTICS_TRIALS = (
-    Tile(128, 4, 2),  # less shared memory, so more programs a multiprocessor
-    Tile(128, 4, 4),  # more bytes on their way in each program
-    Tile(256, 8, 2),  # half the programs, each with twice the bytes of a row at a time
-    Tile(64, 2, 4),  # twice the programs: a shorter last wave
+    LaunchConfig(128, 4, 2),  # less shared memory, so more programs a multiprocessor
+    LaunchConfig(128, 4, 4),  # more bytes on their way in each program
+    LaunchConfig(256, 8, 2),  # half the programs, each with twice the bytes of a row at a time
+    LaunchConfig(64, 2, 4),  # twice the programs: a shorter last wave
 )
 _GRADIENT_TRIALS = (
-    Tile(64, 2, 1),  # programs that end sooner
-    Tile(256, 8, 1),  # fewer readings of weights and norms
-    Tile(128, 2, 1),  # two loads of every row under way in each thread
+    LaunchConfig(64, 2, 1),  # programs that end sooner
+    LaunchConfig(256, 8, 1),  # fewer readings of weights and norms
+    LaunchConfig(128, 2, 1),  # two loads of every row under way in each thread
 )
-TRIALS: dict[tuple[str, int], tuple[Tile, ...]] = {
+TRIALS: dict[tuple[str, int], tuple[LaunchConfig, ...]] = {
     ("statistics", 90): _STATISTICS_TRIALS,
     ("statistics", 100): _STATISTICS_TRIALS,
     ("gradient", 90): _GRADIENT_TRIALS,
     ("gradient", 100): _GRADIENT_TRIALS,
 }
-LIKE = {90: 90, 100: 100, 103: 100}
 
 
-def tile(kernel: str, device: torch.device) -> Tile:
-    return TILES[kernel, LIKE.get(capability(device), 80)]
+def launch_config(kernel: str, device: torch.device) -> LaunchConfig:
+    return SHIPPED[kernel, family(capability(device))]
 
 
 def group(students: int, teachers: int) -> int:
@@ -82,15 +81,15 @@ _SHIPPED = (("bf16", 10, 2), ("bf16", 16, 2), ("bf16", 4, 8), ("fp16", 10, 2), (
 
 def trial_candidates() -> Iterator[Candidate]:
     """The alternatives, for `gate --trials`."""
-    for key, shapes in TRIALS.items():
-        for shape in shapes:
-            yield candidate(key, shape, "bf16")
+    for key, configs in TRIALS.items():
+        for config in configs:
+            yield candidate(key, config, "bf16")
 
 
 def gate_candidates() -> Iterator[Candidate]:
     for dtype, students, teachers in _SHIPPED:
-        for key, shape in TILES.items():
-            yield candidate(key, shape, dtype, students, teachers)
+        for key, config in SHIPPED.items():
+            yield candidate(key, config, dtype, students, teachers)
     buffers = ("student_peak", "student_total", "teacher_peak", "teacher_total", "cross", "weights")
     results = ("student_norm", "teacher_norm", "loss")
     yield Candidate(
@@ -105,8 +104,10 @@ def gate_candidates() -> Iterator[Candidate]:
     )
 
 
-def candidate(key: tuple[str, int], shape: Tile, dtype: str, students: int = 10, teachers: int = 2) -> Candidate:
-    """How `shape` in the place of TILES[key] compiles; dtype "bf16", "fp16" or "fp32"."""
+def candidate(
+    key: tuple[str, int], config: LaunchConfig, dtype: str, students: int = 10, teachers: int = 2
+) -> Candidate:
+    """How `config` in the place of SHIPPED[key] compiles; dtype "bf16", "fp16" or "fp32"."""
     kernel, architecture = key
     vector = 4 if dtype == "fp32" else 8
     logits = {"student": f"*{dtype}", "teacher": f"*{dtype}", "center": "*fp32", "weights": "*fp32"}
@@ -117,22 +118,22 @@ def candidate(key: tuple[str, int], shape: Tile, dtype: str, students: int = 10,
     if kernel == "statistics":
         known = dict.fromkeys(("student_peak", "student_total", "teacher_peak", "teacher_total", "cross"), "*fp32")
         signature = logits | known | sizes | {"per_split": "i32"} | strides | scales
-        constexprs = contiguous | {"LANES": shape.lanes, "VECTOR": vector, "STAGES": shape.stages}
+        constexprs = contiguous | {"LANES": config.lanes, "VECTOR": vector, "STAGES": config.stages}
         aligned = (*logits, *known, *strides, "prototypes", "per_split")
     else:
         known = {"student_norm": "*fp32", "teacher_norm": "*fp32", "upstream": "*fp32", "out": f"*{dtype}"}
         outputs = {f"stride_{name}": "i64" for name in ("o", "on")}
         signature = logits | known | sizes | strides | outputs | scales | {"inverse_student_temp": "fp32"}
-        constexprs = contiguous | {"stride_ok": 1, "BLOCK": shape.lanes * vector}
+        constexprs = contiguous | {"stride_ok": 1, "BLOCK": config.lanes * vector}
         aligned = (*logits, *known, *strides, *outputs, "prototypes")
     return Candidate(
-        name=f"distill_loss/{kernel}/{dtype} S{students} T{teachers} {shape.lanes} w{shape.warps} s{shape.stages}",
+        name=f"distill_loss/{kernel}/{dtype} S{students} T{teachers} {config.lanes} w{config.warps} s{config.stages}",
         kernel=getattr(kernels, kernel),
         signature=signature,
         constexprs=constexprs,
         aligned=aligned,
-        num_warps=shape.warps,
-        num_stages=shape.stages,
+        num_warps=config.warps,
+        num_stages=config.stages,
         architectures=(architecture,),
         async_copies=kernel == "statistics",
     )

@@ -1,1 +1,1 @@
-"""The compile gate: what the compiler makes of every kernel that ships, without a GPU."""
+"""What the compiler made of the kernels, without a GPU: `python -m silc_kernels.gate`."""

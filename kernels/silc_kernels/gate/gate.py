@@ -1,51 +1,36 @@
-"""The compile gate: every kernel and every shipped tile, compiled for each architecture without a GPU.
+"""The compile gate: a kernel as it is launched, compiled for an architecture without a GPU, and what is wrong with it.
 
-    python -m silc_kernels.gate.gate            compile, check and print the table
-    python -m silc_kernels.gate.gate --write    and write it to compile_gate.csv, beside this file
-    python -m silc_kernels.gate.gate --trials   the tiles that are to be timed against those that ship
-
-Registers, spills and serialised products are what the bundled ptxas says, shared memory and instructions are read off
-the compiled kernel. A serialised wgmma is waited for before the next is issued: and nothing else tells.
+Registers, spills and serialised products are what the bundled ptxas reports; shared memory and instructions are read
+off the compiled kernel. A serialised wgmma is waited for before the next is issued; nothing else shows it.
 The compiler does not refuse a kernel that asks for more shared memory than a chip has; the gate does.
 """
 
-import argparse
-import csv
-import importlib
 import re
 import subprocess
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import asdict, dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from .sass import overlapped
 
-TABLE = Path(__file__).with_name("compile_gate.csv")
 ARCHITECTURES = (80, 90, 100)
 SHARED_LIMIT = {80: 163 * 1024, 90: 227 * 1024, 100: 227 * 1024}
-# Each names the kernels it ships in `gate_candidates()`.
-MODULES: tuple[str, ...] = (
-    "distill.triton_logits_launch",
-    "distill.triton_head_launch",
-    "patch_embedding.triton_gate",
-    "contrastive.triton_launch",
-)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Candidate:
-    """One kernel with one tile, as it is launched.
+    """One kernel as it is launched.
 
     Attributes:
-        name: "op/kernel/tile", unique.
+        name: "op/kernel/launch configuration", unique.
         kernel: the jitted function.
         signature: argument -> type ("*bf16", "i32", "fp32"); constexprs are left out.
         constexprs: argument -> value.
         aligned: arguments (pointers, strides, sizes) that are multiples of 16 at launch, as Triton would find them.
         num_warps, num_stages: of the launch.
-        architectures: where this tile ships.
+        architectures: where it ships.
         wgmma: its products must be warpgroup instructions on sm_90.
         bulk_copies: tiles must come by the bulk tensor copy engine on sm_90.
         async_copies: loads must be pipelined by asynchronous copies (cp.async, or the copy engine).
@@ -86,18 +71,6 @@ class Row:
     bulk_copies: bool
     async_copies: bool
     overlapped: bool
-
-
-def candidates() -> Iterator[Candidate]:
-    """All kernels and tiles that ship."""
-    for module in MODULES:
-        yield from importlib.import_module(f"silc_kernels.{module}").gate_candidates()
-
-
-def trials() -> Iterator[Candidate]:
-    """Alternatives to what ships, that benchmarks/tune.py times on a GPU; in bfloat16."""
-    for module in MODULES:
-        yield from importlib.import_module(f"silc_kernels.{module}").trial_candidates()
 
 
 def build(candidate: Candidate, architecture: int) -> Row:
@@ -159,11 +132,11 @@ def faults(candidate: Candidate, row: Row) -> list[str]:
 
 
 def _report(ptx: str, architecture: int) -> str:
-    """What ptxas says of a kernel."""
+    """What ptxas reports of a kernel."""
     from triton import knobs
 
     tool = knobs.nvidia.ptxas_blackwell if architecture >= 100 else knobs.nvidia.ptxas
-    target = re.search(r"^\.target (\w+)", ptx, re.MULTILINE)[1]
+    (target,) = re.findall(r"^\.target (\w+)", ptx, re.MULTILINE)
     with tempfile.TemporaryDirectory() as folder:
         source = Path(folder, "kernel.ptx")
         source.write_text(ptx)
@@ -190,41 +163,3 @@ def resources(report: str) -> tuple[int, int]:
 def serialized(report: str) -> bool:
     """Whether ptxas reports warpgroup products that wait for one another."""
     return "wgmma.mma_async instructions are serialized" in report
-
-
-def write(rows: Iterable[Row], path: Path = TABLE) -> None:
-    with path.open("w", newline="") as file:
-        writer = csv.DictWriter(file, Row.__dataclass_fields__, lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(asdict(row) for row in rows)
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--write", action="store_true", help=f"write the table to {TABLE.name}")
-    parser.add_argument("--trials", action="store_true", help="the alternatives, not what ships")
-    parser.add_argument("--only", default="", help="candidates whose name contains this")
-    options = parser.parse_args()
-    rows, wrong = [], []
-    print(f"{'kernel':64s} {'sm':>4s} {'regs':>5s} {'spill':>6s} {'shared':>7s}  wgmma serial bulk async overlap")
-    for candidate in trials() if options.trials else candidates():
-        if options.only not in candidate.name:
-            continue
-        for architecture in candidate.architectures:
-            row = build(candidate, architecture)
-            rows.append(row)
-            wrong += faults(candidate, row)
-            marks = "  ".join(
-                "yes" if mark else " - "
-                for mark in (row.wgmma, row.serialized, row.bulk_copies, row.async_copies, row.overlapped)
-            )
-            numbers = f"{row.architecture:4d} {row.registers:5d} {row.spill_bytes:6d} {row.shared_bytes:7d}"
-            print(f"{row.name:64s} {numbers}   {marks}", flush=True)
-    if options.write and not (options.only or options.trials):
-        write(rows)
-    if wrong:
-        raise SystemExit("\n".join(wrong))
-
-
-if __name__ == "__main__":
-    main()

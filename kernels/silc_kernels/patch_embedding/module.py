@@ -51,7 +51,7 @@ class MultiCropPatchEmbed(nn.Module):
         check_grid(op, "grid", grid)
         check_statistics(op, mean, std)
         # Sizes are kept apart from the parameters, whose shapes are gone while they are sharded.
-        self.patch_size, self.prefix_tokens, self.grid = patch_size, prefix_tokens, tuple(grid)
+        self.patch_size, self.prefix_tokens, self.grid = patch_size, prefix_tokens, (grid[0], grid[1])
         self.mean, self.std = tuple(mean), tuple(std)
         self.out_dtype, self.backend = out_dtype, backend
         self.weight = nn.Parameter(torch.empty(width, 3, patch_size, patch_size))

@@ -1,12 +1,30 @@
-"""Multi-crop patch embedding: byte crops of several resolutions -> one packed token sequence."""
+"""Multi-crop patch embedding: byte crops of several resolutions -> one packed token sequence.
 
-from collections.abc import Sequence
+The face checks its arguments; below it, one operator for each backend, with a schema, shapes and autograd formula that
+all share. The operator keeps the crops (bytes) and nothing else: no gradient needs the weight, so that a sharded
+parameter may be gone by the time of backward.
+"""
+
+from collections.abc import Callable, Sequence
+from types import ModuleType
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from ..common import dispatch
 from ..common.checks import FLOATS, check_float, check_savable, check_shape, check_statistics
+from . import torch_backend
+
+OP = "patch_embed"
+FORWARD = (
+    "(Tensor[] crops, Tensor weight, Tensor bias, Tensor[] positions, Tensor? prefix, float[] mean, float[] std, "
+    "ScalarType out_dtype) -> Tensor"
+)
+BACKWARD = (
+    "(Tensor grad, Tensor[] crops, SymInt patch, SymInt[] tokens, SymInt before, float[] mean, float[] std, "
+    "ScalarType dtype) -> Tensor[]"
+)
 
 
 def patch_embed(
@@ -23,7 +41,7 @@ def patch_embed(
 ) -> Tensor:
     """Normalise, cut into patches, project, add bias and position, and pack, in one go.
 
-    mean and std are folded into weight and bias, with the bytes centred by 128:
+    mean and std are folded into weight and bias, with the bytes centered by 128:
 
         W' = W / (255 std_c),  b' = b + sum W (128 / 255 - mean_c) / std_c,  token = W' (byte - 128) + b' + position
 
@@ -44,7 +62,7 @@ def patch_embed(
     Raises:
         ValueError: a crop whose sides the patch does not divide, or a wrong shape, dtype or device; with the reason.
     """
-    op = "patch_embed"
+    op = OP
     parameters = {"weight": weight, "bias": bias} | ({} if prefix is None else {"prefix": prefix})
     if len(crops) == 0 or len(crops) != len(positions):
         raise ValueError(
@@ -110,3 +128,84 @@ def patch_grid(op: str, i: int, crop: Tensor, patch: int) -> tuple[int, int]:
             f"resize it, for instance to {max(height // patch, 1) * patch} x {max(across // patch, 1) * patch}"
         )
     return height // patch, across // patch
+
+
+def _module(backend: str) -> ModuleType:
+    """What implements a backend, in two functions.
+
+    forward: (crops, weight, bias, positions, prefix, mean, std, out_dtype) -> packed.
+    backward: (grad, crops, patch size, tokens of each resolution, prefix tokens, mean, std, dtype to add up in) ->
+    gradients of [weight, bias, prefix ([0, D] without one), *positions] in that dtype.
+    """
+    if backend == "triton":
+        from . import triton_backend  # when a call first wants it: the face costs no import of triton
+
+        return triton_backend
+    return torch_backend
+
+
+def _operator(backend: str) -> Callable[..., Tensor]:
+    """The operators silc_kernels::patch_embed_`backend` and ..._backward, and the function that calls them."""
+    name = f"silc_kernels::patch_embed_{backend}"
+
+    def forward(*args: Any) -> Tensor:
+        return _module(backend).forward(*args)
+
+    def backward(*args: Any) -> list[Tensor]:
+        return _module(backend).backward(*args)
+
+    operator = torch.library.custom_op(name, forward, mutates_args=(), schema=FORWARD)
+    gradient = torch.library.custom_op(f"{name}_backward", backward, mutates_args=(), schema=BACKWARD)
+    operator.register_fake(_packed)
+    gradient.register_fake(_gradients)
+
+    def differentiate(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
+        crops = list(ctx.saved_tensors)
+        found = gradient(grad, crops, ctx.patch, ctx.tokens, ctx.before, ctx.mean, ctx.std, ctx.wide)
+        found = [None if dtype is None else d.to(dtype) for d, dtype in zip(found, ctx.dtypes, strict=True)]
+        weight, bias, prefix, *positions = found
+        return [None] * len(crops), weight, bias, positions, prefix, None, None, None
+
+    operator.register_autograd(differentiate, setup_context=_keep)
+
+    def embed(
+        crops: Sequence[Tensor],
+        weight: Tensor,
+        bias: Tensor,
+        positions: Sequence[Tensor],
+        *,
+        mean: Sequence[float],
+        std: Sequence[float],
+        prefix: Tensor | None = None,
+        out_dtype: torch.dtype | None = None,
+    ) -> Tensor:
+        dtype = weight.dtype if out_dtype is None else out_dtype
+        return operator(list(crops), weight, bias, list(positions), prefix, list(mean), list(std), dtype)
+
+    return embed
+
+
+def _keep(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    crops, weight, bias, positions, prefix, mean, std, _ = inputs
+    ctx.save_for_backward(*crops)
+    ctx.patch, ctx.tokens = weight.shape[-1], [table.shape[0] for table in positions]
+    ctx.before = 0 if prefix is None else prefix.shape[0]
+    ctx.mean, ctx.std = mean, std
+    ctx.wide = torch.promote_types(weight.dtype, torch.float32)
+    ctx.dtypes = [None if x is None else x.dtype for x in (weight, bias, prefix, *positions)]
+
+
+def _packed(crops, weight, bias, positions, prefix, mean, std, out_dtype):
+    before = 0 if prefix is None else prefix.shape[0]
+    rows = sum(crop.shape[0] * (before + table.shape[0]) for crop, table in zip(crops, positions, strict=True))
+    return weight.new_empty((rows, weight.shape[0]), dtype=out_dtype)
+
+
+def _gradients(grad, crops, patch, tokens, before, mean, std, dtype):
+    width = grad.shape[-1]
+    shapes = [(width, 3, patch, patch), (width,), (before, width), *((count, width) for count in tokens)]
+    return [grad.new_empty(shape, dtype=dtype) for shape in shapes]
+
+
+dispatch.register(OP, "torch", _operator("torch"))
+dispatch.register(OP, "triton", _operator("triton"), dispatch.triton_takes(OP))

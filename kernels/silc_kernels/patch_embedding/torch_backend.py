@@ -5,8 +5,6 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor
 
-from . import custom_op as patch_op
-
 # Numbers of the patch matrix held at a time, 8 MiB of float32: threads wait for one another between products, so few.
 CHUNK_ELEMENTS = 1 << 21
 BYTE_CENTER = 128
@@ -25,7 +23,7 @@ def forward(
     std: list[float],
     out_dtype: torch.dtype,
 ) -> Tensor:
-    """See `patch_op.define`. Computes in float32, in float64 where the weight is."""
+    """See `ops._module`. Computes in float32, in float64 where the weight is."""
     dtype = torch.promote_types(weight.dtype, torch.float32)
     gain, offset = _folding(mean, std, dtype, weight.device)
     plain = weight.to(dtype)
@@ -59,7 +57,7 @@ def backward(
     std: list[float],
     dtype: torch.dtype,
 ) -> list[Tensor]:
-    """See `patch_op.define`."""
+    """See `ops._module`."""
     width = grad.shape[-1]
     gain, offset = _folding(mean, std, dtype, grad.device)
     d_folded = torch.zeros(2, width, 3 * patch * patch, dtype=dtype, device=grad.device)
@@ -84,17 +82,14 @@ def backward(
     return [d_weight, d_bias.sum(0), d_prefix, *d_positions]
 
 
-patch_embed = patch_op.define("patch_embed_torch", forward, backward)
-patch_embed.__doc__ = "Plain-torch `silc_kernels.patch_embed`; arguments are not checked."
-
-
 def _folding(
     mean: Sequence[float], std: Sequence[float], dtype: torch.dtype, device: torch.device
 ) -> tuple[Tensor, Tensor]:
     """gain, offset, [1, 3, 1, 1] each: (byte / 255 - mean) / std = gain (byte - 128) + offset."""
-    gain = [1 / (255 * s) for s in std]
-    offset = [(BYTE_CENTER / 255 - m) / s for m, s in zip(mean, std, strict=True)]
-    return tuple(torch.tensor(v, dtype=dtype, device=device).view(1, 3, 1, 1) for v in (gain, offset))
+    gains = [1 / (255 * s) for s in std]
+    offsets = [(BYTE_CENTER / 255 - m) / s for m, s in zip(mean, std, strict=True)]
+    gain, offset = (torch.tensor(v, dtype=dtype, device=device).view(1, 3, 1, 1) for v in (gains, offsets))
+    return gain, offset
 
 
 def _project(patches: Tensor, weight: Tensor, added: Tensor, out: Tensor) -> None:
@@ -114,7 +109,7 @@ class _Workspace:
         self._bytes = torch.empty(-(-most // 16) * 16, dtype=torch.uint8, device=crops[0].device)
 
     def patches(self, crop: Tensor, patch: int) -> Iterator[tuple[slice, Tensor]]:
-        """(which crops, their patches [crops * tokens, 3 p p]), bytes centred by 128; overwritten by the next."""
+        """(which crops, their patches [crops * tokens, 3 p p]), bytes centered by 128; overwritten by the next."""
         step = _crops_at_once(crop)
         raw = crop.dtype == torch.uint8
         word = min(16, patch & -patch)

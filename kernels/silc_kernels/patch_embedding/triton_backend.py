@@ -10,12 +10,20 @@ from torch import Tensor
 from triton.tools.tensor_descriptor import TensorDescriptor
 
 from ..common import triton_runtime as runtime
-from . import custom_op as patch_op
 from . import triton_gradient_kernels as patches_gradient_kernels
 from . import triton_kernels as patches_kernels
-from .triton_launch import Lines, Split, Tile, bulk_block, gradient_lines, projected_lines, split_rows, tile_of
+from .torch_backend import BYTE_CENTER
+from .triton_launch import (
+    LaunchConfig,
+    Lines,
+    Split,
+    bulk_block,
+    gradient_lines,
+    launch_config,
+    projected_lines,
+    split_rows,
+)
 
-BYTE_CENTER = 128
 UNFOLD_BLOCK = {"BLOCK_K": 256, "BLOCK_D": 8}
 FOLD_BLOCK = 1024
 COMPUTE = {torch.float32: tl.float32, torch.bfloat16: tl.bfloat16, torch.float16: tl.float16}
@@ -33,8 +41,8 @@ class Folding:
     def of(cls, raw: bool, mean: list[float], std: list[float]) -> "Folding":
         if not raw:
             return cls(1.0, (1.0, 1.0, 1.0), (0.0, 0.0, 0.0))
-        offset = tuple((BYTE_CENTER / 255 - m) / s for m, s in zip(mean, std, strict=True))
-        return cls(1 / (255 * std[0]), tuple(std[0] / s for s in std), offset)
+        first, second, third = ((BYTE_CENTER / 255 - m) / s for m, s in zip(mean, std, strict=True))
+        return cls(1 / (255 * std[0]), (1.0, std[0] / std[1], std[0] / std[2]), (first, second, third))
 
 
 def forward(
@@ -47,12 +55,12 @@ def forward(
     std: list[float],
     out_dtype: torch.dtype,
 ) -> Tensor:
-    """See `patch_op.define`. Products in `out_dtype`, sums in float32."""
+    """See `ops._module`. Products in `out_dtype`, sums in float32."""
     width, _, patch, _ = weight.shape
     before = 0 if prefix is None else prefix.shape[0]
     kept = out_dtype if out_dtype in runtime.DTYPES else torch.float32
-    tile = tile_of("project", weight.device, kept, patch)
-    lines = projected_lines(patch, tile.depth)
+    config = launch_config("project", weight.device, kept, patch)
+    lines = projected_lines(patch, config.depth)
     counts = [crop.shape[0] * (before + table.shape[0]) for crop, table in zip(crops, positions, strict=True)]
     packed = torch.empty(sum(counts), width, dtype=runtime.product_dtype(kept), device=weight.device)
     folded = {}
@@ -65,11 +73,11 @@ def forward(
             if raw not in folded:
                 folded[raw] = _fold(weight.contiguous(), bias.contiguous(), folding, lines, packed.dtype)
             operands = (*folded[raw], table.contiguous(), out)
-            block = bulk_block(crop, patch, tile.rows, width) if tile.bulk else None
+            block = bulk_block(crop, patch, config.rows, width) if config.bulk else None
             if block:
-                _project_bulk(crop, operands, folding.scale, before, lines, tile, block)
+                _project_bulk(crop, operands, folding.scale, before, lines, config, block)
             else:
-                _project(crop, operands, folding.scale, before, patch, lines, tile)
+                _project(crop, operands, folding.scale, before, patch, lines, config)
     return packed.to(out_dtype)
 
 
@@ -86,11 +94,17 @@ def _fold(weight: Tensor, bias: Tensor, folding: Folding, lines: Lines, dtype: t
 
 
 def _project(
-    crop: Tensor, operands: tuple[Tensor, ...], scale: float, before: int, patch: int, lines: Lines, tile: Tile
+    crop: Tensor,
+    operands: tuple[Tensor, ...],
+    scale: float,
+    before: int,
+    patch: int,
+    lines: Lines,
+    config: LaunchConfig,
 ) -> None:
     table, out = operands[2:]
     tokens, width = table.shape
-    grid = (triton.cdiv(crop.shape[0] * tokens, tile.rows) * triton.cdiv(width, tile.columns),)
+    grid = (triton.cdiv(crop.shape[0] * tokens, config.rows) * triton.cdiv(width, config.columns),)
     patches_kernels.project[grid](
         crop,
         *operands,
@@ -101,9 +115,9 @@ def _project(
         width,
         before,
         *crop.stride(),
-        **project_constants(patch, lines, tile, out.dtype, crop.dtype == torch.uint8),
-        num_warps=tile.num_warps,
-        num_stages=tile.num_stages,
+        **project_constants(patch, lines, config, out.dtype, crop.dtype == torch.uint8),
+        num_warps=config.num_warps,
+        num_stages=config.num_stages,
     )
 
 
@@ -113,15 +127,15 @@ def _project_bulk(
     scale: float,
     before: int,
     lines: Lines,
-    tile: Tile,
+    config: LaunchConfig,
     block: tuple[int, int],
 ) -> None:
     folded, bias, table, out = operands
     tokens, width = table.shape
-    grid = (crop.shape[0] * tokens // tile.rows * triton.cdiv(width, tile.columns),)
+    grid = (crop.shape[0] * tokens // config.rows * triton.cdiv(width, config.columns),)
     patches_kernels.project_bulk[grid](
         _describe(crop, lines, block),
-        TensorDescriptor.from_tensor(folded, [tile.columns, lines.lines * lines.row]),
+        TensorDescriptor.from_tensor(folded, [config.columns, lines.lines * lines.row]),
         bias,
         table,
         out,
@@ -130,9 +144,9 @@ def _project_bulk(
         crop.shape[3] // lines.row,
         width,
         before,
-        **project_bulk_constants(lines, tile, out.dtype, block),
-        num_warps=tile.num_warps,
-        num_stages=tile.num_stages,
+        **project_bulk_constants(lines, config, out.dtype, block),
+        num_warps=config.num_warps,
+        num_stages=config.num_stages,
     )
 
 
@@ -155,16 +169,16 @@ def backward(
     std: list[float],
     dtype: torch.dtype,
 ) -> list[Tensor]:
-    """See `patch_op.define`. Products in grad's dtype, sums in float32."""
+    """See `ops._module`. Products in grad's dtype, sums in float32."""
     grad = (grad if grad.dtype in runtime.DTYPES else grad.float()).contiguous()
     width, device = grad.shape[-1], grad.device
-    tile = tile_of("gradient", device, grad.dtype, patch)
-    lines = gradient_lines(patch, tile.depth)
-    programs = lines.blocks * 3 * triton.cdiv(width, tile.columns)
+    config = launch_config("gradient", device, grad.dtype, patch)
+    lines = gradient_lines(patch, config.depth)
+    programs = lines.blocks * 3 * triton.cdiv(width, config.columns)
     wanted = runtime.multiprocessors(device) // programs
     counts = [crop.shape[0] * (before + count) for crop, count in zip(crops, tokens, strict=True)]
     parts = list(grad.split(counts))
-    splits = [split_rows(len(crop), count, tile.rows, wanted) for crop, count in zip(crops, tokens, strict=True)]
+    splits = [split_rows(len(crop), count, config.rows, wanted) for crop, count in zip(crops, tokens, strict=True)]
     # Bytes first: `unfold` adds up the two kinds separately.
     order = sorted(range(len(crops)), key=lambda i: crops[i].dtype != torch.uint8)
     raw_splits = sum(splits[i].splits for i in order if crops[i].dtype == torch.uint8)
@@ -177,7 +191,7 @@ def backward(
             raw = crops[i].dtype == torch.uint8
             slots = torch.zeros(splits[i].slots, tokens[i], width, dtype=torch.float32, device=device)
             end = start + splits[i].splits
-            _gradient(crops[i], parts[i], partial[start:end], slots, before, patch, lines, tile, splits[i])
+            _gradient(crops[i], parts[i], partial[start:end], slots, before, patch, lines, config, splits[i])
             start = end
             d_positions[i] = slots.sum(0)
             d_bias[int(raw)] += d_positions[i].sum(0)
@@ -196,24 +210,24 @@ def _gradient(
     before: int,
     patch: int,
     lines: Lines,
-    tile: Tile,
+    config: LaunchConfig,
     split: Split,
 ) -> None:
     _, tokens, width = slots.shape
     sizes = (crop.shape[0], tokens, crop.shape[3] // patch, width, before)
-    bulk = tile.bulk and grad.data_ptr() % 16 == 0
-    block = bulk_block(crop, patch, tile.rows, width) if bulk else None
-    grid = (3 * lines.blocks * triton.cdiv(width, tile.columns), split.splits)
-    launch = {"num_warps": tile.num_warps, "num_stages": tile.num_stages}
+    bulk = config.bulk and grad.data_ptr() % 16 == 0
+    block = bulk_block(crop, patch, config.rows, width) if bulk else None
+    grid = (3 * lines.blocks * triton.cdiv(width, config.columns), split.splits)
+    launch = {"num_warps": config.num_warps, "num_stages": config.num_stages}
     if block:
         patches_gradient_kernels.gradient_bulk[grid](
             _describe(crop, lines, block),
-            TensorDescriptor.from_tensor(grad, [tile.rows, tile.columns]),
+            TensorDescriptor.from_tensor(grad, [config.rows, config.columns]),
             partial,
             slots,
             *sizes,
             split.length,
-            **gradient_bulk_constants(lines, tile, runtime.product_dtype(grad.dtype), block),
+            **gradient_bulk_constants(lines, config, runtime.product_dtype(grad.dtype), block),
             **launch,
         )
     else:
@@ -227,7 +241,7 @@ def _gradient(
             split.length,
             *crop.stride(),
             **gradient_constants(
-                patch, lines, tile, runtime.product_dtype(grad.dtype), crop.dtype == torch.uint8, split
+                patch, lines, config, runtime.product_dtype(grad.dtype), crop.dtype == torch.uint8, split
             ),
             **launch,
         )
@@ -246,7 +260,7 @@ def _unfold(partial: Tensor, raw_bias: Tensor, raw_splits: int, folding: Folding
     return d_weight
 
 
-def project_constants(patch: int, lines: Lines, tile: Tile, dtype: torch.dtype, raw: bool) -> dict[str, Any]:
+def project_constants(patch: int, lines: Lines, config: LaunchConfig, dtype: torch.dtype, raw: bool) -> dict[str, Any]:
     return {
         "PATCH": patch,
         "ROW": lines.row,
@@ -254,13 +268,15 @@ def project_constants(patch: int, lines: Lines, tile: Tile, dtype: torch.dtype, 
         "STEPS": 3 * lines.blocks,
         "RAW": raw,
         "COMPUTE": COMPUTE[dtype],
-        "BLOCK_M": tile.rows,
-        "BLOCK_N": tile.columns,
-        "PARTS": tile.parts,
+        "BLOCK_M": config.rows,
+        "BLOCK_N": config.columns,
+        "PARTS": config.parts,
     }
 
 
-def project_bulk_constants(lines: Lines, tile: Tile, dtype: torch.dtype, block: tuple[int, int]) -> dict[str, Any]:
+def project_bulk_constants(
+    lines: Lines, config: LaunchConfig, dtype: torch.dtype, block: tuple[int, int]
+) -> dict[str, Any]:
     return {
         "PATCH": lines.row,
         "LINES": lines.lines,
@@ -268,13 +284,13 @@ def project_bulk_constants(lines: Lines, tile: Tile, dtype: torch.dtype, block: 
         "COMPUTE": COMPUTE[dtype],
         "DOWN": block[0],
         "ACROSS": block[1],
-        "BLOCK_N": tile.columns,
-        "PARTS": tile.parts,
+        "BLOCK_N": config.columns,
+        "PARTS": config.parts,
     }
 
 
 def gradient_constants(
-    patch: int, lines: Lines, tile: Tile, dtype: torch.dtype, raw: bool, split: Split
+    patch: int, lines: Lines, config: LaunchConfig, dtype: torch.dtype, raw: bool, split: Split
 ) -> dict[str, Any]:
     return {
         "PATCH": patch,
@@ -285,19 +301,18 @@ def gradient_constants(
         "COMPUTE": COMPUTE[dtype],
         "TOKENS": split.tokens,
         "MEMBERS": split.members,
-        "BLOCK_D": tile.columns,
+        "BLOCK_D": config.columns,
     }
 
 
-def gradient_bulk_constants(lines: Lines, tile: Tile, dtype: torch.dtype, block: tuple[int, int]) -> dict[str, Any]:
+def gradient_bulk_constants(
+    lines: Lines, config: LaunchConfig, dtype: torch.dtype, block: tuple[int, int]
+) -> dict[str, Any]:
     return {
         "PATCH": lines.row,
         "LINES": lines.lines,
         "COMPUTE": COMPUTE[dtype],
         "DOWN": block[0],
         "ACROSS": block[1],
-        "BLOCK_D": tile.columns,
+        "BLOCK_D": config.columns,
     }
-
-
-patch_embed = patch_op.define("patch_embed_triton", forward, backward)

@@ -1,6 +1,7 @@
-"""What the compile gate compiles of patch_embed: each kernel with each tile, at patches of 16, 14 and 8."""
+"""What the compile gate compiles of patch_embed: each kernel as it is launched, at patches of 16, 14 and 8."""
 
 from collections.abc import Iterator
+from typing import Any
 
 import torch
 
@@ -15,7 +16,7 @@ from .triton_backend import (
     project_bulk_constants,
     project_constants,
 )
-from .triton_launch import TILES, TRIALS, Tile, gradient_lines, projected_lines, split_rows
+from .triton_launch import SHIPPED, TRIALS, LaunchConfig, gradient_lines, projected_lines, split_rows
 
 TYPES = {torch.bfloat16: "bf16", torch.float16: "fp16", torch.float32: "fp32"}
 STRIDES = ("stride_crop", "stride_channel", "stride_line", "stride_pixel")
@@ -27,33 +28,33 @@ PRECISIONS = {"single": (torch.float32,), "half": (torch.bfloat16, torch.float16
 
 
 def gate_candidates() -> Iterator[Candidate]:
-    for key, tile in TILES.items():
+    for key, config in SHIPPED.items():
         for dtype in PRECISIONS[key[1]]:
-            yield from candidates(key, tile, dtype)
+            yield from candidates(key, config, dtype)
     yield from _small()
 
 
 def trial_candidates() -> Iterator[Candidate]:
     """The alternatives, for `gate --trials`."""
-    for key, tiles in TRIALS.items():
-        for tile in tiles:
-            yield from candidates(key, tile, torch.bfloat16)
+    for key, configs in TRIALS.items():
+        for config in configs:
+            yield from candidates(key, config, torch.bfloat16)
 
 
-def candidates(key: tuple[str, str, int], tile: Tile, dtype: torch.dtype) -> Iterator[Candidate]:
-    """What `tile` in the place of TILES[key] makes of each patch size that is launched with it."""
+def candidates(key: tuple[str, str, int], config: LaunchConfig, dtype: torch.dtype) -> Iterator[Candidate]:
+    """What `config` in the place of SHIPPED[key] makes of each patch size that is launched with it."""
     kernel, _, architecture = key
     build = _gradient if kernel.startswith("gradient") else _project
     patches = (14, 8) if kernel.endswith("narrow") else (16,)
     for patch in patches if dtype == torch.bfloat16 else patches[:1]:
-        yield from build(tile, dtype, architecture, patch)
+        yield from build(config, dtype, architecture, patch)
 
 
-def _project(tile: Tile, dtype: torch.dtype, architecture: int, patch: int) -> Iterator[Candidate]:
+def _project(config: LaunchConfig, dtype: torch.dtype, architecture: int, patch: int) -> Iterator[Candidate]:
     kind = TYPES[dtype]
-    lines = projected_lines(patch, tile.depth)
-    size = f"{tile.rows}x{lines.lines * lines.row}x{tile.columns}"
-    launch = {"num_warps": tile.num_warps, "num_stages": tile.num_stages, "architectures": (architecture,)}
+    lines = projected_lines(patch, config.depth)
+    size = f"{config.rows}x{lines.lines * lines.row}x{config.columns}"
+    launch = _launch(config, architecture)
     tensors = {"bias": "*fp32", "positions": f"*{kind}", "out": f"*{kind}", "scale": "fp32"}
     sizes = dict.fromkeys(("tokens", "columns", "width", "before"), "i32")
     pointers = ("folded", "bias", "positions", "out")
@@ -64,23 +65,23 @@ def _project(tile: Tile, dtype: torch.dtype, architecture: int, patch: int) -> I
         kernel=patches_kernels.project,
         signature={"pixels": "*u8", "folded": f"*{kind}", **tensors, **sizes, "crops": "i32"}
         | dict.fromkeys(STRIDES[:3], "i32"),
-        constexprs=project_constants(patch, lines, tile, dtype, raw=True) | CONTIGUOUS,
+        constexprs=project_constants(patch, lines, config, dtype, raw=True) | CONTIGUOUS,
         aligned=("pixels", *pointers, "width", *strided),
         wgmma=dtype != torch.float32,
         **launch,
     )
-    if tile.bulk and patch % 16 == 0:
-        block = (tile.rows // 16, 16)
+    if config.bulk and patch % 16 == 0:
+        block = (config.rows // 16, 16)
         yield Candidate(
             name=f"patch_embed/project_bulk/{kind}/patch{patch}/{size}",
             kernel=patches_kernels.project_bulk,
             signature={
                 "pixels": f"tensordesc<u8[1, {lines.lines}, {block[0]}, {block[1] * patch}]>",
-                "folded": f"tensordesc<{kind}[{tile.columns}, {lines.lines * lines.row}]>",
+                "folded": f"tensordesc<{kind}[{config.columns}, {lines.lines * lines.row}]>",
                 **tensors,
                 **sizes,
             },
-            constexprs=project_bulk_constants(lines, tile, dtype, block),
+            constexprs=project_bulk_constants(lines, config, dtype, block),
             aligned=(*pointers[1:], "tokens", "columns", "width"),
             wgmma=True,
             bulk_copies=True,
@@ -88,11 +89,11 @@ def _project(tile: Tile, dtype: torch.dtype, architecture: int, patch: int) -> I
         )
 
 
-def _gradient(tile: Tile, dtype: torch.dtype, architecture: int, patch: int) -> Iterator[Candidate]:
+def _gradient(config: LaunchConfig, dtype: torch.dtype, architecture: int, patch: int) -> Iterator[Candidate]:
     kind = TYPES[dtype]
-    lines = gradient_lines(patch, tile.depth)
-    size = f"{tile.rows}x{lines.lines * lines.row}x{tile.columns}"
-    launch = {"num_warps": tile.num_warps, "num_stages": tile.num_stages, "architectures": (architecture,)}
+    lines = gradient_lines(patch, config.depth)
+    size = f"{config.rows}x{lines.lines * lines.row}x{config.columns}"
+    launch = _launch(config, architecture)
     outputs = {"weight_partial": "*fp32", "position_partial": "*fp32"}
     sizes = dict.fromkeys(("crops", "tokens", "columns", "width", "before", "length"), "i32")
     strided = STRIDES[:3] if patch % 16 == 0 else ()
@@ -102,28 +103,33 @@ def _gradient(tile: Tile, dtype: torch.dtype, architecture: int, patch: int) -> 
         signature={"pixels": "*u8", "grad": f"*{kind}", **outputs, **sizes, "rounds": "i32"}
         | dict.fromkeys(STRIDES[:3], "i32"),
         # 36 tokens, a 6 x 6 grid: tiles of 4 tokens of many crops.
-        constexprs=gradient_constants(patch, lines, tile, dtype, True, split_rows(64, 36, tile.rows, 1)) | CONTIGUOUS,
+        constexprs=gradient_constants(patch, lines, config, dtype, True, split_rows(64, 36, config.rows, 1))
+        | CONTIGUOUS,
         aligned=("pixels", "grad", *outputs, "width", *strided),
         wgmma=dtype != torch.float32,
         **launch,
     )
-    if tile.bulk and patch % 16 == 0:
-        block = (tile.rows // 16, 16)
+    if config.bulk and patch % 16 == 0:
+        block = (config.rows // 16, 16)
         yield Candidate(
             name=f"patch_embed/gradient_bulk/{kind}/patch{patch}/{size}",
             kernel=patches_gradient_kernels.gradient_bulk,
             signature={
                 "pixels": f"tensordesc<u8[1, {lines.lines}, {block[0]}, {block[1] * patch}]>",
-                "grad": f"tensordesc<{kind}[{tile.rows}, {tile.columns}]>",
+                "grad": f"tensordesc<{kind}[{config.rows}, {config.columns}]>",
                 **outputs,
                 **sizes,
             },
-            constexprs=gradient_bulk_constants(lines, tile, dtype, block),
+            constexprs=gradient_bulk_constants(lines, config, dtype, block),
             aligned=(*outputs, "tokens", "columns", "width"),
             wgmma=True,
             bulk_copies=True,
             **launch,
         )
+
+
+def _launch(config: LaunchConfig, architecture: int) -> dict[str, Any]:
+    return {"num_warps": config.num_warps, "num_stages": config.num_stages, "architectures": (architecture,)}
 
 
 def _small() -> Iterator[Candidate]:
@@ -137,13 +143,13 @@ def _small() -> Iterator[Candidate]:
         constexprs={"PATCH": 16, "ROW": 16, "LINES": 16, "BLOCK": FOLD_BLOCK},
         aligned=("weight", "bias", "folded", "folded_bias"),
     )
-    floats = ("gain_0", "gain_1", "gain_2", "offset_0", "offset_1", "offset_2")
+    gains = ("gain_0", "gain_1", "gain_2", "offset_0", "offset_1", "offset_2")
     yield Candidate(
         name="patch_embed/unfold/fp32/patch16",
         kernel=patches_gradient_kernels.unfold,
         signature={"partial": "*fp32", "raw_bias": "*fp32", "out": "*fp32"}
         | dict.fromkeys(("raw_splits", "splits", "width"), "i32")
-        | dict.fromkeys(floats, "fp32"),
+        | dict.fromkeys(gains, "fp32"),
         constexprs={"PATCH": 16, "ROW": 16, "LINES": 16} | UNFOLD_BLOCK,
         aligned=("partial", "raw_bias", "out", "width"),
     )

@@ -15,7 +15,7 @@ memory once and then from the L2 cache.
 import triton
 import triton.language as tl
 
-from .triton_kernels import _as, _centred, _patches
+from .triton_kernels import _as, _centered, _patches
 
 
 @triton.jit
@@ -94,7 +94,7 @@ def gradient(
                 x = tl.load(pixel_at + crop[:, None] * stride_crop, mask=inside, other=0)
             keep = present[:, None] & (d < width)[None, :]
             g = tl.load(grad_at + (crop * (before + tokens))[:, None] * width, mask=keep, other=0.0)
-            x = _centred(x, RAW, COMPUTE)
+            x = _centered(x, RAW, COMPUTE)
             sums = tl.dot(tl.trans(x), _as(g, COMPUTE), sums, input_precision="ieee")
             if part == 0:
                 rows += g.to(tl.float32)
@@ -141,7 +141,7 @@ def gradient_bulk(
         for crop in range(tl.maximum(begin - block * crops, 0), tl.minimum(end - block * crops, crops)):
             x = _patches(pixels.load([crop * 3 + channel, top, down, across * PATCH]), DOWN, ACROSS, PATCH)
             g = grad.load([crop * (before + tokens) + before + token, column])
-            x = _centred(x, True, COMPUTE)
+            x = _centered(x, True, COMPUTE)
             sums = tl.dot(tl.trans(x), _as(g, COMPUTE), sums, input_precision="ieee")
             if part == 0:
                 rows += g.to(tl.float32)

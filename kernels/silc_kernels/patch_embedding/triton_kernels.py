@@ -59,7 +59,7 @@ def _as(x, DTYPE: tl.constexpr):
 
 
 @triton.jit
-def _centred(pixels, RAW: tl.constexpr, COMPUTE: tl.constexpr):
+def _centered(pixels, RAW: tl.constexpr, COMPUTE: tl.constexpr):
     """Bytes less 128, or pixels normalised before as they are."""
     if RAW:
         # The float32 with these bits is 2 ** 23 + byte; conversions of integers have a narrow unit of their own.
@@ -156,7 +156,7 @@ def project(
         else:
             x = tl.load(at, mask=((top + line < PATCH) & (place < PATCH))[None, :], other=0)
         w = tl.load(weight_at + step * BLOCK_K)
-        sums = tl.dot(_centred(x, RAW, COMPUTE), tl.trans(_as(w, COMPUTE)), sums, input_precision="ieee")
+        sums = tl.dot(_centered(x, RAW, COMPUTE), tl.trans(_as(w, COMPUTE)), sums, input_precision="ieee")
     row = crop * (before + tokens) + before + token
     _write_all(sums, scale, bias, positions, out, token, row, present, column, width, BLOCK_N, PARTS)
 
@@ -195,7 +195,7 @@ def project_bulk(
         channel, top = step // (STEPS // 3), (step % (STEPS // 3)) * LINES
         x = _patches(pixels.load([crop * 3 + channel, top, down, across * PATCH]), DOWN, ACROSS, PATCH)
         w = folded.load([column, step * BLOCK_K])
-        sums = tl.dot(_centred(x, True, COMPUTE), tl.trans(_as(w, COMPUTE)), sums, input_precision="ieee")
+        sums = tl.dot(_centered(x, True, COMPUTE), tl.trans(_as(w, COMPUTE)), sums, input_precision="ieee")
     token = start + tl.arange(0, BLOCK_M)
     row = crop * (before + tokens) + before + token
     present = token < tokens

@@ -1,4 +1,4 @@
-"""Tiles of the patch_embed kernels, by chip and precision, and how patches and rows fall into them."""
+"""How the patch_embed kernels are launched, by chip and precision, and how patches and rows fall into them."""
 
 from dataclasses import dataclass
 
@@ -11,9 +11,11 @@ NARROW = 16
 
 
 @dataclass(frozen=True)
-class Tile:
-    """Of a product. rows: patches; depth: pixels of a patch at most at a time; columns: of the width D.
+class LaunchConfig:
+    """How a kernel of a product is launched.
 
+    rows, depth, columns: of its tile: patches, pixels of a patch at most at a time, columns of the width D.
+    num_warps, num_stages: of the launch.
     parts: pieces that the result is written in. bulk: whether the copy engine may cut the patches.
     """
 
@@ -28,71 +30,74 @@ class Tile:
 
 # fp32 products have no tensor cores at this precision: small tiles, on any chip.
 _SINGLE = {
-    "project": Tile(64, 32, 64, 4, 2),
-    "project narrow": Tile(64, 32, 64, 4, 2),
-    "gradient": Tile(32, 64, 64, 8, 2),
-    "gradient narrow": Tile(32, 64, 64, 8, 2),
+    "project": LaunchConfig(64, 32, 64, 4, 2),
+    "project narrow": LaunchConfig(64, 32, 64, 4, 2),
+    "gradient": LaunchConfig(32, 64, 64, 8, 2),
+    "gradient narrow": LaunchConfig(32, 64, 64, 8, 2),
 }
-# Hopper and data-centre Blackwell. A sum of 128 x 256 takes half the registers of 8 warps, and what is left must hold
+# Hopper and data-center Blackwell. A sum of 128 x 256 takes half the registers of 8 warps, and what is left must hold
 # the bytes of a tile and their conversions, in the gradient also sums for the positions: so its tiles have few rows.
 _LARGE = {
-    "project": Tile(128, 64, 256, 8, 3, parts=4, bulk=True),
-    "project narrow": Tile(128, 32, 256, 8, 4, parts=4),
-    "gradient": Tile(32, 256, 128, 8, 4, bulk=True),
-    "gradient narrow": Tile(32, 256, 128, 8, 4),
+    "project": LaunchConfig(128, 64, 256, 8, 3, parts=4, bulk=True),
+    "project narrow": LaunchConfig(128, 32, 256, 8, 4, parts=4),
+    "gradient": LaunchConfig(32, 256, 128, 8, 4, bulk=True),
+    "gradient narrow": LaunchConfig(32, 256, 128, 8, 4),
 }
 # Up to 99 KiB of shared memory, for the small chips of each generation too; 80 stands for all that are not the others.
 _SMALL = {
-    "project": Tile(128, 64, 128, 8, 3),
-    "project narrow": Tile(128, 64, 128, 8, 3),
-    "gradient": Tile(32, 128, 128, 8, 3),
-    "gradient narrow": Tile(32, 128, 64, 8, 3),
+    "project": LaunchConfig(128, 64, 128, 8, 3),
+    "project narrow": LaunchConfig(128, 64, 128, 8, 3),
+    "gradient": LaunchConfig(32, 128, 128, 8, 3),
+    "gradient narrow": LaunchConfig(32, 128, 64, 8, 3),
 }
 # (kernel, "single" or "half" precision, architecture). "narrow": patches under 16 pixels, whose lines come a few bytes
 # at a time and take registers for addresses.
-TILES: dict[tuple[str, str, int], Tile] = {
-    (kernel, precision, architecture): tile
-    for precision, architecture, tiles in (
+SHIPPED: dict[tuple[str, str, int], LaunchConfig] = {
+    (kernel, precision, architecture): config
+    for precision, architecture, configs in (
         *(("single", architecture, _SINGLE) for architecture in (80, 90, 100)),
         ("half", 80, _SMALL),
         ("half", 90, _LARGE),
         ("half", 100, _LARGE),
     )
-    for kernel, tile in tiles.items()
+    for kernel, config in configs.items()
 }
 # Worth timing; each compiles without spills.
-TRIALS: dict[tuple[str, str, int], tuple[Tile, ...]] = {
+TRIALS: dict[tuple[str, str, int], tuple[LaunchConfig, ...]] = {
     ("project", "half", 90): (
-        Tile(128, 64, 256, 8, 4, parts=4, bulk=True),  # one more stage, should bytes come late
-        Tile(128, 128, 256, 8, 2, parts=4, bulk=True),  # half as many barriers
-        Tile(64, 64, 256, 4, 3, parts=4, bulk=True),  # two programs a multiprocessor: one writes while one multiplies
-        Tile(128, 64, 128, 8, 4, parts=4, bulk=True),  # two programs a multiprocessor, but twice the conversions
-        Tile(128, 64, 256, 8, 3, parts=4),  # whether the copy engine pays
+        LaunchConfig(128, 64, 256, 8, 4, parts=4, bulk=True),  # one more stage, should bytes come late
+        LaunchConfig(128, 128, 256, 8, 2, parts=4, bulk=True),  # half as many barriers
+        LaunchConfig(
+            64, 64, 256, 4, 3, parts=4, bulk=True
+        ),  # two programs a multiprocessor: one writes while one multiplies
+        LaunchConfig(
+            128, 64, 128, 8, 4, parts=4, bulk=True
+        ),  # two programs a multiprocessor, but twice the conversions
+        LaunchConfig(128, 64, 256, 8, 3, parts=4),  # whether the copy engine pays
     ),
     ("project narrow", "half", 90): (
-        Tile(128, 32, 256, 8, 3, parts=4),  # one stage less
-        Tile(128, 64, 128, 8, 3, parts=2),  # deeper, half as wide
-        Tile(64, 64, 256, 8, 3, parts=2),  # deeper, half as many rows
+        LaunchConfig(128, 32, 256, 8, 3, parts=4),  # one stage less
+        LaunchConfig(128, 64, 128, 8, 3, parts=2),  # deeper, half as wide
+        LaunchConfig(64, 64, 256, 8, 3, parts=2),  # deeper, half as many rows
     ),
     ("gradient", "half", 90): (
-        Tile(32, 256, 128, 8, 3, bulk=True),  # one stage less
-        Tile(32, 128, 256, 8, 4, bulk=True),  # bytes read half as often, gradients twice as often
-        Tile(64, 128, 128, 8, 3, bulk=True),  # four products in flight instead of two, half the sums
-        Tile(32, 256, 128, 8, 4),  # whether the copy engine pays
+        LaunchConfig(32, 256, 128, 8, 3, bulk=True),  # one stage less
+        LaunchConfig(32, 128, 256, 8, 4, bulk=True),  # bytes read half as often, gradients twice as often
+        LaunchConfig(64, 128, 128, 8, 3, bulk=True),  # four products in flight instead of two, half the sums
+        LaunchConfig(32, 256, 128, 8, 4),  # whether the copy engine pays
     ),
     ("gradient narrow", "half", 90): (
-        Tile(32, 256, 128, 8, 3),  # one stage less
-        Tile(64, 256, 128, 8, 3),  # four products in flight instead of two, all registers
+        LaunchConfig(32, 256, 128, 8, 3),  # one stage less
+        LaunchConfig(64, 256, 128, 8, 3),  # four products in flight instead of two, all registers
     ),
 }
 
 
-def tile_of(kernel: str, device: torch.device, dtype: torch.dtype, patch: int) -> Tile:
+def launch_config(kernel: str, device: torch.device, dtype: torch.dtype, patch: int) -> LaunchConfig:
     """That of `kernel` ("project", "gradient") for products in `dtype` (what the tokens are kept in)."""
     narrow = " narrow" if patch < NARROW else ""
-    capability = runtime.capability(device)
-    architecture = 80 if capability < 90 or capability >= 120 else 90 if capability < 100 else 100
-    return TILES[kernel + narrow, "single" if dtype == torch.float32 else "half", architecture]
+    architecture = runtime.family(runtime.capability(device))
+    return SHIPPED[kernel + narrow, "single" if dtype == torch.float32 else "half", architecture]
 
 
 @dataclass(frozen=True)

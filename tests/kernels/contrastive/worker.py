@@ -13,7 +13,7 @@ import torch.distributed as dist
 from silc_kernels import center_update, contrastive_loss
 from silc_kernels.common.collectives import Ranks
 from silc_kernels.contrastive import agreement as contrastive_call
-from silc_kernels.contrastive.agreement import Call, Told
+from silc_kernels.contrastive.agreement import Call, RankCall
 from silc_kernels.contrastive.passes import Similarities
 from tests.kernels.oracles import contrastive, far_below_one_another, normal, relative, unit
 
@@ -202,8 +202,8 @@ def check_rank_that_leaves(rank, hasty, kind):
     """One that says it takes part and then does not: what the others have started ends in an error."""
     if rank == WORLD - 1:
         features = normal(PAIRS, WIDTH)
-        told = Told.of(features[None], features, Call(kind == "softmax", 0, 4096, 0, 0, 0))
-        Ranks.of("contrastive_loss", hasty).all_gather_numbers(told.numbers(), features.device)
+        sent = RankCall.of(features[None], features, Call(kind == "softmax", 0, 4096, 0, 0, 0))
+        Ranks.of("contrastive_loss", hasty).all_gather_numbers(sent.numbers(), features.device)
         return
     features = normal(PAIRS, WIDTH)
     with pytest.raises(RuntimeError, match=f"contrastive_loss: all_gather failed on rank {rank} of {WORLD}"):

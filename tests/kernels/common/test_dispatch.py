@@ -1,12 +1,13 @@
 """Which backend a call gets, and why."""
 
+import warnings
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import torch
 
 import silc_kernels
-from silc_kernels import backends
 from silc_kernels.common import dispatch
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
@@ -27,7 +28,7 @@ def test_every_op_has_a_torch_backend_and_a_banner_row(monkeypatch):
     rows = silc_kernels.report("cpu")
     assert [row.op for row in rows] == OPS
     assert all(row.backend == "torch" and "cpu" in row.reason for row in rows)
-    assert all(set(modules) == {"torch", "triton"} for modules in backends.BACKENDS.values())
+    assert all(set(backends) == {"torch", "triton"} for backends in dispatch._REGISTRY.values())
 
 
 def test_triton_is_taken_on_cuda_only(registry):
@@ -71,6 +72,49 @@ def test_forcing_what_is_not_there_lists_what_is(registry, monkeypatch):
         registry.choose("nothing", CPU)
     with pytest.raises(ValueError, match="automatic choice"):
         registry.register("op", "auto", lambda x: x)
+
+
+@pytest.fixture
+def warned_anew():
+    dispatch._warn_renamed.cache_clear()
+    yield
+    dispatch._warn_renamed.cache_clear()
+
+
+NOTE = r"the backend 'reference' is now called 'torch'"
+
+
+@pytest.mark.usefixtures("warned_anew")
+def test_the_earlier_name_of_torch_is_accepted_with_one_note(registry, monkeypatch):
+    with pytest.warns(FutureWarning, match=NOTE):
+        chosen = registry.choose("op", CPU, "reference")
+    assert chosen(0) == 1
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # no second note
+        assert registry.report("cpu", {"op": "reference"}) == [("op", "torch", "forced by the backend argument")]
+        monkeypatch.setenv(dispatch.ENVIRONMENT_VARIABLE, "reference")
+        assert registry.choose("op", CPU)(0) == 1
+        assert registry.report("cpu")[0].reason == "forced by SILC_KERNELS_BACKEND=reference"
+
+
+@pytest.mark.usefixtures("warned_anew")
+def test_the_earlier_name_is_accepted_in_a_configuration_and_in_compiled_code(monkeypatch):
+    import silc
+    from silc import config_io
+
+    presets = Path(silc.__file__).parent / "presets"
+    monkeypatch.delenv(dispatch.ENVIRONMENT_VARIABLE, raising=False)
+    kernels = config_io.load_config("sample", ["kernels.distill=reference"], presets=presets).kernels
+    inputs = torch.randn(2, 3, 5), torch.randn(2, 3, 5), torch.zeros(5)
+
+    def loss(student, teacher, center):
+        options = {"student_temp": 0.1, "teacher_temp": 0.04}
+        return silc_kernels.distill_loss(student, teacher, center, **options, backend=kernels.distill)
+
+    compiled = torch.compile(loss, fullgraph=True, backend="eager")(*inputs)
+    with pytest.warns(FutureWarning, match=NOTE):
+        eager = loss(*inputs)
+    torch.testing.assert_close(eager, compiled)
 
 
 def test_ops_run_through_the_dispatcher(monkeypatch):

@@ -59,8 +59,8 @@ def own_term(student, weight, student_temp, pair_weights=None, **_):
 def floors(inputs, wide, true, **options):
     """Of the loss, the features' gradient and the prototypes', beyond twice the error of plain torch.
 
-    Half precision: exponentials, and the features that teachers pull towards, enter products rounded to half a unit
-    each, before the two terms of a loss or a gradient cancel. The prototypes' gradient finds each logit again, in
+    Exponentials, and the features that teachers pull towards, enter products rounded to half a unit of the dtype each,
+    before the two terms of a loss or a gradient cancel. The prototypes' gradient finds each logit again, in
     another order of summation: exponentials are off by one rounding of the logit over its temperature, where plain
     torch divides them by their own sum.
     """
@@ -68,7 +68,7 @@ def floors(inputs, wide, true, **options):
     for whole, own in zip(true, own_term(wide[0], wide[2], **options), strict=True):
         sizes = [(part.norm(), part.abs().max()) for part in (own.detach(), (whole - own).detach(), whole.detach())]
         terms = max(float((first + second) / total) for first, second, total in zip(*sizes, strict=True))
-        found.append(FLOOR if dtype == torch.float32 else torch.finfo(dtype).eps * terms)
+        found.append(max(FLOOR, torch.finfo(dtype).eps * terms))
     lengths = (float(inputs[i].detach().float().norm(dim=-1).max()) for i in (0, 1))
     temps = options["student_temp"], options["teacher_temp"]
     found[2] += torch.finfo(torch.float32).eps * max(size / temp for size, temp in zip(lengths, temps, strict=True))
@@ -286,13 +286,13 @@ def test_rows_are_split_where_prototypes_are_few():
 
 OTHERS = [(key, trial) for key, trials in distill_head_tiles.TRIALS.items() for trial in trials]
 OTHERS += [
-    ((name, 90), shape) for (name, architecture), shape in distill_head_tiles.TILES.items() if architecture == 80
+    ((name, 90), shape) for (name, architecture), shape in distill_head_tiles.SHIPPED.items() if architecture == 80
 ]
 
 
 @pytest.mark.parametrize(("key", "trial"), OTHERS, ids=str)
 def test_tiles_that_other_chips_or_timings_would_choose_are_as_accurate(device, key, trial, monkeypatch):
-    monkeypatch.setitem(distill_head_tiles.TILES, key, trial)
+    monkeypatch.setitem(distill_head_tiles.SHIPPED, key, trial)
     compare(problem(device, 3, 30, 2, 300, 16))
 
 

@@ -9,7 +9,7 @@ from silc_kernels.common import triton_runtime as runtime
 from silc_kernels.patch_embedding import triton_backend as patches
 from silc_kernels.patch_embedding.triton_launch import bulk_block
 from tests.kernels.oracles import normal, relative, tokens
-from tests.kernels.patch_problems import IMAGENET, PLAIN, cut, identity, pixels, problem, trained
+from tests.kernels.patch_embedding.problems import IMAGENET, PLAIN, cut, identity, pixels, problem, trained
 from tests.kernels.tolerance import assert_as_good_as
 
 DTYPES = [torch.float32, torch.bfloat16, torch.float16]

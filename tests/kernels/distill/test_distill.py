@@ -15,8 +15,7 @@ from torch.utils.checkpoint import checkpoint
 
 import silc_kernels
 from silc_kernels import distill_head_loss, distill_loss
-from silc_kernels.distill import torch_head as head_reference
-from silc_kernels.distill import torch_logits as distill_reference
+from silc_kernels.distill import torch_head, torch_logits
 from tests.kernels.oracles import Allocations, distillation, normal, relative, unit
 
 TEMPS = {"student_temp": 0.1, "teacher_temp": 0.04}
@@ -85,8 +84,8 @@ def test_equals_the_formula_whatever_the_shape_and_the_chunk(form, S, T, N, K, w
         rows = 1 if weighted == "shared" else S
         weights = (normal(rows, T, seed=6).abs() + 0.1).expand(S, T)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(head_reference, "CHUNK_ELEMENTS", chunk)
-        patch.setattr(distill_reference, "CHUNK_ELEMENTS", chunk)
+        patch.setattr(torch_head, "CHUNK_ELEMENTS", chunk)
+        patch.setattr(torch_logits, "CHUNK_ELEMENTS", chunk)
         actual = solve(form, inputs, weights)
     for mine, theirs in zip(actual, oracle(*inputs, weights), strict=True):
         torch.testing.assert_close(mine, theirs, rtol=1e-10, atol=1e-13)
@@ -163,7 +162,7 @@ def test_gradcheck(form, pairs):
     assert torch.autograd.gradcheck(call, (student, weight))
 
 
-def test_the_teacher_and_the_centre_get_no_gradient():
+def test_the_teacher_and_the_center_get_no_gradient():
     inputs = [x.detach().requires_grad_() for x in problem()]
     head(*inputs).backward()
     assert [x.grad is not None for x in inputs] == [True, False, True, False, False]
@@ -280,7 +279,7 @@ def test_pair_weights_of_any_size(form, dtype, size):
 def test_head_keeps_and_allocates_nothing_of_rows_by_prototypes(monkeypatch):
     S, N, T, K, d = 4, 32, 2, 512, 16
     inputs = problem(S, N, T, K, d, torch.float32)
-    monkeypatch.setattr(head_reference, "CHUNK_ELEMENTS", 4 * (S + T) * K)
+    monkeypatch.setattr(torch_head, "CHUNK_ELEMENTS", 4 * (S + T) * K)
     kept = []
 
     def pack(tensor):

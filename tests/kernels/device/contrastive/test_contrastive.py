@@ -10,7 +10,7 @@ from silc_kernels import contrastive_loss
 from silc_kernels.common.collectives import Ranks
 from silc_kernels.common.triton_runtime import INTERPRET
 from silc_kernels.contrastive import triton_tiles as backend
-from silc_kernels.contrastive.custom_op import Call
+from silc_kernels.contrastive.agreement import Call
 from silc_kernels.contrastive.passes import Options, Similarities, Tile
 from tests.kernels.oracles import Allocations, contrastive, far_below_one_another, relative, unit
 from tests.kernels.tolerance import FLOOR, assert_as_good_as
@@ -28,7 +28,7 @@ if not INTERPRET:
         (3000, 1152, 1, 700, 100.0),
         (2049, 511, 2, 4096, 30.0),
     ]
-TILES = sorted({*backend.table.TILES.values(), *itertools.chain(*backend.table.TRIALS.values())})
+TILES = sorted({*backend.table.SHIPPED.values(), *itertools.chain(*backend.table.TRIALS.values())})
 NAMES = "loss", "image", "text", "scale", "bias"
 
 
@@ -113,24 +113,24 @@ def test_many_blocks_of_a_tile(device, kind, elements, monkeypatch):
 @pytest.mark.parametrize("tile", TILES, ids=str)
 def test_every_tile(device, kind, tile, monkeypatch):
     """Also those that another chip, or another alignment, would take, and those that are yet to be timed."""
-    monkeypatch.setattr(backend.table, "tile", lambda *_: tile)
+    monkeypatch.setattr(backend.table, "launch_config", lambda *_: tile)
     assert_right(leaves(device, 131, dtype=torch.bfloat16), kind)
 
 
 def test_the_tile_of_a_launch_is_looked_up_each_time(device, monkeypatch):
     inputs = leaves(device, dtype=torch.bfloat16)
     ours(inputs, "softmax")
-    monkeypatch.setattr(backend.table, "TILES", {})
+    monkeypatch.setattr(backend.table, "SHIPPED", {})
     with pytest.raises(KeyError, match="log_sum_exp"):
         ours(inputs, "softmax")
 
 
 def test_rows_that_are_no_whole_lines_come_by_pointers():
     for kernel, architecture in itertools.product(backend.table.KERNELS, (75, 80, 89, 90, 100, 103, 120)):
-        fast, slow = (backend.table.tile(kernel, 2, architecture, in_lines) for in_lines in (True, False))
+        fast, slow = (backend.table.launch_config(kernel, 2, architecture, in_lines) for in_lines in (True, False))
         assert fast.bulk == (architecture in (90, 100, 103))
         assert not slow.bulk
-        assert not backend.table.tile(kernel, 4, architecture, True).bulk
+        assert not backend.table.launch_config(kernel, 4, architecture, True).bulk
 
 
 @pytest.mark.parametrize("stride", [0, 8, 64])
@@ -141,7 +141,7 @@ def test_a_single_row_at_any_stride(device, stride):
     assert row.is_contiguous()
     for kernel, pair in itertools.product(backend.table.KERNELS, ((row, other), (other, row))):
         *_, options = backend._launch(kernel, Tile(*pair, 0, 0, 1))
-        bulk = backend.table.tile(kernel, 2, backend.capability(device), in_lines=True).bulk
+        bulk = backend.table.launch_config(kernel, 2, backend.capability(device), in_lines=True).bulk
         assert options["BULK"] == (bulk and stride == 64)
     inputs = [x.requires_grad_() for x in (row[None], other, *(torch.ones(1, device=device) for _ in range(2)))]
     assert_right(inputs, "sigmoid")

@@ -1,4 +1,4 @@
-"""What is under way beside the compute, in which order; the collectives themselves run in contrastive_worker."""
+"""What is under way beside the compute, in which order; the collectives themselves run in contrastive/worker.py."""
 
 import functools
 

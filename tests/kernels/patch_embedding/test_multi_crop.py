@@ -8,7 +8,7 @@ from torch.utils.checkpoint import checkpoint
 
 from silc_kernels import MultiCropPatchEmbed
 from silc_kernels.patch_embedding.positions import resize_matrix, resize_positions
-from tests.kernels.patch_problems import IMAGENET, pixels
+from tests.kernels.patch_embedding.problems import IMAGENET, pixels
 
 
 def by_timm(module: MultiCropPatchEmbed, crop: torch.Tensor) -> torch.Tensor:

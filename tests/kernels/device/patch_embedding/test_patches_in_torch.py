@@ -8,7 +8,7 @@ from silc.config import VisionConfig
 from silc.model import VisionTower, initialize
 from silc.model.vision import Pixels
 from silc_kernels import MultiCropPatchEmbed, patch_embed
-from tests.kernels.patch_problems import IMAGENET, pixels, problem, trained
+from tests.kernels.patch_embedding.problems import IMAGENET, pixels, problem, trained
 
 
 def small(device, prefix=1):

@@ -3,7 +3,7 @@
 import torch
 import torch.multiprocessing as mp
 
-from tests.kernels.contrastive_worker import work_in_triton
+from tests.kernels.contrastive.worker import work_in_triton
 
 
 def test_processes_find_what_the_reference_finds(device, tmp_path):

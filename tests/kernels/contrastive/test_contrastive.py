@@ -13,9 +13,9 @@ from open_clip.loss import ClipLoss, SigLipLoss
 from silc_kernels import center_update, contrastive_loss
 from silc_kernels.common.collectives import Ranks
 from silc_kernels.contrastive import torch_tiles as tiles
-from silc_kernels.contrastive.custom_op import Call
+from silc_kernels.contrastive.agreement import Call
 from silc_kernels.contrastive.passes import Options, Similarities
-from tests.kernels.contrastive_worker import WORLD, work, work_beside_one_that_dies
+from tests.kernels.contrastive.worker import WORLD, work, work_beside_one_that_dies
 from tests.kernels.oracles import Allocations, contrastive, far_below_one_another, normal, relative, unit
 from tests.kernels.tolerance import assert_as_good_as
 
@@ -76,7 +76,7 @@ def test_views_are_losses_of_their_own(kind):
 
 
 def test_processes_equal_one_process(tmp_path):
-    """1, 2 and 4 gloo processes, both kinds and plans, chunks that do not divide n; see contrastive_worker."""
+    """1, 2 and 4 gloo processes, both kinds and plans, chunks that do not divide n; see worker.py."""
     context = mp.get_context("spawn")
     queue = context.Queue()
     spawned = mp.spawn(work, (str(tmp_path / "store"), queue), nprocs=WORLD, join=False, start_method="spawn")
@@ -95,8 +95,8 @@ def test_a_rank_that_dies_in_the_middle_ends_the_others(kind, tmp_path):
     for process in processes:
         process.start()
     # The next slice is on its way meanwhile: whichever of the two is waited for first.
-    told = r"contrastive_loss: (all_gather|reduce_scatter) failed on rank 0 of 2: another rank died"
-    assert re.match(told, queue.get(timeout=120))
+    message = r"contrastive_loss: (all_gather|reduce_scatter) failed on rank 0 of 2: another rank died"
+    assert re.match(message, queue.get(timeout=120))
     for process in processes:
         process.join(30)
     assert [process.exitcode for process in processes] == [0, 1]

@@ -8,9 +8,9 @@ from hypothesis import strategies as st
 from timm.layers import PatchEmbed
 
 from silc_kernels import PackedLayout, patch_embed
-from silc_kernels.patch_embedding import torch_backend as reference
+from silc_kernels.patch_embedding import torch_backend
 from tests.kernels.oracles import Allocations, normal, relative, tokens
-from tests.kernels.patch_problems import IMAGENET, PLAIN, cut, identity, pixels, problem, trained
+from tests.kernels.patch_embedding.problems import IMAGENET, PLAIN, cut, identity, pixels, problem, trained
 
 SIZES = st.lists(st.tuples(st.integers(1, 3), st.integers(1, 3), st.integers(1, 3)), min_size=1, max_size=3)
 
@@ -33,7 +33,7 @@ def test_equals_the_formula_with_all_gradients(sizes, patch, width, prefix, chun
         crops[0] = crops[0].double() / 255
     expected = tokens(crops, weight, bias, tables, **IMAGENET, prefix=before)
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(reference, "CHUNK_ELEMENTS", chunk)
+        patched.setattr(torch_backend, "CHUNK_ELEMENTS", chunk)
         actual = patch_embed(crops, weight, bias, tables, **IMAGENET, prefix=before)
         torch.testing.assert_close(actual, expected)
         upstream = normal(*expected.shape, seed=20)
@@ -64,11 +64,11 @@ def test_patchify_is_equal_on_integers(height, width, patch, layout):
     inputs = len(weight)
     tables = [torch.zeros((height // patch) * (width // patch), inputs)]
     actual = patch_embed([crop.float()], weight, torch.zeros(inputs), tables, **IMAGENET)
-    # Bytes are centred by 128 inside: the identity on byte / 255 with std 1 / 255 gives them back up to one rounding.
-    centred = patch_embed([crop], weight, torch.zeros(inputs), tables, **PLAIN)
+    # Bytes are centered by 128 inside: the identity on byte / 255 with std 1 / 255 gives them back up to one rounding.
+    centered = patch_embed([crop], weight, torch.zeros(inputs), tables, **PLAIN)
     assert torch.equal(actual, cut(crop, patch).float())
-    assert torch.equal(centred.round(), actual)
-    assert (centred - actual).abs().max() < 1e-4
+    assert torch.equal(centered.round(), actual)
+    assert (centered - actual).abs().max() < 1e-4
 
 
 @pytest.mark.parametrize("patch", [8, 16])
@@ -149,7 +149,7 @@ def test_two_runs_are_bitwise_equal():
 def test_keeps_no_floats_of_the_pixels(monkeypatch):
     """Backward needs the bytes alone; the patch matrix exists a few crops at a time."""
     crops, weight, bias, tables, _ = problem([(16, 32, 32)], 8, 4, dtype=torch.float32)
-    monkeypatch.setattr(reference, "CHUNK_ELEMENTS", 2 * 3 * 32 * 32)
+    monkeypatch.setattr(torch_backend, "CHUNK_ELEMENTS", 2 * 3 * 32 * 32)
     kept = []
 
     def pack(tensor):
@@ -160,10 +160,10 @@ def test_keeps_no_floats_of_the_pixels(monkeypatch):
         out = patch_embed(crops, weight, bias, tables, **IMAGENET)
     assert kept == [(torch.uint8, crops[0].numel())]
     with torch.no_grad(), Allocations() as allocated:
-        reference.forward(crops, weight, bias, tables, None, *IMAGENET.values(), torch.float32)
+        torch_backend.forward(crops, weight, bias, tables, None, *IMAGENET.values(), torch.float32)
     assert allocated.largest == max(2 * 3 * 32 * 32, out.numel())
     with torch.no_grad(), Allocations() as allocated:
-        reference.backward(out, crops, 8, [16], 0, *IMAGENET.values(), torch.float32)
+        torch_backend.backward(out, crops, 8, [16], 0, *IMAGENET.values(), torch.float32)
     assert allocated.largest == 2 * 3 * 32 * 32
 
 
