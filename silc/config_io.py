@@ -203,7 +203,8 @@ def _with_schedule_that_fits(base: dict[str, Any], given: dict[str, Any], config
     before = build(base)
     scaled = {}
     for name in ("warmup_steps", "cooldown_steps"):
-        if name not in (given.get("optim") or {}) and steps < before.train.steps:
+        asked = name in (given.get("optim") or {})
+        if not asked and getattr(optim, name) and steps < before.train.steps:
             scaled[name] = getattr(optim, name) * steps // before.train.steps
     if not scaled:
         return config

@@ -59,7 +59,7 @@ def trained(monkeypatch) -> list:
     from silc.train import run
 
     seen: list = []
-    monkeypatch.setattr(run, "run", lambda config: seen.append(config) or Path(config.train.out), raising=False)
+    monkeypatch.setattr(run, "run", lambda config, command: seen.append(config) or Path(config.train.out))
     return seen
 
 
@@ -106,9 +106,9 @@ def test_a_mistake_is_a_value_error(trained, sections, message):
 def test_a_failure_is_passed_on(monkeypatch):
     from silc.train import run
 
-    def fail(config):
+    def fail(config, command):
         raise RunStopped("the disk is full")
 
-    monkeypatch.setattr(run, "run", fail, raising=False)
+    monkeypatch.setattr(run, "run", fail)
     with pytest.raises(RunStopped, match="disk is full"):
         silc.train("sample")

@@ -53,7 +53,7 @@ def fitting() -> Config:
 
 
 def test_a_failed_last_evaluation_costs_nothing_but_itself(done, monkeypatch, capsys, tmp_path):
-    def fails(*_arguments: object, last: bool) -> None:
+    def fails(*_arguments: object) -> None:
         done.append("evaluation")
         raise KeyError("a class")
 
@@ -68,18 +68,19 @@ def test_a_failed_last_evaluation_costs_nothing_but_itself(done, monkeypatch, ca
 
 def test_in_python_a_run_returns_its_folder_and_raises_what_a_command_prints(done, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(run, "_evaluate", lambda *_, last: done.append("evaluation"))
-    assert run.run(fitting()) == Path("run")
-    assert done == ["export", "evaluation"]
+    monkeypatch.setattr(run, "_evaluate", lambda *_: (done.append("evaluation"), []))
+    monkeypatch.setattr(run, "_show", lambda *words: done.append(words[-1]))
+    assert run.run(fitting(), ["silc", "train"]) == Path("run")
+    assert done == ["export", "evaluation", ["silc", "train"]]
 
-    def fails(*_arguments: object, last: bool) -> None:
+    def fails(*_arguments: object) -> None:
         raise KeyError("a class")
 
     monkeypatch.setattr(run, "_evaluate", fails)
     with pytest.raises(RunStopped, match=r"the last evaluation failed \('a class'\)"):
-        run.run(fitting())
+        run.run(fitting(), [])
     with pytest.raises(ValueError, match=r"train\.micro_batch=3 does not divide"):
-        run.run(replace(fitting(), train=TrainConfig(global_batch=8, micro_batch=3)))
+        run.run(replace(fitting(), train=TrainConfig(global_batch=8, micro_batch=3)), [])
 
 
 def test_a_full_disk_while_logging_is_one_line(done, monkeypatch, capsys, tmp_path):

@@ -113,8 +113,9 @@ pathlib.Path("ready").touch()
 time.sleep(60)
 """
 FRONT = """
-import os, sys
+import os, signal, sys
 sys.path[:0] = {path!r}
+signal.signal(signal.SIGHUP, signal.SIG_DFL)  # ignored where the tests run under nohup
 from silc.commands import launcher
 launcher.command = lambda *_: [sys.executable, "-c", *{words!r}]
 sys.exit(launcher.run("silc train", "m", [], []))
