@@ -14,7 +14,7 @@ from .patches import (
     project_bulk_constants,
     project_constants,
 )
-from .patches_tiles import TILES, TRIALS, Tile, gradient_lines, projected_lines, split_rows
+from .patches_tiles import TILES, TRIALS, Tile, gradient_lines, projected_lines
 
 TYPES = {torch.bfloat16: "bf16", torch.float16: "fp16", torch.float32: "fp32"}
 STRIDES = ("stride_crop", "stride_channel", "stride_line", "stride_pixel")
@@ -92,16 +92,14 @@ def _gradient(tile: Tile, dtype: torch.dtype, architecture: int, patch: int) -> 
     lines = gradient_lines(patch, tile.depth)
     size = f"{tile.rows}x{lines.lines * lines.row}x{tile.columns}"
     launch = {"num_warps": tile.num_warps, "num_stages": tile.num_stages, "architectures": (architecture,)}
-    outputs = {"weight_partial": "*fp32", "position_partial": "*fp32"}
+    outputs = {"weight_partial": "*fp32"}
     sizes = dict.fromkeys(("crops", "tokens", "columns", "width", "before", "length"), "i32")
     strided = STRIDES[:3] if patch % 16 == 0 else ()
     yield Candidate(
         name=f"patch_embed/gradient/{kind}/patch{patch}/{size}",
         kernel=patches_gradient_kernels.gradient,
-        signature={"pixels": "*u8", "grad": f"*{kind}", **outputs, **sizes, "rounds": "i32"}
-        | dict.fromkeys(STRIDES[:3], "i32"),
-        # 36 tokens, a 6 x 6 grid: tiles of 4 tokens of many crops.
-        constexprs=gradient_constants(patch, lines, tile, dtype, True, split_rows(64, 36, tile.rows, 1)) | CONTIGUOUS,
+        signature={"pixels": "*u8", "grad": f"*{kind}", **outputs, **sizes} | dict.fromkeys(STRIDES[:3], "i32"),
+        constexprs=gradient_constants(patch, lines, tile, dtype, raw=True) | CONTIGUOUS,
         aligned=("pixels", "grad", *outputs, "width", *strided),
         wgmma=dtype != torch.float32,
         **launch,

@@ -34,7 +34,7 @@ _SINGLE = {
     "gradient narrow": Tile(32, 64, 64, 8, 2),
 }
 # Hopper and data-centre Blackwell. A sum of 128 x 256 takes half the registers of 8 warps, and what is left must hold
-# the bytes of a tile and their conversions, in the gradient also sums for the positions: so its tiles have few rows.
+# the bytes of a tile and their conversions.
 _LARGE = {
     "project": Tile(128, 64, 256, 8, 3, parts=4, bulk=True),
     "project narrow": Tile(128, 32, 256, 8, 4, parts=4),
@@ -82,7 +82,6 @@ TRIALS: dict[tuple[str, str, int], tuple[Tile, ...]] = {
     ),
     ("gradient narrow", "half", 90): (
         Tile(32, 256, 128, 8, 3),  # one stage less
-        Tile(64, 256, 128, 8, 3),  # four products in flight instead of two, all registers
     ),
 }
 
@@ -135,30 +134,11 @@ def bulk_block(crop: Tensor, patch: int, rows: int, width: int) -> tuple[int, in
     return block if fits and down % block[0] == 0 and across % block[1] == 0 else None
 
 
-@dataclass(frozen=True)
-class Split:
-    """How crops x tokens rows are worked through in the gradient kernels (see patches_gradient_kernels).
-
-    tokens, members: of a tile; rounds: tiles of one block of tokens; length: tiles of a split; splits: in all; slots:
-    splits at most that share a block of tokens.
-    """
-
-    tokens: int
-    members: int
-    rounds: int
-    length: int
-    splits: int
-    slots: int
-
-
-def split_rows(crops: int, tokens: int, rows: int, wanted: int) -> Split:
-    """Tiles of `rows` rows in about `wanted` splits."""
-    in_tile = min(tokens & -tokens, rows)
-    members = rows // in_tile
-    rounds = -(-crops // members)
-    in_all = tokens // in_tile * rounds
-    length = -(-in_all // max(1, min(wanted, in_all)))
-    return Split(in_tile, members, rounds, length, -(-in_all // length), (rounds + length - 2) // length + 1)
+def split_rows(rows: int, block: int, wanted: int) -> tuple[int, int]:
+    """(tiles of a split, splits) of `rows` rows in tiles of `block`, in about `wanted` splits."""
+    tiles = -(-rows // block)
+    length = -(-tiles // max(1, min(wanted, tiles)))
+    return length, -(-tiles // length)
 
 
 def _power_of_two(size: int) -> int:

@@ -245,7 +245,8 @@ def test_inference_tensors(device, backend):
 
 
 def test_nothing_of_rows_by_prototypes_is_made_or_kept(device, monkeypatch):
-    S, N, T, K, d = 2, 72, 2, 320, 16
+    # Prototypes enough that the partial sums of every split of a large GPU are fewer than the logits.
+    S, N, T, K, d = 2, 72, 2, 1280, 16
     inputs, kept, made = problem(device, S, N, T, K, d), [], []
     empty = torch.empty
 
