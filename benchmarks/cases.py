@@ -20,7 +20,7 @@ RESULTS = Path(__file__).parent / "results"
 VERSIONS = ("torch", "triton", "open_clip_torch", "timm", "lightly", "inf_cl")
 COLUMNS = (
     *("op", "shape", "provider", "dtype", "ms", "ms_p20", "ms_p80", "cpu_ms", "gb_per_s", "tflop_per_s"),
-    *("roofline_percent", "peak_mib", "ratio", "device", "versions", "commit", "date"),
+    *("roofline_percent", "peak_mib", "enqueue_ms", "ratio", "device", "versions", "commit", "date"),
 )
 
 Provider = Callable[[], Sequence[Tensor]]
@@ -139,6 +139,7 @@ def record(case: Case, row: Row, ours: Row, roof: Roofline) -> dict[str, object]
         "tflop_per_s": case.flops / middle / 1e9,
         "roofline_percent": 100 * roof.floor_ms(case.moved_bytes, case.flops) / middle,
         "peak_mib": row.peak_mib,
+        "enqueue_ms": row.enqueue_ms,
         "ratio": middle / ours.milliseconds[0],
         "device": device_name(),
         "versions": " ".join(f"{package}=={found}" for package in VERSIONS if (found := _version(package))),
@@ -149,8 +150,9 @@ def record(case: Case, row: Row, ours: Row, roof: Roofline) -> dict[str, object]
 
 def show(case: Case, records: Sequence[dict[str, object]]) -> None:
     """A table; the ratio says how many times as long as ours a provider takes."""
-    columns = ("ms", "ms_p20", "ms_p80", "cpu_ms", "gb_per_s", "tflop_per_s", "roofline_percent", "peak_mib", "ratio")
-    titles = ("ms", "p20", "p80", "cpu ms", "GB/s", "TFLOP/s", "% roof", "peak MiB", "ratio")
+    columns = ("ms", "ms_p20", "ms_p80", "cpu_ms", "gb_per_s", "tflop_per_s", "roofline_percent")
+    columns += ("peak_mib", "enqueue_ms", "ratio")
+    titles = ("ms", "p20", "p80", "cpu ms", "GB/s", "TFLOP/s", "% roof", "peak MiB", "launch ms", "ratio")
     print(f"\n{case.op}  {case.shape}  {str(case.dtype).removeprefix('torch.')}, {case.timed}")
     print(f"  {'provider':36s} " + " ".join(f"{title:>9s}" for title in titles))
     for line in records:

@@ -66,7 +66,7 @@ def logits(N: int, S: int, T: int, K: int, d: int, dtype: torch.dtype) -> dict[s
         "silc_kernels": lambda: solve(ours(), [student]),
         "eager einsum": lambda: solve(eager(student), [student]),
         **compiled(eager, student, [student]),
-        "lightly DINOLoss": lambda: solve(lightly(list(teacher), list(student)), [student]),
+        "lightly DINOLoss": lambda: solve(lightly(list(teacher.float()), list(student.float())), [student]),
     }
 
 
@@ -91,7 +91,8 @@ def features(N: int, S: int, T: int, K: int, d: int, dtype: torch.dtype) -> dict
         return einsum_loss(functional.linear(x, weight), targets, center, pairs.to(x.device))
 
     def lightly() -> Tensor:
-        return peer(list(functional.linear(teacher, teacher_weight)), list(functional.linear(student, weight)))
+        logits = functional.linear(teacher, teacher_weight), functional.linear(student, weight)
+        return peer(*(list(each.float()) for each in logits))
 
     return {
         "silc_kernels": lambda: solve(ours(), leaves),
@@ -107,7 +108,7 @@ def lightly_pairs(S: int, T: int) -> Tensor:
 
 
 def lightly_loss(center: Tensor) -> DINOLoss:
-    """With momentum 1, so that its centre stays where ours is."""
+    """With momentum 1, so that its centre stays where ours is. It takes float32 logits alone."""
     K = center.shape[0]
     loss = DINOLoss(output_dim=K, teacher_temp=TEACHER_TEMP, student_temp=STUDENT_TEMP, center_momentum=1.0)
     loss.center = center.view(1, 1, K)
