@@ -47,7 +47,7 @@ TILES: dict[tuple[str, int], Tile] = {
     ("attend student", 90): Tile(128, 64, 8, 2, overlap=True),
     ("attend student", 100): Tile(128, 64, 8, 3),  # one stream of tiles, not two: room for a third
     ("weight_gradient", 80): Tile(64, 32, 4, 2, bulk=False),
-    ("weight_gradient", 90): Tile(128, 64, 8, 2, overlap=True),
+    ("weight_gradient", 90): Tile(128, 64, 8, 2),  # on an H200 1.04 to 1.11 times as fast as with overlap
     ("weight_gradient", 100): Tile(128, 64, 8, 2),
 }
 LIKE = {90: 90, 100: 100, 103: 100}
@@ -68,7 +68,7 @@ TRIALS: dict[tuple[str, int], tuple[Tile, ...]] = {
         Tile(128, 32, 8, 3, overlap=True),
     ),
     ("weight_gradient", 90): (
-        Tile(128, 64, 8, 2),
+        Tile(128, 64, 8, 2, overlap=True),
         Tile(128, 32, 8, 3, overlap=True),
         Tile(128, 32, 8, 3),
     ),

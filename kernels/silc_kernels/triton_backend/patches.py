@@ -176,9 +176,10 @@ def backward(
             end = start + count
             _gradient(crops[i], parts[i], partial[start:end], tokens[i], before, patch, lines, tile, length)
             start = end
-            summed = parts[i].view(len(crops[i]), -1, width).sum(0, dtype=torch.float32)
-            d_prefix += summed[:before]
-            d_positions[i] = summed[before:]
+            rows = parts[i].view(len(crops[i]), -1, width)
+            if before:
+                d_prefix += rows[:, :before].sum(0, dtype=torch.float32)
+            d_positions[i] = rows[:, before:].sum(0, dtype=torch.float32)
             d_bias[int(crops[i].dtype == torch.uint8)] += d_positions[i].sum(0)
         d_weight = _unfold(partial, d_bias[1], raw_splits, Folding.of(True, mean, std), patch, lines)
     return [d_weight, d_bias.sum(0), d_prefix, *(d_positions[i] for i in range(len(crops)))]
