@@ -109,13 +109,13 @@ def milliseconds(fn: Callable[[], object], enqueue_ms: float = 1.0) -> tuple[flo
 
 
 def _enqueue_ms(fn: Callable[[], object]) -> float:
-    """The least of three calls while the GPU is busy elsewhere; NaN on a CPU."""
+    """The lesser of two calls while the GPU is busy; NaN on a CPU."""
     if device().type != "cuda":
         return math.nan
     found = []
-    for _ in range(3):
+    for _ in range(2):
         torch.cuda.synchronize()
-        torch.cuda._sleep(50 * CYCLES)
+        torch.cuda._sleep(5 * CYCLES)
         start = time.perf_counter()
         fn()
         found.append((time.perf_counter() - start) * 1e3)
