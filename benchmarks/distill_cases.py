@@ -60,7 +60,7 @@ def logits(N: int, S: int, T: int, K: int, d: int, dtype: torch.dtype) -> dict[s
         return distill_loss(student, teacher, center, pair_weights=pairs, **TEMPS)
 
     def eager(z: Tensor) -> Tensor:
-        return einsum_loss(z, teacher, center, pairs.to(z.device))
+        return einsum_loss(z, teacher, center, pairs)
 
     return {
         "silc_kernels": lambda: solve(ours(), [student]),
@@ -88,7 +88,7 @@ def features(N: int, S: int, T: int, K: int, d: int, dtype: torch.dtype) -> dict
 
     def eager(x: Tensor) -> Tensor:
         targets = functional.linear(teacher, teacher_weight)
-        return einsum_loss(functional.linear(x, weight), targets, center, pairs.to(x.device))
+        return einsum_loss(functional.linear(x, weight), targets, center, pairs)
 
     def lightly() -> Tensor:
         logits = functional.linear(teacher, teacher_weight), functional.linear(student, weight)
@@ -103,8 +103,11 @@ def features(N: int, S: int, T: int, K: int, d: int, dtype: torch.dtype) -> dict
 
 
 def lightly_pairs(S: int, T: int) -> Tensor:
-    """lightly leaves out the pairs of equal index; the same loss needs the same pairs. All pairs cost the same."""
-    return torch.ones(S, T).fill_diagonal_(0)
+    """lightly leaves out the pairs of equal index; the same loss needs the same pairs. All pairs cost the same.
+
+    On the device: a copy from the host would make every call wait for it.
+    """
+    return torch.ones(S, T, device=device()).fill_diagonal_(0)
 
 
 def lightly_loss(center: Tensor) -> DINOLoss:

@@ -27,15 +27,15 @@ from measure import banner, compare, device, gate
 from patch_embed_bench import cases as patch_cases
 from torch import Tensor
 
-# Tile tables, and the op whose cases launch their kernels. A bound on the relative error of bfloat16 results against
-# one another, as in the benchmarks.
+# Tile tables, and the op whose cases launch their kernels. A bound on the relative error of bfloat16 results against one
+# another: tiles change the order of sums alone, so that a right one stays below 1e-3 and one with a race does not.
 TABLES = {
     "distill_tiles": "distill_loss",
     "distill_head_tiles": "distill_head_loss",
     "contrastive_tiles": "contrastive_loss",
     "patches_tiles": "patch_embed",
 }
-BOUND = 2e-2
+BOUND = 1.5e-3
 
 
 @dataclass(frozen=True)

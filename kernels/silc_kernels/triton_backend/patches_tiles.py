@@ -41,11 +41,8 @@ _LARGE = {
     "gradient": Tile(32, 256, 128, 8, 4, bulk=True),
     "gradient narrow": Tile(32, 256, 128, 8, 4),
 }
-# What an H200 runs faster: the forward 1.03 to 1.07 times, the gradient 1.06 to 1.09 times.
-_HOPPER = _LARGE | {
-    "project": Tile(64, 64, 256, 4, 3, parts=4, bulk=True),  # two programs: one writes while one multiplies
-    "gradient": Tile(32, 128, 256, 8, 4, bulk=True),  # bytes read half as often, gradients twice as often
-}
+# Bytes read half as often, gradients twice as often: on an H200 1.06 to 1.09 times as fast.
+_HOPPER = _LARGE | {"gradient": Tile(32, 128, 256, 8, 4, bulk=True)}
 # Up to 99 KiB of shared memory, for the small chips of each generation too; 80 stands for all that are not the others.
 _SMALL = {
     "project": Tile(128, 64, 128, 8, 3),
@@ -65,10 +62,10 @@ TILES: dict[tuple[str, str, int], Tile] = {
     )
     for kernel, tile in tiles.items()
 }
-# Worth timing; each compiles without spills.
+# Worth timing; each compiles without spills. Not among them: project at 64 x 64 x 256 with 4 warps, 1.03 to 1.07 times
+# as fast on an H200, but with tokens in bfloat16 off by 3e-3 and not the same in two runs, for a reason not found yet.
 TRIALS: dict[tuple[str, str, int], tuple[Tile, ...]] = {
     ("project", "half", 90): (
-        Tile(128, 64, 256, 8, 3, parts=4, bulk=True),  # twice the rows, one program a multiprocessor
         Tile(128, 64, 256, 8, 4, parts=4, bulk=True),  # one more stage, should bytes come late
         Tile(128, 128, 256, 8, 2, parts=4, bulk=True),  # half as many barriers
         Tile(128, 64, 128, 8, 4, parts=4, bulk=True),  # two programs a multiprocessor, but twice the conversions
