@@ -27,8 +27,8 @@ from measure import banner, compare, device, gate
 from patch_embed_bench import cases as patch_cases
 from torch import Tensor
 
-# Tile tables, and the op whose cases launch their kernels. A bound on the relative error of bfloat16 results against one
-# another: tiles change the order of sums alone, so that a right one stays below 1e-3 and one with a race does not.
+# Tile tables, and the op whose cases launch their kernels. A bound on the relative error of bfloat16 results against
+# one another: tiles change the order of sums alone, so that a right one stays below 1e-3 and one with a race does not.
 TABLES = {
     "distill_tiles": "distill_loss",
     "distill_head_tiles": "distill_head_loss",

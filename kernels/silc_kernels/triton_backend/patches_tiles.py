@@ -63,7 +63,7 @@ TILES: dict[tuple[str, str, int], Tile] = {
     for kernel, tile in tiles.items()
 }
 # Worth timing; each compiles without spills. Not among them: project at 64 x 64 x 256 with 4 warps, 1.03 to 1.07 times
-# as fast on an H200, but with tokens in bfloat16 off by 3e-3 and not the same in two runs, for a reason not found yet.
+# as fast on an H200, but with tokens in bfloat16 off by 2e-3 in one run and 3e-3 in another, the reason not found yet.
 TRIALS: dict[tuple[str, str, int], tuple[Tile, ...]] = {
     ("project", "half", 90): (
         Tile(128, 64, 256, 8, 4, parts=4, bulk=True),  # one more stage, should bytes come late
