@@ -54,16 +54,16 @@ def own_term(student, weight, student_temp, pair_weights=None, **_):
 def floors(inputs, wide, true, **options):
     """Of the loss, the features' gradient and the prototypes', beyond twice the error of plain torch.
 
-    Half precision: exponentials, and the features that teachers pull towards, enter products rounded to half a unit
-    each, before the two terms of a loss or a gradient cancel. The prototypes' gradient finds each logit again, in
-    another order of summation: exponentials are off by one rounding of the logit over its temperature, where plain
-    torch divides them by their own sum.
+    The two terms of a loss or a gradient are rounded before they cancel. Half precision: exponentials, and the features
+    that teachers pull towards, enter products rounded to half a unit each. The prototypes' gradient finds each logit
+    again, in another order of summation: exponentials are off by one rounding of the logit over its temperature, where
+    plain torch divides them by their own sum.
     """
     dtype, found = inputs[0].dtype, []
     for whole, own in zip(true, own_term(wide[0], wide[2], **options), strict=True):
         sizes = [(part.norm(), part.abs().max()) for part in (own.detach(), (whole - own).detach(), whole.detach())]
         terms = max(float((first + second) / total) for first, second, total in zip(*sizes, strict=True))
-        found.append(FLOOR if dtype == torch.float32 else torch.finfo(dtype).eps * terms)
+        found.append((FLOOR if dtype == torch.float32 else torch.finfo(dtype).eps) * terms)
     lengths = (float(inputs[i].detach().float().norm(dim=-1).max()) for i in (0, 1))
     temps = options["student_temp"], options["teacher_temp"]
     found[2] += torch.finfo(torch.float32).eps * max(size / temp for size, temp in zip(lengths, temps, strict=True))
