@@ -1,35 +1,46 @@
-# `make train` and `make test` set themselves up on first use. VENV=/path shares an environment between checkouts.
+# `make train` and `make test` set themselves up on first use. VENV=/path shares an environment between checkouts: the
+# last one that was set up is installed in it, and what is run from a checkout (launch/*.py, the tests) uses its own code.
 VENV ?= .venv
 PYTHON ?= python3
 ARGS ?=
-STAMP := $(VENV)/.silc-$(shell cat requirements.txt | cksum | cut -d' ' -f1)
+LOCK := $(VENV)/.silc-lock-$(shell cat requirements.txt | cksum | cut -d' ' -f1)
+INSTALLED := $(VENV)/.silc-checkout-$(shell { pwd; cat setup.py kernels/pyproject.toml silc/version.py; } | cksum | cut -d' ' -f1)
+PIP := $(VENV)/bin/python -m pip --quiet --disable-pip-version-check install
 RUN := PATH="$(abspath $(VENV))/bin:$$PATH" OMP_WAIT_POLICY=passive GOMP_SPINCOUNT=0
 
-.PHONY: help setup train claims test lint format bench gpu clean
+.PHONY: help setup train claims test lint format docs bench gpu clean
 
 help:
-	@echo "make train   set up, then 'deepspeed launch/train.py' on the embedded drawings (ARGS='--preset NAME key=value' passes on)"
+	@echo "make train   set up, then 'silc train' on the embedded drawings (ARGS='--preset NAME key=value' passes on)"
 	@echo "make claims  set up, then SILC and its baselines trained and measured alike, in tables (an hour or so on two CPU cores)"
-	@echo "make test    set up, then ruff and every test"
+	@echo "make test    set up, then ruff, mypy and every test"
+	@echo "make lint    ruff and mypy alone; make format changes what ruff can"
+	@echo "make docs    the pages of docs/ as a site, in site/"
 	@echo "make bench   the microbenchmarks and the training benchmark, against public parts"
 	@echo "make gpu     on a machine with a GPU, no network needed: kernel tests, sanitizer, benchmarks, a short training"
-	@echo "make setup   only the environment in $(VENV), from requirements.txt"
+	@echo "make setup   only the environment in $(VENV): requirements.txt, and this checkout as an editable install"
 
-setup: $(STAMP)
+setup: $(INSTALLED)
 
-$(STAMP):
+$(LOCK):
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Python 3.11 or newer is needed; $(PYTHON) is $$($(PYTHON) -V). Name another: make PYTHON=python3.12 ..."; exit 1; }
 	@command -v c++ >/dev/null || { echo "A C++ compiler is needed (torch.compile and DeepSpeed build with it): install g++ or clang"; exit 1; }
 	test -x $(VENV)/bin/python || $(PYTHON) -m venv $(VENV)
-	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --requirement requirements.txt
+	$(PIP) --requirement requirements.txt
 	@rm -f $(VENV)/.silc-*
 	@touch $@
 
+# Needs no network: what it depends on, the build backend too, is in the lock.
+$(INSTALLED): $(LOCK)
+	$(PIP) --no-deps --no-build-isolation --editable ./kernels --editable .
+	@rm -f $(VENV)/.silc-checkout-*
+	@touch $@
+
 train: setup
-	$(RUN) deepspeed launch/train.py $(ARGS)
+	$(RUN) silc train $(ARGS)
 
 claims: setup
-	$(RUN) python launch/claims.py $(ARGS)
+	$(RUN) silc claims $(ARGS)
 
 test: setup lint
 	$(RUN) OMP_NUM_THREADS=1 python -m pytest -n 2 --dist worksteal -q $(ARGS)
@@ -37,10 +48,14 @@ test: setup lint
 lint: setup
 	$(RUN) ruff check .
 	$(RUN) ruff format --check .
+	$(RUN) mypy
 
 format: setup
 	$(RUN) ruff format .
 	$(RUN) ruff check --fix .
+
+docs: setup
+	$(RUN) mkdocs build --strict
 
 bench: setup
 	$(RUN) python benchmarks/loss_bench.py
@@ -52,4 +67,4 @@ gpu:
 	$(if $(wildcard $(VENV)/bin/python),$(RUN) python,$(PYTHON)) benchmarks/gpu.py $(ARGS)
 
 clean:
-	rm -rf build *.egg-info .pytest_cache .ruff_cache .hypothesis
+	rm -rf build *.egg-info kernels/build kernels/*.egg-info site .mypy_cache .pytest_cache .ruff_cache .hypothesis

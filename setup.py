@@ -4,27 +4,35 @@ from pathlib import Path
 
 from setuptools import find_packages, setup
 
+version: dict[str, str] = {}
+exec(Path("silc/version.py").read_text(encoding="utf-8"), version)
+
 setup(
     name="silc",
-    version="0.1.0",
+    version=version["__version__"],
     description="Open trainer for SILC: image-text contrastive pretraining with local-to-global self-distillation",
     long_description=Path("README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",
     license="Apache-2.0",
     python_requires=">=3.11",
-    packages=[
-        *find_packages(include=["silc", "silc.*"]),
-        *find_packages("kernels", include=["silc_kernels", "silc_kernels.*"]),
-    ],
-    package_dir={"silc": "silc", "silc_kernels": "kernels/silc_kernels"},
-    package_data={"silc.data": ["sample/*"]},
+    packages=find_packages(include=["silc", "silc.*"]),
+    package_data={
+        "silc": ["py.typed"],
+        "silc.presets": ["*.yaml"],
+        "silc.data.sample_set": ["drawings/*"],
+        "silc.evaluate.report": ["templates/*.j2"],
+        "silc.claims": ["templates/*.j2"],
+    },
+    entry_points={"console_scripts": ["silc = silc.commands.main:main"]},
     install_requires=[
+        "silc-kernels>=0.1,<0.2",  # the folder kernels of this repository: pip install ./kernels .
         "torch>=2.10",
         "triton>=3.6; platform_system == 'Linux' and platform_machine == 'x86_64'",
         "torchvision>=0.25",
         "deepspeed>=0.19.8,<0.20",
         "webdataset>=1.0.2,<2",
         "open_clip_torch>=3.3,<4",
+        "timm>=1.0.31",  # open_clip requires it; silc.model.timm_tower registers a name there
         "numpy>=1.26,<2.4",  # triton 3.6's interpreter breaks on 2.4
         "pillow>=10.1",
         "pydantic>=2.7,<3",
@@ -32,6 +40,8 @@ setup(
         "safetensors>=0.4.3",
         "tqdm>=4.66",
         "psutil>=5.9",
+        "jinja2>=3.1.6,<4",
+        "markdown-it-py>=3,<5",
         "tensorboard>=2.16",
         "ninja>=1.11",  # builds DeepSpeed's optional ops on first use
     ],
@@ -49,6 +59,8 @@ setup(
             "scikit-learn>=1.6",
             "torchmetrics>=1.4",
             "ruff>=0.6",
+            "mypy>=1.11",
+            "types-PyYAML>=6",
         ],
         "bench": ["timm>=1.0.31", "lightly>=1.5", "matplotlib>=3.8"],
     },

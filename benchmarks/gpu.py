@@ -26,11 +26,14 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import torch
-from cases import RESULTS, device_slug
-from measure import banner, device
 
-ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # a plain clone is not installed
+
+from benchmarks import RESULTS, ROOT
+from benchmarks.common.measure import banner, device, device_slug
+
 GRACE = 60  # seconds in which a job may end by itself, once told to
+MOST_PROCESSES = 16  # of the tests
 SANITIZED = ("memcheck", "racecheck")
 
 
@@ -61,7 +64,7 @@ def jobs(size: str, out: Path) -> Iterator[Job]:
     interpreted = {"TRITON_INTERPRET": "1"} if device().type == "cpu" else {}
     tests = [python, "-m", "pytest", "-q", "-p", "no:cacheprovider", str(ROOT / "tests" / "kernels" / "device")]
     quick = ["-k", "layout"] if size == "tiny" else []
-    yield Job("tests", [*tests, *quick], 540, ("pytest",), interpreted)
+    yield Job("tests", [*tests, *side_by_side(), *quick], 540, ("pytest",), interpreted | {"OMP_NUM_THREADS": "1"})
     yield Job("loss", [python, str(benchmarks / "loss_bench.py"), *sizes], 420, ("open_clip", "lightly"))
     yield Job("patch_embed", [python, str(benchmarks / "patch_embed_bench.py"), *sizes], 300, ("timm",))
     if size == "cuda":
@@ -70,7 +73,7 @@ def jobs(size: str, out: Path) -> Iterator[Job]:
         )
     for tool in SANITIZED:
         command = ["compute-sanitizer", "--tool", tool, "--error-exitcode", "1", python]
-        yield Job(tool, [*command, str(benchmarks / "sanitize.py")], 300, ("compute-sanitizer",))
+        yield Job(tool, [*command, "-m", "benchmarks.kernels.sanitize"], 300, ("compute-sanitizer",))
     bench = [python, str(benchmarks / "train_bench.py"), "--save", str(out)]
     full = ["--preset", "silc_vit_b16", "--batch", "256", f"data.shards=[{ROOT}/data/sample]", "--data-steps", "0"]
     small = ["--steps", "1", "--data-steps", "0", "--batch", "4"]
@@ -83,6 +86,14 @@ def jobs(size: str, out: Path) -> Iterator[Job]:
     few = ["--pairs", "8", "optim.warmup_steps=1", "eval.after=[fewshot]", "eval.limit=16"]
     many = ["--preset", "sample_gpu", "--pairs", "65536,262144"]
     yield Job("claims", [*claims, *([*few, *short[1:]] if size == "tiny" else many)], 1500, trainer)
+
+
+def side_by_side() -> list[str]:
+    """pytest's options for one process a core, where pytest-xdist is there: most of the tests' time goes into compiling
+    kernels. Each process holds some memory of the GPU, so that there is a limit.
+    """
+    cores = len(os.sched_getaffinity(0))
+    return ["-n", str(min(cores, MOST_PROCESSES)), "--dist", "worksteal"] if find_spec("xdist") else []
 
 
 def missing(job: Job) -> list[str]:
@@ -128,7 +139,7 @@ def summary(outcomes: Sequence[Outcome]) -> str:
         f"# {banner()}",
         "",
         f"{datetime.now(UTC).date().isoformat()}, Python {platform.python_version()}, triton {triton.__version__}, "
-        f"CUDA {torch.version.cuda}. Made by `make gpu`; the figures are in the CSV files beside this page.",
+        f"CUDA {torch.version.cuda}. Made by `make gpu`; the measurements are in the CSV files beside this page.",
         "",
         "| job | outcome | seconds |",
         "|---|---|---|",

@@ -9,11 +9,15 @@ Forward and backward, random unit features, float32 on a CPU and bfloat16 on a G
 
 import sys
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 
 import torch
-from cases import Case, options, run
-from contrastive_cases import contrastive_cases
-from distill_cases import distill_cases
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # a plain clone is not installed
+
+from benchmarks.kernels.cases import Case, options, run
+from benchmarks.kernels.contrastive_cases import contrastive_cases
+from benchmarks.kernels.distill_cases import distill_cases
 
 
 def cases(size: str) -> Iterator[Case]:

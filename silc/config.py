@@ -2,12 +2,11 @@
 
 The dataclasses are pydantic's, so that a wrong type, an unknown key or a value out of range is refused when the
 configuration is built; :mod:`silc.config_io` turns presets and command-line overrides into a :class:`Config` and words
-the errors. Cross-field rules stand in :func:`validate`, which runs before anything is allocated.
+the errors. Rules across keys stand in :mod:`silc.config_rules`.
 """
 
 from __future__ import annotations
 
-import re
 from typing import Annotated, Any, Literal, get_args
 
 from pydantic import ConfigDict, Field
@@ -91,13 +90,13 @@ class ModelConfig:
 
 @dataclass(config=_STRICT, kw_only=True)
 class ViewsConfig:
-    """The crops of one picture (SILC: 2 global views, 8 local ones)."""
+    """The crops of one image (SILC: 2 global views, 8 local ones)."""
 
-    n_global: Annotated[int, Field(ge=0, le=8)] = key(2, "global crops a picture; the teacher sees them all")
-    n_local: NonNegative = key(8, "local crops a picture, seen by the student alone")
+    n_global: Annotated[int, Field(ge=0, le=8)] = key(2, "global crops an image; the teacher sees them all")
+    n_local: NonNegative = key(8, "local crops an image, seen by the student alone")
     global_size: Positive = key(256, "pixels a side of a global crop")
     local_size: Positive = key(96, "pixels a side of a local crop")
-    global_area: Area = key((0.4, 1.0), "range of a global crop's area, as a fraction of the picture")
+    global_area: Area = key((0.4, 1.0), "range of a global crop's area, as a fraction of the image")
     local_area: Area = key((0.05, 0.4), "range of a local crop's area")
     flip: Fraction = key(0.5, "probability of a horizontal flip")
     photometric: bool = key(False, "DINO's list: colour jitter, grey, blur, solarise")
@@ -130,7 +129,7 @@ class ObjectiveConfig:
     student_temp: PositiveFloat = key(0.1, "temperature of the student's softmax")
     teacher_temp: PositiveFloat = key(0.04, "temperature of the teacher's softmax (sharpening)")
     center_momentum: Annotated[float, Field(ge=0, lt=1)] = key(
-        0.9, "EMA momentum of the centre of the teacher's outputs"
+        0.9, "EMA momentum of the center of the teacher's outputs"
     )
     ema_momentum: Annotated[float, Field(ge=0, le=1)] | None = key(
         None, "teacher's EMA momentum, fixed over training; null: 0.966 ** (global_batch / 16384)"
@@ -146,7 +145,7 @@ class DataConfig:
     )
     sample_concepts: Literal["default", "all"] = key("default", "concepts of the embedded sample set")
     sample_scenes: Positive = key(24000, "training scenes rendered from the embedded sample set")
-    image_keys: list[str] = key(["jpg", "jpeg", "png", "webp"], "tar member extensions that hold the picture")
+    image_keys: list[str] = key(["jpg", "jpeg", "png", "webp"], "tar member extensions that hold the image")
     caption_key: str = key("txt", "tar member extension that holds the caption")
     tokenizer: str = key("open_clip_bpe", "open_clip's own BPE, or the name or folder of a Hugging Face tokenizer")
     workers: NonNegative = key(4, "decoding processes per rank")
@@ -155,7 +154,7 @@ class DataConfig:
     unique_captions: bool = key(False, "keep equal captions out of one global batch where the shuffle block allows")
     mean: Rgb = key((0.5, 0.5, 0.5), "pixel mean on [0, 1], folded into the patch embedding")
     std: Rgb = key((0.5, 0.5, 0.5), "pixel standard deviation on [0, 1]")
-    max_image_pixels: Positive = key(89_478_485, "larger pictures are skipped before they are decoded")
+    max_image_pixels: Positive = key(89_478_485, "larger images are skipped before they are decoded")
     max_skipped: Fraction = key(0.1, "share of recent samples that may be skipped as unreadable before the run stops")
 
 
@@ -186,7 +185,8 @@ class OptimConfig:
     scale_lr: NonNegativeFloat = key(1.0, "multiplier of the learning rate for the logit scale and bias")
     rules: list[ParameterRule] = Field(
         default_factory=list,
-        description="multipliers by parameter name; biases, norms and tables are not decayed by default",
+        description="multipliers by parameter name, as [{pattern: ^visual, lr: 0}], which freezes the image tower; "
+        "without a rule biases, norms and tables are not decayed",
     )
     schedule: Literal["rsqrt", "cosine", "constant"] = key("rsqrt", "shape between warm-up and cool-down")
     warmup_steps: NonNegative = key(50_000, "linear warm-up from 0")
@@ -214,7 +214,7 @@ class EngineConfig:
 
 @dataclass(config=_STRICT, kw_only=True)
 class KernelsConfig:
-    """Backend of each op of silc_kernels: auto, reference, or the name of another registered one."""
+    """Backend of each op of silc_kernels: auto, torch, or the name of another registered one."""
 
     contrastive: Backend = key("auto", "contrastive_loss")
     distill: Backend = key("auto", "distill_head_loss")
@@ -245,10 +245,18 @@ class TrainConfig:
         None, "dense bf16 peak of one device, for the MFU; null: looked up by the device's name"
     )
 
+    def share(self, ranks: int) -> int:
+        """Pairs of a step that each rank takes."""
+        return self.global_batch // ranks
+
+    def micro(self, ranks: int) -> int:
+        """Pairs that a rank holds at once: `micro_batch`, or its share."""
+        return self.micro_batch or self.share(ranks)
+
 
 @dataclass(config=_STRICT, kw_only=True)
 class EvalConfig:
-    """What is measured, at the end of a run, every `every` steps, and by launch/evaluate.py."""
+    """What is measured, at the end of a run, every `every` steps, and by `silc evaluate`."""
 
     every: NonNegative = key(0, "steps between evaluations; 0: only at the end")
     during: list[Task] = key(
@@ -270,28 +278,28 @@ class EvalConfig:
     templates: list[str] = key(
         [], "prompts, averaged; {} is the class name. Empty: those of the data set, or else ['a {}']"
     )
-    batch: Positive = key(256, "pictures a forward pass")
-    limit: NonNegative = key(0, "test pictures a task takes, a random choice that is always the same; 0: all")
-    shots: list[Positive] = key([1, 5, 10], "few-shot: training pictures a class")
+    batch: Positive = key(256, "images a forward pass")
+    limit: NonNegative = key(0, "test images a task takes, a random choice that is always the same; 0: all")
+    shots: list[Positive] = key([1, 5, 10], "few-shot: training images a class")
     draws: Positive = key(3, "few-shot: random choices of them, for mean and deviation")
     ridge: PositiveFloat = key(1024.0, "few-shot: weight of the ridge penalty")
     neighbours: Positive = key(20, "few-shot: neighbours that vote")
     short_side: Positive | None = key(
-        None, "segmentation: pixels of a picture's shorter side; null: 7/4 of views.global_size (448 for 256)"
+        None, "segmentation: pixels of an image's shorter side; null: 7/4 of views.global_size (448 for 256)"
     )
     window: NonNegative | None = key(
-        None, "segmentation: pixels a side of the sliding window; 0: the whole picture at once; null: short_side"
+        None, "segmentation: pixels a side of the sliding window; 0: the whole image at once; null: short_side"
     )
     stride: Positive | None = key(None, "segmentation: pixels from window to window; null: 3/4 of the window")
-    test_pictures: NonNegative = key(0, "segmentation: test pictures; 0: eval.limit")
-    train_pictures: Positive = key(2048, "segmentation heads: training pictures")
+    test_images: NonNegative = key(0, "segmentation: test images; 0: eval.limit")
+    train_images: Positive = key(2048, "segmentation heads: training images")
     probe_steps: Positive = key(1000, "linear segmentation: optimiser steps")
     decoder_steps: Positive = key(500, "open-vocabulary segmentation: optimiser steps of the decoder")
     unseen_every: Annotated[int, Field(ge=2)] = key(
         4, "open-vocabulary segmentation: one class in so many is kept from the decoder's training"
     )
-    picture: bool = key(True, "write a PNG of a few held-out pictures with their top captions")
-    report: bool = key(True, "write report.html at the end of the run")
+    contact_sheet: bool = key(True, "write a PNG of a few held-out images with their top captions")
+    report: bool = key(True, "write report.html at the end of the run and by `silc evaluate`")
 
 
 @dataclass(config=_STRICT, kw_only=True)
@@ -300,6 +308,7 @@ class Config:
 
     preset: str = key("custom", "name of the preset this came from (set by the loader)")
     unverified: list[str] = key([], "keys whose value in this preset no public source confirms")
+    notes: list[str] = key([], "what the loader changed to make values fit each other (set by the loader)")
     model: ModelConfig = Field(default_factory=ModelConfig, description="the student")
     views: ViewsConfig = Field(default_factory=ViewsConfig, description="crops")
     objective: ObjectiveConfig = Field(default_factory=ObjectiveConfig, description="losses and teacher")
@@ -317,9 +326,7 @@ class Config:
 
     @property
     def ema_momentum(self) -> float:
-        """The teacher's fixed momentum; by default 0.966 at batch 16k, scaled so that a sample weighs the same at any
-        batch.
-        """
+        """The teacher's momentum; null: 0.966 at batch 16k, scaled so that a sample weighs the same at any batch."""
         given = self.objective.ema_momentum
         return 0.966 ** (self.train.global_batch / 16384) if given is None else given
 
@@ -327,119 +334,3 @@ class Config:
     def distill_start_step(self) -> int:
         """First step (from 0) with a distillation loss; `steps` when there is none."""
         return round(self.objective.distill_start * self.train.steps) if self.objective.distill else self.train.steps
-
-
-def validate(config: Config, world_size: int) -> None:
-    """Refuse what cannot train, before anything is allocated. Raises ValueError naming the value and the way out."""
-    _validate_model(config.model, config.views)
-    _validate_views(config)
-    train = config.train
-    if train.global_batch % world_size:
-        near = max(1, train.global_batch // world_size) * world_size
-        raise ValueError(
-            f"train.global_batch={train.global_batch} is not divisible by the {world_size} ranks; "
-            f"take {near} or change the number of ranks"
-        )
-    share = train.global_batch // world_size
-    micro = train.micro_batch or share
-    if share % micro:
-        fits = next(m for m in range(min(micro, share), 0, -1) if share % m == 0)
-        raise ValueError(
-            f"train.micro_batch={micro} does not divide a rank's share of {share} pairs "
-            f"(global_batch {train.global_batch} / {world_size} ranks); take {fits}"
-        )
-    optim = config.optim
-    if optim.warmup_steps + optim.cooldown_steps > train.steps:
-        raise ValueError(
-            f"optim.warmup_steps={optim.warmup_steps} + optim.cooldown_steps={optim.cooldown_steps} exceed "
-            f"train.steps={train.steps}; shorten them"
-        )
-    for rule in optim.rules:
-        try:
-            re.compile(rule.pattern)
-        except re.error as error:
-            raise ValueError(f"optim.rules: {rule.pattern!r} is no regular expression: {error}") from None
-    objective = config.objective
-    if objective.init_scale is not None and objective.init_scale > objective.max_scale:
-        raise ValueError(
-            f"objective.init_scale={objective.init_scale} is beyond objective.max_scale={objective.max_scale}; "
-            "lower the first or raise the second"
-        )
-    if min(config.data.std) <= 0:
-        raise ValueError(f"data.std={config.data.std} must be positive in every channel")
-    validate_eval(config)
-
-
-def _validate_model(model: ModelConfig, views: ViewsConfig) -> None:
-    for name, tower in (("vision", model.vision), ("text", model.text)):
-        if tower.width % tower.heads:
-            raise ValueError(
-                f"model.{name}.heads={tower.heads} does not divide model.{name}.width={tower.width}; take "
-                f"{tower.width // 64 or 1}"
-            )
-    patch = model.vision.patch_size
-    sizes = {"model.vision.image_size": model.vision.image_size, "views.global_size": views.global_size}
-    if views.n_local:
-        sizes["views.local_size"] = views.local_size
-    for name, size in sizes.items():
-        if size % patch:
-            near = max(1, round(size / patch)) * patch
-            raise ValueError(f"{name}={size} is not a multiple of model.vision.patch_size={patch}; take {near}")
-
-
-def is_prompt(template: str) -> bool:
-    """Whether {} stands in it once, where the class name goes, and no other brace does."""
-    return template.count("{}") == 1 and not {"{", "}"} & set(template.replace("{}", ""))
-
-
-def validate_eval(config: Config) -> None:
-    """Refuse what cannot be evaluated. Raises ValueError naming the value and the way out."""
-    evaluation, patch = config.eval, config.model.vision.patch_size
-    sizes = {"eval.short_side": evaluation.short_side, "eval.window": evaluation.window}
-    for name, size in sizes.items():
-        if size is not None and size % patch:
-            near = max(1, round(size / patch)) * patch
-            raise ValueError(f"{name}={size} is not a multiple of model.vision.patch_size={patch}; take {near}")
-    for template in evaluation.templates:
-        if not is_prompt(template):
-            raise ValueError(
-                f"eval.templates: {template!r} must hold {{}} once, where the class name goes, and no other brace"
-            )
-    for name, some in (("shots", "[1, 5, 10]"), ("models", "[student]")):
-        if not getattr(evaluation, name):
-            raise ValueError(f"eval.{name} is empty; give at least one, as in {some}")
-
-
-def _validate_views(config: Config) -> None:
-    views, objective = config.views, config.objective
-    for name, (low, high) in (("global_area", views.global_area), ("local_area", views.local_area)):
-        if low > high:
-            raise ValueError(f"views.{name}=({low}, {high}) is empty: put the smaller area first")
-    if not views.n_global and (objective.distill or objective.contrastive_views == "each_global"):
-        raise ValueError(
-            "views.n_global=0 leaves nothing to align or distil; only contrastive_views=original without "
-            "distillation can do so"
-        )
-    if not objective.distill:
-        if views.n_global and objective.contrastive_views == "original":
-            raise ValueError(
-                f"objective.contrastive_views=original without distillation leaves {views.n_global} global crops "
-                "without a use; set views.n_global=0"
-            )
-        if views.n_local:
-            raise ValueError(
-                f"objective.distill=false leaves the {views.n_local} local crops without a use; set views.n_local=0"
-            )
-        return
-    if not views.n_local and not (objective.global_to_global and views.n_global > 1):
-        raise ValueError(
-            "self-distillation needs student crops: set views.n_local > 0, or objective.global_to_global=true with "
-            "views.n_global > 1"
-        )
-    if objective.global_to_global and views.n_global < 2:
-        raise ValueError(f"objective.global_to_global needs views.n_global >= 2, not {views.n_global}")
-    if objective.head_only_ema and objective.contrastive_views == "original" and not objective.global_to_global:
-        raise ValueError(
-            "objective.head_only_ema takes the teacher's features from the student's pass over the global crops, which "
-            "objective.contrastive_views=original leaves out; take each_global or original_and_globals"
-        )

@@ -9,9 +9,13 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import functools
+import json
+import re
+import shlex
 import types
 import typing
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,27 +23,38 @@ import yaml
 from pydantic import TypeAdapter, ValidationError
 
 from silc.config import Config
+from silc.presets import PRESETS
 
 _ADAPTER = TypeAdapter(Config)
 
+# Keys and values that had another name. Presets, checkpoints and command lines that use it stay valid.
+RENAMED = {
+    "eval.picture": "eval.contact_sheet",
+    "eval.test_pictures": "eval.test_images",
+    "eval.train_pictures": "eval.train_images",
+}
+RENAMED_BACKENDS = {"reference": "torch"}  # values of the keys of `kernels`
+
 
 def load_config(
-    preset: str | Path, overrides: Iterable[str] = (), *, presets: Path, file: Path | None = None
+    preset: str | Path, overrides: Iterable[str] = (), *, presets: Path = PRESETS, file: Path | None = None
 ) -> Config:
     """Resolve a run's configuration.
 
     preset: a name in the folder `presets`, or a path to a YAML file. file: one more YAML file laid over it. overrides:
     words `section.key=value`, the value in YAML. Raises ValueError naming the key, and the nearest valid one.
+
+    Where `train.steps` is made shorter than the preset's warm-up and cool-down together, those of the two that are not
+    given take the share of the run that they have in the preset; `notes` of the configuration says so.
     """
-    name, tree = _read_preset(preset, presets, seen=())
-    if file is not None:
-        tree = _merge(tree, _read_yaml(file))
-    for word in overrides:
+    name, base = _read_preset(preset, presets, seen=())
+    given = {} if file is None else _read_yaml(file)
+    words = list(overrides)
+    for word in words:
         if word.startswith("preset="):
             raise ValueError(f"{word!r}: a preset is chosen by --preset {word.partition('=')[2]}")
-        tree = _merge(tree, _parse_override(word))
-    tree["preset"] = name
-    config = build(tree)
+    given = _overridden(given, words)
+    config = _with_schedule_that_fits(base, given, build(_merge(base, given) | {"preset": name}))
     known = set(valid_keys())
     for unverified in config.unverified:
         if unverified not in known:
@@ -51,6 +66,7 @@ def load_config(
 
 def build(tree: dict[str, Any]) -> Config:
     """A :class:`Config` from nested plain values. Raises ValueError with one line for each mistake."""
+    tree = _with_lists(_with_new_names(tree))
     _refuse_booleans(tree)
     try:
         return _ADAPTER.validate_python(tree)
@@ -60,12 +76,50 @@ def build(tree: dict[str, Any]) -> Config:
         raise ValueError("configuration:\n  " + "\n  ".join(lines)) from None
 
 
+def read_config(path: Path) -> Config:
+    """The configuration in a file that :func:`to_yaml` wrote. Raises ValueError as :func:`load_config` does."""
+    try:
+        return build(_read_yaml(path))
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from None
+
+
 def override(config: Config, words: Iterable[str]) -> Config:
     """A configuration with words `section.key=value` applied. Raises ValueError as :func:`load_config` does."""
-    tree = to_dict(config)
-    for word in words:
-        tree = _merge(tree, _parse_override(word))
-    return build(tree)
+    return build(_overridden(to_dict(config), list(words)))
+
+
+def check_words(words: Sequence[str]) -> None:
+    """Refuse words that are no `section.key=value`, and lists that a shell has taken apart. Raises ValueError."""
+    lists = {dotted for dotted, kind, *_ in describe() if kind.startswith("list[")}
+    plain: dict[str, list[str]] = {}
+    before = ""
+    for position, word in enumerate(words):
+        dotted, equals, text = word.partition("=")
+        if equals and dotted:
+            before = dotted
+            if dotted in lists and not text.lstrip().startswith("["):
+                plain.setdefault(dotted, []).append(text)
+            continue
+        if before in plain and words[position - 1].startswith(f"{before}="):
+            strays = [other for other in words[position:] if "=" not in other]
+            values = [plain[before][-1], *strays]
+            raise ValueError(f"{word!r} after {words[position - 1]!r}: {_quote_list(before, values)}")
+        raise ValueError(f"{word!r} is not an override; write section.key=value, as in optim.lr=3e-4")
+    for dotted, values in plain.items():
+        if len(values) > 1:
+            raise ValueError(
+                f"{dotted} is given {len(values)} times, and only the last would count: put a pattern with braces "
+                f"into quotes, or {_quote_list(dotted, values)}"
+            )
+
+
+def with_new_name(word: str) -> str:
+    """A word `section.key=value` with its key and value under their present names."""
+    dotted, equals, value = word.partition("=")
+    if dotted.startswith("kernels."):
+        value = RENAMED_BACKENDS.get(value.strip(), value)
+    return f"{RENAMED.get(dotted, dotted)}{equals}{value}"
 
 
 def to_dict(config: Config) -> dict[str, Any]:
@@ -79,20 +133,28 @@ def to_yaml(config: Config) -> str:
 
 
 def valid_keys() -> list[str]:
-    """Every dotted key, sections left out."""
-    return [dotted for dotted, *_ in describe()]
+    """Every dotted key, sections and the keys of list entries left out."""
+    return [dotted for dotted, *_ in describe() if "[]" not in dotted]
 
 
 def describe() -> Iterator[tuple[str, str, str, str]]:
-    """(dotted key, type, default, meaning) of every key, in order: the source of the configuration reference."""
-    yield from _describe(Config, "")
+    """(dotted key, type, default, meaning) of every key, in order: the source of the configuration reference.
+
+    The keys of a list's entries follow the list, as `optim.rules[].lr`.
+    """
+    yield from _rows()
+
+
+@functools.cache
+def _rows() -> tuple[tuple[str, str, str, str], ...]:
+    return tuple(_describe(Config, ""))
 
 
 def reference_markdown() -> str:
     """The configuration reference as a Markdown table, one section a table."""
     rows, section = [], None
     for dotted, kind, default, doc in describe():
-        head = dotted.rsplit(".", 1)[0] if "." in dotted else "(top)"
+        head = dotted.partition("[]")[0].rsplit(".", 1)[0] if "." in dotted else "(top)"
         if head != section:
             rows += ["", f"**`{head}`**", "", "| key | type | default | meaning |", "|---|---|---|---|"]
             section = head
@@ -101,7 +163,7 @@ def reference_markdown() -> str:
     return "\n".join(rows).strip() + "\n"
 
 
-def _describe(cls: type, prefix: str) -> Iterator[tuple[str, str, str, str]]:
+def _describe(cls: Any, prefix: str) -> Iterator[tuple[str, str, str, str]]:
     hints = typing.get_type_hints(cls)
     for field in dataclasses.fields(cls):
         hint, dotted = hints[field.name], prefix + field.name
@@ -110,8 +172,11 @@ def _describe(cls: type, prefix: str) -> Iterator[tuple[str, str, str, str]]:
             continue
         info = cls.__pydantic_fields__[field.name]
         default = info.get_default(call_default_factory=True)
-        shown = "null" if default is None else _flow(default)
+        shown = "required" if info.is_required() else "null" if default is None else _flow(default)
         yield dotted, _type_name(hint), shown, info.description or ""
+        for entry in typing.get_args(hint) if typing.get_origin(hint) is list else ():
+            if dataclasses.is_dataclass(entry):
+                yield from _describe(entry, dotted + "[].")
 
 
 def _flow(value: Any) -> str:
@@ -128,6 +193,23 @@ def _type_name(hint: Any) -> str:
     if origin in (list, tuple):
         return f"{origin.__name__}[{', '.join(_type_name(a) for a in typing.get_args(hint))}]"
     return "null" if hint is type(None) else hint.__name__
+
+
+def _with_schedule_that_fits(base: dict[str, Any], given: dict[str, Any], config: Config) -> Config:
+    """`config`, which is `base` with `given` laid over it, its warm-up and cool-down scaled where they must be."""
+    optim, steps = config.optim, config.train.steps
+    if optim.warmup_steps + optim.cooldown_steps <= steps or "steps" not in (given.get("train") or {}):
+        return config
+    before = build(base)
+    scaled = {}
+    for name in ("warmup_steps", "cooldown_steps"):
+        if name not in (given.get("optim") or {}) and steps < before.train.steps:
+            scaled[name] = getattr(optim, name) * steps // before.train.steps
+    if not scaled:
+        return config
+    changes = " and ".join(f"optim.{name} from {getattr(optim, name)} to {value}" for name, value in scaled.items())
+    note = f"train.steps={steps} is shorter than the preset's {before.train.steps}: {changes}, in proportion"
+    return dataclasses.replace(config, optim=dataclasses.replace(optim, **scaled), notes=[*config.notes, note])
 
 
 def _read_preset(preset: str | Path, folder: Path, seen: tuple[Path, ...]) -> tuple[str, dict[str, Any]]:
@@ -155,13 +237,18 @@ def _read_yaml(path: Path) -> dict[str, Any]:
         raise ValueError(f"{path} is not valid YAML: {error}") from None
     if not isinstance(tree, dict):
         raise ValueError(f"{path} must hold a mapping of sections, not {type(tree).__name__}")
+    return _with_new_names(tree)
+
+
+def _overridden(tree: dict[str, Any], words: Sequence[str]) -> dict[str, Any]:
+    check_words(words)
+    for word in words:
+        tree = _merge(tree, _parse_override(word))
     return tree
 
 
 def _parse_override(word: str) -> dict[str, Any]:
-    dotted, equals, text = word.partition("=")
-    if not equals or not dotted:
-        raise ValueError(f"{word!r} is not an override; write section.key=value, as in optim.lr=3e-4")
+    dotted, _, text = word.partition("=")
     try:
         value = yaml.safe_load(text)
     except yaml.YAMLError as error:
@@ -169,7 +256,13 @@ def _parse_override(word: str) -> dict[str, Any]:
         raise ValueError(f"{word!r}: the value is not valid YAML{hint}: {error}") from None
     for part in reversed(dotted.split(".")):
         value = {part: value}
-    return value
+    return _with_new_names(value)
+
+
+def _quote_list(dotted: str, values: Sequence[str]) -> str:
+    """How to write several values of a key, for the end of a message."""
+    plain = [yaml.safe_load(value) if re.fullmatch(r"\d+", value) else value for value in values]
+    return f"write one list in quotes: {shlex.quote(f'{dotted}={json.dumps(plain, ensure_ascii=False)}')}"
 
 
 def _merge(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
@@ -179,6 +272,41 @@ def _merge(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
         both = isinstance(value, dict) and isinstance(out.get(name), dict)
         out[name] = _merge(out[name], value) if both else value
     return out
+
+
+def _with_new_names(tree: dict[str, Any]) -> dict[str, Any]:
+    """`tree` with keys and backends under their present names; a key given under both names is left to be refused."""
+    for old, new in RENAMED.items():
+        (section, before), after = old.split("."), new.rsplit(".", 1)[1]
+        inside = tree.get(section)
+        if isinstance(inside, dict) and before in inside and after not in inside:
+            tree = tree | {section: {after if name == before else name: value for name, value in inside.items()}}
+    kernels = tree.get("kernels")
+    if isinstance(kernels, dict):
+        given = kernels.items()
+        tree = tree | {"kernels": {op: RENAMED_BACKENDS.get(str(name), name) for op, name in given}}
+    return tree
+
+
+def _with_lists(tree: dict[str, Any]) -> dict[str, Any]:
+    """`tree` with a single value, where a list of plain values is expected, as a list of one.
+
+    Raises ValueError for text with a comma outside braces: it may be a name with a comma, or several names.
+    """
+    for dotted, kind, *_ in describe():
+        section, _, name = dotted.rpartition(".")
+        inside = tree.get(section)
+        if not (kind.startswith("list[") and isinstance(inside, dict)) or kind == "list[ParameterRule]":
+            continue
+        value = inside.get(name)
+        if isinstance(value, bool) or not isinstance(value, str | int | float):
+            continue
+        if isinstance(value, str) and "," in re.sub(r"\{[^{}]*\}", "", value):
+            several = _quote_list(dotted, [part.strip() for part in value.split(",")])
+            single = shlex.quote(f"{dotted}={json.dumps([value], ensure_ascii=False)}")
+            raise ValueError(f"configuration:\n  {dotted}={value}: {several}; a name with a comma: {single}")
+        tree = tree | {section: inside | {name: [value]}}
+    return tree
 
 
 def _refuse_booleans(tree: dict[str, Any]) -> None:
@@ -195,9 +323,7 @@ def _explain(item: Any, known: set[str]) -> str:
     dotted = ".".join(str(part) for part in item["loc"])
     if item["type"] == "unexpected_keyword_argument":
         return f"unknown key {dotted!r}{_nearest(dotted, known)}"
-    lone = item["type"] == "list_type" and isinstance(item["input"], str)
-    way_out = f"; write {dotted}=[{item['input']!r}]" if lone else ""
-    return f"{dotted}={item['input']!r}: {item['msg'][0].lower()}{item['msg'][1:]}{way_out}"
+    return f"{dotted}={item['input']!r}: {item['msg'][0].lower()}{item['msg'][1:]}"
 
 
 def _nearest(word: str, known: Iterable[str]) -> str:

@@ -6,6 +6,7 @@ import os
 import time
 
 STOPPED_BY_SIGNAL = 75  # exit status, EX_TEMPFAIL of sysexits.h: run it again
+PAUSE = 5.0  # seconds: longer than the launcher needs to notice that a rank has left
 
 
 class RunStopped(RuntimeError):
@@ -19,12 +20,11 @@ class RunInterrupted(Exception):
     """A signal asked for the end; a checkpoint of the last step is written, and the message names it."""
 
 
-def speaks() -> bool:
-    """Whether this process tells of a mistake that all ranks of a machine find alike: the first one there does.
+def defer_to_first_rank() -> None:
+    """Call it before a user's mistake is printed that all ranks of a machine find: the first one prints it alone.
 
-    The others give it time before they leave, because a launcher ends all ranks when the first one has left.
+    The other ranks wait here. The launcher ends them as soon as the first rank has left, so that they print only what
+    the first rank did not find.
     """
-    if os.environ.get("LOCAL_RANK", "0") == "0":
-        return True
-    time.sleep(3.0)
-    return False
+    if os.environ.get("LOCAL_RANK", "0") != "0":
+        time.sleep(PAUSE)

@@ -8,6 +8,7 @@ which part.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -16,6 +17,7 @@ from torch import Tensor
 
 import silc_kernels
 from silc.config import Config
+from silc.distributed import all_reduce_mean_
 
 
 @dataclass(frozen=True)
@@ -87,18 +89,26 @@ def contrastive(
 def teacher_statistics(
     bottleneck: Tensor, weight: Tensor, center: Tensor, temp: float, rows: int = 256
 ) -> dict[str, Tensor]:
-    """Collapse monitors over at most `rows` teacher outputs: entropy (nats), KL to uniform, feature std.
+    """Collapse monitors over the teacher outputs of a whole batch: entropy (nats), KL to uniform, feature std.
 
-    bottleneck: [T, n, d] normalised features; weight: [K, d]; center: [K]. Entropy 0 is a one-hot teacher, log K a
-    uniform one; both are collapse. feature_std is the mean standard deviation over samples of the normalised features,
-    1/sqrt(d) when they are spread.
+    bottleneck: [T, n, d] normalised features of this rank's share of the batch, all of its micro-batches; weight:
+    [K, d]; center: [K]. A rank with more than `rows` outputs takes that many of them, evenly spaced; the result is over
+    those of all ranks (collective, one small reduction).
+
+    Entropy 0 is a one-hot teacher, log K a uniform one; both are collapse. feature_std is the mean standard deviation
+    over samples of the normalised features, 1/sqrt(d) when they are spread.
     """
-    flat = bottleneck.flatten(0, 1)[:rows].float()
+    flat = bottleneck.flatten(0, 1)
+    if len(flat) > rows:
+        flat = flat[torch.arange(rows, device=flat.device) * len(flat) // rows]
+    flat = flat.float()
     logp = F.log_softmax((flat @ weight.float().T - center) / temp, dim=-1)
     entropy = -(logp.exp() * logp).sum(-1).mean()
-    top = torch.log(torch.tensor(float(weight.shape[0]), device=flat.device))
+    wide = flat.double()  # so that the difference of two nearly equal moments is exact enough for collapsed features
+    moments = torch.cat([entropy.double().view(1), wide.mean(0), wide.square().mean(0)])
+    entropy, means, squares = all_reduce_mean_(moments).split([1, flat.shape[1], flat.shape[1]])
     return {
-        "teacher_entropy": entropy,
-        "teacher_kl_uniform": top - entropy,
-        "feature_std": flat.std(0, unbiased=False).mean(),
+        "teacher_entropy": entropy[0],
+        "teacher_kl_uniform": math.log(weight.shape[0]) - entropy[0],
+        "feature_std": (squares - means.square()).clamp(min=0).sqrt().mean(),
     }

@@ -11,7 +11,7 @@ fp32 the fragments are views of the working copy, which costs nothing more.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -22,7 +22,7 @@ from silc.config import Config
 from silc.distributed import all_gather_objects
 from silc.model.head import PrototypeHead
 from silc.model.silc import compile_blocks
-from silc.model.vision import VisionTower
+from silc.model.vision import Pixels, VisionTower
 
 
 @dataclass(frozen=True)
@@ -124,9 +124,7 @@ def build_teacher(
             config.model.vision,
             attention=config.model.attention,
             checkpoint_activations=False,
-            patch_backend=config.kernels.patch_embed,
-            mean=config.data.mean,
-            std=config.data.std,
+            pixels=Pixels.of(config),
         )
     head = PrototypeHead(config.model.vision.width, config.model.head)
     teacher = EmaTeacher(vision, head, fragments, dtype=dtype, device=device)
@@ -150,7 +148,7 @@ class _Layout:
         """Views of this rank's parts in the working copy."""
         return list(self._views(self._own, self._working))
 
-    def gather(self, own: list[Tensor], into: dict[str, Tensor]) -> None:
+    def gather(self, own: list[Tensor], into: Mapping[str, Tensor]) -> None:
         """Write every rank's parts (this rank's are `own`) into the flattened tensors `into`, in their dtype."""
         if len(self._ranks) == 1:
             _copy(list(self._views(self._own, into)), own)
@@ -165,7 +163,7 @@ class _Layout:
             _copy(list(self._views(parts, into)), list(_cut(piece, parts)))
 
     @staticmethod
-    def _views(parts: list[tuple[str, int, int]], tensors: dict[str, Tensor]) -> Iterator[Tensor]:
+    def _views(parts: list[tuple[str, int, int]], tensors: Mapping[str, Tensor]) -> Iterator[Tensor]:
         for name, start, numel in parts:
             yield tensors[name].detach().view(-1).narrow(0, start, numel)
 

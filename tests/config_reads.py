@@ -2,27 +2,34 @@
 
 A read is `x.key` where `x` is known to be the key's section: a parameter annotated with the section's class, a name or
 `self` attribute assigned from one, an attribute named `config` (`job.config`), or a chain from any of them
-(`config.views.flip`, `views.flip`, `self._views.flip`). A property of Config counts with what it reads, where it is
-read itself.
+(`config.views.flip`, `views.flip`, `self._views.flip`). A property or method of a section counts with what it reads,
+where it is read itself.
 """
 
 from __future__ import annotations
 
 import ast
 import dataclasses
+import types
 import typing
 from collections.abc import Iterator
 from pathlib import Path
 
 from silc import config as config_module
-from silc.config import Config
 
 Key = tuple[str, str]  # class, field
+
+CONFIGURATION = ("silc/config.py", "silc/config_rules.py", "silc/config_io.py")  # a key that only these read is unused
 
 SECTIONS = {
     name: cls for name, cls in vars(config_module).items() if dataclasses.is_dataclass(cls) and isinstance(cls, type)
 }
-PROPERTIES = {name for name, value in vars(Config).items() if isinstance(value, property)}
+MEMBERS = {  # properties and methods
+    (section, name)
+    for section, cls in SECTIONS.items()
+    for name, value in vars(cls).items()
+    if isinstance(value, property | types.FunctionType) and not name.startswith("_")
+}
 
 
 def fields() -> set[Key]:
@@ -48,7 +55,7 @@ class _Reads(ast.NodeVisitor):
 
     def __init__(self, self_type: str | None = None) -> None:
         self.keys: set[Key] = set()
-        self.properties: set[str] = set()
+        self.members: set[Key] = set()
         self._names: list[dict[str, str | None]] = [{}]
         self._self: dict[str, str] = {}
         self._self_type = self_type
@@ -73,8 +80,8 @@ class _Reads(ast.NodeVisitor):
         if owner and isinstance(node.ctx, ast.Load):
             if (owner, node.attr) in TYPES:
                 self.keys.add((owner, node.attr))
-            elif owner == "Config" and node.attr in PROPERTIES:
-                self.properties.add(node.attr)
+            elif (owner, node.attr) in MEMBERS:
+                self.members.add((owner, node.attr))
         self.generic_visit(node)
 
     def visit_ClassDef(self, node: ast.ClassDef) -> None:
@@ -131,23 +138,24 @@ class _Reads(ast.NodeVisitor):
 def _modules(root: Path) -> Iterator[Path]:
     for folder in ("silc", "launch", "kernels"):
         for path in sorted((root / folder).rglob("*.py")):
-            if path.relative_to(root).as_posix() not in ("silc/config.py", "silc/config_io.py"):
+            if path.relative_to(root).as_posix() not in CONFIGURATION:
                 yield path
 
 
 def reads(root: Path) -> set[Key]:
-    """Every key read outside silc/config.py and silc/config_io.py, directly or through a property of Config."""
+    """Every key read outside CONFIGURATION, directly or through a member of a section."""
     keys: set[Key] = set()
-    properties: set[str] = set()
+    members: set[Key] = set()
     for path in _modules(root):
         found = _Reads()
         found.visit(ast.parse(path.read_text(encoding="utf-8")))
         keys |= found.keys
-        properties |= found.properties
+        members |= found.members
     tree = ast.parse((root / "silc/config.py").read_text(encoding="utf-8"))
-    for node in ast.walk(tree):
-        if isinstance(node, ast.FunctionDef) and node.name in properties:
-            found = _Reads(self_type="Config")
-            found.visit(node)
-            keys |= found.keys
+    for section in (node for node in tree.body if isinstance(node, ast.ClassDef)):
+        for node in section.body:
+            if isinstance(node, ast.FunctionDef) and (section.name, node.name) in members:
+                found = _Reads(self_type=section.name)
+                found.visit(node)
+                keys |= found.keys
     return keys

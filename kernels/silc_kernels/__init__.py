@@ -1,27 +1,21 @@
 """The ops of SILC that eager code makes expensive: each with one public face, and backends behind a dispatcher."""
 
-from . import reference
-from .backends import register_all
-from .center import center_update
+from .common.dispatch import report
 from .contrastive import contrastive_loss
-from .dispatch import report
-from .distill import distill_head_loss, distill_loss
-from .multi_crop import MultiCropPatchEmbed
-from .packed import PackedLayout
-from .patches import patch_embed
-from .positions import resize_positions
+from .distill import center_update, distill_head_loss, distill_loss
+from .patch_embedding import MultiCropPatchEmbed, PackedLayout, patch_embed, resize_positions
 
-register_all()
+__version__ = "0.1.0"
 
 __all__ = [
     "MultiCropPatchEmbed",
     "PackedLayout",
+    "__version__",
     "center_update",
     "contrastive_loss",
     "distill_head_loss",
     "distill_loss",
     "patch_embed",
-    "reference",
     "report",
     "resize_positions",
 ]

@@ -1,94 +1,160 @@
-"""What the runs found, as a page of markdown, a page with curves that opens offline, and a CSV of every figure."""
+"""What the runs measured: claims.md, claims.html with curves, which opens offline, and claims.csv with every metric."""
 
 from __future__ import annotations
 
 import csv
-import html
-import re
-from collections.abc import Sequence
-from dataclasses import asdict, fields
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
-from silc.claims.figures import CLAIMS, Figure, Mean, gain, mean, of, slope, steeper, verdict
-from silc.claims.plan import ARMS, MEANING, SILC
-from silc.evaluate.plots import chart
-from silc.evaluate.report import STYLE
+from markdown_it import MarkdownIt
 
-BASELINES = [arm for arm in ARMS if arm != SILC]
+from silc.claims.metrics import CLAIMS, Mean, Measurement, gain, mean, select, slope, steeper, verdict
+from silc.claims.plan import MEANING, SILC, VARIANTS
+from silc.evaluate.report.charts import Chart, chart
+from silc.evaluate.report.rendering import render, save
 
-
-def _measured(figures: Sequence[Figure]) -> dict[tuple[str, str], str]:
-    """Those of CLAIMS that some run has a figure for: data may not serve every task."""
-    there = {(figure.task, figure.figure) for figure in figures}
-    return {claim: name for claim, name in CLAIMS.items() if claim in there}
+TEMPLATES = Path(__file__).parent / "templates"
+BASELINES = [variant for variant in VARIANTS if variant != SILC]
 
 
-def write(figures: Sequence[Figure], title: str, about: Sequence[str], out: Path) -> None:
+@dataclass(frozen=True)
+class Table:
+    """Cells as text; the first of a row names it."""
+
+    head: list[str]
+    rows: list[list[str]]
+
+
+@dataclass(frozen=True)
+class Section:
+    """A heading and its tables."""
+
+    title: str
+    tables: list[Table]
+
+
+def write(measured: Sequence[Measurement], title: str, about: Sequence[str], out: Path, *, command: str) -> None:
     """claims.csv, claims.md and claims.html in the folder `out`.
 
     Args:
-        figures: of all runs.
+        measured: of all runs.
         title: of the pages.
-        about: sentences on how they were made.
+        about: sentences on how they were made, plain text.
         out: exists.
+        command: the last call, as one could type it.
     """
     with (out / "claims.csv").open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, [field.name for field in fields(Figure)], lineterminator="\n")
+        writer = csv.DictWriter(file, [field.name for field in fields(Measurement)], lineterminator="\n")
         writer.writeheader()
-        writer.writerows(asdict(figure) for figure in figures)
-    text = markdown(figures, title, about)
-    (out / "claims.md").write_text(text, encoding="utf-8")
-    (out / "claims.html").write_text(page(text, title, curves(figures)), encoding="utf-8")
+        writer.writerows(asdict(one) for one in measured)
+    save(out / "claims.md", markdown(measured, title, about, command))
+    save(out / "claims.html", page(measured, title, about, command))
 
 
-def markdown(figures: Sequence[Figure], title: str, about: Sequence[str]) -> str:
-    """The tables: each figure by arm, what SILC gains, how each arm scales, what each arm cost."""
-    sizes = sorted({figure.pairs for figure in figures})
-    lines = [f"# {title}", "", *(f"{sentence}  " for sentence in about), ""]
-    lines += [f"- **{arm}**: {MEANING[arm]}" for arm in ARMS] + [""]
+def markdown(measured: Sequence[Measurement], title: str, about: Sequence[str], command: str) -> str:
+    """The tables: each metric by variant, what SILC gains, how each variant scales, what each variant cost."""
+    return _introduction(title, about, command) + "\n" + _tables(measured)
+
+
+def page(measured: Sequence[Measurement], title: str, about: Sequence[str], command: str) -> str:
+    """The same as HTML, with curves between the introduction and the tables."""
+    return render(
+        "claims.html.j2",
+        TEMPLATES,
+        title=title,
+        introduction=_html(_introduction(title, about, command)),
+        charts=curves(measured),
+        tables=_html(_tables(measured)),
+    )
+
+
+def curves(measured: Sequence[Measurement]) -> list[Chart]:
+    """For each claim its metric, mean over seeds, against the pairs that SILC sees, by doublings; a line a variant."""
+    sizes = sorted({one.pairs for one in measured})
+    charts = []
+    for claim, name in _claims(measured).items():
+        lines = {
+            variant: [
+                (pairs, mean([one.value for one in found.values()]).value)
+                for pairs in sizes
+                if (found := select(measured, variant, claim, pairs))
+            ]
+            for variant in VARIANTS
+        }
+        charts.append(chart(name, lines, from_zero=True, unit="pairs", doublings=True))
+    return [one for one in charts if one is not None]
+
+
+def _introduction(title: str, about: Sequence[str], command: str) -> str:
+    meaning = {variant: MEANING[variant] for variant in VARIANTS}
+    return render("introduction.md.j2", TEMPLATES, title=title, about=about, command=command, meaning=meaning)
+
+
+def _tables(measured: Sequence[Measurement]) -> str:
+    return render("tables.md.j2", TEMPLATES, sections=list(_sections(measured)))
+
+
+def _html(text: str) -> str:
+    """Markdown as HTML. HTML inside the Markdown is text; a wide table scrolls."""
+    parser = MarkdownIt("commonmark", {"html": False}).enable("table")
+    parser.add_render_rule("table_open", lambda *_: '<div class="scroll"><table>')
+    parser.add_render_rule("table_close", lambda *_: "</table></div>")
+    return parser.render(text)
+
+
+def _claims(measured: Sequence[Measurement]) -> dict[tuple[str, str], str]:
+    """Those of CLAIMS that some run has a metric for: data may not serve every task."""
+    known = {(one.task, one.metric) for one in measured}
+    return {claim: name for claim, name in CLAIMS.items() if claim in known}
+
+
+def _sections(measured: Sequence[Measurement]) -> Iterator[Section]:
+    sizes = sorted({one.pairs for one in measured})
     for pairs in reversed(sizes):
-        lines += [f"## After {pairs:,} pairs", "", *_values(figures, pairs), "", *_gains(figures, pairs), ""]
+        yield Section(f"After {pairs:,} pairs", [_values(measured, pairs), _gains(measured, pairs)])
     if len(sizes) > 1:
-        lines += ["## Scaling: what a doubling of the pairs adds", "", *_scaling(figures), ""]
-    return "\n".join([*lines, "## What each run cost", "", *_costs(figures), ""])
+        yield Section("Scaling: what a doubling of the pairs adds", [_scaling(measured)])
+    yield Section("What each run cost", [_costs(measured)])
 
 
-def _values(figures: Sequence[Figure], pairs: int) -> list[str]:
+def _values(measured: Sequence[Measurement], pairs: int) -> Table:
     rows = []
-    for claim, name in _measured(figures).items():
-        found = {arm: of(figures, arm, claim, pairs) for arm in ARMS}
-        chances = [figure.chance for each in found.values() for figure in each.values()]
-        guess = "" if not chances or chances[0] is None else f"{chances[0]:.4f}"
-        cells = [_cell(mean([figure.value for figure in each.values()]) if each else None) for each in found.values()]
-        rows.append([name, *cells, guess])
-    return _table(["figure", *ARMS, "chance"], rows)
+    for claim, name in _claims(measured).items():
+        found = [select(measured, variant, claim, pairs) for variant in VARIANTS]
+        chances = [one.chance for each in found for one in each.values()]
+        chance = "" if not chances or chances[0] is None else f"{chances[0]:.4f}"
+        cells = [_cell(mean([one.value for one in each.values()]) if each else None) for each in found]
+        rows.append([name, *cells, chance])
+    return Table(["metric", *VARIANTS, "chance"], rows)
 
 
-def _gains(figures: Sequence[Figure], pairs: int) -> list[str]:
+def _gains(measured: Sequence[Measurement], pairs: int) -> Table:
     rows = []
-    for claim, name in _measured(figures).items():
-        differences = [gain(figures, baseline, claim, pairs) for baseline in BASELINES]
+    for claim, name in _claims(measured).items():
+        differences = [gain(measured, baseline, claim, pairs) for baseline in BASELINES]
         rows.append([name, *(f"{_cell(each, sign=True)} ({verdict(each)})" for each in differences)])
-    return _table(["SILC less", *BASELINES], rows)
+    return Table(["SILC less", *BASELINES], rows)
 
 
-def _scaling(figures: Sequence[Figure]) -> list[str]:
+def _scaling(measured: Sequence[Measurement]) -> Table:
     rows = []
-    for claim, name in _measured(figures).items():
-        slopes = [list(slope(figures, arm, claim).values()) for arm in ARMS]
+    for claim, name in _claims(measured).items():
+        slopes = [list(slope(measured, variant, claim).values()) for variant in VARIANTS]
         cells = [_cell(mean(each) if each else None, sign=True) for each in slopes]
-        more = steeper(figures, "clip", claim)
+        more = steeper(measured, "clip", claim)
         rows.append([name, *cells, f"{_cell(more, sign=True)} ({verdict(more)})"])
-    return _table(["figure", *ARMS, "SILC less clip"], rows)
+    return Table(["metric", *VARIANTS, "SILC less clip"], rows)
 
 
-def _costs(figures: Sequence[Figure]) -> list[str]:
-    runs = {(f.pairs, f.arm): f for f in figures}
+def _costs(measured: Sequence[Measurement]) -> Table:
+    order = list(VARIANTS)
+    runs = {(one.pairs, order.index(one.variant)): one for one in measured}
     rows = [
-        [f"{pairs:,}", arm, str(figure.steps), f"{figure.seen:,}", f"{figure.flops / 1e12:,.1f}"]
-        for (pairs, arm), figure in sorted(runs.items(), key=lambda item: (item[0][0], list(ARMS).index(item[0][1])))
+        [f"{one.pairs:,}", one.variant, f"{one.steps:,}", f"{one.seen:,}", f"{one.flops / 1e12:,.1f}"]
+        for _, one in sorted(runs.items(), key=lambda item: item[0])
     ]
-    return _table(["after", "arm", "steps", "pairs seen", "TFLOP"], rows)
+    return Table(["after pairs", "variant", "steps", "pairs seen", "TFLOP"], rows)
 
 
 def _cell(value: Mean | None, *, sign: bool = False) -> str:
@@ -96,59 +162,3 @@ def _cell(value: Mean | None, *, sign: bool = False) -> str:
         return "-"
     error = "" if value.error is None else f" ± {value.error:.3f}"
     return f"{value.value:{'+' if sign else ''}.3f}{error}"
-
-
-def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
-    return [f"| {' | '.join(cells)} |" for cells in (head, ["---"] * len(head), *rows)]
-
-
-def curves(figures: Sequence[Figure]) -> str:
-    """A chart a claim: the figure, mean over seeds, against the pairs SILC sees, by doublings; a line an arm."""
-    sizes = sorted({figure.pairs for figure in figures})
-    charts = []
-    for claim, name in _measured(figures).items():
-        lines = {
-            arm: [
-                (pairs, mean([figure.value for figure in each.values()]).value)
-                for pairs in sizes
-                if (each := of(figures, arm, claim, pairs))
-            ]
-            for arm in ARMS
-        }
-        charts.append(chart(name, lines, from_zero=True, unit="pairs", doublings=True))
-    return f'<div class="curves">{"".join(charts)}</div>'
-
-
-def page(text: str, title: str, drawn: str) -> str:
-    """The markdown of this module as HTML, the curves before its first section."""
-    body, tables = [], []
-    for line in [*text.splitlines(), ""]:
-        if line.startswith("| "):
-            tables.append([_inline(cell) for cell in line.strip("| ").split(" | ")])
-            continue
-        if tables:
-            head, _, *rows = tables
-            cells = ["".join(f"<td>{cell}</td>" for cell in row) for row in rows]
-            top = "".join(f"<th>{cell}</th>" for cell in head)
-            inside = "".join(f"<tr>{row}</tr>" for row in cells)
-            body.append(
-                f'<div class="scroll"><table><thead><tr>{top}</tr></thead><tbody>{inside}</tbody></table></div>'
-            )
-            tables = []
-        if line.startswith("## "):
-            body += [drawn, f"<h2>{_inline(line[3:])}</h2>"]
-            drawn = ""
-        elif line.startswith("# "):
-            body.append(f"<h1>{_inline(line[2:])}</h1>")
-        elif line.strip():
-            body.append(f"<p>{_inline(line)}</p>")
-    return (
-        '<!doctype html><html lang="en"><head><meta charset="utf-8">'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f"<title>{html.escape(title)}</title><style>{STYLE}</style></head><body>{''.join(body)}</body></html>\n"
-    )
-
-
-def _inline(text: str) -> str:
-    bold = re.sub(r"\*\*(.+?)\*\*", r"<b>\1</b>", html.escape(text.removeprefix("- ").strip()))
-    return re.sub(r"`(.+?)`", r"<code>\1</code>", bold)

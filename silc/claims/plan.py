@@ -1,7 +1,7 @@
-"""Which runs answer the claims: each arm at each number of pairs with each seed, all by configuration alone.
+"""Which runs answer the claims: each variant at each number of pairs with each seed, all by configuration alone.
 
-The arms are the baselines of the paper and of its reviewers (arXiv 2310.13355, sections 4 and 5): what SILC gains over
-CLIP could come from the additional views, or from the additional work, and not from the distillation.
+The variants are SILC and the baselines of the paper and of its reviewers (arXiv 2310.13355, sections 4 and 5): what
+SILC gains over CLIP could come from the additional views, or from the additional work, and not from the distillation.
 """
 
 from __future__ import annotations
@@ -17,18 +17,18 @@ from silc.config import TASKS, Config
 from silc.train.estimate import step_flops
 
 SILC = "silc"
-SHOTS = 5  # pictures a class, of the few-shot figure in the tables
+SHOTS = 5  # images per class, of the few-shot metric in the tables
 _PLAIN = ("views.n_global=0", "views.n_local=0", "objective.distill=false", "objective.contrastive_views=original")
 _VIEWS = ("views.n_local=0", "objective.distill=false", "objective.contrastive_views=each_global")
-# Arm -> what it changes in a preset of SILC, as the presets of the baselines do.
-ARMS: dict[str, tuple[str, ...]] = {"clip": _PLAIN, "clip_views": _VIEWS, "clip_compute": _PLAIN, SILC: ()}
+# Variant -> what it changes in a preset of SILC, as the presets of the baselines do.
+VARIANTS: dict[str, tuple[str, ...]] = {"clip": _PLAIN, "clip_views": _VIEWS, "clip_compute": _PLAIN, SILC: ()}
 MEANING = {
     "clip": "plain CLIP, as many pairs",
     "clip_views": "CLIP on SILC's augmented global views, as many pairs",
     "clip_compute": "plain CLIP, trained longer: as many floating-point operations",
     SILC: "SILC",
 }
-# What the plan gives each run, so no one else may: with --pairs, --seeds, --out, or by the arm.
+# Keys that the plan sets for each run, and a user may not: from --pairs, --seeds, --out, or by the variant.
 OWN = ("train.steps", "train.seed", "train.out", "train.resume", *(word.partition("=")[0] for word in _PLAIN))
 
 
@@ -37,27 +37,28 @@ class Run:
     """One training.
 
     Attributes:
-        arm: key of ARMS.
-        pairs: SILC sees so many, a whole number of batches; `clip_compute` more.
+        variant: key of VARIANTS.
+        pairs: that SILC sees, a whole number of batches; `clip_compute` sees more.
         seed: of weights, data order and augmentation.
         config: resolved; its `train.out` is the run's folder.
     """
 
-    arm: str
+    variant: str
     pairs: int
     seed: int
     config: Config
 
     @property
     def folder(self) -> Path:
+        assert self.config.train.out is not None  # the plan names it
         return Path(self.config.train.out)
 
     @property
     def words(self) -> list[str]:
-        """What launch/train.py is given beside the preset."""
+        """Overrides for launch/train.py beside the preset."""
         train = self.config.train
         return [
-            *ARMS[self.arm],
+            *VARIANTS[self.variant],
             f"train.steps={train.steps}",
             f"train.seed={self.seed}",
             f"train.out={train.out}",
@@ -83,7 +84,7 @@ def runs(
     seeds: Sequence[int],
     out: Path,
 ) -> list[Run]:
-    """All runs, smallest first, so that there is something to see early.
+    """All runs, the smallest first, so that tables can be read early.
 
     Args:
         preset, presets, words: of SILC, as `config_io.load_config` takes them.
@@ -110,8 +111,8 @@ def runs(
             raise ValueError(f"--seeds {seed}: seeds are 0 or more")
     counts = sorted({round(count / batch) * batch for count in wanted})
     return [
-        _run(preset, presets, words, arm, count, seed, out)
-        for count, seed, arm in itertools.product(counts, dict.fromkeys(seeds), ARMS)
+        _run(preset, presets, words, variant, count, seed, out)
+        for count, seed, variant in itertools.product(counts, dict.fromkeys(seeds), VARIANTS)
     ]
 
 
@@ -126,30 +127,30 @@ def _refuse_own(config: Config, preset: Config) -> None:
 
 
 def _refuse_unseen(config: Config) -> None:
-    """What would leave the tables empty after all the training."""
+    """Raises ValueError for what would leave the tables empty after all the training."""
     if "student" not in config.eval.models:
         raise ValueError("eval.models has no student: CLIP has no teacher, so the tables compare students")
     if not config.eval.after:
         raise ValueError("eval.after is empty: nothing would be measured")
     if "fewshot" in config.eval.after and SHOTS not in config.eval.shots:
-        raise ValueError(f"eval.shots={config.eval.shots} lacks {SHOTS}, the pictures a class that the tables show")
+        raise ValueError(f"eval.shots={config.eval.shots} lacks {SHOTS}, the images per class that the tables show")
 
 
-def _run(preset: str, presets: Path, words: Sequence[str], arm: str, pairs: int, seed: int, out: Path) -> Run:
+def _run(preset: str, presets: Path, words: Sequence[str], variant: str, pairs: int, seed: int, out: Path) -> Run:
     def load(*more: str) -> Config:
-        return config_io.load_config(preset, [*words, *ARMS[arm], *more], presets=presets)
+        return config_io.load_config(preset, [*words, *VARIANTS[variant], *more], presets=presets)
 
     silc = config_io.load_config(preset, words, presets=presets)
     steps = pairs // silc.train.global_batch
-    if arm == "clip_compute":
+    if variant == "clip_compute":
         steps = round(steps * step_flops(silc) / step_flops(load()))
-    folder = out / f"{arm}-{pairs}-seed{seed}"
+    folder = out / f"{variant}-{pairs}-seed{seed}"
     config = load(f"train.steps={steps}", f"train.seed={seed}", f"train.out={folder}", "train.resume=auto")
-    return Run(arm, pairs, seed, config)
+    return Run(variant, pairs, seed, config)
 
 
-def there(out: Path) -> tuple[set[int], set[int]]:
-    """Numbers of pairs and seeds that runs in `out` are of."""
+def pairs_and_seeds(out: Path) -> tuple[set[int], set[int]]:
+    """Numbers of pairs, and seeds, of the runs in the folder `out`."""
     names = [re.fullmatch(r"\w+-(\d+)-seed(\d+)", path.name) for path in out.glob("*-seed*")]
     return {int(name[1]) for name in names if name}, {int(name[2]) for name in names if name}
 

@@ -1,8 +1,8 @@
-"""Pictures and captions: tar shards in, batches of uint8 crops and tokens out.
+"""Images and captions: tar shards in, batches of uint8 crops and tokens out.
 
-``shards`` finds samples and reads their bytes, ``stream`` orders them, ``decode``, ``crops`` and ``tokenizer`` make
-tensors of them, ``loader`` hands out batches. For evaluation, ``splits`` and ``folders`` read pictures by number,
-``layouts`` knows the public data sets' folders.
+``shards`` finds samples and reads their bytes, ``stream`` orders them, ``decode``, ``crops`` and ``tokenizer`` turn
+them into tensors, ``loader`` yields batches. For evaluation, ``splits`` and ``folders`` read images by index, and
+``layouts`` opens the folders of public data sets.
 """
 
 from silc.data.batch import Batch, Skip

@@ -1,4 +1,4 @@
-"""What a rank gets for a step."""
+"""The training data of one rank for one step."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch import Tensor
 
 
 class Skip(NamedTuple):
-    """A sample that could not be used: shard/key, and why."""
+    """A sample that could not be used: its shard/key, and the reason."""
 
     key: str
     reason: str
@@ -19,16 +19,16 @@ class Skip(NamedTuple):
 
 @dataclass(frozen=True)
 class Batch:
-    """A rank's share of a global batch; b samples.
+    """A rank's share of a global batch: b samples.
 
     Attributes:
-        large: uint8 [b, n_original + n_global, 3, R, R]; the original, where there is one, comes first.
-        small: uint8 [b, n_local, 3, r, r]; None while there are no local crops.
+        large: uint8 [b, n_original + n_global, 3, R, R]; the original, if any, comes first.
+        small: uint8 [b, n_local, 3, r, r]; None without local crops.
         tokens: int64 [b, context_length].
         keys: shard/key of each sample, b of them.
         n_original: 0 or 1.
-        position: of the stream, after the last sample of the whole global batch: where a run goes on.
-        skipped: the samples this rank met in this batch and replaced by others.
+        position: in the stream, after the last sample of the whole global batch; a run continues from here.
+        skipped: unusable samples of this rank's share, which others replaced.
     """
 
     large: Tensor
@@ -43,7 +43,7 @@ class Batch:
         return len(self.keys)
 
     def split(self, size: int) -> list[Batch]:
-        """Micro-batches of `size` samples, which must divide the batch. What was skipped stays with the whole batch."""
+        """Micro-batches of `size` samples, which must divide the batch. `skipped` stays with the whole batch."""
         assert len(self) % size == 0
         small = [None] * (len(self) // size) if self.small is None else self.small.split(size)
         parts = zip(self.large.split(size), small, self.tokens.split(size), range(0, len(self), size), strict=True)
@@ -57,7 +57,7 @@ class Batch:
         return self._each(lambda tensor: tensor.to(device, non_blocking=non_blocking))
 
     def pin_memory(self) -> Batch:
-        """The batch in page-locked memory, from where copies to a GPU do not block. Called by the DataLoader."""
+        """The batch in page-locked memory, whose copies to a GPU do not block. Called by the DataLoader."""
         return self._each(Tensor.pin_memory)
 
     def _each(self, change: Callable[[Tensor], Tensor]) -> Batch:

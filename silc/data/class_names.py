@@ -1,7 +1,7 @@
-"""The classes of the public segmentation sets, in the order of their numbers, in words as they stand in prompts.
+"""The class names of public segmentation data sets, in the order of their numbers, as they are used in prompts.
 
-Names follow the sets' own lists; abbreviations without blanks are written out ("pottedplant": "potted plant"), and the
-"-other" and "-stuff" that tell COCO-Stuff's classes apart in its own list are left out or put in front.
+Names follow the data sets' own lists. Words that are run together are separated ("pottedplant": "potted plant"), and
+the suffixes "-other" and "-stuff" of COCO-Stuff's list are left out, or replaced by an adjective.
 """
 
 from __future__ import annotations
@@ -61,5 +61,5 @@ COCO_STUFF = _names("""
     brick wall, concrete wall, wall, wall panel, stone wall, tile wall, wood wall, water, water drops, window blind,
     window, wood
 """)
-# Numbers of the 182-entry list (from 0) that no picture has; the others, in order, are the 171 classes.
+# Numbers of the 182-entry list (from 0) that occur in no mask; the others, in order, are the 171 classes.
 COCO_STUFF_UNUSED = (11, 25, 28, 29, 44, 65, 67, 68, 70, 82, 90)

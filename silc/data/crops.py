@@ -1,9 +1,9 @@
-"""Views of a picture: the original, global crops and local crops; uint8 in, uint8 out.
+"""Views of an image: the original, global crops and local crops; uint8 in, uint8 out.
 
 Crops are drawn as Inception's (Szegedy et al. 2015; torchvision's RandomResizedCrop): an area, uniform in a range, as a
-fraction of the picture's, and an aspect ratio, log-uniform in 3/4 .. 4/3, are drawn until the box fits. SILC (arXiv
+fraction of the image's, and an aspect ratio, log-uniform in 3/4 .. 4/3, are drawn until the box fits. SILC (arXiv
 2310.13355) takes global crops of 0.4 to 1.0 of the area and local ones of 0.05 to 0.4, as DINO does, and flips some.
-All randomness comes in as a row of uniform numbers, so that a sample's crops are a function of its place in the stream.
+All randomness is given as a row of uniform numbers, so that a sample's crops are a function of its place in the stream.
 """
 
 from __future__ import annotations
@@ -19,23 +19,23 @@ from silc.data import photometric
 
 RATIO = (3 / 4, 4 / 3)
 TRIES = 10
-_GEOMETRY = 2 * TRIES + 3  # (area, ratio) a try; top, left, flip
-WIDTH = _GEOMETRY + photometric.WIDTH  # uniform numbers a crop takes
+_GEOMETRY = 2 * TRIES + 3  # (area, ratio) of each try; top, left, flip
+WIDTH = _GEOMETRY + photometric.WIDTH  # uniform numbers that a crop needs
 
 Box = tuple[int, int, int, int]  # top, left, height, width
 
 
 def crop_box(u: Sequence[float], height: int, width: int, area: tuple[float, float]) -> Box:
-    """A random box inside a picture.
+    """A random box inside an image.
 
     Args:
         u: at least 2 * TRIES + 2 uniform numbers.
-        height, width: of the picture, in pixels.
-        area: range of the box's area as a fraction of the picture's.
+        height, width: of the image, in pixels.
+        area: range of the box's area as a fraction of the image's.
 
     Returns:
-        top, left, height and width in pixels. Where no try fits (a very long picture), the central box of the nearest
-        allowed ratio.
+        top, left, height and width in pixels. Where no try fits (a very long or tall image), the central box of the
+        nearest allowed ratio.
     """
     low, high = math.log(RATIO[0]), math.log(RATIO[1])
     for t in range(0, 2 * TRIES, 2):
@@ -50,53 +50,53 @@ def crop_box(u: Sequence[float], height: int, width: int, area: tuple[float, flo
     return (height - h) // 2, (width - w) // 2, h, w
 
 
-def resize_into(out: Tensor, picture: Tensor) -> None:
-    """Write a picture [H, W, 3] uint8, resized (bicubic, antialiased), into out [3, R, R] uint8."""
-    # Channels last in memory is what torch's integer kernel is fast on.
-    resized = F.interpolate(picture.permute(2, 0, 1)[None], out.shape[1:], mode="bicubic", antialias=True)
+def resize_into(out: Tensor, image: Tensor) -> None:
+    """Write an image [H, W, 3] uint8, resized (bicubic, antialiased), into out [3, R, R] uint8."""
+    # torch's integer kernel is fastest with channels last in memory.
+    resized = F.interpolate(image.permute(2, 0, 1)[None], out.shape[1:], mode="bicubic", antialias=True)
     out.copy_(resized[0])
 
 
 class MultiCrop:
-    """The views of one picture, written into the tensors of a batch.
+    """The views of one image, written into the tensors of a batch.
 
     Args:
-        views: numbers, sizes and ranges of the crops.
-        n_original: 1 to put the whole picture, resized and nothing else, before the global crops.
+        views: number, sizes and ranges of the crops.
+        n_original: 1 to put the whole image, resized without other changes, before the global crops; or 0.
     """
 
     def __init__(self, views: ViewsConfig, n_original: int) -> None:
         self._views = views
         self._n_original = n_original
-        self.width = (views.n_global + views.n_local) * WIDTH  # uniform numbers a picture takes
+        self.width = (views.n_global + views.n_local) * WIDTH  # uniform numbers that an image needs
 
-    def __call__(self, picture: Tensor, row: Sequence[float], large: Tensor, small: Tensor | None) -> None:
+    def __call__(self, image: Tensor, row: Sequence[float], large: Tensor, small: Tensor | None) -> None:
         """Fill a sample's views.
 
         Args:
-            picture: uint8 [H, W, 3].
+            image: uint8 [H, W, 3].
             row: `width` uniform numbers; those of the global crops come first, so that they do not change with `small`.
             large: uint8 [n_original + n_global, 3, global_size, global_size].
             small: uint8 [n_local, 3, local_size, local_size], or None for no local crops.
         """
         views = self._views
-        picture = picture.contiguous()
+        image = image.contiguous()
         if self._n_original:
-            resize_into(large[0], picture)
+            resize_into(large[0], image)
         rows = [row[at : at + WIDTH] for at in range(0, self.width, WIDTH)]
         for i in range(views.n_global):
             recipe = photometric.GLOBAL[min(i, 1)]
-            self._crop(large[self._n_original + i], picture, rows[i], views.global_area, recipe)
+            self._crop(large[self._n_original + i], image, rows[i], views.global_area, recipe)
         if small is not None:
             for i in range(views.n_local):
-                self._crop(small[i], picture, rows[views.n_global + i], views.local_area, photometric.LOCAL)
+                self._crop(small[i], image, rows[views.n_global + i], views.local_area, photometric.LOCAL)
 
     def _crop(
-        self, out: Tensor, picture: Tensor, u: Sequence[float], area: tuple[float, float], recipe: photometric.Recipe
+        self, out: Tensor, image: Tensor, u: Sequence[float], area: tuple[float, float], recipe: photometric.Recipe
     ) -> None:
-        top, left, height, width = crop_box(u, picture.shape[0], picture.shape[1], area)
-        region = picture[top : top + height, left : left + width]
-        # flip copies, and so stands in for contiguous
+        top, left, height, width = crop_box(u, image.shape[0], image.shape[1], area)
+        region = image[top : top + height, left : left + width]
+        # flip copies, so that no contiguous is needed
         region = region.flip(1) if u[2 * TRIES + 2] < self._views.flip else region.contiguous()
         resize_into(out, region)
         if self._views.photometric:

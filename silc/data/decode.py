@@ -1,4 +1,4 @@
-"""Bytes to pictures and captions."""
+"""Decoding: bytes to images and captions."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from torchvision.io import ImageReadMode, decode_jpeg
 from silc.data.shards import Unreadable
 
 _STANDALONE = {0x01, *range(0xD0, 0xDA)}  # JPEG markers without a segment
-_FRAMES = {*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC}  # those that begin a frame header
+_FRAMES = {*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC}  # markers that begin a frame header
 
 
 def decode_caption(data: bytes | None) -> str:
-    """A caption's text, stripped. Raises Unreadable: none, not utf-8, or blank."""
+    """A caption's text, stripped. Raises Unreadable: no data, not utf-8, or blank."""
     if data is None:
         raise Unreadable("no caption")
     try:
@@ -29,17 +29,16 @@ def decode_caption(data: bytes | None) -> str:
     return caption
 
 
-def decode_picture(data: bytes | None, max_pixels: int) -> Tensor:
-    """A picture's RGB pixels, uint8 [H, W, 3]; what is transparent lies on white, 16 bits become 8.
+def decode_image(data: bytes | None, max_pixels: int) -> Tensor:
+    """An image's RGB pixels, uint8 [H, W, 3]; transparency is composited on white, 16 bits become 8.
 
     Raises:
-        Unreadable: none, not decodable, cut, or of more than `max_pixels` pixels (known from its header, before memory
-            is spent).
+        Unreadable: no data, not decodable, truncated, or of more than `max_pixels` pixels (which the header tells
+            before memory is allocated).
     """
     if data is None:
-        raise Unreadable("no picture")
-    # Decoders fed with arbitrary bytes raise nearly any exception; whichever it is, this picture is unusable and the
-    # next one is not.
+        raise Unreadable("no image")
+    # On arbitrary bytes decoders raise nearly any exception; whichever it is, only this one image is unusable.
     try:
         size = _jpeg_size(data)
         if size is None:
@@ -47,7 +46,7 @@ def decode_picture(data: bytes | None, max_pixels: int) -> Tensor:
                 _check_size(opened.size, max_pixels)
                 return torch.from_numpy(np.array(_rgb(opened)))
         _check_size(size, max_pixels)
-        # Twice as fast as Pillow, and it refuses a cut file where Pillow needs asking.
+        # Twice as fast as Pillow, and it refuses a truncated file.
         encoded = torch.frombuffer(bytearray(data), dtype=torch.uint8)
         return decode_jpeg(encoded, mode=ImageReadMode.RGB).permute(1, 2, 0)
     except Unreadable:
@@ -55,11 +54,16 @@ def decode_picture(data: bytes | None, max_pixels: int) -> Tensor:
     except Image.DecompressionBombError:
         raise Unreadable("too many pixels") from None
     except Exception:
-        raise Unreadable("undecodable picture") from None
+        raise Unreadable("undecodable image") from None
+
+
+def image_pixels(image: Image.Image) -> Tensor:
+    """RGB pixels of an opened image, uint8 [H, W, 3], by the same rules. Raises Unreadable, OSError."""
+    return torch.from_numpy(np.array(_rgb(image)))
 
 
 def _rgb(image: Image.Image) -> Image.Image:
-    """Pillow's own conversion clips deep greys, which makes them white, and shows what lies under transparency."""
+    """To RGB. Pillow's own conversion clips 16-bit greys to white, and ignores transparency."""
     if image.mode == "I" or image.mode.startswith("I;16"):
         values = np.asarray(image).astype(np.float64) / 257  # 65535 is white
         return Image.fromarray(values.round().clip(0, 255).astype(np.uint8)).convert("RGB")
@@ -80,7 +84,7 @@ def _check_size(size: tuple[int, int], max_pixels: int) -> None:
 
 
 def _jpeg_size(data: bytes) -> tuple[int, int] | None:
-    """(width, height) in a JPEG's frame header; None where the data is no JPEG or its markers are out of order."""
+    """(width, height) in a JPEG's frame header; None where the data is not a JPEG or its markers are malformed."""
     if data[:2] != b"\xff\xd8":
         return None
     at = 2

@@ -1,4 +1,4 @@
-"""Splits in folders: a folder of pictures a class, and folders of pictures beside folders of masks."""
+"""Splits in folders: one folder of images for each class, or folders of images and folders of their masks."""
 
 from __future__ import annotations
 
@@ -8,18 +8,18 @@ from pathlib import Path
 
 from torch import Tensor
 
-from silc.data.decode import decode_picture
+from silc.data.decode import decode_image
 from silc.data.shards import Unreadable
 from silc.data.splits import LABELS, MASKS, MaskRule, decode_mask
 
-PICTURES = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
+SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
 
 
 class ImageFolder:
-    """root/CLASS/*.jpg: the classes are the folders that are not hidden, in alphabetical order (as torchvision).
+    """root/CLASS/*.jpg: the classes are the folders that are not hidden, in alphabetical order (as in torchvision).
 
     Raises:
-        ValueError: no such folder, or no picture in it; a class list of another length.
+        ValueError: no such folder, or no image in it.
     """
 
     has = frozenset({LABELS})
@@ -27,38 +27,38 @@ class ImageFolder:
     def __init__(self, root: Path, *, title: str, max_pixels: int) -> None:
         self.title, self._root, self._max_pixels = title, root, max_pixels
         if not root.is_dir():
-            raise ValueError(f"{root} is no folder")
+            raise ValueError(f"{root} is not a folder")
         self.folders = class_folders(root)
         self._files = [
             (path, number)
             for number, folder in enumerate(self.folders)
             for path in sorted((root / folder).rglob("*"))
-            if path.suffix.lower() in PICTURES and not _hidden(path.relative_to(root))
+            if path.suffix.lower() in SUFFIXES and not _hidden(path.relative_to(root))
         ]
         if not self._files:
-            raise ValueError(f"{root} holds no picture in a folder of its class, as in {root}/dog/1.jpg")
+            raise ValueError(f"{root} has no image in a class folder, such as {root}/dog/1.jpg")
 
     def __len__(self) -> int:
         return len(self._files)
 
-    def key(self, number: int) -> str:
-        return str(self._files[number][0].relative_to(self._root))
+    def key(self, index: int) -> str:
+        return str(self._files[index][0].relative_to(self._root))
 
-    def picture(self, number: int) -> Tensor:
-        return decode_picture(_bytes(self._files[number][0]), self._max_pixels)
+    def image(self, index: int) -> Tensor:
+        return decode_image(_bytes(self._files[index][0]), self._max_pixels)
 
-    def label(self, number: int) -> int | None:
-        return self._files[number][1]
+    def label(self, index: int) -> int | None:
+        return self._files[index][1]
 
-    def captions(self, number: int) -> list[str]:
+    def captions(self, index: int) -> list[str]:
         return []
 
-    def mask(self, number: int) -> Tensor:
+    def mask(self, index: int) -> Tensor:
         raise Unreadable("no mask")
 
 
 def class_folders(root: Path) -> list[str]:
-    """Names of the folders in `root` that are not hidden, sorted; none where there is no such folder."""
+    """Sorted names of the folders in `root` that are not hidden; empty where `root` is not a folder."""
     if not root.is_dir():
         return []
     return sorted(path.name for path in root.iterdir() if path.is_dir() and not _hidden(Path(path.name)))
@@ -70,23 +70,23 @@ def _hidden(path: Path) -> bool:
 
 @dataclass(frozen=True)
 class Pair:
-    """A picture's file and its mask's."""
+    """The file of an image and that of its mask."""
 
     key: str
-    picture: Path
+    image: Path
     mask: Path
 
 
 class MaskFolder:
-    """Pictures with masks.
+    """Images with masks.
 
     Args:
         pairs: in order.
-        rule: from the values of a mask file to classes.
+        rule: turns the values of a mask file into classes.
         classes: their number.
 
     Raises:
-        ValueError: no pair, or a mask that is missing, with its name.
+        ValueError: no pair; an image or mask that is missing, named in the message.
     """
 
     has = frozenset({MASKS})
@@ -97,48 +97,48 @@ class MaskFolder:
         if not self._pairs:
             raise ValueError(f"{title}: the split is empty")
         for pair in self._pairs:
-            for path in (pair.picture, pair.mask):
+            for path in (pair.image, pair.mask):
                 if not path.is_file():
                     raise ValueError(f"{title}: {path} is missing")
 
     def __len__(self) -> int:
         return len(self._pairs)
 
-    def key(self, number: int) -> str:
-        return self._pairs[number].key
+    def key(self, index: int) -> str:
+        return self._pairs[index].key
 
-    def picture(self, number: int) -> Tensor:
-        return decode_picture(_bytes(self._pairs[number].picture), self._max_pixels)
+    def image(self, index: int) -> Tensor:
+        return decode_image(_bytes(self._pairs[index].image), self._max_pixels)
 
-    def label(self, number: int) -> int | None:
+    def label(self, index: int) -> int | None:
         return None
 
-    def captions(self, number: int) -> list[str]:
+    def captions(self, index: int) -> list[str]:
         return []
 
-    def mask(self, number: int) -> Tensor:
-        return decode_mask(_bytes(self._pairs[number].mask), self._rule, self._classes, self.key(number))
+    def mask(self, index: int) -> Tensor:
+        return decode_mask(_bytes(self._pairs[index].mask), self._rule, self._classes, self.key(index))
 
 
-def pairs_by_name(pictures: Path, masks: Path, picture_suffix: str, mask_suffix: str) -> list[Pair]:
-    """A pair for each mask `masks/**/NAME + mask_suffix`: its picture is `pictures/**/NAME + picture_suffix`.
+def pairs_by_name(images: Path, masks: Path, image_suffix: str, mask_suffix: str) -> list[Pair]:
+    """A pair for each mask `masks/**/NAME + mask_suffix`: its image is `images/**/NAME + image_suffix`.
 
     Raises ValueError for a folder that is missing.
     """
-    for folder in (pictures, masks):
+    for folder in (images, masks):
         if not folder.is_dir():
             raise ValueError(f"{folder} is missing")
     names = [path.relative_to(masks).as_posix() for path in sorted(masks.rglob(f"*{mask_suffix}"))]
     stems = [name.removesuffix(mask_suffix) for name in names]
-    return [Pair(stem, pictures / (stem + picture_suffix), masks / (stem + mask_suffix)) for stem in stems]
+    return [Pair(stem, images / (stem + image_suffix), masks / (stem + mask_suffix)) for stem in stems]
 
 
-def pairs_by_list(names: Path, pictures: Path, masks: Path) -> list[Pair]:
-    """A pair for each line of a file: `pictures/LINE.jpg`, `masks/LINE.png`. Raises ValueError for a missing file."""
+def pairs_by_list(names: Path, images: Path, masks: Path) -> list[Pair]:
+    """A pair for each line of a file: `images/LINE.jpg`, `masks/LINE.png`. Raises ValueError for a missing file."""
     if not names.is_file():
         raise ValueError(f"{names} is missing")
     stems = [line.strip() for line in names.read_text(encoding="utf-8").splitlines() if line.strip()]
-    return [Pair(stem, pictures / f"{stem}.jpg", masks / f"{stem}.png") for stem in stems]
+    return [Pair(stem, images / f"{stem}.jpg", masks / f"{stem}.png") for stem in stems]
 
 
 def _bytes(path: Path) -> bytes:

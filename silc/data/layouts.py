@@ -1,12 +1,12 @@
-"""Data sets by the name of their layout and their folder: `LAYOUT:FOLDER`, as in `ade20k:/data/ADEChallengeData2016`.
+"""Data sets named by their layout and folder: `LAYOUT:FOLDER`, such as `ade20k:/data/ADEChallengeData2016`.
 
     wds          CLIP_benchmark's: FOLDER/classnames.txt, zeroshot_classification_templates.txt ({c} is the name),
-                 {test,train}/nshards.txt and {0..n-1}.tar with a picture and `cls`, or `txt` with a caption a line
-    imagefolder  FOLDER/{val,validation,test,train}/CLASS/*.jpg, or FOLDER/CLASS/*.jpg; names: the
-                 folders', or eval.classes
-    ade20k       images/{training,validation}/*.jpg, annotations/{training,validation}/*.png (0: nothing, 1 to 150)
+                 {test,train}/nshards.txt and {0..n-1}.tar with an image and `cls`, or `txt` with a caption a line
+    imagefolder  FOLDER/{val,validation,test,train}/CLASS/*.jpg, or FOLDER/CLASS/*.jpg; class names: those of the
+                 folders, or eval.classes
+    ade20k       images/{training,validation}/*.jpg, annotations/{training,validation}/*.png (0: no class, 1 to 150)
     voc20        JPEGImages/*.jpg, SegmentationClass/*.png, ImageSets/Segmentation/{train,val}.txt; 0 is not counted
-    voc21        the same; 0 is the class "background", which competes by its name
+    voc21        the same; 0 is the class "background", which competes under that name
     context59    JPEGImages, SegmentationClassContext/*.png, ImageSets/SegmentationContext/{train,val}.txt
     context60    the same with "background", as voc21
     coco_stuff   images/{train2017,val2017}/*.jpg, annotations/{...}/*.png: *_labelTrainIds.png (0 to 170), or the
@@ -14,8 +14,8 @@
     cityscapes   leftImg8bit/{train,val}/CITY/*_leftImg8bit.png, gtFine/{...}/CITY/*_gtFine_labelTrainIds.png, or
                  *_gtFine_labelIds.png
 
-The left-out classes 255 (or what the layout says) are never counted. eval.classes names the classes of an imagefolder,
-and of a wds without classnames.txt; every other layout has its own list.
+Pixels of 255, or of another value that the layout leaves out, are never counted. eval.classes names the classes of an
+imagefolder, and of a wds without classnames.txt; every other layout has its own list.
 """
 
 from __future__ import annotations
@@ -23,41 +23,43 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from silc.config import DataConfig, is_prompt
+from silc.config import DataConfig
+from silc.config_rules import is_prompt
 from silc.data import class_names
 from silc.data.folders import ImageFolder, MaskFolder, Pair, class_folders, pairs_by_list, pairs_by_name
-from silc.data.splits import LABELS, DataSet, MaskRule, TarSplit, as_they_are, by_table, zero_is_nothing
+from silc.data.splits import LABELS, DataSet, MaskRule, TarSplit, by_table, numbered_from_one, numbered_from_zero
+from silc.text import plural
 
-NAMED_BACKGROUND = 'the background is a class and competes by its name, "background"'
+NAMED_BACKGROUND = 'the background is a class and competes under the name "background"'
 
 
 def read_names(path: Path, what: str) -> tuple[str, ...]:
-    """The lines of a file. Raises ValueError when it cannot be read or has none, or a blank one before its end."""
+    """The lines of a file, stripped. Raises ValueError when it cannot be read, is empty or has a blank line."""
     try:
         names = tuple(line.strip() for line in path.read_text(encoding="utf-8").rstrip().splitlines())
     except OSError as error:
         raise ValueError(f"cannot read {what}={path}: {error.strerror}") from None
     if not names:
-        raise ValueError(f"{what}={path} names nothing")
+        raise ValueError(f"{what}={path} is empty; write one name a line")
     if "" in names:
         raise ValueError(
-            f"{what}={path}: line {names.index('') + 1} is blank, and lines are counted as classes are; "
-            "remove it, or name the class"
+            f"{what}={path}: line {names.index('') + 1} is blank, and a class has the number of its line; "
+            "remove the line, or name the class"
         )
     return names
 
 
 def open_data_set(spec: str, config: DataConfig, classes: tuple[str, ...] | None) -> DataSet:
-    """The data set of a `LAYOUT:FOLDER`. classes: names for a layout that has no list of its own.
+    """The data set of a `LAYOUT:FOLDER`. classes: their names, for a layout without a list of its own.
 
     Raises ValueError: an unknown layout, a missing file, an empty split, a class list or a prompt that does not fit.
     """
     layout, colon, folder = spec.partition(":")
     if not colon or layout not in LAYOUTS:
-        raise ValueError(f"{spec!r} is no LAYOUT:FOLDER; layouts: {', '.join(LAYOUTS)}")
+        raise ValueError(f"{spec!r} is not of the form LAYOUT:FOLDER; layouts: {', '.join(LAYOUTS)}")
     root = Path(folder).expanduser()
     if not root.is_dir():
-        raise ValueError(f"{spec}: {root} is no folder")
+        raise ValueError(f"{spec}: {root} is not a folder")
     try:
         if layout in WITH_A_LIST:
             return WITH_A_LIST[layout](root, config)
@@ -82,7 +84,7 @@ def _wds(root: Path, config: DataConfig, classes: tuple[str, ...] | None) -> Dat
         else:
             shards = [str(root / split)]
         if not shards:
-            raise ValueError(f"the {split} split is empty: {counted} says 0")
+            raise ValueError(f"the {split} split is empty: {counted} contains 0")
         splits[split] = TarSplit(config, shards, title=f"{root.name} {split}", classes=len(names))
         _check_labels(splits[split], names)
     return DataSet(root.name, names, splits["test"], splits.get("train"), templates)
@@ -92,7 +94,7 @@ def _read_templates(path: Path) -> tuple[str, ...]:
     templates = tuple(line.replace("{c}", "{}") for line in read_names(path, path.name))
     for number, template in enumerate(templates, 1):
         if not is_prompt(template):
-            raise ValueError(f"{path}: line {number} must hold {{c}} once, for the class name, and no other brace")
+            raise ValueError(f"{path}: line {number} must contain {{c}} once, for the class name, and no other brace")
     return templates
 
 
@@ -100,17 +102,17 @@ def _check_labels(split: TarSplit, names: tuple[str, ...]) -> None:
     if LABELS not in split.has:
         return
     if not names:
-        raise ValueError("its pictures have labels, but there is no classnames.txt; give eval.classes")
+        raise ValueError("the images have labels, but there is no classnames.txt; give eval.classes")
     check_labels(split, len(names))
 
 
 def check_labels(split: TarSplit | ImageFolder, classes: int) -> None:
     """Raises ValueError for a label without a name."""
-    for number in range(len(split)):
-        label = split.label(number)
+    for index in range(len(split)):
+        label = split.label(index)
         if label is not None and not 0 <= label < classes:
             raise ValueError(
-                f"{split.title}: {split.key(number)} has class {label}, the class list names 0 to {classes - 1}; add "
+                f"{split.title}: {split.key(index)} has class {label}, the class list names 0 to {classes - 1}; add "
                 "the missing names"
             )
 
@@ -122,17 +124,17 @@ def _image_folder(root: Path, config: DataConfig, classes: tuple[str, ...] | Non
     held_out = next((name for name in ("val", "validation", "test") if (root / name).is_dir()), None)
     if held_out is None and class_folders(root / "train"):
         raise ValueError(
-            f"{root}/train has class folders, but there is no val, validation or test beside it; add one, or give "
-            f"imagefolder:{root}/train to measure on the pictures of train"
+            f"{root}/train has class folders, but there is no val, validation or test folder beside it; add one, "
+            f"or give imagefolder:{root}/train to measure on the images of train"
         )
     test = split(held_out or "")
     train = split("train") if held_out is not None and (root / "train").is_dir() else None
     if train is not None and train.folders != test.folders:
         odd = sorted(set(train.folders) ^ set(test.folders))
-        raise ValueError(f"{train.title} and {test.title} do not have the same classes: {', '.join(odd[:5])}")
+        raise ValueError(f"{train.title} and {test.title} have different class folders: {', '.join(odd[:5])}")
     names = classes or tuple(folder.replace("_", " ") for folder in test.folders)
     if len(names) != len(test.folders):
-        raise ValueError(f"{len(test.folders)} class folders, but eval.classes names {len(names)}")
+        raise ValueError(f"there are {plural(len(test.folders), 'class folder')}, but eval.classes names {len(names)}")
     return DataSet(root.name, names, test, train)
 
 
@@ -148,8 +150,10 @@ def _masked(
 ) -> DataSet:
     """A data set of mask folders.
 
-    pairs: finds those of a split. marks: a path that is there when the split is; without the training split, what needs
-    it is left out. splits: the one for testing, then the one for training.
+    Args:
+        pairs: finds the pairs of a split.
+        marks: a path that exists where the split does; without the training split, tasks that need it are left out.
+        splits: names of the test and the training split.
     """
 
     def split(name: str) -> MaskFolder:
@@ -164,16 +168,16 @@ def _ade20k(root: Path, config: DataConfig) -> DataSet:
     names = class_names.ADE20K
     find = lambda split: pairs_by_name(root / "images" / split, root / "annotations" / split, ".jpg", ".png")  # noqa: E731
     marks = lambda split: root / "annotations" / split  # noqa: E731
-    rule, background = zero_is_nothing(len(names)), "pixels of no class (0) are not counted"
+    rule, background = numbered_from_one(len(names)), "pixels without a class (0) are not counted"
     return _masked(root, config, names, rule, find, marks, ("validation", "training"), background)
 
 
 def _listed(own: tuple[str, ...], masks: str, lists: str, *, background: bool) -> Callable[..., DataSet]:
-    """VOC's layout: a file lists the names of a split."""
+    """A builder for VOC's layout: a file lists the names of a split."""
 
     def build(root: Path, config: DataConfig) -> DataSet:
         names = ("background", *own) if background else own
-        rule = as_they_are(len(names)) if background else zero_is_nothing(len(names))
+        rule = numbered_from_zero(len(names)) if background else numbered_from_one(len(names))
         words = NAMED_BACKGROUND if background else "background pixels (0) are not counted"
 
         def marks(split: str) -> Path:
@@ -192,7 +196,7 @@ def _coco_stuff(root: Path, config: DataConfig) -> DataSet:
     folder = root / "annotations"
     reduced = any((folder / "val2017").glob("*_labelTrainIds.png"))
     used = [number for number in range(182) if number not in class_names.COCO_STUFF_UNUSED]
-    rule = as_they_are(len(names)) if reduced else by_table({number: i for i, number in enumerate(used)})
+    rule = numbered_from_zero(len(names)) if reduced else by_table({number: i for i, number in enumerate(used)})
     suffix = "_labelTrainIds.png" if reduced else ".png"
     find = lambda split: pairs_by_name(root / "images" / split, folder / split, ".jpg", suffix)  # noqa: E731
     marks = lambda split: folder / split  # noqa: E731
@@ -203,10 +207,14 @@ def _coco_stuff(root: Path, config: DataConfig) -> DataSet:
 def _cityscapes(root: Path, config: DataConfig) -> DataSet:
     names = class_names.CITYSCAPES
     reduced = any((root / "gtFine" / "val").glob("*/*_gtFine_labelTrainIds.png"))
-    rule = as_they_are(len(names)) if reduced else by_table({v: i for i, v in enumerate(class_names.CITYSCAPES_IDS)})
+    rule = (
+        numbered_from_zero(len(names))
+        if reduced
+        else by_table({v: i for i, v in enumerate(class_names.CITYSCAPES_IDS)})
+    )
     suffix = "_gtFine_labelTrainIds.png" if reduced else "_gtFine_labelIds.png"
-    pictures, masks = root / "leftImg8bit", root / "gtFine"
-    find = lambda split: pairs_by_name(pictures / split, masks / split, "_leftImg8bit.png", suffix)  # noqa: E731
+    images, masks = root / "leftImg8bit", root / "gtFine"
+    find = lambda split: pairs_by_name(images / split, masks / split, "_leftImg8bit.png", suffix)  # noqa: E731
     marks = lambda split: masks / split  # noqa: E731
     return _masked(root, config, names, rule, find, marks, ("val", "train"), "void pixels (255) are not counted")
 

@@ -1,7 +1,7 @@
-"""The endless iterator of batches that training reads.
+"""The endless iterator of training batches.
 
 Global batch k holds stream positions [start + k B, start + (k + 1) B); rank r decodes its contiguous share of them, so
-that the ranks' batches, put together in order, are the batch of a single process. Workers take whole batches in turn.
+that the ranks' batches, joined in order, are the batch of a single process. Workers take whole batches in turn.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import signal
 import threading
 from collections import Counter, deque
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -21,21 +22,22 @@ from torch.utils.data import DataLoader, Dataset
 from silc.config import Config
 from silc.data.batch import Batch, Skip
 from silc.data.crops import MultiCrop
-from silc.data.decode import decode_caption, decode_picture
+from silc.data.decode import decode_caption, decode_image
 from silc.data.randomness import Purpose, uniform_rows
 from silc.data.shards import ShardIndex, Unreadable
 from silc.data.stream import SampleStream, deal
 from silc.data.tokenizer import build_tokenizer
 from silc.errors import RunStopped
+from silc.text import plural
 
 log = logging.getLogger(__name__)
 
-Place = tuple[int, int]  # shard, number in it
+Place = tuple[int, int]  # shard, and sample in it
 
 SUBSTITUTES = 64  # tries to replace an unreadable sample
-RECENT = 16384  # samples over which the share of skipped ones is taken
-FEWEST = 256  # the share is taken as of at least this many, so that a few early ones do not end a run
-LOGGED = 5  # skips logged one by one; afterwards only their doublings
+RECENT = 16384  # samples over which the share of skipped ones is computed
+FEWEST = 256  # the share is computed over at least this many, so that a few early skips do not end a run
+LOGGED = 5  # skips that are logged one by one; afterwards each time their number has doubled
 
 
 def build_loader(
@@ -50,22 +52,22 @@ def build_loader(
     """The training batches of a rank.
 
     Args:
-        config: the run's.
-        rank, world: this process and their number.
-        start_position: stream position to begin at: the `position` of the last batch used, or 0.
-        local_from_position: batches that begin before this position carry no local crops.
-        shards: instead of config.data.shards.
+        config: of the run.
+        rank, world: index of this process, and the number of processes.
+        start_position: first stream position: the `position` of the last batch used, or 0.
+        local_from_position: batches that begin before this position have no local crops.
+        shards: in place of config.data.shards.
 
     Raises:
-        ValueError: shards that are missing, are no tars, or hold fewer samples than a global batch; a tokenizer with
-            more tokens than the model's table; a global batch that the ranks do not divide.
+        ValueError: shards that are missing, are not tar files, or have fewer samples than a global batch; a tokenizer
+            with more tokens than the model's table; a global batch that the number of ranks does not divide.
     """
     dataset = BatchDataset(config, rank=rank, world=world, local_from_position=local_from_position, shards=shards)
     return Loader(config, dataset, start_position)
 
 
 class BatchDataset(Dataset[Batch]):
-    """Start position of a global batch -> this rank's share of it, a pure function. See :func:`build_loader`."""
+    """Maps the start position of a global batch to this rank's share: a pure function. See :func:`build_loader`."""
 
     def __init__(
         self, config: Config, *, rank: int, world: int, local_from_position: int, shards: Sequence[str] | None
@@ -76,13 +78,13 @@ class BatchDataset(Dataset[Batch]):
         self._global_batch = batch
         self._share = batch // world
         self._offset = rank * self._share
-        columns = {"picture": data.image_keys, "caption": [data.caption_key]}
+        columns = {"image": data.image_keys, "caption": [data.caption_key]}
         patterns = data.shards if shards is None else shards
-        self._index = ShardIndex(patterns, columns, required=("picture", "caption"))
+        self._index = ShardIndex(patterns, columns, required=("image", "caption"))
         samples = sum(self._index.counts)
         if samples < batch:
             raise ValueError(
-                f"train.global_batch={batch} is more than the {samples} samples of {list(patterns)}; "
+                f"train.global_batch={batch} is more than the {plural(samples, 'sample')} of {list(patterns)}; "
                 "take a smaller batch or add shards"
             )
         # Whole batches in each block, so that equal captions can be dealt out to them.
@@ -94,7 +96,7 @@ class BatchDataset(Dataset[Batch]):
         if self._tokenizer.vocab_size > text.vocab_size:
             raise ValueError(
                 f"model.text.vocab_size={text.vocab_size} is less than the {self._tokenizer.vocab_size} tokens of "
-                f"data.tokenizer={data.tokenizer}; take at least that many"
+                f"data.tokenizer={data.tokenizer}; set at least that many"
             )
         self._crops = MultiCrop(config.views, config.n_original)
         self._views, self._n_original = config.views, config.n_original
@@ -112,8 +114,8 @@ class BatchDataset(Dataset[Batch]):
         captions: list[str] = []
         skipped: list[Skip] = []
         for i, place in enumerate(places):
-            place, picture, caption = self._read(first + i, place, skipped)
-            self._crops(picture, rows[i].tolist(), large[i], None if small is None else small[i])
+            place, image, caption = self._read(first + i, place, skipped)
+            self._crops(image, rows[i].tolist(), large[i], None if small is None else small[i])
             keys.append(self._index.key(*place))
             captions.append(caption)
         tokens = self._tokenizer(captions)
@@ -121,16 +123,16 @@ class BatchDataset(Dataset[Batch]):
         return Batch(large, small, tokens, keys, self._n_original, after, skipped)
 
     def _read(self, position: int, place: Place, skipped: list[Skip]) -> tuple[Place, torch.Tensor, str]:
-        """The sample of a position; in place of an unreadable one another, drawn by the position."""
+        """The sample at a position, or in place of an unreadable one another, chosen by the position alone."""
         for candidate in itertools.chain([place], self._substitutes(position)):
             try:
                 caption = decode_caption(self._index.read(*candidate, "caption"))
-                return candidate, decode_picture(self._index.read(*candidate, "picture"), self._max_pixels), caption
+                return candidate, decode_image(self._index.read(*candidate, "image"), self._max_pixels), caption
             except Unreadable as error:
                 skipped.append(Skip(self._index.key(*candidate), str(error)))
         raise RunStopped(
-            f"no readable sample in {SUBSTITUTES + 1} tries at stream position {position}, last {skipped[-1].key}: "
-            f"{skipped[-1].reason}; check the shards"
+            f"no readable sample in {SUBSTITUTES + 1} tries at stream position {position}, last "
+            f"{skipped[-1].key}: {skipped[-1].reason}; check the shards"
         )
 
     def _substitutes(self, position: int) -> Iterator[Place]:
@@ -142,7 +144,7 @@ class BatchDataset(Dataset[Batch]):
         return deal([self._caption_key(*place) for place in places], first, self._global_batch)
 
     def _caption_key(self, shard: int, sample: int) -> str:
-        """What captions are compared by: case and spacing make no difference; samples without one differ from all."""
+        """The key by which captions are compared: case and spacing are ignored, a missing caption equals no other."""
         try:
             return " ".join(decode_caption(self._index.read(shard, sample, "caption")).casefold().split())
         except Unreadable:
@@ -154,21 +156,21 @@ def _empty(samples: int, views: int, size: int) -> torch.Tensor:
 
 
 class SkipGuard:
-    """Counts and logs what was skipped, and ends the run when it is too much.
+    """Counts and logs skipped samples, and ends the run when there are too many.
 
     Args:
-        max_skipped: largest share of the last RECENT samples.
+        max_skipped: largest allowed share of the last RECENT samples.
     """
 
     def __init__(self, max_skipped: float) -> None:
         self._max_skipped = max_skipped
-        self._recent: deque[tuple[int, int]] = deque()  # (samples used, skipped), a batch each
+        self._recent: deque[tuple[int, int]] = deque()  # (samples used, samples skipped) of each batch
         self._used, self._skipped, self._reported = 0, 0, LOGGED
         self.total = 0
         self.reasons: Counter[str] = Counter()
 
     def update(self, batch: Batch) -> None:
-        """Take note of a batch. Raises RunStopped past the limit."""
+        """Count a batch. Raises RunStopped past the limit."""
         for skip in batch.skipped:
             self.total += 1
             self.reasons[skip.reason] += 1
@@ -187,7 +189,7 @@ class SkipGuard:
         seen = self._used + self._skipped
         if self._skipped > self._max_skipped * max(seen, FEWEST):
             raise RunStopped(
-                f"{self._skipped} of the last {seen} samples were skipped ({self._summary()}), last "
+                f"skipped {self._skipped} of the last {plural(seen, 'sample')} ({self._summary()}), last "
                 f"{batch.skipped[-1].key}: more than data.max_skipped={self._max_skipped} allows; "
                 "repair the shards or raise the limit"
             )
@@ -200,8 +202,8 @@ class Loader:
     """Endless iterable of this rank's batches, from `start_position` on.
 
     Attributes:
-        samples_per_pass: of the shards.
-        guard: counts of what was skipped, by this rank.
+        samples_per_pass: number of samples in the shards.
+        guard: counts the samples that this rank skipped.
     """
 
     def __init__(self, config: Config, dataset: BatchDataset, start_position: int) -> None:
@@ -233,15 +235,15 @@ class _Positions(torch.utils.data.Sampler[int]):
         return itertools.count(self._start, self._step)
 
 
-def _identity(batch: Batch) -> Batch:
+def _identity(batch: Any) -> Any:
     return batch
 
 
 def _ignore_signals(worker: int) -> None:
-    """Signals to stop reach the whole process group; the trainer answers them, and needs its workers to the end.
+    """Signals to stop reach the whole process group; the trainer handles them, and needs its workers to the end.
 
-    SIGTERM is heeded when it comes from the trainer itself: so a DataLoader ends workers it cannot reach otherwise
-    (when an error is on its way), and a worker deaf to it would keep the trainer from exiting.
+    A worker obeys SIGTERM only from the trainer itself: with it a DataLoader ends workers that it cannot reach
+    otherwise (while an error is being raised), and a worker that ignored it would keep the trainer from exiting.
     """
     for number in (signal.SIGINT, signal.SIGUSR1):
         signal.signal(number, signal.SIG_IGN)

@@ -1,4 +1,4 @@
-"""DINO's photometric list (arXiv 2104.14294, appendix; after BYOL): colour jitter, grey, blur, solarise."""
+"""DINO's photometric augmentations (arXiv 2104.14294, after BYOL): colour jitter, greyscale, blur, solarise."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ BRIGHTNESS, CONTRAST, SATURATION, HUE = 0.4, 0.4, 0.2, 0.1
 JITTER, GREY = 0.8, 0.2  # probabilities
 SIGMA = (0.1, 2.0)  # of the blur, in pixels, for views of any size
 SOLARIZE_FROM = 128
-WIDTH = 10  # uniform numbers a view takes
+WIDTH = 10  # uniform numbers that a view needs
 _ORDERS = list(permutations(range(4)))
 
 

@@ -1,9 +1,10 @@
 """WebDataset tar shards on a local disk: which files, which samples, which bytes.
 
-The members of a sample stand one after another in the tar and share the part of their names before the first dot of the
-last component (the rule of the webdataset library, whose functions expand and split the names here). The library reads
-shards from front to back; training needs any sample at once, so each shard's headers are scanned when the run begins
-(payloads are skipped), and from then on a sample is one read per member at a known place. Only the places are held.
+The members of a sample follow one another in the tar and share the part of their names before the first dot of the last
+component (the rule of the webdataset library, whose functions expand and split the names here). The library reads
+shards from front to back, but training needs any sample at any time: the headers of each shard are scanned when the run
+begins (payloads are skipped), and from then on a sample is one read per member at a known place. Only the places are
+kept.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import mmap
 import os
 import re
 from collections import OrderedDict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,31 +24,33 @@ import numpy as np
 from webdataset.shardlists import expand_urls
 from webdataset.tariterators import base_plus_ext
 
+from silc.text import plural
+
 log = logging.getLogger(__name__)
 
-RECORD = 512  # a tar is made of records of this many bytes
+RECORD = 512  # a tar consists of records of this many bytes
 OPEN_SHARDS = 64  # files each process keeps open
 REGULAR, LONG_NAME, PAX = (b"0", b"\0", b"7"), b"L", b"x"
 ABSENT = -1
 
-Columns = dict[str, Sequence[str]]
-"""Name of a column -> the extensions that may hold it, the preferred one first."""
+Columns = Mapping[str, Sequence[str]]
+"""Name of a column -> the extensions that may contain it, the preferred one first."""
 
 
 class Unreadable(Exception):
-    """A sample that training cannot use; the text is the reason, one of few, so that reasons can be counted."""
+    """A sample that cannot be used. The text is the reason, one of a few, so that reasons can be counted."""
 
 
 @dataclass(frozen=True)
 class Shard:
-    """Places of a shard's samples.
+    """The places of a shard's samples.
 
     Attributes:
         path: of the tar.
         keys: of the samples, utf-8 bytes [n].
         spans: int64 [n, columns, 2]: offset (ABSENT: no such member) and size, in bytes.
-        size: of the file; a span that ends beyond it was cut off.
-        extensions: of all the members seen.
+        size: of the file; a span that ends beyond it is truncated.
+        extensions: of all members found.
     """
 
     path: str
@@ -65,7 +68,7 @@ def expand_shards(patterns: Sequence[str]) -> list[str]:
     """Paths of the shards that brace patterns, wildcards, folders (all their *.tar) and plain paths name, in order.
 
     Raises:
-        ValueError: a pattern that matches nothing, a shard that is missing or named twice, or an address that is no
+        ValueError: a pattern that matches nothing, a shard that is missing or named twice, or an address that is not a
             local path.
     """
     if not patterns:
@@ -106,11 +109,11 @@ class CutShort(Exception):
 def scan_shard(path: str, columns: Columns) -> Shard:
     """Read the headers of a tar and group its members into samples.
 
-    A shard that ends early keeps the samples before the cut. The sample that the cut goes through stays in the index,
-    so that the stream meets it and counts its loss as it counts any other.
+    A truncated shard keeps the samples before the cut. The sample that is itself cut stays in the index, so that the
+    stream meets it and counts it as skipped.
 
     Raises:
-        ValueError: the file is no plain tar at all.
+        ValueError: the file is not a plain tar.
     """
     where = {ext: (column, rank) for column, exts in enumerate(columns.values()) for rank, ext in enumerate(exts)}
     where = {ext.lower(): place for ext, place in where.items()}
@@ -122,7 +125,9 @@ def scan_shard(path: str, columns: Columns) -> Shard:
     try:
         for name, offset, length in _members(path, size):
             key, ext = base_plus_ext(name)
-            if key is None or re.match(r"__[^/]*__($|/)", name):  # the library's rule for names that are no samples
+            if key is None or re.match(
+                r"__[^/]*__($|/)", name
+            ):  # the library's rule for names of other things than samples
                 continue
             ext = ext.lower()
             extensions.add(ext)
@@ -135,15 +140,17 @@ def scan_shard(path: str, columns: Columns) -> Shard:
             if column != ABSENT and rank < ranks[column]:
                 spans[-1][column], ranks[column] = (offset, length), rank
     except CutShort as cut:
-        log.warning("shard %s is damaged (%s): the %d samples before the damage are used", path, cut, len(keys))
+        log.warning(
+            "shard %s is damaged (%s): %s before the damage can be used", path, cut, plural(len(keys), "sample")
+        )
     places = np.array(spans, dtype=np.int64).reshape(len(keys), len(columns), 2)
     return Shard(path, np.array(keys, dtype=bytes), places, size, frozenset(extensions))
 
 
 def _members(path: str, size: int) -> Iterator[tuple[str, int, int]]:
-    """(name, offset, length) of the regular files in a tar (ustar, GNU, pax), in order; the last may end beyond it."""
+    """(name, offset, length) of the regular files in a tar (ustar, GNU, pax), in order; the last may be truncated."""
     if size < RECORD:
-        raise CutShort(f"{size} bytes")
+        raise CutShort(plural(size, "byte"))
     with open(path, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as tar:
         at, long_name, long_size = 0, None, None
         while at < size:
@@ -154,7 +161,7 @@ def _members(path: str, size: int) -> Iterator[tuple[str, int, int]]:
                 return
             if not _is_header(header):
                 if at == 0:
-                    raise ValueError(f"shard {path} is no tar file; if it is compressed, unpack it")
+                    raise ValueError(f"shard {path} is not a tar file; if it is compressed, unpack it")
                 raise CutShort(f"no header at byte {at}")
             kind, offset = header[156:157], at + RECORD
             length = _number(header[124:136]) if long_size is None else long_size
@@ -169,12 +176,12 @@ def _members(path: str, size: int) -> Iterator[tuple[str, int, int]]:
                     yield long_name or _name(header), offset, length
                 long_name, long_size = None, None
             if offset + length > size:
-                raise CutShort(f"cut at byte {size}, inside a member of {length} bytes")
+                raise CutShort(f"cut at byte {size}, inside a member of {plural(length, 'byte')}")
             at = offset + -(-length // RECORD) * RECORD
 
 
 def _is_header(header: bytes) -> bool:
-    """Whether a record carries the mark of POSIX and GNU headers, or else (older tars) its own checksum."""
+    """Whether a record has the magic of POSIX and GNU headers or, as in older tars, a valid checksum."""
     if header[257:262] == b"ustar":
         return True
     try:
@@ -190,7 +197,7 @@ def _number(field: bytes) -> int:
     try:
         return int(field.rstrip(b"\0 ") or b"0", 8)
     except ValueError:
-        raise CutShort(f"{field!r} is no number") from None
+        raise CutShort(f"{field!r} is not a number") from None
 
 
 def _name(header: bytes) -> str:
@@ -201,8 +208,9 @@ def _name(header: bytes) -> str:
 
 def _pax(data: bytes) -> dict[str, str]:
     """Records of a pax extended header: lines of "length key=value", the length counting the whole line."""
-    records, at = {}, 0
-    if b"path=" not in data and b"size=" not in data:  # times and owners: most headers, and of no use here
+    records: dict[str, str] = {}
+    at = 0
+    if b"path=" not in data and b"size=" not in data:  # most headers have only times and owners, which are not needed
         return records
     while at < len(data) and (blank := data.find(b" ", at)) > 0:
         end = at + int(data[at:blank])
@@ -217,7 +225,7 @@ class ShardIndex:
 
     Args:
         patterns: see :func:`expand_shards`.
-        columns: what is read of a sample.
+        columns: the members of a sample that are read.
         required: columns that at least one sample must have.
 
     Raises:
@@ -231,18 +239,18 @@ class ShardIndex:
         self._files: OrderedDict[int, io.FileIO] = OrderedDict()
         if not sum(self.counts):
             raise ValueError(
-                f"shards {list(patterns)} hold no sample: the {len(self.shards)} tar(s) are empty, or their members' "
-                "names have no extension"
+                f"shards {list(patterns)} contain no sample in {plural(len(self.shards), 'tar file')}: they are empty, "
+                "or their members' names have no extension"
             )
         for shard in self.shards:
             if not len(shard.keys):
-                log.warning("shard %s holds no sample", shard.path)
+                log.warning("shard %s contains no sample", shard.path)
         for name in required:
             if all((shard.spans[:, self._column[name], 0] == ABSENT).all() for shard in self.shards):
                 seen = sorted(set().union(*(shard.extensions for shard in self.shards)))
                 raise ValueError(
                     f"no sample in {list(patterns)} has a {name} ({'/'.join(columns[name])}); "
-                    f"the extensions there are {', '.join(seen)}"
+                    f"the extensions found are {', '.join(seen)}"
                 )
 
     def __getstate__(self) -> dict:
@@ -253,7 +261,7 @@ class ShardIndex:
         return f"{self.shards[shard].name}/{self.shards[shard].keys[sample].decode('utf-8', 'replace')}"
 
     def read(self, shard: int, sample: int, column: str) -> bytes | None:
-        """A member's bytes; None where the sample has no such member. Raises Unreadable where the shard was cut."""
+        """A member's bytes; None where the sample has no such member. Raises Unreadable past the end of the shard."""
         offset, length = self.shards[shard].spans[sample, self._column[column]].tolist()
         if offset == ABSENT:
             return None

@@ -1,17 +1,17 @@
 """The order of samples: an endless stream whose every position names one sample, a pure function of (seed, position).
 
-Ranks and workers have no part in it: each computes which samples its positions name and reads just those. The state of
-the stream is one integer, the position, and a run goes on from any position exactly.
+The order does not depend on ranks or workers: each computes which samples its positions name and reads only those. The
+state of the stream is one integer, the position, and a run can continue exactly from any position.
 
-A pass goes through every sample once. It is laid out in two steps:
+A pass goes through every sample once. Its order is made in two steps:
 
 1. shards are cut into chunks of neighbouring samples, and the chunks of all shards are permuted by (seed, pass), so
-   that the samples near each other in the stream come from many shards while reads stay in few places;
-2. the stream is cut into blocks, and each block is permuted by (seed, block). What is shuffled are the places of raw
-   bytes in the shards; neither bytes nor pixels wait in a buffer. A block that holds the end of a pass permutes the two
-   sides apart.
+   that neighbours in the stream come from many shards while reads stay in few places;
+2. the stream is cut into blocks, and each block is permuted by (seed, block). The places of samples are shuffled, so
+   that neither bytes nor pixels wait in a buffer. In a block that contains the end of a pass, the two sides are
+   permuted separately.
 
-A batch that the last samples of a pass do not fill goes on with the first of the next pass: none is dropped.
+A batch that the last samples of a pass do not fill continues with the first of the next pass: none is dropped.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ import numpy as np
 
 from silc.data.randomness import Purpose, random_permutation
 
-CHUNKS_PER_BLOCK = 32  # shards that a block mixes, where there are as many
+CHUNKS_PER_BLOCK = 32  # shards that a block mixes, where there are that many
 
 Arrange = Callable[[np.ndarray, np.ndarray, int], np.ndarray]
-"""(shard [n], sample [n], first position) -> permutation [n]: the last word on the order within a block."""
+"""(shard [n], sample [n], first position) -> permutation [n]: the last step of the order within a block."""
 
 
 class SampleStream:
-    """Position -> sample.
+    """Maps positions to samples.
 
     Args:
         counts: samples in each shard.
@@ -52,7 +52,7 @@ class SampleStream:
         self._chunk_shard = np.repeat(np.arange(len(counts)), [len(first) for first in firsts])
         self._chunk_first = np.concatenate(firsts)
         self._chunk_size = np.minimum(chunk, np.asarray(counts)[self._chunk_shard] - self._chunk_first)
-        # Blocks are walked in order; two are held since a batch may straddle their border.
+        # Blocks are used in order; two are kept since a batch may cross their border.
         self._cached_block = lru_cache(maxsize=2)(self._make_block)
         self._cached_pass = lru_cache(maxsize=2)(self._make_pass)
 
@@ -65,7 +65,7 @@ class SampleStream:
         self._cached_pass = lru_cache(maxsize=2)(self._make_pass)
 
     def locate(self, start: int, stop: int) -> tuple[np.ndarray, np.ndarray]:
-        """The samples at positions [start, stop): their shards and their numbers there, int64 [stop - start] each."""
+        """The samples at positions [start, stop): their shards and their indices there, int64 [stop - start] each."""
         shards, samples = [], []
         for number in range(start // self._block, -(-stop // self._block)):
             first = number * self._block
@@ -76,12 +76,12 @@ class SampleStream:
         return np.concatenate(shards), np.concatenate(samples)
 
     def sample_at(self, index: int) -> tuple[int, int]:
-        """(shard, sample) of a number in [0, samples_per_pass), in the order of the shards' own samples."""
+        """(shard, sample) of an index in [0, samples_per_pass), counted through the shards in order."""
         shard = int(np.searchsorted(self._shard_ends, index, side="right"))
         return shard, index - int(self._shard_ends[shard - 1]) * (shard > 0)
 
     def _make_pass(self, number: int) -> tuple[np.ndarray, np.ndarray]:
-        """The permutation of chunks in a pass, and where in the pass each begins."""
+        """The permutation of chunks in a pass, and the position in the pass at which each begins."""
         chunks = random_permutation(self._seed, Purpose.CHUNKS, number, len(self._chunk_size))
         sizes = self._chunk_size[chunks]
         return chunks, np.cumsum(sizes) - sizes
@@ -114,9 +114,9 @@ class SampleStream:
 def deal(captions: Sequence[str], first: int, batch: int) -> np.ndarray:
     """Spread equal captions over batches.
 
-    Samples are gathered by caption and dealt out to the batches in turn, as cards are: a caption that occurs at most as
-    often as there are whole batches meets itself in none, and one that occurs more often is spread as thinly as can be.
-    Only within these samples: the first and the last batch may have other parts, dealt on their own.
+    Samples are grouped by caption and dealt to the batches in turn, like cards: a caption that occurs at most as often
+    as there are whole batches occurs at most once in each, and one that occurs more often is spread evenly. This holds
+    within the given samples: other parts of the first and the last batch are dealt separately.
 
     Args:
         captions: of consecutive samples.

@@ -1,4 +1,4 @@
-"""Captions to token numbers, by open_clip's tokenizers."""
+"""Captions to tokens, by open_clip's tokenizers."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from open_clip.tokenizer import HFTokenizer, SimpleTokenizer
 from torch import Tensor
 
 OPEN_CLIP_BPE = "open_clip_bpe"
-RECENT = 32768  # texts whose tokens are kept
+RECENT = 32768  # texts whose tokens are cached
 
 
 class Tokenizer(Protocol):
-    """Texts -> int64 [len(texts), context_length], padded; a longer text is cut and keeps its end token."""
+    """Texts -> int64 [len(texts), context_length], padded; a longer text is truncated and keeps its end token."""
 
     vocab_size: int
 
@@ -20,7 +20,7 @@ class Tokenizer(Protocol):
 
 
 class _OpenClip(SimpleTokenizer):
-    """Keeps the tokens of recent texts: mending a text's encoding takes longer than decoding a small picture."""
+    """Caches the tokens of recent texts: open_clip's cleaning of a text takes longer than decoding a small image."""
 
     def __init__(self, context_length: int) -> None:
         super().__init__(context_length=context_length)
@@ -46,7 +46,7 @@ def build_tokenizer(name: str, context_length: int) -> Tokenizer:
 
     Args:
         name: "open_clip_bpe" (CLIP's, which open_clip carries), or a Hugging Face tokenizer's name or folder.
-        context_length: tokens a text is padded or cut to.
+        context_length: tokens that a text is padded or truncated to.
 
     Raises:
         ValueError: a Hugging Face tokenizer that cannot be loaded.
@@ -57,6 +57,6 @@ def build_tokenizer(name: str, context_length: int) -> Tokenizer:
         return _HuggingFace(name, context_length=context_length)
     except (ImportError, OSError, ValueError) as error:
         raise ValueError(
-            f"data.tokenizer={name!r} cannot be loaded ({error}); take {OPEN_CLIP_BPE!r}, or install transformers and "
+            f"data.tokenizer={name!r} cannot be loaded ({error}); use {OPEN_CLIP_BPE!r}, or install transformers and "
             "give a tokenizer's name or folder"
         ) from error

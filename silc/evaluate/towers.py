@@ -1,13 +1,14 @@
-"""A model as evaluation sees it: an image tower and a text tower with whole weights of their own.
+"""A model as evaluation uses it: an image tower and a text tower with complete weights of their own.
 
-Under ZeRO a rank holds parts of the student, in the precision of training. Evaluation works on whole copies made of the
+Under ZeRO a rank holds parts of the student, in the precision of training. Evaluation works on complete copies of the
 fp32 master weights, the same on every rank, and the training engine is neither called nor changed: ranks need not stay
-in step, and what is measured on the way is what launch/evaluate.py measures on the checkpoint.
+in step, and a measurement during training equals that of `silc evaluate` on the checkpoint.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -17,16 +18,17 @@ from silc.config import Config
 from silc.data import Tokenizer, build_tokenizer
 from silc.model.silc import SilcModel
 
-TEXTS = 256  # captions a forward pass
+TEXTS = 256  # captions in a forward pass
 
 
 class Towers:
-    """Image and text features in fp32, unit length where they are compared; no gradients.
+    """Image and text features in fp32, of unit length where they are compared; without gradients.
 
     Attributes:
-        name: student or teacher.
-        size: pixels a side at which whole pictures are encoded.
-        patch: pixels a side of a patch.
+        name: "student" or "teacher".
+        size: side, in pixels, of the square that whole images are resized to.
+        patch: side of a patch, in pixels.
+        device: of the weights and the features.
     """
 
     def __init__(self, name: str, model: SilcModel, tokenizer: Tokenizer, size: int, device: torch.device) -> None:
@@ -35,23 +37,23 @@ class Towers:
         self._model, self._tokenizer = model, tokenizer
 
     @torch.no_grad()
-    def images(self, pictures: Tensor) -> Tensor:
+    def images(self, pixels: Tensor) -> Tensor:
         """Pooled features: uint8 [b, 3, R, R] -> unit length [b, D]."""
-        return F.normalize(self._model.encode_image(pictures).float(), dim=-1)
+        return F.normalize(cast(Tensor, self._model.encode_image(pixels)).float(), dim=-1)
 
     @torch.no_grad()
-    def patches(self, pictures: Tensor) -> Tensor:
+    def patches(self, pixels: Tensor) -> Tensor:
         """Patch features after the final norm, not normalised: uint8 [b, 3, H, W] -> [b, H / p, W / p, D]."""
-        return self._model.encode_image(pictures, dense=True).float()
+        return cast(Tensor, self._model.encode_image(pixels, dense=True)).float()
 
     @torch.no_grad()
-    def values(self, pictures: Tensor) -> Tensor:
+    def values(self, pixels: Tensor) -> Tensor:
         """Patch features of the value path: uint8 [b, 3, H, W] -> unit length [b, H / p, W / p, D]."""
-        return F.normalize(self._model.visual.value_path([pictures])[0].float(), dim=-1)
+        return F.normalize(self._model.visual.value_path([pixels])[0].float(), dim=-1)
 
     @torch.no_grad()
     def texts(self, texts: Sequence[str]) -> Tensor:
-        """Text features -> unit length [len(texts), D]."""
+        """Text features, unit length [len(texts), D]."""
         parts = []
         for first in range(0, len(texts), TEXTS):
             tokens = self._tokenizer(list(texts[first : first + TEXTS])).to(self.device)
@@ -59,9 +61,19 @@ class Towers:
         return torch.cat(parts)
 
     def classes(self, names: Sequence[str], templates: Sequence[str]) -> Tensor:
-        """Unit-length embeddings [C, D]: the mean over templates of the prompts' unit-length embeddings, normalised."""
+        """Unit-length embeddings [C, D]: the prompts' embeddings, averaged over templates, normalised."""
         total = torch.stack([self.texts([template.format(name) for name in names]) for template in templates]).sum(0)
         return F.normalize(total, dim=-1)
+
+    @property
+    def model(self) -> SilcModel:
+        """The weights."""
+        return self._model
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        """Texts -> int64 [texts, context length]."""
+        return self._tokenizer
 
 
 def build_towers(
@@ -74,35 +86,29 @@ def build_towers(
     """The models that eval.models names.
 
     Args:
-        config: the run's.
-        student: whole fp32 weights by name.
-        teacher: the average's, whole; the teacher's image tower stands beside the student's text tower. Without an
-            image tower in it (a head-only EMA, or no distillation) there is no teacher to measure.
+        config: of the run.
+        student: complete fp32 weights by name.
+        teacher: complete weights of the moving average; the teacher is its image tower with the student's text tower.
+            Without an image tower in it (a head-only EMA, or no distillation) there is no teacher to measure.
         device, dtype: of the forward pass.
 
     Raises:
-        ValueError: weights that do not fit the configuration, with the first that does not.
+        ValueError: weights that do not fit the configuration; the message names the first that does not.
     """
     tokenizer = build_tokenizer(config.data.tokenizer, config.model.text.context_length)
     average = {name: value for name, value in teacher.items() if name.startswith("visual.")}
-    weights = {"student": student, "teacher": {**student, **average} if average else None}
+    weights = {"student": student} | ({"teacher": {**student, **average}} if average else {})
     out = []
     for name in dict.fromkeys(config.eval.models):
-        if weights[name] is not None:
+        if name in weights:
             model = _load(config, weights[name], device, dtype)
             out.append(Towers(name, model, tokenizer, config.views.global_size, device))
     return out
 
 
 def _load(config: Config, weights: Mapping[str, Tensor], device: torch.device, dtype: torch.dtype) -> SilcModel:
-    with torch.device("meta"):  # neither memory nor random numbers for first weights
-        model = SilcModel(
-            config.model,
-            patch_backend=config.kernels.patch_embed,
-            mean=config.data.mean,
-            std=config.data.std,
-            with_head=False,
-        )
+    with torch.device("meta"):  # no memory and no random numbers for initial weights
+        model = SilcModel.of(config, with_head=False)
     towers = {name: value for name, value in weights.items() if name.startswith(("visual.", "text."))}
     for name, parameter in model.named_parameters():
         found = tuple(towers[name].shape) if name in towers else "nothing"

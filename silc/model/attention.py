@@ -85,7 +85,7 @@ _BACKENDS: dict[str, tuple[Attend, Callable[[torch.device, torch.dtype], tuple[b
 def choose(name: str, device: torch.device, dtype: torch.dtype) -> Choice:
     """The attention backend for `name` (auto, sdpa, xformers) on a device.
 
-    Raises ValueError if a backend asked for by name cannot run there, with the reason.
+    Raises ValueError if a backend asked for by name cannot run on it, with the reason.
     """
     if name != "auto":
         if name not in _BACKENDS:
@@ -95,7 +95,7 @@ def choose(name: str, device: torch.device, dtype: torch.dtype) -> Choice:
         if not runs:
             raise ValueError(f"model.attention={name!r} cannot run: {reason}; take auto or sdpa")
         return Choice(name, f"asked for; {reason}", attend)
-    passed_over = []
+    passed_over: list[str] = []
     for candidate, (attend, supports) in _BACKENDS.items():
         runs, reason = supports(device, dtype)
         if runs:

@@ -2,9 +2,16 @@
 
     open_clip_config.json          {"model_cfg", "preprocess_cfg"}
     open_clip_model.safetensors    visual.trunk.*, text.*, logit_scale, logit_bias
-    vision/config.json             the image tower's sizes, where timm has no model of that name
+    vision/config.json             the image tower's sizes for timm, where timm has no model of that name
 
-Parameter names and arithmetic are open_clip's already, so tensors are copied as they are. A Hugging Face tokenizer's
+The folder can be moved and copied: nothing in it names a place. Where timm has no model of the tower's size, open_clip
+builds it after `import silc.model.timm_tower`. A program without this package gives the tower's folder itself:
+
+    vision = json.load(open("exported/open_clip_config.json"))["model_cfg"]["vision_cfg"]
+    vision["timm_model_name"] = "local-dir:exported/vision"
+    model = open_clip.create_model("local-dir:exported", vision_cfg=vision)
+
+Parameter names and arithmetic are open_clip's already, so tensors are copied unchanged. A Hugging Face tokenizer's
 files have to be put into the folder too: open_clip looks for them there and nowhere else.
 """
 
@@ -12,6 +19,7 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -21,10 +29,11 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from silc.config import Config, TextConfig, VisionConfig
+from silc.files import replacing, write_text
 from silc.model.layers import NORM_EPS
 from silc.model.scale import LogitScale
+from silc.model.timm_tower import BASE, timm_arguments, tower_name, tower_sizes
 
-_BASE = "vit_base_patch16_siglip_256"
 # (patch, width, depth, heads, mlp_ratio) -> timm's name without the image size, and the image sizes it has with exact
 # GELU (vit_large_patch16_siglip_512 and all of vit_so400m_patch16_siglip use the tanh approximation).
 _TIMM_NAMES: dict[tuple[int, int, int, int, float], tuple[str, tuple[int, ...]]] = {
@@ -41,24 +50,24 @@ def export(state: Mapping[str, Tensor], scale: LogitScale, config: Config, folde
         state: a :class:`silc.model.SilcModel`'s state dict, whole tensors; the distillation head is left out.
         scale: the logits' scale and bias; the scale is written within its limit, both as 0-dimensional tensors.
         config: the run's configuration.
-        folder: target. Where timm has no model of the tower's size, the config holds this folder's absolute path,
-            because open_clip passes nothing but a name on to timm: export again after moving it.
+        folder: target; an earlier export there is replaced.
     """
-    folder = folder.resolve()
     folder.mkdir(parents=True, exist_ok=True)
     vision = config.model.vision
-    name = timm_name(vision)
+    name, trunk = timm_name(vision), folder / "vision"
     if name is None:
-        trunk = folder / "vision"
+        name = tower_name(vision)
         trunk.mkdir(exist_ok=True)
         _write_json(trunk / "config.json", _timm_config(vision))
-        name = f"local-dir:{trunk}"
+    elif trunk.is_dir():
+        shutil.rmtree(trunk)  # of an earlier export
     _write_json(folder / "open_clip_config.json", open_clip_config(config, name))
     tensors = {key: _plain(value) for key, value in state.items() if key.startswith(("visual.", "text."))}
     tensors["logit_scale"] = _plain(scale.logit_scale[0].clamp(max=math.log(scale.max_scale)))
     if scale.logit_bias is not None:
         tensors["logit_bias"] = _plain(scale.logit_bias[0])
-    save_file(tensors, folder / "open_clip_model.safetensors", metadata={"format": "pt"})
+    with replacing(folder / "open_clip_model.safetensors") as file:
+        save_file(tensors, file, metadata={"format": "pt"})
 
 
 def timm_name(vision: VisionConfig) -> str | None:
@@ -68,12 +77,21 @@ def timm_name(vision: VisionConfig) -> str | None:
     return f"{stem}_{vision.image_size}" if vision.image_size in images else None
 
 
-def timm_heads(name: str) -> int:
-    """Attention heads of a tower that :func:`timm_name` named. Raises ValueError for another name."""
-    for (_, _, _, heads, _), (stem, images) in _TIMM_NAMES.items():
-        if name in [f"{stem}_{image}" for image in images]:
-            return heads
-    raise ValueError(f"the image tower {name!r} is not one that launch/export.py writes")
+def named_sizes(name: str) -> VisionConfig | None:
+    """Sizes of a tower that :func:`timm_name` or :func:`silc.model.timm_tower.tower_name` named; None for another."""
+    for (patch, width, depth, heads, ratio), (stem, images) in _TIMM_NAMES.items():
+        for image in images:
+            if name == f"{stem}_{image}":
+                return VisionConfig(
+                    image_size=image, patch_size=patch, width=width, depth=depth, heads=heads, mlp_ratio=ratio
+                )
+    return tower_sizes(name)
+
+
+def loading_call(config: Config, folder: Path) -> str:
+    """The Python that loads an export with open_clip, for a message."""
+    call = f"open_clip.create_model('local-dir:{folder}')"
+    return call if timm_name(config.model.vision) else f"import silc.model.timm_tower; {call}"
 
 
 def open_clip_config(config: Config, timm_model_name: str) -> dict[str, Any]:
@@ -125,16 +143,9 @@ def _text_config(text: TextConfig, tokenizer: str) -> dict[str, Any]:
 def _timm_config(vision: VisionConfig) -> dict[str, Any]:
     """timm's config.json: a named model of the family, with its sizes replaced."""
     return {
-        "architecture": _BASE,
+        "architecture": BASE,
         "num_classes": 0,
-        "model_args": {
-            "img_size": vision.image_size,
-            "patch_size": vision.patch_size,
-            "embed_dim": vision.width,
-            "depth": vision.depth,
-            "num_heads": vision.heads,
-            "mlp_ratio": vision.mlp_ratio,
-        },
+        "model_args": timm_arguments(vision),
         "pretrained_cfg": {"input_size": [3, vision.image_size, vision.image_size], "num_classes": 0},
     }
 
@@ -144,4 +155,4 @@ def _plain(tensor: Tensor) -> Tensor:
 
 
 def _write_json(path: Path, value: object) -> None:
-    path.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
+    write_text(path, json.dumps(value, indent=2) + "\n")

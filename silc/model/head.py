@@ -81,7 +81,7 @@ class PrototypeHead(nn.Module):
     def forward(self, features: Tensor, teacher: Tensor, distill: DistillInputs) -> Tensor:
         """The distillation loss of student features [S, B, D] against teacher features [T, B, d]: a scalar.
 
-        Mean over samples and weighted mean over pairs of the cross-entropy between the centred, sharpened teacher and
+        Mean over samples and weighted mean over pairs of the cross-entropy between the centered, sharpened teacher and
         the student (SILC, arXiv 2310.13355, section 3.2).
         """
         return distill_head_loss(

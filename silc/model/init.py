@@ -96,9 +96,12 @@ def _fill_text(draw: _Draw, text: TextTower) -> None:
     draw.normal(text.positional_embedding, "positional_embedding", 0.01)
     draw.normal(text.text_projection.weight, "text_projection.weight", width**-0.5)
     residual = (2 * depth * width) ** -0.5
+    deviations = {
+        "attn.in_proj_weight": width**-0.5,
+        "attn.out_proj.weight": residual,
+        "mlp.c_fc.weight": (2 * width) ** -0.5,
+        "mlp.c_proj.weight": residual,
+    }
     for index, block in enumerate(text.transformer.resblocks):
-        name = f"transformer.resblocks.{index}"
-        draw.normal(block.attn.in_proj_weight, f"{name}.attn.in_proj_weight", width**-0.5)
-        draw.normal(block.attn.out_proj.weight, f"{name}.attn.out_proj.weight", residual)
-        draw.normal(block.mlp.c_fc.weight, f"{name}.mlp.c_fc.weight", (2 * width) ** -0.5)
-        draw.normal(block.mlp.c_proj.weight, f"{name}.mlp.c_proj.weight", residual)
+        for tail, std in deviations.items():
+            draw.normal(block.get_parameter(tail), f"transformer.resblocks.{index}.{tail}", std)

@@ -51,7 +51,8 @@ class RecipeNorm(nn.LayerNorm):
     def forward(self, x: Tensor) -> Tensor:
         out = super().forward(x)
         if out.requires_grad and _saves_memory(x):
-            out.recipe = Recipe(x.detach(), self.weight.detach().clone(), self.bias.detach().clone())
+            recipe = Recipe(x.detach(), self.weight.detach().clone(), self.bias.detach().clone())
+            out.recipe = recipe  # type: ignore[attr-defined]  # for RecipeLinear; a tensor takes any attribute
         return out
 
 
@@ -73,7 +74,7 @@ class RecipeLinear(nn.Linear):
 class PackedLinear(nn.Linear):
     """Linear layer over the rows of several tensors, packed: [T_i, D] each -> [sum T_i, D'], without packing them."""
 
-    def forward(self, parts: Sequence[Tensor]) -> Tensor:
+    def forward(self, parts: Sequence[Tensor]) -> Tensor:  # type: ignore[override]  # nn.Linear takes them packed
         if len(parts) == 1 or not _saves_memory(parts[0]):
             return super().forward(parts[0] if len(parts) == 1 else torch.cat(list(parts)))
         return _PackedLinear.apply(self.weight, self.bias, *parts)

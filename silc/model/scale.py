@@ -7,6 +7,8 @@ import math
 import torch
 from torch import Tensor, nn
 
+from silc.config import ObjectiveConfig
+
 
 class LogitScale(nn.Module):
     """The learned multiplier (kept as its logarithm) and, for the sigmoid loss, the bias: fp32 tensors of shape [1].
@@ -33,6 +35,16 @@ class LogitScale(nn.Module):
         self.max_scale = max_scale
         self.logit_scale = nn.Parameter(torch.full([1], math.log(init_scale)))
         self.logit_bias = nn.Parameter(torch.full([1], init_bias)) if kind == "sigmoid" else None
+
+    @classmethod
+    def of(cls, objective: ObjectiveConfig) -> LogitScale:
+        """Scale and bias of a run, with their first values."""
+        return cls(
+            objective.contrastive,
+            init_scale=objective.init_scale,
+            init_bias=objective.init_bias,
+            max_scale=objective.max_scale,
+        )
 
     def effective(self) -> tuple[Tensor, Tensor | None]:
         """The multiplier [1], at most `max_scale`, and the bias [1] (None for softmax)."""

@@ -12,8 +12,8 @@ from silc.config import Config, ModelConfig
 from silc.model.head import DistillInputs, PrototypeHead
 from silc.model.init import initialize
 from silc.model.text import ResidualBlock, TextTower
+from silc.model.vision import DEFAULT_PIXELS, Pixels, VisionTower
 from silc.model.vision import Block as VisionBlock
-from silc.model.vision import Rgb, VisionTower
 
 
 class SilcModel(nn.Module):
@@ -23,33 +23,28 @@ class SilcModel(nn.Module):
 
     Args:
         config: sizes, attention backend, activation checkpointing, compilation.
-        patch_backend: of ``silc_kernels.patch_embed``.
-        mean, std: of pixels on [0, 1].
+        pixels: how the patch embedding reads uint8 crops.
         with_head: False leaves the distillation head out, for baselines without distillation.
     """
 
-    def __init__(
-        self,
-        config: ModelConfig,
-        *,
-        patch_backend: str = "auto",
-        mean: Rgb = (0.5, 0.5, 0.5),
-        std: Rgb = (0.5, 0.5, 0.5),
-        with_head: bool = True,
-    ) -> None:
+    def __init__(self, config: ModelConfig, *, pixels: Pixels = DEFAULT_PIXELS, with_head: bool = True) -> None:
         super().__init__()
         self.visual = VisionTower(
             config.vision,
             attention=config.attention,
             checkpoint_activations=config.checkpoint_activations,
-            patch_backend=patch_backend,
-            mean=mean,
-            std=std,
+            pixels=pixels,
         )
         self.text = TextTower(config.text, config.vision.width, checkpoint_activations=config.checkpoint_activations)
         self.head = PrototypeHead(config.vision.width, config.head) if with_head else None
         if config.compile:
             compile_blocks(self)
+
+    @classmethod
+    def of(cls, config: Config, *, with_head: bool | None = None) -> SilcModel:
+        """The model of a run, its weights uninitialised; with_head: None for the head where the run distils."""
+        head = config.objective.distill if with_head is None else with_head
+        return cls(config.model, pixels=Pixels.of(config), with_head=head)
 
     def forward(
         self, large: Tensor, small: Tensor | None, tokens: Tensor | None, distill: DistillInputs | None = None
@@ -75,6 +70,7 @@ class SilcModel(nn.Module):
         text = None if tokens is None else self.text(tokens)
         if distill is None:
             return image, text, None, None
+        assert self.head is not None, "a model without the distillation head has no distillation loss"
         students = [*features[1:]]
         if distill.student_views:
             students.append(image[:, image.shape[1] - distill.student_views :])
@@ -121,12 +117,6 @@ def compile_blocks(module: nn.Module, **options: object) -> None:
 
 def build(config: Config) -> SilcModel:
     """The student of a run, with its first weights: a function of the configuration alone, the same on every rank."""
-    model = SilcModel(
-        config.model,
-        patch_backend=config.kernels.patch_embed,
-        mean=config.data.mean,
-        std=config.data.std,
-        with_head=config.objective.distill,
-    )
+    model = SilcModel.of(config)
     initialize(model, config.train.seed)
     return model

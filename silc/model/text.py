@@ -1,7 +1,8 @@
 """The text tower: a bidirectional transformer pooled at its last token (open_clip's TextTransformer as SigLIP sets it).
 
-Padding is attended to like any token, as there. Only the last position leaves the tower, so the last block computes
-queries, its output projection and its MLP for that position alone: the same function for a sixth of the block's work.
+Padding is attended to like any token, as in open_clip. Only the last position leaves the tower, so the last block
+computes queries, its output projection and its MLP for that position alone: the same function for a sixth of the
+block's work.
 """
 
 from __future__ import annotations

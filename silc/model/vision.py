@@ -9,19 +9,42 @@ is copying.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import lru_cache
 
 import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from silc.config import VisionConfig
+from silc.config import Config, VisionConfig
 from silc.model import attention
 from silc.model.layers import Mlp, PackedLinear, RecipeLinear, RecipeNorm, layer_norm
 from silc.model.pool import AttentionPool
 from silc_kernels import PackedLayout, patch_embed, resize_positions
 
 Rgb = tuple[float, float, float]
+
+
+@dataclass(frozen=True)
+class Pixels:
+    """How the patch embedding reads uint8 crops.
+
+    Attributes:
+        mean, std: of pixels on [0, 1].
+        backend: of ``silc_kernels.patch_embed``.
+    """
+
+    mean: Rgb = (0.5, 0.5, 0.5)
+    std: Rgb = (0.5, 0.5, 0.5)
+    backend: str = "auto"
+
+    @classmethod
+    def of(cls, config: Config) -> Pixels:
+        """Those of a run."""
+        return cls(config.data.mean, config.data.std, config.kernels.patch_embed)
+
+
+DEFAULT_PIXELS = Pixels()
 
 
 class PatchProjection(nn.Module):
@@ -31,25 +54,24 @@ class PatchProjection(nn.Module):
     (`trunk.pos_embed` beside `trunk.patch_embed.proj.*`), and a sharded parameter must be read by its owner.
     """
 
-    def __init__(self, width: int, patch_size: int, mean: Rgb, std: Rgb, backend: str) -> None:
+    def __init__(self, width: int, patch_size: int, pixels: Pixels) -> None:
         super().__init__()
-        self.mean, self.std, self.backend = mean, std, backend
+        self.pixels = pixels
         self.weight = nn.Parameter(torch.empty(width, 3, patch_size, patch_size))
         self.bias = nn.Parameter(torch.empty(width))
 
     def forward(self, crops: Sequence[Tensor], positions: list[Tensor]) -> Tensor:
         """crops [M_i, 3, H_i, W_i], positions [tokens_i, D] -> [T, D]."""
-        return patch_embed(
-            list(crops), self.weight, self.bias, positions, mean=self.mean, std=self.std, backend=self.backend
-        )
+        mean, std, backend = self.pixels.mean, self.pixels.std, self.pixels.backend
+        return patch_embed(list(crops), self.weight, self.bias, positions, mean=mean, std=std, backend=backend)
 
 
 class PatchEmbed(nn.Module):
     """Holds the projection under timm's name, `patch_embed.proj`."""
 
-    def __init__(self, width: int, patch_size: int, mean: Rgb, std: Rgb, backend: str) -> None:
+    def __init__(self, width: int, patch_size: int, pixels: Pixels) -> None:
         super().__init__()
-        self.proj = PatchProjection(width, patch_size, mean, std, backend)
+        self.proj = PatchProjection(width, patch_size, pixels)
 
     def forward(self, crops: Sequence[Tensor], positions: list[Tensor]) -> Tensor:
         return self.proj(crops, positions)
@@ -86,23 +108,14 @@ class Block(nn.Module):
 class Trunk(nn.Module):
     """Patch embedding, blocks, final norm and attention pooling, under timm's names."""
 
-    def __init__(
-        self,
-        config: VisionConfig,
-        *,
-        attention: str,
-        checkpoint_activations: bool,
-        patch_backend: str,
-        mean: Rgb,
-        std: Rgb,
-    ) -> None:
+    def __init__(self, config: VisionConfig, *, attention: str, checkpoint_activations: bool, pixels: Pixels) -> None:
         super().__init__()
         self.patch_size = config.patch_size
         self.attention = attention
         self.checkpoint_activations = checkpoint_activations
         side = config.image_size // config.patch_size
         self.grid = (side, side)
-        self.patch_embed = PatchEmbed(config.width, config.patch_size, mean, std, patch_backend)
+        self.patch_embed = PatchEmbed(config.width, config.patch_size, pixels)
         self.pos_embed = nn.Parameter(torch.empty(1, side * side, config.width))
         self.blocks = nn.ModuleList(Block(config.width, config.heads, config.mlp_ratio) for _ in range(config.depth))
         self.norm = layer_norm(config.width)
@@ -158,8 +171,7 @@ class VisionTower(nn.Module):
         config: sizes.
         attention: auto, sdpa or xformers (see :mod:`silc.model.attention`).
         checkpoint_activations: recompute each block in the backward pass.
-        patch_backend: backend of ``silc_kernels.patch_embed``.
-        mean, std: of pixels on [0, 1]; applied inside the patch embedding to uint8 crops.
+        pixels: how the patch embedding reads uint8 crops.
     """
 
     def __init__(
@@ -168,19 +180,10 @@ class VisionTower(nn.Module):
         *,
         attention: str = "auto",
         checkpoint_activations: bool = False,
-        patch_backend: str = "auto",
-        mean: Rgb = (0.5, 0.5, 0.5),
-        std: Rgb = (0.5, 0.5, 0.5),
+        pixels: Pixels = DEFAULT_PIXELS,
     ) -> None:
         super().__init__()
-        self.trunk = Trunk(
-            config,
-            attention=attention,
-            checkpoint_activations=checkpoint_activations,
-            patch_backend=patch_backend,
-            mean=mean,
-            std=std,
-        )
+        self.trunk = Trunk(config, attention=attention, checkpoint_activations=checkpoint_activations, pixels=pixels)
 
     def forward(self, crops: Sequence[Tensor]) -> list[Tensor]:
         """Encode crops of one or more resolutions in one pass.

@@ -1,19 +1,18 @@
-"""What a run says before its first step, and what --dry-run prints."""
+"""What a run prints before its first step."""
 
 from __future__ import annotations
 
 import platform
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import torch
 
 import silc_kernels
 from silc.config import Config
 from silc.model.attention import report as attention_report
-from silc.train.estimate import Estimate
-
-if TYPE_CHECKING:
-    from silc.train.loop import Trainer
+from silc.objective import plan_views
+from silc.text import plural
+from silc.train.state import TrainState
 
 
 def device_line(device: torch.device) -> str:
@@ -21,7 +20,7 @@ def device_line(device: torch.device) -> str:
     if device.type == "cuda":
         memory = torch.cuda.get_device_properties(device).total_memory / 2**30
         return f"{torch.cuda.get_device_name(device)} ({memory:.0f} GiB)"
-    return f"CPU {platform.machine()}, {torch.get_num_threads()} threads a rank"
+    return f"CPU {platform.machine()}, {plural(torch.get_num_threads(), 'thread')} a rank"
 
 
 def backend_lines(config: Config, device: torch.device, dtype: torch.dtype) -> list[str]:
@@ -31,47 +30,33 @@ def backend_lines(config: Config, device: torch.device, dtype: torch.dtype) -> l
         "distill_head_loss": config.kernels.distill,
         "patch_embed": config.kernels.patch_embed,
     }
-    rows = [row for row in silc_kernels.report(device, forced) if row[0] in forced]
-    rows.append(attention_report(config.model.attention, device, dtype))
+    ops = [row for row in silc_kernels.report(device, forced) if row.op in forced]
+    rows = [*ops, attention_report(config.model.attention, device, dtype)]
     return [f"  {op:<18} {backend:<10} {why}" for op, backend, why in rows]
 
 
-def banner(trainer: Trainer) -> str:
+def banner(config: Config, state: TrainState, folder: Path) -> str:
     """Device, ranks, precision, backends and sizes of a run."""
-    config, world = trainer.config, trainer.world
-    micro = config.train.micro_batch or config.train.global_batch // world.size
-    views = f"{trainer.plan.n_original} original + {trainer.plan.n_global} global {config.views.global_size} px"
-    if trainer.plan.n_local:
-        views += f" + {trainer.plan.n_local} local {config.views.local_size} px"
+    world, engine, plan = state.world, state.engine, plan_views(config)
+    ranks = plural(world.size, "rank")
+    views = f"{plan.n_original} original + {plan.n_global} global {config.views.global_size} px"
+    if plan.n_local:
+        views += f" + {plan.n_local} local {config.views.local_size} px"
     lines = [
-        f"SILC  preset {config.preset}  ->  {trainer.folder}",
-        f"  device             {device_line(world.device)}, {world.size} rank(s)",
+        f"SILC  preset {config.preset}  ->  {folder}",
+        f"  device             {device_line(world.device)}, {ranks}",
         f"  engine             DeepSpeed ZeRO-{config.engine.zero_stage}, "
-        f"{str(trainer.dtype).removeprefix('torch.')}; {trainer.engine.optimizer_reason}",
-        f"  batch              {config.train.global_batch} = {world.size} rank(s) x {trainer.engine.accumulation} x "
-        f"{micro}; {config.train.steps} steps",
+        f"{str(engine.dtype).removeprefix('torch.')}; {engine.optimizer_reason}",
+        f"  batch              {config.train.global_batch} = {ranks} x {engine.accumulation} x "
+        f"{config.train.micro(world.size)}; {plural(config.train.steps, 'step')}",
         f"  views              {views}; contrastive: {config.objective.contrastive} on "
         f"{config.objective.contrastive_views}",
     ]
-    if trainer.teacher is not None:
+    if state.teacher is not None:
         kind = "EMA of the head alone" if config.objective.head_only_ema else "EMA"
         lines.append(
             f"  teacher            fp32 {kind}, momentum {config.ema_momentum:.5f}, from step "
             f"{config.distill_start_step}"
         )
-    return "\n".join([*lines, *backend_lines(config, world.device, trainer.dtype)])
-
-
-def dry_run_text(config: Config, estimated: Estimate, world_size: int, resolved: str) -> str:
-    """The resolved configuration, then parameter counts, tokens a picture and memory per rank."""
-    lines = [resolved.rstrip(), "", "parameters"]
-    lines += [f"  {name:<34} {count:>15,}" for name, count in estimated.parameters.items()]
-    lines.append(f"  {'total':<34} {sum(estimated.parameters.values()):>15,}")
-    lines += ["", f"student tokens per image             {estimated.tokens_per_image:>15,}"]
-    lines += [f"training GFLOP per pair              {estimated.flops_per_pair / 1e9:>15,.2f}"]
-    lines += ["", f"estimated memory per rank, {world_size} rank(s), GiB"]
-    lines += [f"  {name:<34} {size / 2**30:>15.3f}" for name, size in estimated.bytes_per_rank.items()]
-    lines.append(f"  {'total':<34} {sum(estimated.bytes_per_rank.values()) / 2**30:>15.3f}")
-    if config.unverified:
-        lines += ["", "values that no public source confirms: " + ", ".join(config.unverified)]
-    return "\n".join(lines)
+    notes = [f"  note               {note}" for note in config.notes]
+    return "\n".join([*lines, *backend_lines(config, world.device, engine.dtype), *notes])

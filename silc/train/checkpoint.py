@@ -6,12 +6,12 @@
             engine/              DeepSpeed's shards: weights, masters, moments (one file a rank)
             student.safetensors  the student's fp32 weights, whole: for export, evaluation and other programs
             teacher.safetensors  the teacher's fp32 average, whole
-            trainer.pt           counters, data position, centre, logit scale and bias with their optimiser's state
+            trainer.pt           counters, data position, center, logit scale and bias with their optimiser's state
             config.yaml          the resolved configuration
             manifest.json        names and sizes of all of the above, written last
 
 A checkpoint is written as `step_*.tmp` and renamed when its manifest is in place; readers trust only folders with a
-manifest that matches. Whatever the trainer needs to go on is here; nothing random is kept because order and
+manifest that matches. All that the trainer needs to resume is here; nothing random is kept because order and
 augmentation are functions of (seed, position).
 """
 
@@ -22,38 +22,37 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from pickle import UnpicklingError
+from typing import TYPE_CHECKING, Any
 
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from silc.config_io import build as build_config
-from silc.distributed import World, barrier, broadcast_object
+from silc.config import Config
+from silc.config_io import read_config, to_yaml
+from silc.distributed import barrier, broadcast_object
 from silc.errors import RunStopped
-from silc.model.export import export
+from silc.files import replacing, write_text
+from silc.model.export import export, loading_call
 from silc.model.scale import LogitScale
+from silc.text import plural
 
-FORMAT = 1
+if TYPE_CHECKING:  # to read weights, no engine is needed
+    from silc.train.state import TrainState
+
+FORMAT = 2  # 1 had the configuration in trainer.pt too
+READABLE = (1, 2)
 
 
-def save(
-    folder: Path,
-    step: int,
-    *,
-    world: World,
-    engine: Any,
-    teacher: Any | None,
-    trainer: dict[str, Any],
-    config_yaml: str,
-    keep: int,
-) -> Path:
-    """Write a checkpoint below the run folder (collective: every rank must call it). Returns its path.
+def save(run: Path, state: TrainState, config: Config) -> Path:
+    """Write a checkpoint below the folder of a run (collective: every rank must call it). Returns its path.
 
     Raises RunStopped when it cannot be written, a full disk for one; the checkpoints before it are untouched.
     """
-    final = folder / "checkpoints" / f"step_{step:08d}"
+    world, step = state.world, state.counters.step
+    final = run / "checkpoints" / f"step_{step:08d}"
     draft = final.with_suffix(".tmp")
     with _or_stop(draft):
         if world.main:
@@ -61,25 +60,26 @@ def save(
                 shutil.rmtree(left)
             draft.mkdir(parents=True)
         barrier()
-        engine.save(draft)
-        student = engine.master_weights(keep=world.main)
-        average = teacher.average() if teacher is not None else {}
+        state.engine.save(draft)
+        student = state.engine.master_weights(keep=world.main)
+        average = state.teacher.average() if state.teacher is not None else {}
+        trainer = {"format": FORMAT, "world_size": world.size, **state.state_dict()}
         barrier()
         if world.main:
-            save_file(student, draft / "student.safetensors")
+            with replacing(draft / "student.safetensors") as file:
+                save_file(student, file)
             if average:
-                save_file({k: v.cpu().contiguous() for k, v in average.items()}, draft / "teacher.safetensors")
-            torch.save({"format": FORMAT, "world_size": world.size, **trainer}, draft / "trainer.pt")
-            (draft / "config.yaml").write_text(config_yaml, encoding="utf-8")
+                with replacing(draft / "teacher.safetensors") as file:
+                    save_file({k: v.cpu().contiguous() for k, v in average.items()}, file)
+            torch.save(trainer, draft / "trainer.pt")
+            (draft / "config.yaml").write_text(to_yaml(config), encoding="utf-8")
             files = {str(p.relative_to(draft)): p.stat().st_size for p in sorted(draft.rglob("*")) if p.is_file()}
-            (draft / "manifest.json").write_text(
-                json.dumps({"format": FORMAT, "step": step, "files": files}, indent=1), encoding="utf-8"
-            )
+            write_text(draft / "manifest.json", json.dumps({"format": FORMAT, "step": step, "files": files}, indent=1))
             shutil.rmtree(final, ignore_errors=True)
             # Before the renaming: a job that ends between the two leaves a name without a folder, which is passed over.
-            (final.parent / "latest").write_text(final.name + "\n", encoding="utf-8")
+            write_text(final.parent / "latest", final.name + "\n")
             draft.rename(final)
-            for old in _whole(final.parent)[:-keep]:
+            for old in _whole(final.parent)[: -config.train.keep_checkpoints]:
                 shutil.rmtree(old)
     barrier()
     return final
@@ -87,16 +87,16 @@ def save(
 
 @contextmanager
 def _or_stop(draft: Path) -> Iterator[None]:
-    """Whatever keeps a checkpoint from being written ends the run in words, and leaves no draft to fill the disk."""
+    """Whatever keeps a checkpoint from being written ends the run with a message, and leaves no draft on the disk."""
     try:
         yield
     except (OSError, RuntimeError, SafetensorError) as error:  # torch.save has RuntimeError for a full disk
         shutil.rmtree(draft, ignore_errors=True)
-        there = next(path for path in draft.parents if path.exists())
+        disk = next(path for path in draft.parents if path.exists())
         raise RunStopped(
             f"the checkpoint {draft.with_suffix('')} could not be written: {str(error).partition(chr(10))[0]} "
-            f"({shutil.disk_usage(there).free / 1e9:.1f} GB are free in {there}); make room there, then go on from the "
-            "last whole one with train.resume=auto"
+            f"({shutil.disk_usage(disk).free / 1e9:.1f} GB are free in {disk}); make room on that disk, then continue "
+            "from the last whole checkpoint with train.resume=auto"
         ) from error
 
 
@@ -121,8 +121,8 @@ def verify(path: Path) -> Path:
     """Check a checkpoint against its manifest. Raises ValueError naming the first file that differs."""
     manifest = path / "manifest.json"
     try:
-        files = json.loads(manifest.read_text(encoding="utf-8"))["files"]
-    except (OSError, ValueError, KeyError, TypeError):
+        files = dict(json.loads(manifest.read_text(encoding="utf-8"))["files"])
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         raise ValueError(f"{manifest} is damaged; take an older checkpoint") from None
     for name, size in files.items():
         found = (path / name).stat().st_size if (path / name).is_file() else None
@@ -133,17 +133,34 @@ def verify(path: Path) -> Path:
     return path
 
 
+def load_config(path: Path) -> Config:
+    """The configuration that a checkpoint was trained with. Raises ValueError for one that this version cannot read."""
+    return read_config(path / "config.yaml")
+
+
 def load_trainer(path: Path, world_size: int, device: torch.device) -> dict[str, Any]:
-    """The trainer's part, after checking that this number of ranks can go on from it."""
+    """`trainer.pt`: `TrainState.state_dict` and the number of ranks, after checking that as many can resume from it.
+
+    Raises ValueError where they cannot.
+    """
     trainer = torch.load(path / "trainer.pt", map_location=device, weights_only=True)
-    if trainer["format"] != FORMAT:
-        raise ValueError(f"checkpoint {path} has format {trainer['format']}, this version reads {FORMAT}")
+    if trainer["format"] not in READABLE:
+        readable = " and ".join(map(str, READABLE))
+        raise ValueError(f"checkpoint {path} has format {trainer['format']}, this version reads {readable}")
     if trainer["world_size"] != world_size:
         raise ValueError(
-            f"checkpoint {path} was written by {trainer['world_size']} ranks and resumes with that many, not "
+            f"checkpoint {path} was written by {plural(trainer['world_size'], 'rank')} and resumes with that many, not "
             f"{world_size}"
         )
     return trainer
+
+
+def restore(path: Path, trainer: dict[str, Any], state: TrainState) -> None:
+    """Bring a state to where it was when :func:`save` wrote it (collective). trainer: of :func:`load_trainer`."""
+    state.engine.load(path)
+    if state.teacher is not None:
+        state.teacher.load_average(load_weights(path, "teacher"))
+    state.load_state_dict(trainer)
 
 
 def load_weights(path: Path, name: str) -> dict[str, Tensor]:
@@ -151,40 +168,49 @@ def load_weights(path: Path, name: str) -> dict[str, Tensor]:
     file = path / f"{name}.safetensors"
     if not file.is_file():
         raise ValueError(f"checkpoint {path} has no {name} weights ({file.name})")
-    return load_file(file)
+    try:
+        return load_file(file)
+    except SafetensorError as error:
+        raise ValueError(f"{file} is damaged ({error}); take an older checkpoint") from None
 
 
-def export_open_clip(path: Path, out: Path, *, teacher: bool = False) -> None:
+def load_teacher_tower(path: Path) -> dict[str, Tensor]:
+    """Whole fp32 weights of the teacher's image tower, on the CPU. Raises ValueError when the checkpoint has none."""
+    tower = {name: value for name, value in load_weights(path, "teacher").items() if name.startswith("visual.")}
+    if not tower:
+        raise ValueError(f"checkpoint {path}: a head-only EMA teacher has no image tower of its own; take the student")
+    return tower
+
+
+def load_config_and_scale(path: Path) -> tuple[Config, LogitScale]:
+    """A checkpoint's configuration, and the scale and bias of its contrastive logits. Raises ValueError if damaged."""
+    config, file = load_config(path), path / "trainer.pt"
+    scale = LogitScale.of(config.objective)
+    try:
+        scale.load_state_dict(torch.load(file, map_location="cpu", weights_only=True)["scale"])
+    except (OSError, EOFError, RuntimeError, KeyError, TypeError, AttributeError, UnpicklingError) as error:
+        raise ValueError(f"{file} is damaged ({str(error).partition(chr(10))[0]}); take an older checkpoint") from None
+    return config, scale
+
+
+def export_open_clip(path: Path, out: Path, *, teacher: bool = False) -> str:
     """Write a checkpoint as an open_clip folder: the student, or the teacher's image tower with the student's text
     tower.
 
-    Raises ValueError when the checkpoint has no such weights.
+    Returns the Python that loads it. Raises ValueError when the checkpoint has no such weights.
     """
-    trainer = torch.load(path / "trainer.pt", map_location="cpu", weights_only=True)
-    config = build_config(trainer["config"])
-    objective = config.objective
-    scale = LogitScale(
-        objective.contrastive,
-        init_scale=objective.init_scale,
-        init_bias=objective.init_bias,
-        max_scale=objective.max_scale,
-    )
-    scale.load_state_dict(trainer["scale"])
+    config, scale = load_config_and_scale(path)
     weights = load_weights(path, "student")
     if teacher:
-        image = {name: value for name, value in load_weights(path, "teacher").items() if name.startswith("visual.")}
-        if not image:
-            raise ValueError(
-                f"checkpoint {path}: a head-only EMA teacher has no image tower of its own; export the student"
-            )
-        weights |= image
+        weights |= load_teacher_tower(path)
     export(weights, scale, config, out)
+    return loading_call(config, out.resolve())
 
 
 def newest(run: Path) -> Path | None:
     """The newest undamaged checkpoint of a run folder as rank 0 sees it, the same on every rank; None when it has none.
 
-    Raises ValueError when all of them are damaged: to start from nothing would lose the run without a word.
+    Raises ValueError when all of them are damaged: to start from nothing would lose the run silently.
     """
 
     def look() -> tuple[str | None, str | None]:

@@ -30,8 +30,7 @@ def precision(config: Config, device: torch.device) -> torch.dtype:
 
 def deepspeed_json(config: Config, world: World) -> dict[str, Any]:
     """DeepSpeed's configuration for this run, every key written."""
-    engine, share = config.engine, config.train.global_batch // world.size
-    micro = config.train.micro_batch or share
+    engine, micro = config.engine, config.train.micro(world.size)
     zero: dict[str, Any] = {
         "stage": engine.zero_stage,
         "overlap_comm": engine.overlap_comm and world.device.type == "cuda",
@@ -55,7 +54,7 @@ def deepspeed_json(config: Config, world: World) -> dict[str, Any]:
     return {
         "train_batch_size": config.train.global_batch,
         "train_micro_batch_size_per_gpu": micro,
-        "gradient_accumulation_steps": share // micro,
+        "gradient_accumulation_steps": config.train.share(world.size) // micro,
         "managed_gradient_accumulation": True,
         "gradient_clipping": config.optim.clip,
         "bf16": {"enabled": precision(config, world.device) == torch.bfloat16, "check_grad_overflow": True},
@@ -78,9 +77,17 @@ def deepspeed_json(config: Config, world: World) -> dict[str, Any]:
 
 
 class Engine:
-    """The student in DeepSpeed's hands."""
+    """The student in DeepSpeed's hands.
+
+    Attributes:
+        dtype: of the forward and backward passes.
+        accumulation: micro-batches a step.
+        json: DeepSpeed's configuration.
+        optimizer_reason: which AdamW it is, and why.
+    """
 
     def __init__(self, config: Config, model: nn.Module, world: World) -> None:
+        self.dtype = precision(config, world.device)
         groups = parameter_groups(model.named_parameters(), config.optim)
         self._names = [name for name, _ in model.named_parameters()]
         self.json = deepspeed_json(config, world)
@@ -123,19 +130,20 @@ class Engine:
 
     def fragments(self) -> list[Fragment]:
         """This rank's parts of the fp32 master weights."""
+        # These take `parameter` as Any: they read what DeepSpeed hangs on it.
         make = self._fragment_stage3 if self._stage == 3 else self._fragment_stage12
         named = zip(self._names, self._engine.module.parameters(), strict=True)
         return [f for f in (make(name, parameter) for name, parameter in named) if f is not None]
 
     @staticmethod
-    def _fragment_stage12(name: str, parameter: nn.Parameter) -> Fragment | None:
+    def _fragment_stage12(name: str, parameter: Any) -> Fragment | None:
         mapping = parameter._hp_mapping
         if mapping is None:
             return None
         address = mapping.lp_fragment_address
         return Fragment(name, address.start, address.numel, lambda: parameter._hp_mapping.hp_fragment.view(-1))
 
-    def _fragment_stage3(self, name: str, parameter: nn.Parameter) -> Fragment | None:
+    def _fragment_stage3(self, name: str, parameter: Any) -> Fragment | None:
         size = parameter.ds_tensor.ds_numel
         start = size * self._rank
         numel = min(size, parameter.ds_numel - start)

@@ -1,14 +1,11 @@
-"""What a run will cost, from the configuration alone: parameters, tokens, floating-point operations, memory."""
+"""Floating-point operations of a step, from the configuration alone."""
 
 from __future__ import annotations
 
 import itertools
-from dataclasses import dataclass
-
-import torch
+from typing import NamedTuple
 
 from silc.config import Config, TextConfig, VisionConfig
-from silc.model.silc import SilcModel
 from silc.objective import plan_views
 
 
@@ -60,61 +57,20 @@ def step_flops(config: Config) -> float:
     return 2 * (3 * student + teacher)
 
 
-@dataclass(frozen=True)
-class Estimate:
-    """Counts and bytes of a run."""
+class Passes(NamedTuple):
+    """Floating-point operations of forward passes over one pair that a run may repeat.
 
-    parameters: dict[str, int]
-    tokens_per_image: int
-    flops_per_pair: float
-    bytes_per_rank: dict[str, float]
-
-
-def estimate(config: Config, world_size: int, dtype: torch.dtype) -> Estimate:
-    """Parameters by part, tokens a picture, and memory per rank by purpose.
-
-    Activations are a model, not a measurement.
+    blocks: all of the student's towers, as recomputed activations ask for. contrastive: the aligned views and the
+    caption, once more with exact accumulation.
     """
-    with torch.device("meta"):
-        model = SilcModel(config.model, with_head=config.objective.distill)
-    parts = {"image tower": model.visual, "text tower": model.text, "distillation head": model.head}
-    parameters = {
-        name: sum(p.numel() for p in part.parameters()) if part is not None else 0 for name, part in parts.items()
-    }
-    plan, patch = plan_views(config), config.model.vision.patch_size
-    tokens = plan.student_large * (config.views.global_size // patch) ** 2
-    if plan.n_local:
-        tokens += plan.n_local * (config.views.local_size // patch) ** 2
-    return Estimate(parameters, tokens, step_flops(config), _memory(config, parameters, tokens, world_size, dtype))
+
+    blocks: float
+    contrastive: float
 
 
-def _memory(
-    config: Config, parameters: dict[str, int], tokens: int, ranks: int, dtype: torch.dtype
-) -> dict[str, float]:
-    total, size, stage = sum(parameters.values()), dtype.itemsize, config.engine.zero_stage
-    followed = 0
-    if config.objective.distill:
-        followed = parameters["distillation head"] + (
-            0 if config.objective.head_only_ema else parameters["image tower"]
-        )
-    masters = 4 * total / ranks
-    micro = config.train.micro_batch or config.train.global_batch // ranks
-    return {
-        "weights": size * total / (ranks if stage == 3 else 1),
-        "gradients": size * total / (ranks if stage >= 2 else 1),
-        "master weights and Adam moments": masters + 8 * total / ranks,
-        "teacher": size * followed + (0 if dtype == torch.float32 else 4 * followed / ranks),
-        "activations (model)": micro * _activation_bytes(config, tokens, size),
-    }
-
-
-def _activation_bytes(config: Config, tokens: int, size: int) -> float:
-    """Bytes kept for the backward pass of one pair: per token and block about 2 norms, qkv, attention, and the MLP
-    twice its width.
-    """
-    total = 0.0
-    for tower, count in ((config.model.vision, tokens), (config.model.text, config.model.text.context_length)):
-        per_block = tower.width * (8 + 2 * tower.mlp_ratio)
-        kept = tower.depth * (tower.width if config.model.checkpoint_activations else per_block)
-        total += count * size * (kept + per_block)
-    return total
+def passes_flops(config: Config) -> Passes:
+    """What recomputation and accumulation add to a pair; not in :func:`step_flops`, which counts useful operations."""
+    plan, views, vision = plan_views(config), config.views, config.model.vision
+    large = plan.student_large * vision_macs(vision, views.global_size) + text_macs(config.model.text, vision.width)
+    small = plan.n_local * vision_macs(vision, views.local_size) if plan.n_local else 0.0
+    return Passes(2 * (large + small), 2 * large)

@@ -11,24 +11,16 @@ from typing import Any
 
 from silc.config import Config
 from silc.config_io import to_dict
-
-# Dense bf16 peaks in TFLOP/s, from the makers' data sheets, by a part of the device's name. Only for the MFU.
-_PEAKS = {
-    "B200": 2250.0,
-    "H200": 989.0,
-    "H100 PCIe": 756.0,
-    "H100": 989.0,
-    "A100": 312.0,
-    "L40S": 362.0,
-    "RTX 4090": 165.0,
-}
+from silc.files import write_text
+from silc.train.plan.gpus import gpu_of_device
 
 
 def peak_flops(config: Config, device_name: str) -> float | None:
     """Peak bf16 rate of one device in FLOP/s, or None when unknown (a CPU, say): then no MFU is shown."""
     if config.train.peak_tflops is not None:
         return config.train.peak_tflops * 1e12
-    return next((peak * 1e12 for part, peak in _PEAKS.items() if part in device_name), None)
+    gpu = gpu_of_device(device_name)
+    return None if gpu is None or gpu.tflops is None else gpu.tflops * 1e12
 
 
 def check_loggers(config: Config) -> None:
@@ -93,9 +85,7 @@ def drop_later_rows(path: Path, step: int) -> None:
                 kept.append(line + "\n")
         except json.JSONDecodeError:
             break
-    draft = path.with_suffix(".tmp")
-    draft.write_text("".join(kept), encoding="utf-8")
-    draft.replace(path)
+    write_text(path, "".join(kept))
 
 
 def _plain(value: Any) -> Any:

@@ -84,7 +84,7 @@ def build_optimizer(
 
     Raises ValueError when the one asked for cannot run here.
     """
-    common = {"lr": optim.lr, "betas": (optim.beta1, optim.beta2), "eps": optim.eps}
+    common: dict[str, Any] = {"lr": optim.lr, "betas": (optim.beta1, optim.beta2), "eps": optim.eps}
     asked = optim.optimizer
     apex, why = apex_fused_adam() if asked in ("auto", "apex_adamw") else (None, "")
     if asked == "apex_adamw" and (apex is None or device.type != "cuda"):

@@ -1,4 +1,4 @@
-"""The line a person watches: tqdm with the numbers that tell whether the run is healthy."""
+"""The line a person watches: tqdm with the numbers that show whether the run is healthy."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ import sys
 from typing import Any
 
 from tqdm import tqdm
+
+from silc.text import plural
 
 
 class Progress:
@@ -28,7 +30,7 @@ class Progress:
         self._bar.update()
 
     def show(self, values: dict[str, Any]) -> None:
-        """Bring the figures up to date."""
+        """Show the numbers of a log interval."""
         if not self._enabled:
             return
         parts = [f"loss {values['loss']:.3f}", f"contrastive {values['loss_contrastive']:.3f}"]
@@ -42,7 +44,8 @@ class Progress:
             parts.append(f"MFU {values['mfu']:.1%}")
         parts.append(f"data wait {values['waiting_for_data']:.0%}")
         if values["skipped_steps"] or values["skipped_samples"]:
-            parts.append(f"skipped {values['skipped_steps']} steps, {values['skipped_samples']} samples")
+            steps, samples = plural(values["skipped_steps"], "step"), plural(values["skipped_samples"], "sample")
+            parts.append(f"skipped {steps}, {samples}")
         text = "  ".join(parts)
         if self._terminal:
             self._bar.set_postfix_str(text, refresh=False)

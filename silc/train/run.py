@@ -1,4 +1,7 @@
-"""A run from start to finish: join the job, find the data, train, save, export, evaluate."""
+"""A run from start to finish: join the job, find the data, train, save, export, evaluate.
+
+:func:`train` answers a command with an exit status; :func:`run` answers a caller in Python, and raises.
+"""
 
 from __future__ import annotations
 
@@ -8,139 +11,178 @@ import os
 import sys
 import time
 import traceback
+from collections.abc import Sequence
 from pathlib import Path
 
-from silc.config import Config, validate
-from silc.data.sample import default_root
+from silc.config import Config
+from silc.config_rules import validate
+from silc.data.sample_set.cache import default_root
 from silc.distributed import barrier, broadcast_object, init
-from silc.errors import STOPPED_BY_SIGNAL, RunInterrupted, RunStopped, speaks
-from silc.evaluate import exhibits, output, suite
-from silc.evaluate.data import EvalData
+from silc.errors import STOPPED_BY_SIGNAL, RunInterrupted, RunStopped, defer_to_first_rank
+from silc.evaluate import runner
+from silc.evaluate.datasets import EvalData
+from silc.evaluate.report import examples, output
 from silc.evaluate.towers import Towers, build_towers
+from silc.text import plural
 from silc.train import checkpoint, sources
 from silc.train.banner import backend_lines
 from silc.train.engine import precision
 from silc.train.loop import Trainer
 from silc.train.metrics import check_loggers
+from silc.train.start import start
 
 
 def train(config: Config) -> int:
     """Exit status: 0 trained, 1 ended early, 2 a user's mistake, 75 stopped by a signal after a checkpoint.
 
-    Mistakes are found before training starts, and before the run folder is made.
+    Messages go to the terminal. Mistakes are found before training starts, and before the run folder is made.
     """
-    _quiet()
     try:
-        check_loggers(config)
-        world = init(config.engine.timeout_minutes)
-        validate(config, world.size)
-        backend_lines(config, world.device, precision(config, world.device))  # refuses a backend that cannot run here
-        folder = _run_folder(config)
-        shards, data = sources.resolve(config, world, default_root())
-        trainer = Trainer(config, world, shards, folder)
+        trainer, data = _prepare(config)
     except ValueError as error:
-        if speaks():
-            print(f"train.py: {error}", file=sys.stderr)
+        defer_to_first_rank()
+        print(f"silc train: {error}", file=sys.stderr)
         return 2
     try:
-        return _train(config, trainer, data)
+        _finish(trainer, data, sys.argv)
     except RunInterrupted as stop:
-        if world.main:
+        if trainer.world.main:
             print(f"stopped by {stop}", flush=True)
-        barrier()  # the launcher ends all ranks when the first one leaves with this status
+        barrier()  # the launcher ends all ranks when the first one has left with this status
         return STOPPED_BY_SIGNAL
     except RunStopped as error:
-        print(f"train.py: {error}", file=sys.stderr)
-        return 1
-    except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
-            raise
-        print(f"train.py: the run folder {folder} cannot be written: {error.strerror}; make room", file=sys.stderr)
-        return 1
-    finally:
-        trainer.close()
-
-
-def _train(config: Config, trainer: Trainer, data: EvalData | None) -> int:
-    started = time.perf_counter()
-    counters = trainer.run(None if data is None else lambda: _evaluate(config, trainer, data, last=False))
-    path = trainer.save()
-    if trainer.world.main:
-        minutes = (time.perf_counter() - started) / 60
-        print(
-            f"trained {counters.step} steps, {counters.step * config.train.global_batch} pairs, in {minutes:.1f} "
-            f"min; checkpoint {path}",
-            flush=True,
-        )
-    _export(trainer, path)
-    return 0 if data is None else _evaluate_last(config, trainer, data)
-
-
-def _evaluate_last(config: Config, trainer: Trainer, data: EvalData) -> int:
-    """Exit status: whatever goes wrong here, the training is done, its checkpoint and export are whole."""
-    try:
-        _evaluate(config, trainer, data, last=True)
-    except Exception as error:
-        traceback.print_exc()
-        print(
-            f"train.py: the last evaluation failed ({error}); the run is trained, saved and exported. Measure it again "
-            f"with: python launch/evaluate.py {trainer.folder}",
-            file=sys.stderr,
-        )
+        print(f"silc train: {error}", file=sys.stderr)
         return 1
     return 0
 
 
-def _evaluate(config: Config, trainer: Trainer, data: EvalData, *, last: bool) -> None:
-    """Figures to the terminal, the log and evaluation.json; after the last step also the pictures (collective)."""
-    models = _towers(trainer)
-    tasks = config.eval.after if last else config.eval.during
-    results = suite.evaluate(config, models, data, tasks, trainer.world, strict=False)
+def run(config: Config, command: Sequence[str]) -> Path:
+    """Train, save, export and evaluate as :func:`train` does, for callers in Python. Returns the run folder.
+
+    command: the words of a command that does the same; the report shows it.
+
+    Raises:
+        ValueError: a mistake in the configuration or the data, before training starts and anything is written.
+        RunStopped: training, or the last evaluation, could not be finished; the message says why and what to do.
+        RunInterrupted: a signal asked for the end; a checkpoint is written.
+    """
+    trainer, data = _prepare(config)
+    _finish(trainer, data, command)
+    return trainer.folder
+
+
+def _prepare(config: Config) -> tuple[Trainer, EvalData | None]:
+    """Everything up to the first step. Raises ValueError for what can be known to fail."""
+    _quiet()
+    check_loggers(config)
+    world = init(config.engine.timeout_minutes)
+    validate(config, world.size)
+    backend_lines(config, world.device, precision(config, world.device))  # refuses a backend that cannot run here
+    folder = _run_folder(config)
+    shards, data = sources.resolve(config, world, default_root())
+    return start(config, world, shards, folder), data
+
+
+def _finish(trainer: Trainer, data: EvalData | None, command: Sequence[str]) -> None:
+    """Everything from the first step on. Raises RunStopped or RunInterrupted."""
+    try:
+        path = _train(trainer, data)
+        _export(trainer, path)
+        if data is not None:
+            _evaluate_last(trainer, data, command)
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        raise RunStopped(
+            f"the run folder {trainer.folder} cannot be written: {error.strerror}; make room on its disk"
+        ) from error
+    finally:
+        trainer.close()
+
+
+def _train(trainer: Trainer, data: EvalData | None) -> Path:
+    """The last checkpoint."""
+    started, batch = time.perf_counter(), trainer.config.train.global_batch
+    counters = trainer.run(None if data is None else lambda: _evaluate(trainer, data, trainer.config.eval.during))
+    path = trainer.save()
     if trainer.world.main:
-        step, folder = trainer.counters.step, trainer.folder
-        print(f"evaluation at step {step}\n{suite.table(results, data, tasks)}", flush=True)
-        trainer.log.write(step, suite.scalars(results))
-        suite.write_json(results, step, config, folder / "evaluation.json")
-        if last:
-            _show(config, models, data, results, step, folder)
-    barrier()
-
-
-def _show(
-    config: Config, models: list[Towers], data: EvalData, results: list[suite.Result], step: int, folder: Path
-) -> None:
-    if config.eval.picture:
-        title = f"{folder}, step {step}: held-out pictures and what is closest"
-        try:
-            if output.sheet(config, models[0], data, title, folder / "held_out.png"):
-                print(f"held-out pictures with their top captions: {folder / 'held_out.png'}", flush=True)
-        except exhibits.FAILURES as error:
-            print(f"there is no sheet of held-out pictures: {error}", flush=True)
-    if config.eval.report:
-        title = f"SILC: {folder}, step {step}"
-        path = output.report(config, models, data, results, title, run=folder, folder=folder)
-        print(f"report: {path}", flush=True)
-
-
-def _towers(trainer: Trainer) -> list[Towers]:
-    """The models to measure, on whole copies of the fp32 weights (collective)."""
-    average = {} if trainer.teacher is None else trainer.teacher.average()
-    return build_towers(trainer.config, trainer.engine.master_weights(), average, trainer.world.device, trainer.dtype)
+        minutes = (time.perf_counter() - started) / 60
+        print(
+            f"trained {plural(counters.step, 'step')}, {plural(counters.step * batch, 'pair')}, in {minutes:.1f} min; "
+            f"checkpoint {path}",
+            flush=True,
+        )
+    return path
 
 
 def _export(trainer: Trainer, path: Path) -> None:
     """The student as an open_clip model beside the checkpoints (main rank)."""
     if trainer.world.main:
         out = trainer.folder / "open_clip"
-        checkpoint.export_open_clip(path, out)
-        print(f"student for open_clip.create_model('local-dir:{out}')", flush=True)
+        call = checkpoint.export_open_clip(path, out)
+        print(f"student for open_clip: {call}", flush=True)
     barrier()
+
+
+def _evaluate_last(trainer: Trainer, data: EvalData, command: Sequence[str]) -> None:
+    """Raises RunStopped for whatever goes wrong: the training is done, its checkpoint and export are whole."""
+    try:
+        results = _evaluate(trainer, data, trainer.config.eval.after)
+        if trainer.world.main:
+            _show(trainer, data, *results, command)
+        barrier()
+    except Exception as error:
+        traceback.print_exc()
+        raise RunStopped(
+            f"the last evaluation failed ({error}); the run is trained, saved and exported. Measure it again with: "
+            f"silc evaluate {trainer.folder}"
+        ) from error
+
+
+def _evaluate(trainer: Trainer, data: EvalData, tasks: Sequence[str]) -> tuple[list[Towers], list[runner.Result]]:
+    """Metrics to the terminal, the log and evaluation.json (collective). Returns the models, and what was measured."""
+    config, world = trainer.config, trainer.world
+    models = _towers(trainer)
+    results = runner.evaluate(config, models, data, tasks, world, strict=False)
+    if world.main:
+        step, folder = trainer.state.counters.step, trainer.folder
+        print(f"evaluation at step {step}\n{runner.table(results, data, tasks)}", flush=True)
+        if trainer.log is not None:
+            trainer.log.write(step, runner.scalars(results))
+        runner.write_json(results, step, config, folder / "evaluation.json")
+    barrier()
+    return models, results
+
+
+def _towers(trainer: Trainer) -> list[Towers]:
+    """The models to measure, on whole copies of the fp32 weights (collective)."""
+    state = trainer.state
+    average = {} if state.teacher is None else state.teacher.average()
+    return build_towers(trainer.config, state.engine.master_weights(), average, state.world.device, state.engine.dtype)
+
+
+def _show(
+    trainer: Trainer, data: EvalData, models: list[Towers], results: list[runner.Result], command: Sequence[str]
+) -> None:
+    """The contact sheet and the report (main rank)."""
+    config, folder, step = trainer.config, trainer.folder, trainer.state.counters.step
+    if config.eval.contact_sheet:
+        title = f"{folder}, step {step}: held-out images and what is closest"
+        try:
+            if output.sheet(config, models[0], data, title, folder / "held_out.png"):
+                print(f"held-out images with their top captions: {folder / 'held_out.png'}", flush=True)
+        except examples.FAILURES as error:
+            print(f"no sheet of held-out images was made: {error}", flush=True)
+    if config.eval.report:
+        title = f"SILC: {folder}, step {step}"
+        path = output.report(config, models, data, results, title, run=folder, folder=folder, argv=command)
+        print(f"report: {path}", flush=True)
 
 
 def _run_folder(config: Config) -> Path:
     """`train.out`, or the first free one of runs/PRESET, runs/PRESET-2, ...; with resume=auto the newest of these.
 
-    A run never writes over another one; only `auto` and a checkpoint inside the folder go on there. Nothing is made
+    A run never writes over another one; only `auto` and a checkpoint inside the folder continue it. Nothing is made
     yet: a start that fails leaves nothing. Raises ValueError.
     """
     named, resume = config.train.out, config.train.resume
@@ -159,9 +201,9 @@ def _run_folder(config: Config) -> Path:
         free = base if not used else base.with_name(f"{base.name}-{len(used) + 1}")
         folder = used[-1] if used and resume == "auto" else free
     folder = broadcast_object(folder)
-    there = next(path for path in (folder, *folder.parents) if path.exists())
-    if not (there.is_dir() and os.access(there, os.W_OK | os.X_OK)):
-        raise ValueError(f"the run folder {folder} cannot be made: {there} is not writable; take another train.out")
+    nearest = next(path for path in (folder, *folder.parents) if path.exists())
+    if not (nearest.is_dir() and os.access(nearest, os.W_OK | os.X_OK)):
+        raise ValueError(f"the run folder {folder} cannot be made: {nearest} is not writable; take another train.out")
     return folder
 
 
@@ -170,7 +212,7 @@ def _taken(folder: Path) -> bool:
 
 
 def _quiet() -> None:
-    """DeepSpeed tells a lot at INFO; a person wants the banner and the progress line."""
+    """DeepSpeed logs a lot at INFO; a person wants the banner and the progress line."""
     import logging
 
     logging.getLogger("DeepSpeed").setLevel(logging.WARNING)

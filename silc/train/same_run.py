@@ -6,6 +6,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from silc.config import Config
+from silc.config_io import to_dict
+
 # Sections, or keys of them, that the saved tensors, the order of samples or what a position yields depend on.
 _FIXED = (
     "model",
@@ -30,23 +33,23 @@ _FIXED = (
 _SAMPLE_SET = ("data.sample_concepts", "data.sample_scenes")  # without a meaning beside shards of one's own
 
 
-def check_same_run(saved: dict[str, Any], now: dict[str, Any], path: Path) -> str | None:
+def check_same_run(saved: Config, now: Config, path: Path) -> str | None:
     """Compare the configuration of a checkpoint with this run's.
 
-    saved, now: as of :func:`silc.config_io.to_dict`. path: of the checkpoint.
+    path: of the checkpoint.
 
-    Returns a warning when only the names of the shards differ: moved data have other names and stay what they are,
-    which the names do not tell. Else None.
+    Returns a warning when only the names of the shards differ: moved data have other names, and names do not show
+    whether the data are the same. Else None.
 
     Raises ValueError with every key that differs, and both values.
     """
-    before, after = dict(_leaves(saved)), dict(_leaves(now))
-    fixed = [key for key in {**before, **after} if any(key == name or key.startswith(f"{name}.") for name in _FIXED)]
+    before, after = dict(_leaves(to_dict(saved))), dict(_leaves(to_dict(now)))
+    fixed = [key for key in before if any(key == name or key.startswith(f"{name}.") for name in _FIXED)]
     if before["data.shards"] and after["data.shards"]:
         fixed = [key for key in fixed if key not in _SAMPLE_SET]
-    different = [key for key in fixed if before.get(key) != after.get(key)]
+    different = [key for key in fixed if before[key] != after[key]]
     if different:
-        listed = "; ".join(f"{key} is {after.get(key)}, it was {before.get(key)}" for key in different)
+        listed = "; ".join(f"{key} is {after[key]}, it was {before[key]}" for key in different)
         raise ValueError(
             f"cannot resume from {path}, which was written with other settings: {listed}. Set them as they were, or "
             "start a new run without train.resume"

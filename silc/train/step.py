@@ -11,7 +11,7 @@ of micro-batches:
 
 All of it is finite on all ranks, or the surrogate of 3 is multiplied by NaN: the engine then finds non-finite gradients
 on every rank and discards the step by itself, without a second code path and without waiting for the device in the good
-case. Scale, teacher, centre, schedule and counters move only when the engine says that the weights did.
+case. Scale, teacher, center, schedule and counters move only when the engine says that the weights did.
 """
 
 from __future__ import annotations
@@ -27,10 +27,9 @@ from silc.config import Config
 from silc.data.batch import Batch
 from silc.distributed import all_gather_objects, all_reduce_mean_, all_reduce_min_
 from silc.model.head import DistillInputs
-from silc.model.scale import LogitScale
 from silc.objective import ViewPlan, contrastive
 from silc.teacher import EmaTeacher
-from silc.train.engine import Engine
+from silc.train.state import TrainState
 
 
 @dataclass
@@ -50,69 +49,67 @@ class StepReport:
     """What a step did."""
 
     applied: bool
+    lr: float
     losses: Losses
-    bottleneck: Tensor | None = None  # teacher features of the last micro-batch [T, n, d], for the monitors
+    bottlenecks: list[Tensor] = field(default_factory=list)  # teacher features [T, n, d] of each micro-batch
     bad_keys: list[str] = field(default_factory=list)  # when not applied: samples to blame, of all ranks
 
 
 @dataclass
 class _Features:
-    """Features of one micro-batch: image [n, V, D] and text [n, D] as the student gave them, and its loss, if any."""
+    """Features of one micro-batch: image [n, V, D] and text [n, D] as the student gave them; with distillation its
+    loss, and the teacher features [T, n, d] it was taken against.
+    """
 
     image: Tensor
     text: Tensor
     distill: Tensor | None = None
-    teacher_mean: Tensor | None = None
+    teacher: Tensor | None = None
 
 
 class SilcStep:
-    """Binds engine, scale, teacher and centre; call it with a batch."""
+    """Moves a training state; call it with a batch.
 
-    def __init__(
-        self,
-        config: Config,
-        plan: ViewPlan,
-        engine: Engine,
-        scale: LogitScale,
-        scale_optimizer: torch.optim.Optimizer,
-        teacher: EmaTeacher | None,
-        center: Tensor,
-        *,
-        dtype: torch.dtype,
-    ) -> None:
-        self.config, self.plan, self.engine = config, plan, engine
-        self.scale, self.scale_optimizer = scale, scale_optimizer
-        self.teacher, self.center, self.dtype = teacher, center, dtype
+    Args:
+        config: the run's.
+        plan: which view plays which part.
+        state: what moves, counters left out: those are the loop's.
+    """
+
+    def __init__(self, config: Config, plan: ViewPlan, state: TrainState) -> None:
+        self.config, self.plan, self.state = config, plan, state
         self._pair_weights = plan.pair_weights  # on the CPU: the op reads the values without waiting for the device
-        self._bottleneck: Tensor | None = None  # the teacher's, of the micro-batch at hand
 
     def __call__(self, batch: Batch, *, lr: float, distill: bool) -> StepReport:
         """One step over this rank's whole share of the batch. lr: the rate of this step.
 
         distill: is the distillation loss on yet.
         """
-        distill = distill and self.teacher is not None
-        micros = batch.split(len(batch) // self.engine.accumulation)
+        engine = self.state.engine
+        distill = distill and self.state.teacher is not None
+        micros = batch.split(len(batch) // engine.accumulation)
         features = self._features(micros, distill)
         leaves = [_leaf(f) for f in features]
         loss_c = self._contrastive(leaves)
-        loss_d, means, applied = [], [], False
+        loss_d: list[Tensor] = []
+        bottlenecks: list[Tensor] = []
+        applied = False
         for index, (micro, leaf) in enumerate(zip(micros, leaves, strict=True)):
             live = features[index] if len(micros) == 1 else self._forward(micro, distill)
             gate = self._gate(live, leaf, loss_c)
-            self.engine.backward(gate * self._surrogate(live, leaf, len(micros)))
-            applied = self.engine.step(lr)
-            if live.distill is not None:
+            engine.backward(gate * self._surrogate(live, leaf, len(micros)))
+            applied = engine.step(lr)
+            if live.distill is not None and live.teacher is not None:
                 loss_d.append(live.distill.detach().float())
-                means.append(live.teacher_mean)
+                bottlenecks.append(live.teacher)
             features[index] = _Features(live.image.detach(), live.text.detach())
         losses = _total(loss_c.detach(), loss_d, self.config.objective.distill_weight)
-        report = StepReport(applied, losses, self._bottleneck if distill else None)
+        report = StepReport(applied, lr, losses, bottlenecks)
         if applied:
-            self._commit(lr, means)
+            self._commit(lr, bottlenecks)
         else:
             report.bad_keys = self._blame(batch, micros, features, distill)
-        self.scale_optimizer.zero_grad()
+        self.state.scale_optimizer.zero_grad()
         return report
 
     def _features(self, micros: list[Batch], distill: bool) -> list[_Features]:
@@ -125,13 +122,13 @@ class SilcStep:
         """The student over one micro-batch, with the distillation loss inside so that ZeRO-3 gathers the head's
         weights.
         """
-        plan, objective = self.plan, self.config.objective
+        plan, objective, teacher = self.plan, self.config.objective, self.state.teacher
         inputs = None
-        if distill:
+        if distill and teacher is not None:
             inputs = DistillInputs(
-                teacher=self._teacher_features(micro),
-                weight=self.teacher.head.weight(),
-                center=self.center,
+                teacher=self._teacher_features(teacher, micro),
+                weight=teacher.head.weight(),
+                center=self.state.center,
                 student_temp=objective.student_temp,
                 teacher_temp=objective.teacher_temp,
                 pair_weights=self._pair_weights,
@@ -139,19 +136,17 @@ class SilcStep:
                 backend=self.config.kernels.distill,
             )
         large = micro.large[:, : plan.student_large]
-        image, text, loss, teacher = self.engine.forward(large, micro.small if distill else None, micro.tokens, inputs)
-        if teacher is not None:
-            self._bottleneck = teacher
-        return _Features(image, text, loss, None if teacher is None else teacher.float().mean((0, 1)))
+        small = micro.small if distill else None
+        return _Features(*self.state.engine.forward(large, small, micro.tokens, inputs))
 
-    def _teacher_features(self, micro: Batch) -> Tensor | Callable[[Tensor], Tensor]:
+    def _teacher_features(self, teacher: EmaTeacher, micro: Batch) -> Tensor | Callable[[Tensor], Tensor]:
         """Teacher features [T, n, d]; for a head-only EMA, a function that makes them of the student's own features [n,
         V, D].
         """
         views = self.plan.teacher_views
-        if self.teacher.visual is None:
-            return lambda pooled: self.teacher.from_features(pooled[:, views])
-        return self.teacher.bottleneck(micro.large[:, views])
+        if teacher.visual is None:
+            return lambda pooled: teacher.from_features(pooled[:, views])
+        return teacher.bottleneck(micro.large[:, views])
 
     def _contrastive(self, leaves: list[_Features]) -> Tensor:
         """The contrastive loss over all micro-batches and ranks; leaves gradients in the leaves, the scale and the
@@ -159,16 +154,17 @@ class SilcStep:
         """
         image = torch.cat([leaf.image for leaf in leaves])
         text = torch.cat([leaf.text for leaf in leaves])
-        scale, bias = self.scale.effective()
-        loss = contrastive(image, text, scale, bias, plan=self.plan, config=self.config, dtype=self.dtype)
+        scale, bias = self.state.scale.effective()
+        dtype = self.state.engine.dtype
+        loss = contrastive(image, text, scale, bias, plan=self.plan, config=self.config, dtype=dtype)
         loss.backward()
-        for parameter in self.scale.parameters():
-            all_reduce_mean_(parameter.grad)
+        for parameter in self.state.scale.parameters():
+            all_reduce_mean_(_grad(parameter))
         return loss
 
     def _surrogate(self, live: _Features, leaf: _Features, micros: int) -> Tensor:
         """A scalar whose gradient is this micro-batch's part of the objective's."""
-        total = (live.image.float() * leaf.image.grad).sum() + (live.text.float() * leaf.text.grad).sum()
+        total = (live.image.float() * _grad(leaf.image)).sum() + (live.text.float() * _grad(leaf.text)).sum()
         if live.distill is not None:
             total = total + live.distill.float() * (self.config.objective.distill_weight / micros)
         return total
@@ -177,31 +173,31 @@ class SilcStep:
         """1 when losses and feature gradients are finite on every rank, else NaN."""
         checks = [
             loss_c.detach(),
-            leaf.image.grad.sum(),
-            leaf.text.grad.sum(),
-            *(p.grad.sum() for p in self.scale.parameters()),
+            _grad(leaf.image).sum(),
+            _grad(leaf.text).sum(),
+            *(_grad(p).sum() for p in self.state.scale.parameters()),
         ]
         if live.distill is not None:
             checks.append(live.distill.detach())
         finite = torch.stack([c.float().reshape(()) for c in checks]).isfinite().all().float()
         return torch.where(all_reduce_min_(finite) > 0, 1.0, torch.nan)
 
-    def _commit(self, lr: float, means: list[Tensor]) -> None:
+    def _commit(self, lr: float, bottlenecks: list[Tensor]) -> None:
         """Everything that follows the weights.
 
-        The centre sees the teacher that made the outputs, so it moves before the teacher.
+        The center sees the teacher that made the outputs, so it moves before the teacher.
         """
-        for group in self.scale_optimizer.param_groups:
+        state = self.state
+        for group in state.scale_optimizer.param_groups:
             group["lr"] = lr * self.config.optim.scale_lr
-        self.scale_optimizer.step()
-        self.scale.limit_()
-        if means:
-            mean = torch.stack(means).mean(0)
+        state.scale_optimizer.step()
+        state.scale.limit_()
+        if bottlenecks and state.teacher is not None:
+            mean = torch.stack([features.float().mean((0, 1)) for features in bottlenecks]).mean(0)
+            weight = state.teacher.head.weight().float()
             momentum = self.config.objective.center_momentum
-            self.center.copy_(
-                silc_kernels.center_update(self.center, mean, self.teacher.head.weight().float(), momentum=momentum)
-            )
-            self.teacher.update(self.config.ema_momentum)
+            state.center.copy_(silc_kernels.center_update(state.center, mean, weight, momentum=momentum))
+            state.teacher.update(self.config.ema_momentum)
 
     def _blame(self, batch: Batch, micros: list[Batch], features: list[_Features], distill: bool) -> list[str]:
         """Keys of the samples whose own features are not finite, of all ranks; when there is none, every key of the
@@ -211,7 +207,7 @@ class SilcStep:
         if not blamed and distill and batch.small is not None:
             # A local crop leaves no feature behind, only its part of the loss: look at those again.
             with torch.no_grad():
-                local = [self.engine.forward(micro.small, None, None)[0] for micro in micros]
+                local = [self.state.engine.forward(micro.small, None, None)[0] for micro in micros]
             blamed = _not_finite(micros, [image.flatten(1) for image in local])
         return blamed or [key for keys in all_gather_objects(batch.keys) for key in keys]
 
@@ -222,6 +218,11 @@ def _not_finite(micros: list[Batch], values: list[Tensor]) -> list[str]:
     keys = [key for micro in micros for key in micro.keys]
     bad = [key for key, good in zip(keys, finite, strict=True) if not good]
     return [key for keys in all_gather_objects(bad) for key in keys]
+
+
+def _grad(tensor: Tensor) -> Tensor:
+    assert tensor.grad is not None, "the contrastive loss was not taken backward"
+    return tensor.grad
 
 
 def _leaf(features: _Features) -> _Features:

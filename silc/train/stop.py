@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import threading
 from types import FrameType, TracebackType
 from typing import Any
 
@@ -16,7 +17,8 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
 class StopRequest:
     """Within this context a stop signal is remembered, not obeyed; a second SIGINT interrupts as ever.
 
-    SIGTERM may come twice without a meaning: DeepSpeed's launcher sends it after the terminal's SIGINT.
+    SIGTERM may come twice without a meaning: DeepSpeed's launcher sends it after the terminal's SIGINT. Python lets the
+    main thread alone set handlers: in another one, a notebook's worker say, signals do what they did before.
     """
 
     def __init__(self) -> None:
@@ -24,7 +26,8 @@ class StopRequest:
         self._before: dict[signal.Signals, Any] = {}
 
     def __enter__(self) -> StopRequest:
-        self._before = {number: signal.signal(number, self._receive) for number in SIGNALS}
+        if threading.current_thread() is threading.main_thread():
+            self._before = {number: signal.signal(number, self._receive) for number in SIGNALS}
         return self
 
     def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:

@@ -19,7 +19,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 def run(script: str, *args: str, **environment: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, str(ROOT / "benchmarks" / script), *args],
+        [sys.executable, *(script.split() if script.startswith("-m") else [str(ROOT / "benchmarks" / script)]), *args],
         cwd=ROOT,
         env={**os.environ, "PYTHONPATH": "", "CUDA_VISIBLE_DEVICES": "", **environment},
         capture_output=True,
@@ -59,10 +59,9 @@ def test_every_op_is_gated_timed_and_saved(script, ops, peers, tmp_path):
 
 
 @pytest.fixture
-def contrastive(monkeypatch):
+def contrastive():
     """The module contrastive_cases, as the benchmarks import it."""
-    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
-    return importlib.import_module("contrastive_cases")
+    return importlib.import_module("benchmarks.kernels.contrastive_cases")
 
 
 def stub_of_inf_cl(q, k, labels=None, scale=None, head_dim=256):
@@ -77,8 +76,9 @@ def stub_of_inf_cl(q, k, labels=None, scale=None, head_dim=256):
 @pytest.mark.parametrize(("ranks", "width"), [(1, 48), (3, 64)])
 def test_inf_cl_is_wired_as_its_package_wants_it(contrastive, monkeypatch, ranks, width):
     import torch
-    from measure import gate
-    from simulated_ranks import among, clip_loss
+
+    from benchmarks.common.measure import gate
+    from benchmarks.kernels.simulated_ranks import among, clip_loss
 
     package = types.ModuleType("inf_cl")
     package.__spec__ = importlib.machinery.ModuleSpec("inf_cl", None)
@@ -107,10 +107,10 @@ def test_a_peer_that_is_left_out_is_named_with_its_reason(contrastive, monkeypat
     assert capsys.readouterr().out == f"  left out: Inf-CL ({why})\n"
 
 
-def test_a_wrong_result_is_not_timed(monkeypatch):
-    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+def test_a_wrong_result_is_not_timed():
     import torch
-    from cases import Case, check
+
+    from benchmarks.kernels.cases import Case, check
 
     right, wrong = [torch.ones(3)], [torch.ones(3) * 1.1]
     case = Case("op", "shape", dict, 1, 1, 1, bound=1e-3)
@@ -131,9 +131,35 @@ def test_the_gpu_script_runs_every_job_and_says_what_it_left_out(tmp_path):
     assert "left out: Inf-CL (its kernels need a CUDA device)" in log
 
 
-def test_a_job_past_its_time_is_ended_with_all_its_processes(monkeypatch, tmp_path):
-    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
-    import gpu
+@pytest.mark.parametrize(
+    ("xdist", "cores", "options"),
+    [
+        (True, 2, ["-n", "2", "--dist", "worksteal"]),
+        (True, 64, ["-n", "16", "--dist", "worksteal"]),
+        (False, 64, []),
+    ],
+)
+def test_kernels_are_tested_on_every_core_up_to_sixteen(monkeypatch, tmp_path, xdist, cores, options):
+    from benchmarks import gpu
+
+    monkeypatch.setattr(gpu, "find_spec", lambda name: name if xdist or name != "xdist" else None)
+    monkeypatch.setattr(gpu.os, "sched_getaffinity", lambda process: set(range(cores)))
+    job, *_ = gpu.jobs("cuda", tmp_path)
+    assert job.name == "tests"
+    folder = next(i for i, part in enumerate(job.command) if part.endswith("tests/kernels/device"))
+    assert job.command[folder + 1 :] == options
+    assert job.environment["OMP_NUM_THREADS"] == "1"
+
+
+def test_the_jobs_come_in_the_order_of_their_worth(tmp_path):
+    from benchmarks import gpu
+
+    names = [job.name for job in gpu.jobs("cuda", tmp_path)]
+    assert names == ["tests", "loss", "patch_embed", "tune", *gpu.SANITIZED, "train_bench", "train", "claims"]
+
+
+def test_a_job_past_its_time_is_ended_with_all_its_processes(tmp_path):
+    from benchmarks import gpu
 
     script = "import subprocess, sys; p = subprocess.Popen(['sleep', '300']); print(p.pid, flush=True); p.wait()"
     outcome = gpu.run(gpu.Job("slow", [sys.executable, "-c", script], 3), tmp_path)
@@ -153,14 +179,13 @@ def test_the_gpu_script_refuses_a_machine_without_one():
 
 
 def test_the_sanitizer_script_touches_every_kernel():
-    result = run("sanitize.py")
+    result = run("-m benchmarks.kernels.sanitize")
     assert result.returncode == 0, result.stderr
     assert "every kernel ran" in result.stdout
 
 
-def test_the_plot_keeps_ranks_of_many_apart(monkeypatch):
-    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
-    from plots import batch, line
+def test_the_plot_keeps_ranks_of_many_apart():
+    from benchmarks.kernels.plots import batch, line
 
     alone = {"provider": "ours", "shape": "B=32768 d=768"}
     among = {"provider": "ours", "shape": "B=32768 d=768 n=4096, 7 ranks simulated"}
@@ -169,7 +194,7 @@ def test_the_plot_keeps_ranks_of_many_apart(monkeypatch):
 
 
 def test_the_plot_needs_rows(tmp_path):
-    result = run("plots.py", str(tmp_path / "missing.csv"))
+    result = run("-m benchmarks.kernels.plots", str(tmp_path / "missing.csv"))
     assert result.returncode != 0
     table = tmp_path / "loss.csv"
     table.write_text(
@@ -177,5 +202,5 @@ def test_the_plot_needs_rows(tmp_path):
         "contrastive_loss softmax,B=8 d=4,silc_kernels,1.0,2.0,CPU,2026-01-01\n"
         "contrastive_loss softmax,B=16 d=4,silc_kernels,2.0,3.0,CPU,2026-01-01\n"
     )
-    assert run("plots.py", str(table)).returncode == 0
+    assert run("-m benchmarks.kernels.plots", str(table)).returncode == 0
     assert (tmp_path / "loss.png").stat().st_size > 1000

@@ -1,4 +1,4 @@
-"""The training benchmark: it runs, its rows are there, and it times nothing that is wrong."""
+"""The training benchmark: it runs, it writes every row, and it times nothing that is wrong."""
 
 from __future__ import annotations
 
@@ -15,6 +15,9 @@ import pytest
 import webdataset as wds
 from PIL import Image
 
+from benchmarks.common import stopwatch
+from benchmarks.train import bench
+from benchmarks.train.baseline import Glued
 from silc import config_io
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -36,18 +39,12 @@ def preset(tmp_path: Path) -> Path:
     rng = np.random.default_rng(0)
     with wds.TarWriter(str(tmp_path / "pairs.tar")) as writer:
         for number in range(24):
-            picture = io.BytesIO()
-            Image.fromarray(rng.integers(0, 256, (40, 40, 3), dtype=np.uint8)).save(picture, "png")
-            writer.write({"__key__": f"{number:04}", "png": picture.getvalue(), "txt": f"thing {number}"})
+            encoded = io.BytesIO()
+            Image.fromarray(rng.integers(0, 256, (40, 40, 3), dtype=np.uint8)).save(encoded, "png")
+            writer.write({"__key__": f"{number:04}", "png": encoded.getvalue(), "txt": f"thing {number}"})
     path = tmp_path / "tiny.yaml"
     path.write_text(TINY.replace("data: {", f"data: {{shards: ['{tmp_path / 'pairs.tar'}'], "))
     return path
-
-
-@pytest.fixture
-def benchmarks(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The benchmarks' folder is where they look for each other."""
-    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
 
 
 def test_it_writes_every_row(preset, tmp_path):
@@ -83,45 +80,33 @@ def test_it_writes_every_row(preset, tmp_path):
         assert all(row[column] for row in rows)
 
 
-@pytest.mark.usefixtures("benchmarks")
 def test_the_gate_ends_it_where_a_loss_is_wrong(preset, tmp_path):
-    import train_bench
-
     config = config_io.load_config(preset, presets=preset.parent)
     # A teacher that is only a little less sharp in one of the two.
     other = replace(config, objective=replace(config.objective, teacher_temp=1.01 * config.objective.teacher_temp))
-    workers = train_bench.open_workers({"silc": config, "glued": other}, config.data.shards, tmp_path / "run")
+    workers = bench.open_workers({"silc": config, "glued": other}, config.data.shards, tmp_path / "run")
     try:
         with pytest.raises(ValueError, match="nothing is timed"):
-            train_bench.check(workers)
+            bench.check(workers)
     finally:
         for worker in workers.values():
             worker.close()
 
 
-@pytest.mark.usefixtures("benchmarks")
 def test_the_gates_bound():
-    from train_bench import gate
-
-    assert gate([(2.0, 5.0), (2.0, 5.0)], [(2.0001, 5.0), (2.001, 5.0)]).startswith("correct")
+    assert bench.gate([(2.0, 5.0), (2.0, 5.0)], [(2.0001, 5.0), (2.001, 5.0)]).startswith("correct")
     for wrong in ([(2.0, 5.001), (2.0, 5.0)], [(2.0, 5.0), (2.0, 5.01)], [(float("nan"), 5.0), (2.0, 5.0)]):
         with pytest.raises(ValueError, match="relative difference"):
-            gate([(2.0, 5.0), (2.0, 5.0)], wrong)
+            bench.gate([(2.0, 5.0), (2.0, 5.0)], wrong)
 
 
-@pytest.mark.usefixtures("benchmarks")
 def test_what_the_glued_baseline_cannot_do_is_refused(preset, tmp_path):
-    from train_baseline import Glued
-
     config = config_io.load_config(preset, ["objective.global_to_global=true"], presets=preset.parent)
     with pytest.raises(ValueError, match=r"objective\.global_to_global=True"):
         Glued(config, config.data.shards, tmp_path)
 
 
-@pytest.mark.usefixtures("benchmarks")
 def test_parts_inside_parts_are_counted_once(monkeypatch):
-    import stopwatch
-
     now = [0.0]
     monkeypatch.setattr(stopwatch.time, "perf_counter", lambda: now[0])
 

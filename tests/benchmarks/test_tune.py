@@ -14,13 +14,12 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
+ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture
-def tune(monkeypatch):
-    monkeypatch.syspath_prepend(str(BENCHMARKS))
-    import tune
+def tune():
+    from benchmarks.kernels import tune
 
     return tune
 
@@ -29,14 +28,14 @@ def tune(monkeypatch):
 def module() -> SimpleNamespace:
     """Tiles are (seconds an op takes, what it adds to its result)."""
     return SimpleNamespace(
-        TILES={"first": (0.02, 0.0), "second": (0.0, 0.0), "other": (0.0, 0.0)},
+        SHIPPED={"first": (0.02, 0.0), "second": (0.0, 0.0), "other": (0.0, 0.0)},
         TRIALS={"first": ((0.0, 0.0), (0.0, 1.0), (math.nan, 0.0)), "other": ((0.0, 0.0),)},
     )
 
 
 def case_of(tune, module) -> object:
     def op() -> list[torch.Tensor]:
-        seconds, added = (sum(column) for column in zip(module.TILES["first"], module.TILES["second"], strict=True))
+        seconds, added = (sum(column) for column in zip(module.SHIPPED["first"], module.SHIPPED["second"], strict=True))
         if math.isnan(seconds):
             raise RuntimeError("out of resources: shared memory\nmore")
         time.sleep(seconds)
@@ -46,11 +45,11 @@ def case_of(tune, module) -> object:
 
 
 def test_what_an_op_launches_is_tried_and_the_table_kept(tune, module):
-    kept = module.TILES
+    kept = module.SHIPPED
     fast, wrong, failing = tune.tune(module, case_of(tune, module), 3)
-    assert module.TILES is kept
+    assert module.SHIPPED is kept
     assert fast.key == wrong.key == failing.key == "first"
-    assert (fast.tile, fast.failed) == ("(0.0, 0.0)", "")
+    assert (fast.config, fast.failed) == ("(0.0, 0.0)", "")
     assert math.isfinite(fast.ms)
     assert math.isfinite(fast.shipped_ms)
     assert "relative error" in wrong.failed
@@ -59,17 +58,17 @@ def test_what_an_op_launches_is_tried_and_the_table_kept(tune, module):
 
 
 def test_the_table_is_kept_when_an_op_breaks(tune, module):
-    kept = module.TILES
-    with pytest.raises(RuntimeError, match="broken"), tune.tiles(module, {}):
+    kept = module.SHIPPED
+    with pytest.raises(RuntimeError, match="broken"), tune.shipping(module, {}):
         raise RuntimeError("broken")
-    assert module.TILES is kept
+    assert module.SHIPPED is kept
 
 
 def test_it_is_saved(tune, module, tmp_path):
     tune.save(list(tune.tune(module, case_of(tune, module), 1)), tmp_path)
     (path,) = tmp_path.glob("tune_*.csv")
     with path.open() as file:
-        assert [row["tile"] for row in csv.DictReader(file)] == ["(0.0, 0.0)", "(0.0, 1.0)", "(nan, 0.0)"]
+        assert [row["config"] for row in csv.DictReader(file)] == ["(0.0, 0.0)", "(0.0, 1.0)", "(nan, 0.0)"]
 
 
 def test_every_table_has_a_case(tune):
@@ -84,23 +83,24 @@ def test_without_a_gpu_it_says_so(tune):
 
 def test_every_kernel_looks_its_tile_up_where_the_tuner_puts_it():
     code = """
-import importlib, tune
+import importlib
+from benchmarks.kernels import tune
 for name, op in tune.TABLES.items():
-    module = importlib.import_module(f"silc_kernels.triton_backend.{name}")
+    module = importlib.import_module(f"silc_kernels.{name}")
     for case in tune.largest(op, "tiny"):
-        seen = tune.Seen(module.TILES)
-        with tune.tiles(module, seen):
+        seen = tune.Seen(module.SHIPPED)
+        with tune.shipping(module, seen):
             next(iter(case.providers().values()))()
         print(name, *(key[0] for key in seen.keys_seen))
 """
-    extra = {"TRITON_INTERPRET": "1", "SILC_KERNELS_BACKEND": "triton", "PYTHONPATH": str(BENCHMARKS)}
+    extra = {"TRITON_INTERPRET": "1", "SILC_KERNELS_BACKEND": "triton", "PYTHONPATH": str(ROOT)}
     done = subprocess.run([sys.executable, "-c", code], env=os.environ | extra, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     for line in (
-        "distill_tiles statistics gradient",
-        "distill_head_tiles attend teacher attend student weight_gradient",
-        "contrastive_tiles log_sum_exp softmax_gradient",
-        "contrastive_tiles sigmoid_gradient",
-        "patches_tiles project narrow gradient narrow",
+        "distill.triton_logits_launch statistics gradient",
+        "distill.triton_head_launch attend teacher attend student weight_gradient",
+        "contrastive.triton_launch log_sum_exp softmax_gradient",
+        "contrastive.triton_launch sigmoid_gradient",
+        "patch_embedding.triton_launch project narrow gradient narrow",
     ):
         assert line in done.stdout

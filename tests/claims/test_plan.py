@@ -10,16 +10,16 @@ from silc import config_io
 from silc.claims import plan
 from silc.train.estimate import step_flops
 
-PRESETS = Path(__file__).resolve().parents[2] / "launch" / "presets"
+PRESETS = Path(__file__).resolve().parents[2] / "silc" / "presets"
 
 
 def runs(*words: str, preset: str = "sample", pairs=(6400, 3200), seeds=(0, 7)) -> list[plan.Run]:
     return plan.runs(preset, PRESETS, words, pairs, seeds, Path("out"))
 
 
-@pytest.mark.parametrize(("arm", "preset"), [("clip", "clip_vit_b16"), ("clip_views", "clip_views_vit_b16")])
-def test_an_arm_is_the_baseline_of_that_name(arm, preset):
-    run = next(r for r in runs(preset="silc_vit_b16", pairs=[1 << 30], seeds=[0]) if r.arm == arm)
+@pytest.mark.parametrize(("variant", "preset"), [("clip", "clip_vit_b16"), ("clip_views", "clip_views_vit_b16")])
+def test_a_variant_is_the_baseline_of_that_name(variant, preset):
+    run = next(r for r in runs(preset="silc_vit_b16", pairs=[1 << 30], seeds=[0]) if r.variant == variant)
     ours, theirs = (
         config_io.to_dict(config) for config in (run.config, config_io.load_config(preset, presets=PRESETS))
     )
@@ -27,20 +27,20 @@ def test_an_arm_is_the_baseline_of_that_name(arm, preset):
         assert ours[section] == theirs[section], section
 
 
-def test_every_arm_at_every_size_with_every_seed_the_small_ones_first():
-    found = [(run.pairs, run.seed, run.arm) for run in runs()]
-    assert found == [(pairs, seed, arm) for pairs in (3200, 6400) for seed in (0, 7) for arm in plan.ARMS]
+def test_every_variant_at_every_size_with_every_seed_the_small_ones_first():
+    found = [(run.pairs, run.seed, run.variant) for run in runs()]
+    assert found == [(pairs, seed, variant) for pairs in (3200, 6400) for seed in (0, 7) for variant in plan.VARIANTS]
     assert len({run.folder for run in runs()}) == len(found)
 
 
 def test_all_see_as_many_pairs_but_one_that_does_as_many_operations():
-    by_arm = {run.arm: run for run in runs(pairs=[64000], seeds=[3])}
-    silc, longer = by_arm["silc"], by_arm["clip_compute"]
-    assert {by_arm[arm].config.train.steps for arm in ("clip", "clip_views", "silc")} == {1000}
+    by_variant = {run.variant: run for run in runs(pairs=[64000], seeds=[3])}
+    silc, longer = by_variant["silc"], by_variant["clip_compute"]
+    assert {by_variant[variant].config.train.steps for variant in ("clip", "clip_views", "silc")} == {1000}
     one_step = step_flops(longer.config) * longer.config.train.global_batch
     assert abs(longer.flops - silc.flops) <= one_step / 2
     assert longer.config.train.steps > 2 * silc.config.train.steps
-    assert all(run.config.train.seed == 3 for run in by_arm.values())
+    assert all(run.config.train.seed == 3 for run in by_variant.values())
 
 
 def test_what_the_trainer_is_given_is_what_was_planned():
@@ -71,16 +71,16 @@ def test_mistakes_are_found_before_anything_runs(words, preset, pairs, message):
 def test_pairs_are_whole_batches_and_by_default_parts_of_the_presets():
     assert {run.pairs for run in runs(pairs=[640, 650, 700])} == {640, 704}
     assert {run.pairs for run in runs(pairs=None)} == {8000, 16000, 32000}
-    assert all(run.seen == run.pairs for run in runs(pairs=None) if run.arm != "clip_compute")
+    assert all(run.seen == run.pairs for run in runs(pairs=None) if run.variant != "clip_compute")
     with pytest.raises(ValueError, match="--seeds -1"):
         runs(seeds=[-1])
 
 
-def test_runs_that_are_there_are_found(tmp_path):
+def test_pairs_and_seeds_of_the_runs_in_a_folder(tmp_path):
     for run in plan.runs("sample", PRESETS, [], [640, 6400], [2, 3], tmp_path):
         run.folder.mkdir()
     (tmp_path / "notes-seed").mkdir()
-    assert plan.there(tmp_path) == ({640, 6400}, {2, 3})
+    assert plan.pairs_and_seeds(tmp_path) == ({640, 6400}, {2, 3})
 
 
 def test_all_six_tasks_are_measured_unless_other_words_are_given():

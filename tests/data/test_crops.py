@@ -63,7 +63,7 @@ def test_boxes_are_distributed_as_torchvisions(area, shape):
 
 
 @pytest.mark.parametrize("shape", [(20, 2000), (2000, 20)])
-def test_a_long_picture_gives_its_middle(shape):
+def test_a_long_image_gives_its_middle(shape):
     torch.manual_seed(0)
     expected = RandomResizedCrop.get_params(torch.empty(3, *shape), (0.9, 1.0), (3 / 4, 4 / 3))
     assert crop_box([0.5] * NUMBERS, *shape, (0.9, 1.0)) == tuple(expected)
@@ -71,10 +71,10 @@ def test_a_long_picture_gives_its_middle(shape):
 
 @pytest.mark.parametrize("size", [16, 64, 200])
 def test_resizing_agrees_with_pillow(size):
-    picture = smooth(90, 70)
+    image = smooth(90, 70)
     out = torch.empty(3, size, size, dtype=torch.uint8)
-    resize_into(out, picture)
-    expected = np.array(Image.fromarray(picture.numpy()).resize((size, size), Image.Resampling.BICUBIC)).astype(int)
+    resize_into(out, image)
+    expected = np.array(Image.fromarray(image.numpy()).resize((size, size), Image.Resampling.BICUBIC)).astype(int)
     # Both round between their two passes, which they make in opposite orders.
     assert np.abs(out.permute(1, 2, 0).numpy().astype(int) - expected).max() <= 2
 

@@ -1,4 +1,4 @@
-"""Pictures decode as Pillow decodes them; what cannot be used is told apart by its reason."""
+"""Images decode as Pillow decodes them; the reasons for which others cannot be used."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 
 from silc.data import decode
-from silc.data.decode import decode_caption, decode_picture
+from silc.data.decode import decode_caption, decode_image
 from silc.data.shards import Unreadable
 
 LIMIT = 10_000
@@ -43,13 +43,13 @@ def image() -> Image.Image:
         ("RGBA", "webp", {"lossless": True}, 0),
     ],
 )
-def test_pictures_agree_with_pillow(image, mode, kind, options, slack):
+def test_images_agree_with_pillow(image, mode, kind, options, slack):
     data = encode(image.convert(mode), kind, **options)
-    picture = decode_picture(data, LIMIT)
-    assert picture.dtype == torch.uint8
-    assert picture.shape == (37, 50, 3)
+    image = decode_image(data, LIMIT)
+    assert image.dtype == torch.uint8
+    assert image.shape == (37, 50, 3)
     expected = np.asarray(Image.open(io.BytesIO(data)).convert("RGB")).astype(int)
-    assert np.abs(picture.numpy().astype(int) - expected).max() <= slack
+    assert np.abs(image.numpy().astype(int) - expected).max() <= slack
 
 
 @pytest.mark.parametrize(
@@ -61,39 +61,39 @@ def test_pictures_agree_with_pillow(image, mode, kind, options, slack):
     ],
 )
 def test_deep_greys_become_8_bits(values, kind):
-    picture = decode_picture(encode(Image.fromarray(values), kind), LIMIT)
-    assert picture.tolist() == [[[grey] * 3 for grey in row] for row in ([0, 1, 100], [128, 255, 0])]
+    image = decode_image(encode(Image.fromarray(values), kind), LIMIT)
+    assert image.tolist() == [[[grey] * 3 for grey in row] for row in ([0, 1, 100], [128, 255, 0])]
 
 
 def test_floating_point_values_of_unknown_range_are_refused():
     with pytest.raises(Unreadable, match="beyond 0 to 1"):
-        decode_picture(encode(Image.fromarray(np.float32([[0, 300]])), "tiff"), LIMIT)
+        decode_image(encode(Image.fromarray(np.float32([[0, 300]])), "tiff"), LIMIT)
 
 
 def test_what_is_transparent_lies_on_white():
     rgba = np.uint8([[[200, 0, 0, 255], [200, 0, 0, 0], [0, 0, 0, 51]]])
     expected = [[[200, 0, 0], [255, 255, 255], [204, 204, 204]]]
     for kind, options in (("png", {}), ("webp", {"lossless": True, "exact": True})):
-        assert decode_picture(encode(Image.fromarray(rgba), kind, **options), LIMIT).tolist() == expected
+        assert decode_image(encode(Image.fromarray(rgba), kind, **options), LIMIT).tolist() == expected
     grey = Image.fromarray(np.uint8([[[7, 255], [7, 0]]]), "LA")
-    assert decode_picture(encode(grey, "png"), LIMIT).tolist() == [[[7] * 3, [255] * 3]]
+    assert decode_image(encode(grey, "png"), LIMIT).tolist() == [[[7] * 3, [255] * 3]]
     palette = Image.fromarray(np.uint8([[0, 1]]), "P")
     palette.putpalette([9, 8, 7, 1, 2, 3])
-    assert decode_picture(encode(palette, "png", transparency=1), LIMIT).tolist() == [[[9, 8, 7], [255] * 3]]
+    assert decode_image(encode(palette, "png", transparency=1), LIMIT).tolist() == [[[9, 8, 7], [255] * 3]]
 
 
 @pytest.mark.parametrize("kind", ["jpeg", "png", "webp"])
 @pytest.mark.parametrize("share", [0.3, 0.7])
-def test_cut_pictures_are_refused(image, kind, share):
+def test_cut_images_are_refused(image, kind, share):
     data = encode(image, kind)
-    with pytest.raises(Unreadable, match="undecodable picture"):
-        decode_picture(data[: int(len(data) * share)], LIMIT)
+    with pytest.raises(Unreadable, match="undecodable image"):
+        decode_image(data[: int(len(data) * share)], LIMIT)
 
 
-@pytest.mark.parametrize("data", [b"", b"\xff\xd8", b"\xff\xd8\xff\xff\xff", b"not a picture", bytes(1000), b"<svg/>"])
+@pytest.mark.parametrize("data", [b"", b"\xff\xd8", b"\xff\xd8\xff\xff\xff", b"not an image", bytes(1000), b"<svg/>"])
 def test_garbage_is_refused(data):
-    with pytest.raises(Unreadable, match="undecodable picture"):
-        decode_picture(data, LIMIT)
+    with pytest.raises(Unreadable, match="undecodable image"):
+        decode_image(data, LIMIT)
 
 
 @pytest.mark.parametrize("kind", ["jpeg", "png"])
@@ -105,11 +105,11 @@ def test_too_many_pixels_are_refused_unread(image, kind, monkeypatch):
     monkeypatch.setattr(decode, "decode_jpeg", decodes)
     monkeypatch.setattr(Image.Image, "convert", decodes)
     with pytest.raises(Unreadable, match="too many pixels"):
-        decode_picture(data, 37 * 50 - 1)
+        decode_image(data, 37 * 50 - 1)
 
 
-def test_a_picture_at_the_limit_passes(image):
-    assert decode_picture(encode(image, "jpeg"), 37 * 50).shape == (37, 50, 3)
+def test_an_image_at_the_limit_passes(image):
+    assert decode_image(encode(image, "jpeg"), 37 * 50).shape == (37, 50, 3)
 
 
 def test_a_bomb_is_refused(image):
@@ -117,12 +117,12 @@ def test_a_bomb_is_refused(image):
     at = data.index(b"\xff\xc0") + 5
     data[at : at + 4] = b"\xff\xff\xff\xff"  # 65535 x 65535 pixels
     with pytest.raises(Unreadable, match="too many pixels"):
-        decode_picture(bytes(data), 89_478_485)
+        decode_image(bytes(data), 89_478_485)
 
 
-def test_no_picture():
-    with pytest.raises(Unreadable, match="no picture"):
-        decode_picture(None, LIMIT)
+def test_no_image():
+    with pytest.raises(Unreadable, match="no image"):
+        decode_image(None, LIMIT)
 
 
 def test_captions():

@@ -17,7 +17,7 @@ from silc.data.layouts import LAYOUTS, open_data_set, read_names
 from silc.data.splits import IGNORE, DataSet
 
 
-def picture(path: Path, size: tuple[int, int] = (6, 4)) -> None:
+def write_image(path: Path, size: tuple[int, int] = (6, 4)) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.new("RGB", size, (10, 200, 30)).save(path)
 
@@ -32,13 +32,13 @@ def mask(path: Path, values: list[int], size: tuple[int, int] = (6, 4)) -> None:
 
 def ade20k(root: Path) -> None:
     for split in ("training", "validation"):
-        picture(root / f"images/{split}/ADE_1.jpg")
+        write_image(root / f"images/{split}/ADE_1.jpg")
         mask(root / f"annotations/{split}/ADE_1.png", [0, 1, 150])
 
 
 def voc(root: Path, masks: str = "SegmentationClass", lists: str = "Segmentation") -> None:
     for split in ("train", "val"):
-        picture(root / f"JPEGImages/2007_{split}.jpg")
+        write_image(root / f"JPEGImages/2007_{split}.jpg")
         mask(root / f"{masks}/2007_{split}.png", [0, 1, 20, 255])
         (root / f"ImageSets/{lists}").mkdir(parents=True, exist_ok=True)
         (root / f"ImageSets/{lists}/{split}.txt").write_text(f"2007_{split}\n")
@@ -50,25 +50,25 @@ def context(root: Path) -> None:
 
 def coco_reduced(root: Path) -> None:
     for split in ("train2017", "val2017"):
-        picture(root / f"images/{split}/1.jpg")
+        write_image(root / f"images/{split}/1.jpg")
         mask(root / f"annotations/{split}/1_labelTrainIds.png", [255, 0, 170])
 
 
 def coco_original(root: Path) -> None:
     for split in ("train2017", "val2017"):
-        picture(root / f"images/{split}/1.jpg")
+        write_image(root / f"images/{split}/1.jpg")
         mask(root / f"annotations/{split}/1.png", [255, 0, 12, 181, 91])
 
 
 def cityscapes_reduced(root: Path) -> None:
     for split in ("train", "val"):
-        picture(root / f"leftImg8bit/{split}/ulm/ulm_1_leftImg8bit.png")
+        write_image(root / f"leftImg8bit/{split}/ulm/ulm_1_leftImg8bit.png")
         mask(root / f"gtFine/{split}/ulm/ulm_1_gtFine_labelTrainIds.png", [255, 0, 18])
 
 
 def cityscapes_original(root: Path) -> None:
     for split in ("train", "val"):
-        picture(root / f"leftImg8bit/{split}/ulm/ulm_1_leftImg8bit.png")
+        write_image(root / f"leftImg8bit/{split}/ulm/ulm_1_leftImg8bit.png")
         mask(root / f"gtFine/{split}/ulm/ulm_1_gtFine_labelIds.png", [0, 7, 33, 14])
 
 
@@ -76,9 +76,9 @@ def cityscapes_original(root: Path) -> None:
 CASES = [
     ("ade20k", ade20k, {0: "wall", 149: "flag"}, [IGNORE, 0, 149], "not counted"),
     ("voc20", voc, {0: "aeroplane", 19: "tv monitor"}, [IGNORE, 0, 19, IGNORE], "not counted"),
-    ("voc21", voc, {0: "background", 20: "tv monitor"}, [0, 1, 20, IGNORE], "competes by its name"),
+    ("voc21", voc, {0: "background", 20: "tv monitor"}, [0, 1, 20, IGNORE], "competes under the name"),
     ("context59", context, {0: "aeroplane", 58: "wood"}, [IGNORE, 0, 19, IGNORE], "not counted"),
-    ("context60", context, {0: "background", 59: "wood"}, [0, 1, 20, IGNORE], "competes by its name"),
+    ("context60", context, {0: "background", 59: "wood"}, [0, 1, 20, IGNORE], "competes under the name"),
     ("coco_stuff", coco_reduced, {0: "person", 170: "wood"}, [IGNORE, 0, 170], "not counted"),
     (
         "coco_stuff",
@@ -99,7 +99,7 @@ def opened(layout: str, root: Path, classes: tuple[str, ...] | None = None) -> D
 @pytest.mark.parametrize(
     ("layout", "tree", "names", "row", "background"), CASES, ids=lambda x: getattr(x, "__name__", None)
 )
-def test_pictures_with_masks(tmp_path, layout, tree: Callable[[Path], None], names, row, background):
+def test_images_with_masks(tmp_path, layout, tree: Callable[[Path], None], names, row, background):
     tree(tmp_path)
     data = opened(layout, tmp_path)
     for number, name in names.items():
@@ -108,7 +108,7 @@ def test_pictures_with_masks(tmp_path, layout, tree: Callable[[Path], None], nam
     for split in (data.test, data.train):
         assert len(split) == 1
         assert split.has == {"masks"}
-        assert split.picture(0).shape == (4, 6, 3)
+        assert split.image(0).shape == (4, 6, 3)
         assert split.mask(0)[0, : len(row)].tolist() == row
         assert split.mask(0)[3].tolist() == [row[0]] * 6
     assert data.test.title.endswith(("val", "validation", "val2017"))
@@ -124,7 +124,7 @@ def test_the_lists_have_the_known_lengths():
 
 
 def test_without_the_training_part_there_is_no_training_split(tmp_path):
-    picture(tmp_path / "images/validation/a.jpg")
+    write_image(tmp_path / "images/validation/a.jpg")
     mask(tmp_path / "annotations/validation/a.png", [1])
     assert opened("ade20k", tmp_path).train is None
 
@@ -138,7 +138,7 @@ def test_without_the_training_part_there_is_no_training_split(tmp_path):
         (lambda root: (root / "ImageSets/Segmentation/val.txt").unlink(), "val.txt is missing"),
     ],
 )
-def test_a_tree_with_a_gap_is_told(tmp_path, spoil, said):
+def test_a_tree_with_a_gap_is_an_error(tmp_path, spoil, said):
     voc(tmp_path)
     spoil(tmp_path)
     with pytest.raises(ValueError, match=f"voc20:.*{said}"):
@@ -152,12 +152,12 @@ def test_a_layout_with_a_list_of_its_own_keeps_it(tmp_path):
     assert opened("wds", tmp_path / "wds", ("one", "two", "three")).classes == ("ant", "bee", "owl")
 
 
-def test_what_is_no_layout_or_no_folder_is_told(tmp_path):
+def test_what_is_neither_layout_nor_folder_is_an_error(tmp_path):
     for spec in ("ade:/x", "/data/ade", ""):
-        with pytest.raises(ValueError, match="is no LAYOUT:FOLDER; layouts: wds, imagefolder, ade20k"):
+        with pytest.raises(ValueError, match="is not of the form LAYOUT:FOLDER; layouts: wds, imagefolder, ade20k"):
             open_data_set(spec, DataConfig(), None)
     for layout in LAYOUTS:
-        with pytest.raises(ValueError, match="absent is no folder"):
+        with pytest.raises(ValueError, match="absent is not a folder"):
             opened(layout, tmp_path / "absent")
     (tmp_path / "empty").mkdir()
     for layout in LAYOUTS:
@@ -172,17 +172,17 @@ def image_folder(root: Path, splits: tuple[str, ...] = ("train", "val")) -> None
     for split in splits:
         for name in ("great_owl", "ant"):
             for number in range(2):
-                picture(root / split / name / f"{number}.jpg")
+                write_image(root / split / name / f"{number}.jpg")
 
 
 def test_an_image_folder(tmp_path):
     image_folder(tmp_path)
-    (tmp_path / "val/ant/notes.txt").write_text("no picture")
+    (tmp_path / "val/ant/notes.txt").write_text("no image")
     data = opened("imagefolder", tmp_path)
     assert data.classes == ("ant", "great owl")
     assert [data.test.label(n) for n in range(len(data.test))] == [0, 0, 1, 1]
     assert data.test.key(2) == "great_owl/0.jpg"
-    assert data.test.picture(0).shape == (4, 6, 3)
+    assert data.test.image(0).shape == (4, 6, 3)
     assert len(data.train) == 4
     assert opened("imagefolder", tmp_path, ("x", "y")).classes == ("x", "y")
     lone = opened("imagefolder", tmp_path / "val")
@@ -190,30 +190,30 @@ def test_an_image_folder(tmp_path):
     assert lone.classes == data.classes
 
 
-def test_an_image_folder_with_other_classes_is_told(tmp_path):
+def test_an_image_folder_with_other_classes_is_an_error(tmp_path):
     image_folder(tmp_path)
     with pytest.raises(ValueError, match=r"2 class folders, but eval\.classes names 3"):
         opened("imagefolder", tmp_path, ("x", "y", "z"))
     (tmp_path / "train/bat").mkdir()
-    with pytest.raises(ValueError, match="do not have the same classes: bat"):
+    with pytest.raises(ValueError, match="have different class folders: bat"):
         opened("imagefolder", tmp_path)
 
 
-def test_an_image_folder_without_pictures_to_test_on_is_told(tmp_path):
+def test_an_image_folder_without_images_to_test_on_is_an_error(tmp_path):
     image_folder(tmp_path, ("train",))
-    with pytest.raises(ValueError, match="there is no val, validation or test beside it"):
+    with pytest.raises(ValueError, match="there is no val, validation or test folder beside it"):
         opened("imagefolder", tmp_path)
     assert opened("imagefolder", tmp_path / "train").classes == ("ant", "great owl")
     image_folder(tmp_path, ("validation",))
     assert opened("imagefolder", tmp_path).test.title.endswith("validation")
-    picture(tmp_path / "vehicles/train/1.jpg")  # a class of that name
+    write_image(tmp_path / "vehicles/train/1.jpg")  # a class of that name
     assert opened("imagefolder", tmp_path / "vehicles").classes == ("train",)
 
 
-def test_what_is_hidden_in_an_image_folder_is_no_class_and_no_picture(tmp_path):
+def test_what_is_hidden_in_an_image_folder_is_no_class_and_no_image(tmp_path):
     image_folder(tmp_path, ("val",))
-    picture(tmp_path / "val/.ipynb_checkpoints/0.jpg")
-    picture(tmp_path / "val/ant/.thumbnails/0.jpg")
+    write_image(tmp_path / "val/.ipynb_checkpoints/0.jpg")
+    write_image(tmp_path / "val/ant/.thumbnails/0.jpg")
     (tmp_path / "val/ant/._0.jpg").write_bytes(b"a resource fork")
     data = opened("imagefolder", tmp_path)
     assert data.classes == ("ant", "great owl")
@@ -260,7 +260,7 @@ def test_a_retrieval_set_of_clip_benchmark(tmp_path):
     assert data.templates is None
 
 
-def test_labels_without_names_are_told(tmp_path):
+def test_labels_without_names_are_an_error(tmp_path):
     clip_benchmark(tmp_path)
     (tmp_path / "classnames.txt").write_text("ant\nbee\n")
     with pytest.raises(ValueError, match=r"0/s02 has class 2, the class list names 0 to 1"):
@@ -278,7 +278,7 @@ def test_labels_without_names_are_told(tmp_path):
     ("label", "said"),
     [("7", r"train: 1/bad has class 7, the class list names 0 to 2"), ("-1", "1/bad: its class is '-1'")],
 )
-def test_a_label_without_a_name_in_the_training_split_is_told(tmp_path, label, said):
+def test_a_label_without_a_name_in_the_training_split_is_an_error(tmp_path, label, said):
     clip_benchmark(tmp_path)
     encoded = io.BytesIO()
     Image.new("RGB", (6, 4)).save(encoded, "webp")
@@ -289,14 +289,14 @@ def test_a_label_without_a_name_in_the_training_split_is_told(tmp_path, label, s
 
 
 @pytest.mark.parametrize("line", ["a {photo} of a {c}", "a photo", "{c} and {c}", "a {c} }"])
-def test_a_template_that_cannot_be_filled_is_told_with_its_file(tmp_path, line):
+def test_a_template_that_cannot_be_filled_is_an_error(tmp_path, line):
     clip_benchmark(tmp_path)
     (tmp_path / "zeroshot_classification_templates.txt").write_text(f"a {{c}}\n{line}\n")
-    with pytest.raises(ValueError, match=r"zeroshot_classification_templates\.txt: line 2 must hold \{c\} once"):
+    with pytest.raises(ValueError, match=r"zeroshot_classification_templates\.txt: line 2 must contain \{c\} once"):
         opened("wds", tmp_path)
 
 
-def test_a_blank_line_among_class_names_is_told(tmp_path):
+def test_a_blank_line_among_class_names_is_an_error(tmp_path):
     clip_benchmark(tmp_path)
     (tmp_path / "classnames.txt").write_text("ant\n\nbee\nowl\n")
     with pytest.raises(ValueError, match=r"classnames\.txt: line 2 is blank"):
@@ -311,7 +311,7 @@ def test_class_files(tmp_path):
     with pytest.raises(ValueError, match=r"eval\.classes=.*: line 2 is blank"):
         read_names(file, "eval.classes")
     file.write_text("\n \n")
-    with pytest.raises(ValueError, match="names nothing"):
+    with pytest.raises(ValueError, match="is empty"):
         read_names(file, "eval.classes")
     with pytest.raises(ValueError, match=r"eval\.classes=.*absent"):
         read_names(tmp_path / "absent", "eval.classes")

@@ -53,10 +53,10 @@ def break_some(shard: int, number: int, sample: dict) -> None:
 
 
 BROKEN = {
-    "000/0002": "undecodable picture",
+    "000/0002": "undecodable image",
     "000/0005": "empty caption",
     "001/0003": "no caption",
-    "001/0006": "no picture",
+    "001/0006": "no image",
 }
 
 
@@ -71,7 +71,7 @@ def test_a_batch(write_shards, make_config):
     assert batch.tokens[:, 0].eq(49406).all()
 
 
-def test_pictures_and_captions_stay_together(write_shards, make_config):
+def test_images_and_captions_stay_together(write_shards, make_config):
     config = make_config(write_shards([9, 9]), views={"n_global": 1, "global_area": (1.0, 1.0), "flip": 0.0})
     config.objective.contrastive_views = "original"
     seen = {}
@@ -194,7 +194,7 @@ def test_a_cut_shard_is_used_up_to_the_cut(write_shards, make_config, caplog):
     assert "000.tar is damaged" in caplog.text
 
 
-def test_too_large_pictures_are_skipped(write_shards, make_config):
+def test_too_large_images_are_skipped(write_shards, make_config):
     def enlarge(shard: int, number: int, sample: dict) -> None:
         if number == 4:
             data = bytearray(sample["jpg"])
@@ -208,7 +208,7 @@ def test_too_large_pictures_are_skipped(write_shards, make_config):
 
 @pytest.mark.parametrize("workers", [0, 1])
 def test_nothing_readable_ends_the_run(write_shards, make_config, workers):
-    shards = write_shards([20], lambda _shard, _number, sample: sample.update(jpg=b"no picture"))
+    shards = write_shards([20], lambda _shard, _number, sample: sample.update(jpg=b"no image"))
     with pytest.raises(RunStopped, match="no readable sample"):
         take(make_config(shards, workers=workers), 1)
 
@@ -220,8 +220,10 @@ def skipping(used: int, skipped: int) -> Batch:
 
 def test_too_many_skips_end_the_run():
     guard = SkipGuard(0.1)
-    guard.update(skipping(10, int(0.1 * FEWEST)))  # more than a tenth, but too early to tell
-    with pytest.raises(RunStopped, match=r"26 of the last 46 .*empty caption: 26.*data\.max_skipped=0\.1"):
+    guard.update(skipping(10, int(0.1 * FEWEST)))  # more than a tenth, but of too few samples
+    with pytest.raises(
+        RunStopped, match=r"skipped 26 of the last 46 samples .*empty caption: 26.*data\.max_skipped=0\.1"
+    ):
         guard.update(skipping(10, 1))
     strict = SkipGuard(0.0)
     strict.update(skipping(1000, 0))
@@ -274,13 +276,13 @@ def test_equal_captions_are_kept_apart(write_shards, make_config, block):
         ({"tokenizer": "/nowhere"}, r"data\.tokenizer='/nowhere'"),
     ],
 )
-def test_mistakes_are_told_before_training(write_shards, make_config, change, says):
+def test_mistakes_are_errors_before_training(write_shards, make_config, change, says):
     config = make_config(**({"shards": write_shards([20, 13])} | change))
     with pytest.raises(ValueError, match=says):
         build_loader(config, rank=0, world=2)
 
 
-def test_a_vocabulary_too_small_is_told_before_training(write_shards, make_config):
+def test_a_vocabulary_too_small_is_an_error_before_training(write_shards, make_config):
     config = make_config(write_shards([20]))
     config.model.text.vocab_size = 1000
     with pytest.raises(ValueError, match=r"vocab_size=1000 is less than the 49408 tokens"):

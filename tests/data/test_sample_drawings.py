@@ -18,7 +18,7 @@ import pytest
 import webdataset
 from PIL import Image
 
-from silc.data.sample_concepts import (
+from silc.data.sample_set.concepts import (
     DEFAULT_HELD_OUT,
     DEFAULT_TRAIN,
     TRAIN_ARTISTS,
@@ -26,7 +26,7 @@ from silc.data.sample_concepts import (
     concept_names,
     with_article,
 )
-from silc.data.sample_render import DRAWINGS, cut_out, read_drawings
+from silc.data.sample_set.render import DRAWINGS, cut_out, read_drawings
 
 ROOT = Path(__file__).parents[2]
 MANIFEST = json.loads((DRAWINGS / "manifest.json").read_text())
@@ -36,7 +36,7 @@ CORE = {"emojione", "noto", "noto-v1", "fluent-emoji", "fluent-emoji-flat", "twe
 
 @pytest.fixture(scope="module")
 def recipe():
-    spec = importlib.util.spec_from_file_location("make_sample", ROOT / "launch" / "make_sample.py")
+    spec = importlib.util.spec_from_file_location("make_sample", ROOT / "tools" / "make_sample.py")
     module = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = module  # dataclasses look their module up
     spec.loader.exec_module(module)
@@ -60,9 +60,9 @@ def test_committed_shards_are_the_manifests():
 def test_counts():
     drawings = read_drawings()
     drawn = Counter(artist for by_artist in drawings.values() for artist in by_artist)
-    assert drawn == {shard["name"]: shard["pictures"] for shard in MANIFEST["shards"].values()}
+    assert drawn == {shard["name"]: shard["drawings"] for shard in MANIFEST["shards"].values()}
     assert len(drawings) == MANIFEST["concepts"] >= 1574
-    assert drawn.total() == MANIFEST["pictures"] >= 9030
+    assert drawn.total() == MANIFEST["drawings"] >= 9030
     assert set(drawn) == {*TRAIN_ARTISTS, *UNSEEN_ARTISTS}
 
 
@@ -83,10 +83,10 @@ def test_shard_members(name):
             assert meta["author"] == shard["author"]
             assert meta["concept"]
             assert meta["group"] not in ("flags", "component")
-    pictures = [data for member, data in held if member.name.endswith(".webp")]
-    assert len(pictures) == shard["pictures"] == len(held) // 2
-    assert len(set(pictures)) > 0.99 * len(pictures)
-    for data in pictures[::100]:
+    images = [data for member, data in held if member.name.endswith(".webp")]
+    assert len(images) == shard["drawings"] == len(held) // 2
+    assert len(set(images)) > 0.99 * len(images)
+    for data in images[::100]:
         image = Image.open(io.BytesIO(data))
         assert (image.format, image.size, image.mode) == ("WEBP", (64, 64), "RGBA")
 
@@ -94,7 +94,7 @@ def test_shard_members(name):
 def test_webdataset_reads_a_shard():
     shard = MANIFEST["shards"]["streamline-emojis.tar.bz2"]
     samples = list(webdataset.WebDataset(str(DRAWINGS / "streamline-emojis.tar.bz2"), shardshuffle=False))
-    assert len(samples) == shard["pictures"]
+    assert len(samples) == shard["drawings"]
     assert all({"webp", "json"} <= set(sample) for sample in samples)
 
 
@@ -175,7 +175,7 @@ def test_a_drawing_stands_for_one_concept(recipe):
     assert matched == {"redapple": "red-apple", "pear": "pear", "dog": "dog-1"}
 
 
-def test_render_is_centred_and_repeatable(recipe):
+def test_render_is_centered_and_repeatable(recipe):
     icons = {"width": 20, "height": 10, "icons": {"bar": {"body": '<path fill="#f00" d="M0 0h20v10H0z"/>'}}}
     data = recipe.render(icons, "bar")
     pixels = np.asarray(Image.open(io.BytesIO(data)))

@@ -1,4 +1,4 @@
-"""Scenes: the mask, boxes and caption say what the picture holds."""
+"""Scenes: the mask, boxes and caption describe what the image shows."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from silc.data.scenes import Drawing, draw_background, draw_scene, write_caption
+from silc.data.sample_set.scenes import Drawing, draw_background, draw_scene, write_caption
 
 NAMES = ("dog", "owl", "grapes", "red apple")
 COLOURS = ((255, 0, 0), (0, 255, 0), (0, 0, 255), (0, 0, 0))
 
 
 def blocks(count: int, shape: tuple[int, int] = (40, 24)) -> list[Drawing]:
-    """Opaque rectangles of one saturated colour each: a pixel's colour tells whose it is."""
+    """Opaque rectangles of one saturated colour each: a pixel's colour identifies its object."""
     return [
         Drawing(np.full((*shape, 4), (*COLOURS[i], 255), np.uint8), concept_id=10 * i, name=NAMES[i], artist="x")
         for i in range(count)
@@ -23,15 +23,15 @@ def blocks(count: int, shape: tuple[int, int] = (40, 24)) -> list[Drawing]:
 
 @settings(max_examples=25, deadline=None)
 @given(seed=st.integers(0, 2**32), count=st.integers(1, 4), size=st.integers(24, 96))
-def test_mask_is_the_picture(seed, count, size):
+def test_mask_is_the_image(seed, count, size):
     drawings = blocks(count)
     scene = draw_scene(np.random.default_rng(seed), drawings, size)
-    assert scene.picture.shape == (size, size, 3)
-    assert scene.picture.dtype == np.uint8
+    assert scene.image.shape == (size, size, 3)
+    assert scene.image.dtype == np.uint8
     assert scene.mask.dtype == np.uint16
     seen = np.zeros((size, size), int)
     for drawing, colour in zip(drawings, COLOURS, strict=False):
-        seen[(scene.picture == colour).all(-1)] = drawing.concept_id + 1
+        seen[(scene.image == colour).all(-1)] = drawing.concept_id + 1
     assert np.array_equal(scene.mask, seen)
     for drawing, (left, top, right, bottom), visible in zip(drawings, scene.boxes, scene.visible, strict=True):
         assert 0 <= left < right <= size
@@ -99,6 +99,6 @@ def test_backgrounds_are_pale_and_varied():
 def test_a_scene_is_a_function_of_its_generator():
     first, again = (draw_scene(np.random.default_rng([0, 1, 7]), blocks(3), 64) for _ in range(2))
     other = draw_scene(np.random.default_rng([0, 1, 8]), blocks(3), 64)
-    assert np.array_equal(first.picture, again.picture)
+    assert np.array_equal(first.image, again.image)
     assert first.caption == again.caption
-    assert not np.array_equal(first.picture, other.picture)
+    assert not np.array_equal(first.image, other.image)

@@ -1,4 +1,4 @@
-"""The rendered sample set: splits, shards, and that it is rendered once whoever asks."""
+"""The rendered sample set: splits, shards, and that it is rendered once, also for several processes."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ import pytest
 import webdataset
 from PIL import Image
 
-from silc.data import sample, sample_render
-from silc.data.sample import SampleSet, default_root, ensure_sample
-from silc.data.sample_concepts import SPLITS, TRAIN_ARTISTS, UNSEEN_ARTISTS, with_article
+from silc.data.sample_set import cache, render
+from silc.data.sample_set.cache import SampleSet, default_root, ensure_sample
+from silc.data.sample_set.concepts import SPLITS, TRAIN_ARTISTS, UNSEEN_ARTISTS, with_article
 
 SCENES = {"scenes_train": 60, "scenes_eval": 48, "size": 48}
 
@@ -52,8 +52,8 @@ def test_a_split_reads_as_its_index_says(rendered, split):
         assert len(set(info["concept_ids"])) == info["objects"] == len(info["boxes"]) == len(info["artists"])
         assert set(info["artists"]) <= set(index["artists"])
         assert all(with_article(name) in entry["txt"].decode() for name in info["concepts"])
-        picture, mask = Image.open(io.BytesIO(entry["jpg"])), np.array(Image.open(io.BytesIO(entry["mask.png"])))
-        assert picture.size == (48, 48)
+        image, mask = Image.open(io.BytesIO(entry["jpg"])), np.array(Image.open(io.BytesIO(entry["mask.png"])))
+        assert image.size == (48, 48)
         assert mask.dtype == np.uint8
         assert set(np.unique(mask)) - {0} == {i + 1 for i in info["concept_ids"]}
 
@@ -82,15 +82,15 @@ def test_evaluation_begins_with_single_objects_dealt_evenly(rendered):
 
 def test_singles_take_the_artists_in_turn():
     drawings = [[f"{concept}-{artist}" for artist in range(artists)] for concept, artists in enumerate((2, 3))]
-    plan = sample_render.SplitPlan("both", [], [], drawings, scenes=24, singles=12, settings={})
-    chosen = [sample_render.choose_drawings(np.random.default_rng(0), plan, i)[0] for i in range(12)]
+    plan = render.SplitPlan("both", [], [], drawings, scenes=24, singles=12, settings={})
+    chosen = [render.choose_drawings(np.random.default_rng(0), plan, i)[0] for i in range(12)]
     assert Counter(chosen) == {"0-0": 3, "0-1": 3, "1-0": 2, "1-1": 2, "1-2": 2}
 
 
 def test_training_scenes_are_mostly_of_one_object():
     drawings = [[concept] for concept in range(9)]
-    plan = sample_render.SplitPlan("train", [], [], drawings, scenes=4000, singles=0, settings={})
-    counts = Counter(len(sample_render.choose_drawings(np.random.default_rng(i), plan, i)) for i in range(4000))
+    plan = render.SplitPlan("train", [], [], drawings, scenes=4000, singles=0, settings={})
+    counts = Counter(len(render.choose_drawings(np.random.default_rng(i), plan, i)) for i in range(4000))
     assert set(counts) == {1, 2, 3, 4}
     assert 0.62 < counts[1] / 4000 < 0.68
 
@@ -99,7 +99,7 @@ def test_same_settings_render_nothing_and_others_stay_beside(rendered, monkeypat
     def no_render(*args):
         raise AssertionError("rendered again")
 
-    monkeypatch.setattr(sample, "render_splits", no_render)
+    monkeypatch.setattr(cache, "render_splits", no_render)
     assert ensure_sample(rendered.folder.parent, **SCENES) == rendered
     assert capsys.readouterr().out == ""
     for change in ({"seed": 1}, {"size": 50}, {"concepts": "all"}):
@@ -108,7 +108,7 @@ def test_same_settings_render_nothing_and_others_stay_beside(rendered, monkeypat
 
 
 def test_bytes_do_not_depend_on_processes_and_seeds_matter(rendered, tmp_path, monkeypatch):
-    monkeypatch.setattr(sample_render.os, "sched_getaffinity", lambda pid: {0})
+    monkeypatch.setattr(render.os, "sched_getaffinity", lambda pid: {0})
     (tmp_path / rendered.folder.with_suffix(".partial").name / "stopped").mkdir(parents=True)
     again = ensure_sample(tmp_path, **SCENES)
     assert digests(again.folder) == digests(rendered.folder)
@@ -118,7 +118,7 @@ def test_bytes_do_not_depend_on_processes_and_seeds_matter(rendered, tmp_path, m
 
 
 def test_shards_are_cut_without_changing_scenes(rendered, tmp_path, monkeypatch):
-    monkeypatch.setattr(sample_render, "SHARD", 25)
+    monkeypatch.setattr(render, "SHARD", 25)
     cut = ensure_sample(tmp_path, **SCENES)
     assert [shard["scenes"] for shard in cut.index("train")["shards"]] == [25, 25, 10]
     assert [entry["jpg"] for entry in read(cut, "train")] == [entry["jpg"] for entry in read(rendered, "train")]
@@ -129,7 +129,7 @@ def _ensure(root: Path, results) -> None:
 
 
 def test_processes_that_start_together_render_once(tmp_path, capfd):
-    sample_render.read_drawings()  # shared with the children below
+    render.read_drawings()  # shared with the children below
     context = multiprocessing.get_context("fork")
     results = context.SimpleQueue()
     started = [context.Process(target=_ensure, args=(tmp_path, results)) for _ in range(3)]

@@ -10,9 +10,17 @@ import pytest
 import torch
 from PIL import Image
 
-from silc.data.decode import decode_picture
+from silc.data.decode import decode_image
 from silc.data.shards import Unreadable
-from silc.data.splits import IGNORE, TarSplit, as_they_are, by_table, check_mask_size, decode_mask, zero_is_nothing
+from silc.data.splits import (
+    IGNORE,
+    TarSplit,
+    by_table,
+    check_mask_size,
+    decode_mask,
+    numbered_from_one,
+    numbered_from_zero,
+)
 
 
 def png(values: np.ndarray) -> bytes:
@@ -22,10 +30,10 @@ def png(values: np.ndarray) -> bytes:
 
 
 def test_a_split_by_number(write_shards, make_config):
-    pictures = {}
+    images = {}
 
     def change(shard: int, number: int, sample: dict) -> None:
-        pictures[shard, number] = sample["jpg"]
+        images[shard, number] = sample["jpg"]
         sample["txt"] = f"one {number}\n\n two \n"
         sample["json"] = json.dumps({"class": number} if number else {}).encode()
         sample["mask.png"] = png(np.full((4, 5), number, np.uint8))
@@ -37,13 +45,13 @@ def test_a_split_by_number(write_shards, make_config):
     assert len(split) == 7
     assert split.has == {"labels", "captions", "masks"}
     assert [split.key(n) for n in (0, 6)] == ["000/0000", "001/0003"]
-    assert [split.label(n) for n in range(7)] == [None, 1, 2, None, 1, 3, 3]  # cls stands before the json
+    assert [split.label(n) for n in range(7)] == [None, 1, 2, None, 1, 3, 3]  # cls has precedence over the json
     assert split.captions(4) == ["one 1", "two"]
-    assert torch.equal(split.picture(6), decode_picture(pictures[1, 3], 10**6))
+    assert torch.equal(split.image(6), decode_image(images[1, 3], 10**6))
     assert torch.equal(split.mask(6), torch.full((4, 5), 2))
     assert torch.equal(split.mask(0), torch.full((4, 5), IGNORE))
     with pytest.raises(Unreadable, match="undecodable"):
-        split.picture(5)
+        split.image(5)
 
 
 @pytest.mark.parametrize(
@@ -74,7 +82,7 @@ def test_a_json_that_cannot_be_read_is_no_label(write_shards, make_config):
     assert [split.label(0), split.label(1)] == [1, None]
 
 
-def test_a_split_with_pictures_alone(write_shards, make_config):
+def test_a_split_with_images_alone(write_shards, make_config):
     def strip(shard: int, number: int, sample: dict) -> None:
         del sample["txt"], sample["json"]
 
@@ -86,10 +94,10 @@ def test_a_split_with_pictures_alone(write_shards, make_config):
         split.mask(0)
 
 
-def test_what_cannot_be_read_of_a_picture_is_as_if_absent(write_shards, make_config):
+def test_what_cannot_be_read_of_an_image_is_as_if_absent(write_shards, make_config):
     def spoil(shard: int, number: int, sample: dict) -> None:
         if number == 1:
-            sample |= {"json": b"{", "txt": b"\xff\xfe", "mask.png": b"no picture"}
+            sample |= {"json": b"{", "txt": b"\xff\xfe", "mask.png": b"no image"}
         else:
             sample |= {"json": b'{"class": 5}', "mask.png": png(np.zeros((2, 2), np.uint8))}
 
@@ -110,7 +118,7 @@ def test_single_objects_have_a_class(write_shards, make_config):
     assert "labels" not in TarSplit(make_config([]).data, shards, title="scenes").has
 
 
-def test_a_missing_shard_is_told(make_config):
+def test_a_missing_shard_is_an_error(make_config):
     with pytest.raises(ValueError, match="does not exist"):
         TarSplit(make_config([]).data, ["/nowhere.tar"], title="mine")
 
@@ -120,12 +128,12 @@ def decoded(values: np.ndarray, rule, classes: int) -> list:
 
 
 def test_rules():
-    assert decoded(np.array([[0, 1, 255, 3]], np.uint8), zero_is_nothing(3), 3) == [[IGNORE, 0, IGNORE, 2]]
-    assert decoded(np.array([[0, 1, 255, 2]], np.uint8), as_they_are(3), 3) == [[0, 1, IGNORE, 2]]
+    assert decoded(np.array([[0, 1, 255, 3]], np.uint8), numbered_from_one(3), 3) == [[IGNORE, 0, IGNORE, 2]]
+    assert decoded(np.array([[0, 1, 255, 2]], np.uint8), numbered_from_zero(3), 3) == [[0, 1, IGNORE, 2]]
     assert decoded(np.array([[7, 8, 0, 255]], np.uint8), by_table({7: 0, 8: 1}), 2) == [[0, 1, IGNORE, IGNORE]]
-    assert decoded(np.array([[0, 300, 65535]], np.uint16), zero_is_nothing(400), 400) == [[IGNORE, 299, IGNORE]]
-    assert decoded(np.array([[255]], np.uint8), as_they_are(256), 256) == [[255]]  # every value is a class
-    assert decoded(np.array([[False, True]]), as_they_are(2), 2) == [[0, 1]]
+    assert decoded(np.array([[0, 300, 65535]], np.uint16), numbered_from_one(400), 400) == [[IGNORE, 299, IGNORE]]
+    assert decoded(np.array([[255]], np.uint8), numbered_from_zero(256), 256) == [[255]]  # every value is a class
+    assert decoded(np.array([[False, True]]), numbered_from_zero(2), 2) == [[0, 1]]
 
 
 def test_palettes_are_for_the_eye(tmp_path):
@@ -133,17 +141,17 @@ def test_palettes_are_for_the_eye(tmp_path):
     image.putpalette([9, 9, 9, 200, 0, 0, 0, 200, 0] + [0] * 759)
     image.save(tmp_path / "m.png")
     values = np.array(Image.open(tmp_path / "m.png")).tolist()
-    assert decode_mask((tmp_path / "m.png").read_bytes(), as_they_are(3), 3, "m").tolist() == values
+    assert decode_mask((tmp_path / "m.png").read_bytes(), numbered_from_zero(3), 3, "m").tolist() == values
 
 
-def test_a_mask_with_a_class_that_has_no_name_is_told():
+def test_a_mask_with_a_class_that_has_no_name_is_an_error():
     with pytest.raises(ValueError, match=r"mask of m has class 4, but the class list names 3 \(0 to 2\)"):
-        decoded(np.array([[5]], np.uint8), zero_is_nothing(3), 3)
+        decoded(np.array([[5]], np.uint8), numbered_from_one(3), 3)
     with pytest.raises(ValueError, match="has 3 channels"):
-        decoded(np.zeros((2, 2, 3), np.uint8), zero_is_nothing(3), 3)
+        decoded(np.zeros((2, 2, 3), np.uint8), numbered_from_one(3), 3)
 
 
 def test_sizes_must_agree():
     check_mask_size(torch.zeros(3, 4), torch.zeros(3, 4, 3), "m")
-    with pytest.raises(ValueError, match=r"mask of m is 4 x 3 pixels, its picture 3 x 4"):
+    with pytest.raises(ValueError, match=r"mask of m is 4 x 3 pixels, its image 3 x 4"):
         check_mask_size(torch.zeros(3, 4), torch.zeros(4, 3, 3), "m")

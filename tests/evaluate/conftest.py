@@ -18,7 +18,7 @@ from silc.config import Config, DataConfig, EvalConfig, HeadConfig, ModelConfig,
 from silc.data.shards import Unreadable
 from silc.data.splits import DataSet
 from silc.distributed import World
-from silc.evaluate.job import Job
+from silc.evaluate.sharding import Job
 from silc.evaluate.towers import Towers, build_towers
 from silc.model import SilcModel, build
 
@@ -26,24 +26,24 @@ NAMES = tuple(f"thing {number}" for number in range(7))
 
 
 class Memory:
-    """A split whose pictures are given; None stands for one that cannot be read."""
+    """A split of given images; None: one that cannot be read."""
 
-    def __init__(self, pictures, labels=None, captions=None, masks=None, title="in memory") -> None:
+    def __init__(self, images, labels=None, captions=None, masks=None, title="in memory") -> None:
         self.title = title
-        self._pictures, self._labels, self._captions, self._masks = pictures, labels, captions, masks
+        self._images, self._labels, self._captions, self._masks = images, labels, captions, masks
         known = {"labels": labels, "captions": captions, "masks": masks}
-        self.has = frozenset(name for name, there in known.items() if there is not None)
+        self.has = frozenset(name for name, values in known.items() if values is not None)
 
     def __len__(self) -> int:
-        return len(self._pictures)
+        return len(self._images)
 
     def key(self, number: int) -> str:
         return f"memory/{number}"
 
-    def picture(self, number: int) -> Tensor:
-        if self._pictures[number] is None:
-            raise Unreadable("undecodable picture")
-        return self._pictures[number]
+    def image(self, number: int) -> Tensor:
+        if self._images[number] is None:
+            raise Unreadable("undecodable image")
+        return self._images[number]
 
     def label(self, number: int) -> int | None:
         return None if self._labels is None else self._labels[number]
@@ -55,7 +55,7 @@ class Memory:
         return self._masks[number]
 
 
-def random_pictures(count: int, height: int = 16, width: int = 16, seed: int = 0) -> list[Tensor]:
+def random_images(count: int, height: int = 16, width: int = 16, seed: int = 0) -> list[Tensor]:
     """Blocks of random colours, so that resizing leaves something."""
     rng = np.random.default_rng(seed)
     rows, columns = -(-height // 4), -(-width // 4)
@@ -79,7 +79,7 @@ def config() -> Config:
 
 @pytest.fixture
 def model(config: Config) -> SilcModel:
-    """With weights spread enough that pictures differ."""
+    """With weights spread enough that images differ."""
     model = build(config)
     generator = torch.Generator().manual_seed(1)
     with torch.no_grad():
@@ -107,28 +107,28 @@ def job(config: Config, world: World) -> Job:
 
 @pytest.fixture
 def segmented() -> DataSet:
-    """Pictures with a coloured square and their masks: the class is the colour. One in 4 unseen: yellow."""
+    """Images with a coloured square and their masks: the class is the colour. One in 4 unseen: yellow."""
     colours = torch.tensor([[250, 20, 20], [20, 250, 20], [20, 20, 250], [240, 240, 20]], dtype=torch.uint8)
 
     def split(count: int, seed: int) -> Memory:
         rng = np.random.default_rng(seed)
-        pictures, masks = [], []
+        images, masks = [], []
         for number in range(count):
-            picture = torch.full((32, 32, 3), 128, dtype=torch.uint8)
+            image = torch.full((32, 32, 3), 128, dtype=torch.uint8)
             mask = torch.full((32, 32), -1, dtype=torch.int64)
             top, left = rng.integers(0, 2, 2) * 8
             window = (slice(top, top + 16), slice(left, left + 16))
-            picture[window], mask[window] = colours[number % 4], number % 4
-            pictures.append(picture)
+            image[window], mask[window] = colours[number % 4], number % 4
+            images.append(image)
             masks.append(mask)
-        return Memory(pictures, masks=masks, title=f"split {seed}")
+        return Memory(images, masks=masks, title=f"split {seed}")
 
     return DataSet("coloured squares", ("red", "green", "blue", "yellow"), split(8, 0), split(16, 1))
 
 
 @pytest.fixture
 def shards(tmp_path: Path) -> Callable[..., list[str]]:
-    """Write a shard with one picture for each of the given classes (None: no class)."""
+    """Write a shard with one image for each of the given classes (None: no class)."""
 
     def write(classes: list[int | None], captions: bool = True) -> list[str]:
         path = tmp_path / "eval.tar"
@@ -139,7 +139,7 @@ def shards(tmp_path: Path) -> Callable[..., list[str]]:
                 Image.fromarray(pixels).save(encoded, "png")
                 info = {} if label is None else {"class": label}
                 sample = {"__key__": f"{number:03}", "png": encoded.getvalue(), "json": json.dumps(info).encode()}
-                writer.write(sample | ({"txt": f"picture {number}"} if captions else {}))
+                writer.write(sample | ({"txt": f"image {number}"} if captions else {}))
         return [str(path)]
 
     return write

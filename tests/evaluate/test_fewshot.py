@@ -11,10 +11,10 @@ from sklearn.linear_model import Ridge
 from sklearn.neighbors import KNeighborsClassifier
 
 from silc.data.splits import DataSet
-from silc.evaluate import fewshot
-from silc.evaluate.fewshot import choose, neighbours, ridge
+from silc.evaluate.tasks import fewshot
+from silc.evaluate.tasks.fewshot import choose, neighbours, ridge
 
-from .conftest import Memory, random_pictures
+from .conftest import Memory, random_images
 
 
 @settings(max_examples=30, deadline=None)
@@ -61,7 +61,7 @@ def test_fewer_shots_are_the_head_of_more_and_draws_differ():
         assert {labels[number] for number in five[label]} == {label}
     assert choose(labels, 5, 0) == five
     assert choose(labels, 5, 1) != five
-    assert choose({0: 4}, 5, 0) == {4: [0]}  # fewer pictures than shots
+    assert choose({0: 4}, 5, 0) == {4: [0]}  # fewer images than shots
 
 
 @pytest.fixture
@@ -84,21 +84,21 @@ def test_the_task(config, towers, job, data):
     assert list(found) == expected
     assert found["knn_1shot"].chance == pytest.approx(1 / 3)
     assert found["knn_1shot_std"].chance is None
-    assert found["ridge_4shot"].value == 1.0  # colours are easily told apart
-    assert found["knn_50shot_std"].value == 0.0  # every draw takes all pictures
-    assert any("3 classes have fewer than 50 training pictures" in note for note in job.notes)
+    assert found["ridge_4shot"].value == 1.0  # the colours are easy to separate
+    assert found["knn_50shot_std"].value == 0.0  # every draw takes all images
+    assert any("3 classes have fewer than 50 training images" in note for note in job.notes)
 
 
 def test_mean_and_deviation_are_over_draws(config, towers, job):
-    pictures = random_pictures(40)
+    images = random_images(40)
     rng = np.random.default_rng(0)
     labels = rng.integers(0, 4, 40).tolist()
     data = DataSet(
-        "noise", tuple("abcd"), Memory(pictures[:20], labels=labels[:20]), Memory(pictures[20:], labels=labels[20:])
+        "noise", tuple("abcd"), Memory(images[:20], labels=labels[:20]), Memory(images[20:], labels=labels[20:])
     )
     config.eval.shots, config.eval.draws, config.eval.neighbours = [2], 3, 1
     found = {metric.name: metric.value for metric in fewshot.run(towers, data, job)}
-    features = [towers.images(torch.stack(part).permute(0, 3, 1, 2)) for part in (pictures[20:], pictures[:20])]
+    features = [towers.images(torch.stack(part).permute(0, 3, 1, 2)) for part in (images[20:], images[:20])]
     scores = []
     for draw in range(3):
         chosen = choose(dict(enumerate(labels[20:])), 2, draw)

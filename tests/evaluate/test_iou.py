@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 from torchmetrics.functional.classification import multiclass_accuracy, multiclass_jaccard_index
 
 from silc.data.splits import IGNORE
-from silc.evaluate import iou
+from silc.evaluate.segmentation import iou
 
-from .conftest import Memory, random_pictures
+from .conftest import Memory, random_images
 
 
 def values(matrix: torch.Tensor) -> dict[str, float]:
@@ -32,7 +32,7 @@ def test_it_equals_scikit_learn_and_torchmetrics(classes, pixels, ignored, seed)
     every = np.arange(classes)
     assert np.array_equal(matrix.numpy(), sklearn.metrics.confusion_matrix(truth[kept], guess[kept], labels=every))
 
-    met = np.union1d(truth[kept], guess[kept])  # a class neither there nor guessed has no part
+    met = np.union1d(truth[kept], guess[kept])  # a class that is neither in the truth nor guessed has no part
     jaccard = sklearn.metrics.jaccard_score(truth[kept], guess[kept], labels=met, average=None, zero_division=0)
     found = iou.per_class(matrix).numpy()
     assert np.allclose(found[met], jaccard)
@@ -65,26 +65,26 @@ def test_chance_is_what_random_guesses_get():
         assert metric.value == pytest.approx(metric.chance, abs=0.004)
 
 
-def test_pictures_are_added_up(job):
+def test_images_are_added_up(job):
     rng = np.random.default_rng(0)
     masks = [torch.from_numpy(rng.integers(-1, 3, (16, 16))) for _ in range(5)]
     guesses = {n: torch.from_numpy(rng.integers(0, 3, (16, 16))) for n in range(5)}
-    pictures = random_pictures(5)
-    pictures[3] = None
-    split = Memory(pictures, masks=masks)
+    images = random_images(5)
+    images[3] = None
+    split = Memory(images, masks=masks)
     number = iter([0, 1, 2, 4])
-    (matrix,) = iou.measure(job, split, range(5), 3, lambda picture: [guesses[next(number)]])
+    (matrix,) = iou.measure(job, split, range(5), 3, lambda image: [guesses[next(number)]])
     pairs = [(masks[n].flatten(), guesses[n].flatten()) for n in (0, 1, 2, 4)]
     truth, guess = (torch.cat(column) for column in zip(*pairs, strict=True))
     assert torch.equal(matrix, iou.confusion(guess, truth, 3))
-    assert job.skipped == {("memory/3", "undecodable picture")}
+    assert job.skipped == {("memory/3", "undecodable image")}
 
 
-def test_a_mask_of_another_size_and_a_split_without_classes_are_told(job):
-    predict = lambda picture: [torch.zeros(picture.shape[:2], dtype=torch.int64)]  # noqa: E731
-    split = Memory(random_pictures(1, 16, 20), masks=[torch.zeros(16, 16, dtype=torch.int64)])
-    with pytest.raises(ValueError, match=r"mask of memory/0 is 16 x 16 pixels, its picture 20 x 16"):
+def test_a_mask_of_another_size_and_a_split_without_classes_are_errors(job):
+    predict = lambda image: [torch.zeros(image.shape[:2], dtype=torch.int64)]  # noqa: E731
+    split = Memory(random_images(1, 16, 20), masks=[torch.zeros(16, 16, dtype=torch.int64)])
+    with pytest.raises(ValueError, match=r"mask of memory/0 is 16 x 16 pixels, its image 20 x 16"):
         iou.measure(job, split, [0], 2, predict)
-    for split in (Memory([], masks=[]), Memory(random_pictures(1), masks=[torch.full((16, 16), IGNORE)])):
+    for split in (Memory([], masks=[]), Memory(random_images(1), masks=[torch.full((16, 16), IGNORE)])):
         with pytest.raises(ValueError, match=r"in memory: no pixel .* empty"):
             iou.measure(job, split, range(len(split)), 2, predict)

@@ -11,10 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from silc.data.splits import DataSet
-from silc.evaluate import retrieval
-from silc.evaluate.retrieval import chance, ranks, recalls
+from silc.evaluate.tasks import retrieval
+from silc.evaluate.tasks.retrieval import chance, ranks, recalls
 
-from .conftest import NAMES, Memory, random_pictures
+from .conftest import NAMES, Memory, random_images
 
 
 def unit(rng: np.random.Generator, rows: int) -> torch.Tensor:
@@ -43,12 +43,12 @@ def by_loop(images, texts, captions, distinct) -> dict[str, float]:
 
 @settings(max_examples=40, deadline=None)
 @given(st.integers(1, 25), st.integers(1, 4), st.integers(1, 12), st.integers(0, 2**32 - 1))
-def test_recalls_equal_a_loop(pictures, most, words, seed):
-    """Several captions a picture, captions shared by pictures, one caption for all of them."""
+def test_recalls_equal_a_loop(images, most, words, seed):
+    """Several captions an image, captions shared by images, one caption for all of them."""
     rng = np.random.default_rng(seed)
-    captions = [list({f"c{rng.integers(words)}" for _ in range(rng.integers(1, most + 1))}) for _ in range(pictures)]
+    captions = [list({f"c{rng.integers(words)}" for _ in range(rng.integers(1, most + 1))}) for _ in range(images)]
     distinct = list(dict.fromkeys(caption for row in captions for caption in row))
-    images, texts = unit(rng, pictures), unit(rng, len(distinct))
+    images, texts = unit(rng, images), unit(rng, len(distinct))
     found = {metric.name: metric.value for metric in recalls(images, texts, captions, distinct)}
     assert found == pytest.approx(by_loop(images, texts, captions, distinct))
 
@@ -84,15 +84,15 @@ def test_chance_is_that_of_drawing(own, candidates, k):
 
 def test_the_task(towers, job):
     captions = [["thing 1"], ["thing 2", "thing 3"], [], ["thing 1"], ["thing 5"]]
-    pictures = random_pictures(5, seed=4)
-    pictures[4] = None
-    found = {m.name: m for m in retrieval.run(towers, DataSet("x", NAMES, Memory(pictures, captions=captions)), job)}
+    images = random_images(5, seed=4)
+    images[4] = None
+    found = {m.name: m for m in retrieval.run(towers, DataSet("x", NAMES, Memory(images, captions=captions)), job)}
     kept, distinct = [0, 1, 3], ["thing 1", "thing 2", "thing 3"]
-    images = towers.images(torch.stack([pictures[i].permute(2, 0, 1) for i in kept]))
+    images = towers.images(torch.stack([images[i].permute(2, 0, 1) for i in kept]))
     expected = by_loop(images, towers.texts(distinct), [captions[i] for i in kept], distinct)
     assert {name: metric.value for name, metric in found.items()} == pytest.approx(expected)
     assert found["text_to_image_r10"].chance == 1
     assert found["image_to_text_r1"].chance == pytest.approx((1 / 3 + 2 / 3 + 1 / 3) / 3)
     assert found["text_to_image_r1"].chance == pytest.approx((2 / 3 + 1 / 3 + 1 / 3 + 2 / 3) / 4)
-    assert job.skipped == {("memory/4", "undecodable picture")}
+    assert job.skipped == {("memory/4", "undecodable image")}
     assert "4 captions, 3 distinct" in job.notes[0]

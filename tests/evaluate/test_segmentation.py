@@ -1,4 +1,4 @@
-"""The segmentation tasks: against the same arithmetic written out, and on squares that any colour tells apart."""
+"""The segmentation tasks: against the same arithmetic written out, and on squares whose colour is their class."""
 
 from __future__ import annotations
 
@@ -10,19 +10,23 @@ import torch.nn.functional as F
 from sklearn.linear_model import LogisticRegression
 
 from silc.data.splits import IGNORE, DataSet
-from silc.evaluate import open_vocabulary, probe, segmentation
-from silc.evaluate.decoder import CostDecoder
-from silc.evaluate.iou import per_class
-from silc.evaluate.job import Job
-from silc.evaluate.patch_labels import cells, training_windows
+from silc.evaluate.segmentation.decoder import CostDecoder
+from silc.evaluate.segmentation.iou import per_class
+from silc.evaluate.segmentation.patch_labels import cells, training_windows
+from silc.evaluate.sharding import Job
+from silc.evaluate.tasks import (
+    linear_segmentation,
+    open_vocabulary_segmentation,
+    zeroshot_segmentation,
+)
 
-from .conftest import Memory, random_pictures
+from .conftest import Memory, random_images
 
 
 @pytest.fixture
 def job(config, world) -> Job:
     config.eval.short_side, config.eval.window, config.eval.stride = 32, 16, 8
-    config.eval.train_pictures, config.eval.probe_steps, config.eval.decoder_steps = 16, 200, 60
+    config.eval.train_images, config.eval.probe_steps, config.eval.decoder_steps = 16, 200, 60
     return Job(config, world, "a task, student")
 
 
@@ -53,22 +57,22 @@ def named(metrics) -> dict:
 
 
 def test_zero_shot_equals_the_protocol_written_out(config, towers, job, model):
-    """Whole picture, one prompt: value path, cosine, bilinear upsampling, argmax, mean IoU by scikit-learn."""
+    """Whole image, one prompt: value path, cosine, bilinear upsampling, argmax, mean IoU by scikit-learn."""
     config.eval.window, config.eval.templates = 0, ["a {}"]
     job = Job(config, job.world, "x")
     rng = np.random.default_rng(0)
-    pictures = random_pictures(3, 32, 40)
-    masks = [torch.from_numpy(rng.integers(-1, 5, (32, 40))) for _ in pictures]
+    images = random_images(3, 32, 40)
+    masks = [torch.from_numpy(rng.integers(-1, 5, (32, 40))) for _ in images]
     names = tuple("abcde")
-    data = DataSet("noise", names, Memory(pictures, masks=masks))
-    found = named(segmentation.run(towers, data, job))
+    data = DataSet("noise", names, Memory(images, masks=masks))
+    found = named(zeroshot_segmentation.run(towers, data, job))
 
     tokens = towers._tokenizer([f"a {name}" for name in names])
     guesses = []
     with torch.no_grad():
         text = F.normalize(model.encode_text(tokens), dim=-1)
-        for picture in pictures:  # 32 x 40 is the size asked for already
-            patches = F.normalize(model.visual.value_path([picture.permute(2, 0, 1)[None]])[0], dim=-1)
+        for image in images:  # 32 x 40 is the size asked for already
+            patches = F.normalize(model.visual.value_path([image.permute(2, 0, 1)[None]])[0], dim=-1)
             scores = torch.einsum("hwd,cd->chw", patches[0], text)
             guesses.append(F.interpolate(scores[None], (32, 40), mode="bilinear")[0].argmax(0))
     truth, guess = torch.stack(masks).flatten().numpy(), torch.stack(guesses).flatten().numpy()
@@ -79,11 +83,11 @@ def test_zero_shot_equals_the_protocol_written_out(config, towers, job, model):
     assert found["pixel_accuracy"].chance == 0.2
     text = "; ".join(job.notes)
     assert "pixels without a class are not counted" in text
-    assert "short side 32 px, the picture whole" in text
+    assert "short side 32 px, the whole image at once" in text
 
 
 def test_a_protocol_with_windows_says_so(towers, job, segmented):
-    found = named(segmentation.run(towers, segmented, job))
+    found = named(zeroshot_segmentation.run(towers, segmented, job))
     assert "windows of 16 px every 8 px" in "; ".join(job.notes)
     assert 0 <= found["miou"].value <= 1
     assert len(job.details["iou"]) == 4
@@ -111,7 +115,7 @@ def test_training_windows_have_the_tests_size(towers, job, segmented):
     assert torch.equal(whole, segmented.train.mask(0))
     assert torch.equal(
         images.view(2, 2, 3, 16, 16).permute(2, 0, 3, 1, 4).reshape(3, 32, 32).permute(1, 2, 0),
-        segmented.train.picture(0),
+        segmented.train.image(0),
     )
 
 
@@ -121,7 +125,7 @@ def test_the_fit_is_a_logistic_regression():
     y = rng.integers(0, 3, 600)
     x = 3 + 2 * (rng.normal(size=(600, 4)) + rng.normal(size=(3, 4))[y])
     weight = rng.uniform(0.2, 1, 600)
-    w, b = probe.fit(
+    w, b = linear_segmentation.fit(
         *(torch.from_numpy(part).float() for part in (x,)),
         torch.from_numpy(y),
         torch.from_numpy(weight).float(),
@@ -136,10 +140,10 @@ def test_the_fit_is_a_logistic_regression():
 
 
 def test_the_linear_probe_learns_colours(towers, job, segmented):
-    found = named(probe.run(towers, segmented, job))
+    found = named(linear_segmentation.run(towers, segmented, job))
     assert found["miou"].value > 0.8
     assert found["miou"].chance < 0.25
-    assert "of 16 pictures of split 1" in "; ".join(job.notes)
+    assert "of 16 images of split 1" in "; ".join(job.notes)
 
 
 def test_the_decoder_begins_as_the_cosines():
@@ -163,10 +167,10 @@ def test_no_class_has_parameters_of_its_own():
 def test_unseen_classes_are_neither_asked_for_nor_counted():
     seen = torch.tensor([True, True, False, True] * 30)
     truth = torch.tensor([[0, IGNORE], [5, 0]])
-    asked = open_vocabulary.vocabulary(truth, seen, torch.Generator().manual_seed(0))
+    asked = open_vocabulary_segmentation.vocabulary(truth, seen, torch.Generator().manual_seed(0))
     assert seen[asked].all()
     assert {0, 5} <= set(asked.tolist())
-    assert len(asked) == open_vocabulary.VOCABULARY
+    assert len(asked) == open_vocabulary_segmentation.VOCABULARY
     assert asked.tolist() == sorted(set(asked.tolist()))
 
 
@@ -175,33 +179,33 @@ def test_the_decoder_is_trained_on_seen_classes(config, world, segmented, monkey
     config.eval.short_side = config.eval.window = config.eval.stride = 32
     config.eval.decoder_steps = 150
     job = Job(config, world, "a task, student")
-    for split in (segmented.train, segmented.test):  # the whole picture of one colour: sixteen noisy patches agree
+    for split in (segmented.train, segmented.test):  # the whole image of one colour: sixteen noisy patches agree
         for number in range(len(split)):
-            split.picture(number)[:] = split.picture(number)[12, 12]
+            split.image(number)[:] = split.image(number)[12, 12]
             split.mask(number)[:] = number % 4
-    inner = open_vocabulary.vocabulary
+    inner = open_vocabulary_segmentation.vocabulary
 
     def spy(truth: torch.Tensor, seen: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
         asked.update(truth.unique().tolist())
         return inner(truth, seen, generator)
 
-    monkeypatch.setattr(open_vocabulary, "vocabulary", spy)
+    monkeypatch.setattr(open_vocabulary_segmentation, "vocabulary", spy)
     state = torch.get_rng_state()
-    found = named(open_vocabulary.run(towers, segmented, job))
+    found = named(open_vocabulary_segmentation.run(towers, segmented, job))
     assert torch.equal(state, torch.get_rng_state())
     assert asked == {0, 1, 2}  # what the windows hold; all of the unseen class is IGNORE, such windows are passed over
     assert list(found) == ["miou", "seen_miou", "unseen_miou", "undecoded_seen_miou", "undecoded_unseen_miou"]
     assert found["seen_miou"].value > found["undecoded_seen_miou"].value + 0.03
     assert "3 classes, 1 unseen" in "; ".join(job.notes)
-    again = named(open_vocabulary.run(towers, segmented, job))
+    again = named(open_vocabulary_segmentation.run(towers, segmented, job))
     assert [metric.value for metric in again.values()] == [metric.value for metric in found.values()]
 
 
-def test_the_figures_beside_the_decoders_are_those_of_the_cosines(config, towers, job, segmented):
-    """The undecoded figures on the grid of the logits come close to the zero-shot task's."""
+def test_the_metrics_without_the_decoder_are_those_of_the_cosines(config, towers, job, segmented):
+    """The undecoded metrics, computed on the grid of the logits, come close to those of the zero-shot task."""
     config.eval.decoder_steps = 1
-    found = named(open_vocabulary.run(towers, segmented, job))
-    list(segmentation.run(towers, segmented, job))
+    found = named(open_vocabulary_segmentation.run(towers, segmented, job))
+    list(zeroshot_segmentation.run(towers, segmented, job))
     each = job.details["iou"]
     assert found["undecoded_unseen_miou"].value == pytest.approx(each[3].item(), abs=0.1)
     assert found["undecoded_seen_miou"].value == pytest.approx(each[:3].nanmean().item(), abs=0.1)
@@ -210,17 +214,17 @@ def test_the_figures_beside_the_decoders_are_those_of_the_cosines(config, towers
 def test_too_few_classes_to_keep_one_unseen(towers, job, segmented):
     few = DataSet("few", segmented.classes[:3], segmented.test, segmented.train)
     with pytest.raises(ValueError, match=r"few has 3 classes, too few .*eval\.unseen_every"):
-        list(open_vocabulary.run(towers, few, job))
+        list(open_vocabulary_segmentation.run(towers, few, job))
 
 
-def test_training_pictures_without_a_class_are_told(towers, job, segmented):
-    nothing = Memory(random_pictures(3, 32, 32), masks=[torch.full((32, 32), IGNORE)] * 3, title="nothing")
+def test_training_images_without_a_class_are_an_error(towers, job, segmented):
+    nothing = Memory(random_images(3, 32, 32), masks=[torch.full((32, 32), IGNORE)] * 3, title="nothing")
     data = DataSet("x", segmented.classes, segmented.test, nothing)
-    for task in (probe, open_vocabulary):
+    for task in (linear_segmentation, open_vocabulary_segmentation):
         with pytest.raises(ValueError, match=r"nothing: no pixel of 3 masks"):
             list(task.run(towers, data, job))
 
 
-def test_per_class_figures_are_kept_for_the_report(towers, job, segmented):
-    list(probe.run(towers, segmented, job))
+def test_per_class_metrics_are_kept_for_the_report(towers, job, segmented):
+    list(linear_segmentation.run(towers, segmented, job))
     assert job.details["iou"].shape == per_class(torch.eye(4, dtype=torch.int64)).shape

@@ -9,8 +9,8 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from silc.evaluate import windows
-from silc.evaluate.windows import Geometry, best_class, boxes, geometry, resized, slide
+from silc.evaluate.segmentation import windows
+from silc.evaluate.segmentation.windows import Geometry, best_class, boxes, geometry, resized, slide
 
 
 def test_sizes_follow_the_crops_unless_given(config):
@@ -19,12 +19,12 @@ def test_sizes_follow_the_crops_unless_given(config):
     config.eval.short_side, config.eval.window, config.eval.stride = 320, 160, 32
     assert geometry(config) == Geometry(320, 160, 32, 4)
     config.eval.window = 0
-    assert "the picture whole" in geometry(config).words()
+    assert "the whole image at once" in geometry(config).words()
 
 
 @pytest.mark.parametrize(("window", "side"), [(32, None), (None, 32), (None, None)])
 def test_a_stride_that_leaves_pixels_out_is_refused(config, window, side):
-    """Also beyond a window that nobody names: 7/4 of 16 px, 32 px in whole patches."""
+    """Also beyond a window that is not named: 7/4 of 16 px, 32 px in whole patches."""
     config.eval.window, config.eval.short_side, config.eval.stride = window, side, 33
     with pytest.raises(ValueError, match=r"eval\.stride=33 is larger than eval\.window=32"):
         geometry(config)
@@ -37,7 +37,7 @@ def test_a_stride_that_leaves_pixels_out_is_refused(config, window, side):
 @pytest.mark.parametrize(
     ("height", "width", "expected"), [(100, 200, (64, 128)), (300, 90, (216, 64)), (7, 7, (64, 64))]
 )
-def test_the_short_side_is_as_told(height, width, expected):
+def test_the_short_side_is_the_one_given(height, width, expected):
     image = resized(torch.zeros(height, width, 3, dtype=torch.uint8), 64, 8)
     assert image.shape == (3, *expected)
 

@@ -1,6 +1,6 @@
-"""One of several processes that evaluate together: `worker.py FOLDER RANK SIZE PORT`; findings go to FOLDER.
+"""One of several processes that evaluate together: `worker.py FOLDER RANK SIZE PORT` writes FOLDER/RANK.json.
 
-The tests judge what it leaves. It joins by torch's own store, so that no launcher is needed.
+The tests compare these files. The ranks meet through torch's own store, so that no launcher is needed.
 """
 
 from __future__ import annotations
@@ -14,25 +14,17 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 
-from silc.config import (
-    Config,
-    DataConfig,
-    EvalConfig,
-    HeadConfig,
-    ModelConfig,
-    TextConfig,
-    ViewsConfig,
-    VisionConfig,
-)
+from silc.config import Config, DataConfig, EvalConfig, HeadConfig, ModelConfig, TextConfig, ViewsConfig, VisionConfig
 from silc.data.splits import DataSet
-from silc.distributed import World
-from silc.evaluate import exhibits, suite
-from silc.evaluate.data import EvalData
-from silc.evaluate.job import Job, TimedOut
+from silc.distributed import World, barrier
+from silc.evaluate import runner
+from silc.evaluate.datasets import EvalData
+from silc.evaluate.report import examples
+from silc.evaluate.sharding import Job, TimedOut
 from silc.evaluate.tasks import TASKS
 from silc.evaluate.towers import build_towers
 from silc.model import build
-from tests.evaluate.conftest import NAMES, Memory, random_pictures
+from tests.evaluate.conftest import NAMES, Memory, random_images
 
 
 def configuration() -> Config:
@@ -45,39 +37,36 @@ def configuration() -> Config:
         views=ViewsConfig(global_size=16, local_size=8),
         data=DataConfig(workers=0),
         eval=EvalConfig(
-            batch=4, short_side=16, window=16, stride=8, train_pictures=9, probe_steps=20, decoder_steps=5, shots=[1, 2]
+            batch=4, short_side=16, window=16, stride=8, train_images=9, probe_steps=20, decoder_steps=5, shots=[1, 2]
         ),
     )
 
 
 def data() -> EvalData:
-    """Eleven test pictures (an odd number, one of them broken) and nine to fit to."""
+    """Eleven test images (an odd number, one of them broken) and nine to fit to."""
     generator = torch.Generator().manual_seed(0)
 
     def split(count: int, seed: int) -> Memory:
-        pictures = random_pictures(count, 16, 24, seed)
-        pictures[5] = None
+        images = random_images(count, 16, 24, seed)
+        images[5] = None
         masks = [torch.randint(-1, 7, (16, 24), generator=generator) for _ in range(count)]
         captions = [[f"thing {n % 4}", f"thing {n} of {seed}"] for n in range(count)]
-        return Memory(pictures, [n % 7 for n in range(count)], captions, masks)
+        return Memory(images, [n % 7 for n in range(count)], captions, masks)
 
     known = DataSet("noise", NAMES, split(11, 0), split(9, 1))
     return EvalData(known, known, known)
 
 
-def main() -> None:
-    folder, rank, size, port = Path(sys.argv[1]), *map(int, sys.argv[2:])
-    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "RANK": str(rank), "WORLD_SIZE": str(size)}
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo", timeout=timedelta(seconds=120))
+def measure(rank: int, size: int) -> dict:
+    """What a rank measures, which images it skipped, and how a job ends that one rank cannot finish."""
     config, world = configuration(), World(rank, size, torch.device("cpu"))
     student, other = build(config), build(config)
     average = {name: value + 0.01 for name, value in other.state_dict().items()}
     models = build_towers(config, student.state_dict(), average, world.device, torch.float32)
-    results = suite.evaluate(config, models, data(), list(TASKS), world, strict=True)
+    results = runner.evaluate(config, models, data(), list(TASKS), world, strict=True)
     skipped = sorted({key for result in results for key, _ in result.skipped})
-    found = {"metrics": suite.scalars(results), "skipped": skipped, "ended": []}
-    for seconds, error in ((0.0, None), (60.0, ValueError("the last rank says so"))):
+    found = {"metrics": runner.scalars(results), "skipped": skipped, "ended": []}
+    for seconds, error in ((0.0, None), (60.0, ValueError("a mistake on the last rank"))):
         config.eval.timeout_minutes = seconds / 60 + 1e-9 if rank == size - 1 else 1.0
         job = Job(config, world, "a task, student")
 
@@ -91,9 +80,17 @@ def main() -> None:
         except (TimedOut, ValueError) as ended:
             found["ended"].append(f"{type(ended).__name__}: {ended}")
     if rank == 0:  # while the others wait: nothing on the way to a report may be collective
-        exhibits.collect(config, models, data(), results)
-    dist.barrier()
-    (folder / f"{size}-{rank}.json").write_text(json.dumps(found))
+        examples.collect(config, models, data(), results)
+    barrier()
+    return found
+
+
+def main() -> None:
+    folder, rank, size, port = Path(sys.argv[1]), *map(int, sys.argv[2:])
+    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "RANK": str(rank), "WORLD_SIZE": str(size)}
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", timeout=timedelta(seconds=120))
+    (folder / f"{rank}.json").write_text(json.dumps(measure(rank, size)))
 
 
 if __name__ == "__main__":

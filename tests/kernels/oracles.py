@@ -1,4 +1,7 @@
-"""Plain formulas the ops are tested against: whole matrices, float64, autograd; nothing shared with the package."""
+"""What the ops are tested against: the package's naive formulas, in float64, and how far off a result is.
+
+The naive formulas share nothing with the ops, and are themselves tested against other packages in test_naive.py.
+"""
 
 from collections.abc import Sequence
 
@@ -6,6 +9,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 from torch.utils._python_dispatch import TorchDispatchMode
+
+from silc_kernels.contrastive import naive as contrastive_naive
+from silc_kernels.distill import naive as distill_naive
+from silc_kernels.patch_embedding import naive as patch_naive
 
 
 def unit(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float64) -> Tensor:
@@ -21,47 +28,22 @@ def normal(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float64) -> Te
 def distillation(
     student: Tensor, teacher: Tensor, center: Tensor, student_temp: float, teacher_temp: float, weights: Tensor | None
 ) -> Tensor:
-    """Pair by pair, as written in the paper. Logits [S, N, K] and [T, N, K]."""
-    if weights is None:
-        weights = torch.ones(student.shape[0], teacher.shape[0])
-    total = 0
-    for s, own in enumerate(student):
-        for t, other in enumerate(teacher):
-            target = functional.softmax((other - center) / teacher_temp, dim=-1)
-            entropy = -(target * functional.log_softmax(own / student_temp, dim=-1)).sum(-1)
-            total = total + float(weights[s, t]) * entropy.mean()
-    return total / float(weights.double().sum())
+    """Logits [S, N, K] and [T, N, K]."""
+    temps = {"student_temp": student_temp, "teacher_temp": teacher_temp}
+    return distill_naive.distill_loss(student, teacher, center, pair_weights=weights, **temps)
 
 
 def contrastive(image: Tensor, text: Tensor, scale: Tensor, bias: Tensor | None, kind: str) -> Tensor:
-    """One process, the whole [B, B] matrix of each view. image [V, B, d]."""
-    losses = []
-    for view in image:
-        logits = scale * view @ text.T + (0 if bias is None else bias)
-        if kind == "softmax":
-            labels = torch.arange(len(text))
-            losses.append((functional.cross_entropy(logits, labels) + functional.cross_entropy(logits.T, labels)) / 2)
-        else:
-            signs = 2 * torch.eye(len(text), dtype=logits.dtype) - 1
-            losses.append(-functional.logsigmoid(signs * logits).sum() / len(text))
-    return torch.stack(losses).mean()
+    """One process, image [V, B, d]."""
+    return contrastive_naive.contrastive_loss(image, text, scale, bias, kind=kind)
 
 
 def tokens(
     crops: Sequence[Tensor], weight: Tensor, bias: Tensor, positions: Sequence[Tensor], mean, std, prefix: Tensor | None
 ) -> Tensor:
-    """Normalise, convolve, flatten, add, prepend, concatenate; in the weight's dtype."""
-    rows = []
-    for crop, table in zip(crops, positions, strict=True):
-        pixels = crop.to(weight.dtype)
-        if crop.dtype == torch.uint8:
-            statistics = torch.tensor([mean, std], dtype=weight.dtype).view(2, 3, 1, 1)
-            pixels = (pixels / 255 - statistics[0]) / statistics[1]
-        out = functional.conv2d(pixels, weight, bias, stride=weight.shape[-1]).flatten(2).transpose(1, 2) + table
-        if prefix is not None:
-            out = torch.cat([prefix.expand(len(crop), -1, -1), out], dim=1)
-        rows.append(out.reshape(-1, weight.shape[0]))
-    return torch.cat(rows)
+    """In the weight's dtype; mean and std None: none are needed, the crops are normalized."""
+    statistics = {"mean": mean or (0.0,) * 3, "std": std or (1.0,) * 3}
+    return patch_naive.patch_embed(crops, weight, bias, positions, **statistics, prefix=prefix)
 
 
 def relative(actual: Tensor, expected: Tensor) -> float:

@@ -2,7 +2,11 @@
 
 import json
 import math
+import os
 import shutil
+import stat
+import subprocess
+import sys
 from pathlib import Path
 
 import open_clip
@@ -12,7 +16,8 @@ import torch
 
 from silc.config import Config, ModelConfig, ObjectiveConfig, VisionConfig
 from silc.model import LogitScale, SilcModel, build
-from silc.model.export import _TIMM_NAMES, export, timm_name
+from silc.model.export import _TIMM_NAMES, export, loading_call, timm_name
+from silc.model.timm_tower import tower_name, tower_sizes
 
 from .conftest import as_float, tiny_config
 
@@ -78,15 +83,120 @@ def test_preprocessing_and_tokenizer_are_described(tmp_path):
     assert described["model_cfg"]["text_cfg"]["hf_tokenizer_name"] == "org/name"
 
 
-def test_a_moved_folder_works_after_exporting_again(tmp_path):
+def with_heads(heads: int, folder: Path) -> tuple[SilcModel, Config]:
+    """An exported model of a size that timm has no name for; the number of heads leaves no trace in the weights."""
     config = tiny_config()
+    config.model.vision.heads = heads
     model = build(config)
-    roundtrip(model, LogitScale("softmax"), config, tmp_path / "first")
-    shutil.move(tmp_path / "first", tmp_path / "second")
-    with pytest.raises(FileNotFoundError):
-        open_clip.create_model(f"local-dir:{tmp_path / 'second'}")
-    twin = roundtrip(model, LogitScale("softmax"), config, tmp_path / "second")
-    assert_same_embeddings(model, twin, config)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter += 0.05 * torch.randn(parameter.shape)  # or attention is even, whatever the heads
+    export(model.state_dict(), LogitScale("softmax"), config, folder)
+    return model, config
+
+
+def test_a_folder_loads_from_wherever_it_lies(tmp_path, pixels):
+    """The original gone, or another model of equal shapes in its place: the copy's features are its own, to the bit."""
+    place, copy = tmp_path / "best", tmp_path / "elsewhere" / "copy"
+    crops = as_float(pixels(2, 3, 64, 64))
+
+    def features(folder: Path) -> torch.Tensor:
+        with torch.no_grad():
+            return open_clip.create_model(f"local-dir:{folder}").eval().encode_image(crops)
+
+    model, config = with_heads(4, place)
+    before = features(place)
+    shutil.copytree(place, copy)
+    with_heads(2, place)
+    assert not torch.allclose(features(place), before, atol=1e-3)
+    assert torch.equal(features(copy), before)
+    shutil.rmtree(place)
+    assert torch.equal(features(copy), before)
+    assert_same_embeddings(model, open_clip.create_model(f"local-dir:{copy}").eval(), config)
+
+
+def test_nothing_in_a_folder_names_a_place(tmp_path):
+    torch.manual_seed(11)
+    with_heads(4, tmp_path / "first")
+    torch.manual_seed(11)
+    with_heads(4, tmp_path / "second")
+    for file in ("open_clip_config.json", "vision/config.json", "open_clip_model.safetensors"):
+        assert (tmp_path / "first" / file).read_bytes() == (tmp_path / "second" / file).read_bytes()
+
+
+def test_without_this_package_the_tower_is_refused_or_named_by_its_folder(tmp_path):
+    """In a process of its own: open_clip alone ends with a message; given the tower's folder it loads."""
+    model, _ = with_heads(4, tmp_path / "first")
+    (tmp_path / "first").rename(tmp_path / "moved")
+    code = """
+import json, sys, open_clip, torch
+folder = sys.argv[1]
+try:
+    open_clip.create_model(f"local-dir:{folder}")
+except RuntimeError as error:
+    print(error)
+vision = json.load(open(f"{folder}/open_clip_config.json"))["model_cfg"]["vision_cfg"]
+vision["timm_model_name"] = f"local-dir:{folder}/vision"
+model = open_clip.create_model(f"local-dir:{folder}", vision_cfg=vision).eval()
+assert not any(name.startswith("silc") for name in sys.modules)
+torch.save(model.encode_image(torch.load(f"{folder}/../pixels.pt")).detach(), f"{folder}/../features.pt")
+"""
+    crops = torch.randint(0, 256, (1, 3, 64, 64), dtype=torch.uint8)
+    torch.save(as_float(crops), tmp_path / "pixels.pt")
+    said = subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path / "moved")], check=True, capture_output=True, text=True, cwd="/"
+    )
+    assert said.stdout == "Unknown model (silc_vit)\n"
+    with torch.no_grad():
+        torch.testing.assert_close(
+            model.encode_image(crops), torch.load(tmp_path / "features.pt"), atol=1e-5, rtol=1e-5
+        )
+
+
+def test_the_message_says_what_loads_the_folder(tmp_path):
+    config = tiny_config()
+    assert loading_call(config, tmp_path) == (
+        f"import silc.model.timm_tower; open_clip.create_model('local-dir:{tmp_path}')"
+    )
+    config.model.vision = VisionConfig()
+    assert loading_call(config, tmp_path) == f"open_clip.create_model('local-dir:{tmp_path}')"
+
+
+@pytest.mark.parametrize("tag", ["", "image48", "image0_patch8_width128_depth4_heads4_mlp512"])
+def test_a_name_without_sizes_is_refused(tag):
+    with pytest.raises(ValueError, match=r"write sizes, as in silc_vit\.image256_patch16_width768_depth12_heads12_mlp"):
+        timm.create_model(f"silc_vit.{tag}")
+
+
+def test_names_and_sizes_are_one_to_one():
+    sizes = VisionConfig(image_size=378, patch_size=14, width=1152, depth=27, heads=16, mlp_ratio=3.7362)
+    name = tower_name(sizes)
+    assert name == "silc_vit.image378_patch14_width1152_depth27_heads16_mlp4304"
+    again = tower_sizes(name)
+    assert tower_name(again) == name
+    assert vars(again) == vars(sizes) | {"mlp_ratio": pytest.approx(3.7362, abs=1e-3)}
+    assert tower_sizes("vit_base_patch16_siglip_256") is None
+
+
+def test_an_earlier_export_is_replaced(tmp_path):
+    """By a model that timm names: nothing of the earlier tower is left."""
+    with_heads(4, tmp_path)
+    config = Config()
+    config.model.text.vocab_size, config.model.text.depth, config.model.head.prototypes = 500, 1, 64
+    export(build(config).state_dict(), LogitScale("softmax"), config, tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["open_clip_config.json", "open_clip_model.safetensors"]
+
+
+@pytest.mark.parametrize("umask", [0o022, 0o027], ids=["022", "027"])
+def test_files_have_the_permissions_of_the_umask(tmp_path, umask):
+    before = os.umask(umask)
+    try:
+        with_heads(4, tmp_path)
+    finally:
+        os.umask(before)
+    modes = {str(p.relative_to(tmp_path)): stat.S_IMODE(p.stat().st_mode) for p in tmp_path.rglob("*") if p.is_file()}
+    names = ("open_clip_config.json", "open_clip_model.safetensors", "vision/config.json")
+    assert modes == dict.fromkeys(names, 0o666 & ~umask)
 
 
 @pytest.mark.parametrize("sizes", list(_TIMM_NAMES), ids=lambda sizes: "-".join(map(str, sizes)))

@@ -2,13 +2,30 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
+
 import pytest
 import torch
 
 from silc.config import Config
 from silc.model import LogitScale, SilcModel, build
-from silc.model.export import _TIMM_NAMES, export, timm_heads
-from silc.model.load_export import is_export, load_export
+from silc.model.export import _TIMM_NAMES, export, named_sizes
+from silc.model.load_export import CONFIG, MAX_JSON, WEIGHTS, is_export, load_export
+from silc.model.vision import Pixels
+
+
+def rewrite(path: Path, dotted: str, value: object) -> None:
+    """Replace a field of a JSON file; None removes it."""
+    tree = json.loads(path.read_text())
+    *parents, last = dotted.split(".")
+    inside = tree
+    for name in parents:
+        inside = inside[name]
+    inside[last] = value
+    if value is None:
+        del inside[last]
+    path.write_text(json.dumps(tree))
 
 
 def test_the_same_model_comes_back(config, model, pixels, tmp_path):
@@ -24,7 +41,7 @@ def test_the_same_model_comes_back(config, model, pixels, tmp_path):
     assert read.data.mean == (0.4, 0.5, 0.6)
     assert read.data.tokenizer == "open_clip_bpe"
     assert read.views.global_size == config.model.vision.image_size
-    again = SilcModel(read.model, mean=config.data.mean, with_head=False)
+    again = SilcModel(read.model, pixels=Pixels(mean=config.data.mean), with_head=False)
     again.load_state_dict({name: weights[name] for name in again.state_dict()})
     twin = build(config)
     twin.load_state_dict(model.state_dict())
@@ -33,11 +50,21 @@ def test_the_same_model_comes_back(config, model, pixels, tmp_path):
         assert torch.equal(again.encode_image(crops), twin.encode_image(crops))
 
 
-def test_heads_of_towers_with_a_name(tmp_path):
-    for (_, _, _, heads, _), (stem, images) in _TIMM_NAMES.items():
-        assert {timm_heads(f"{stem}_{image}") for image in images} == {heads}
-    with pytest.raises(ValueError, match="vit_tiny"):
-        timm_heads("vit_tiny")
+def test_sizes_of_towers_with_a_name():
+    for (patch, width, depth, heads, ratio), (stem, images) in _TIMM_NAMES.items():
+        for image in images:
+            sizes = named_sizes(f"{stem}_{image}")
+            assert (sizes.image_size, sizes.patch_size, sizes.width) == (image, patch, width)
+            assert (sizes.depth, sizes.heads, sizes.mlp_ratio) == (depth, heads, ratio)
+    assert named_sizes("vit_tiny") is None
+
+
+def test_an_export_of_an_earlier_version_comes_back(config, model, tmp_path):
+    """Its tower's name is the path of the folder where it was written; only what lies beside it counts."""
+    export(model.state_dict(), LogitScale("softmax"), config, tmp_path)
+    rewrite(tmp_path / CONFIG, "model_cfg.vision_cfg.timm_model_name", "local-dir:/somewhere/else/vision")
+    read, _ = load_export(tmp_path)
+    assert vars(read.model.vision) == vars(config.model.vision)
 
 
 def test_a_named_tower_comes_back(tmp_path):
@@ -60,3 +87,57 @@ def test_a_folder_without_weights_or_of_another_kind_is_told(config, model, tmp_
     export(state, LogitScale("softmax"), config, tmp_path)
     with pytest.raises(ValueError, match="no attention-pooled ViT"):
         load_export(tmp_path)
+
+
+FOREIGN = {
+    "model_cfg.vision_cfg": None,
+    "model_cfg.vision_cfg.timm_model_name": "vit_tiny",
+    "model_cfg.vision_cfg.timm_pool": "avg",
+    "model_cfg.text_cfg.width": "wide",
+    "model_cfg.text_cfg.layers": 10**9,
+    "model_cfg.text_cfg.no_causal_mask": False,
+    "model_cfg.text_cfg.norm_kwargs.eps": 1e-5,
+    "model_cfg.quick_gelu": True,
+    "preprocess_cfg.mean": [0.5, 0.5],
+    "preprocess_cfg.std": [0.5, 0.5, 0.0],
+    "preprocess_cfg.resize_mode": "shortest",
+}
+
+
+@pytest.mark.parametrize("field", FOREIGN)
+def test_a_folder_that_asks_for_another_model_is_refused(config, model, tmp_path, field):
+    """One field changed. The message names the file."""
+    export(model.state_dict(), LogitScale("softmax"), config, tmp_path)
+    rewrite(tmp_path / CONFIG, field, FOREIGN[field])
+    with pytest.raises(ValueError, match=CONFIG) as refused:
+        load_export(tmp_path)
+    assert "silc export writes" in str(refused.value)
+
+
+@pytest.mark.parametrize("sizes", ["depth9", "heads3", "depth999999"])
+def test_sizes_that_the_weights_do_not_have_are_refused_before_a_model_is_built(config, model, tmp_path, sizes):
+    export(model.state_dict(), LogitScale("softmax"), config, tmp_path)
+    name = "silc_vit.image64_patch8_width128_depth3_heads4_mlp512"
+    changed = name.replace("depth3" if sizes.startswith("depth") else "heads4", sizes)
+    rewrite(tmp_path / CONFIG, "model_cfg.vision_cfg.timm_model_name", changed)
+    with pytest.raises(ValueError, match=r"3 blocks visual\.trunk\.blocks|3 heads do not divide a width of 128"):
+        load_export(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "text", ["", "no json", "[]", "[" * 100_000, '{"model_cfg":' * 100_000, " " * (MAX_JSON + 1), "{}"]
+)
+def test_hostile_json_is_refused(config, model, tmp_path, text):
+    export(model.state_dict(), LogitScale("softmax"), config, tmp_path)
+    (tmp_path / CONFIG).write_text(text)
+    with pytest.raises(ValueError, match="silc export writes"):
+        load_export(tmp_path)
+
+
+def test_cut_weights_are_refused(config, model, tmp_path):
+    export(model.state_dict(), LogitScale("softmax"), config, tmp_path)
+    data = (tmp_path / WEIGHTS).read_bytes()
+    for cut in (0, 4, 100, len(data) - 1):
+        (tmp_path / WEIGHTS).write_bytes(data[:cut])
+        with pytest.raises(ValueError, match="is damaged"):
+            load_export(tmp_path)

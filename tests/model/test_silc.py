@@ -45,7 +45,7 @@ def test_outputs_are_those_of_the_towers_alone(model, pixels):
 def test_student_rows_are_the_small_crops_then_the_joined_large_views(model, pixels):
     large, small = pixels(4, 3, 3, 64, 64), pixels(4, 2, 3, 32, 32)
     rows = [model.encode_image(small[:, i]) for i in range(2)] + [model.encode_image(large[:, i]) for i in (1, 2)]
-    weights = torch.rand(4, 2)  # tells the rows apart
+    weights = torch.rand(4, 2)  # one value a row, to recognise it by
     teacher = unit(2, 4, 48)
     inputs = distill_inputs(model, teacher, student_views=2, pair_weights=weights)
     loss = model(large, small, None, inputs)[2]

@@ -74,7 +74,7 @@ def _observe(trainer: Trainer, fault: str, expected: dict[str, Tensor]) -> dict[
         return report
 
     trainer.step = step
-    with _white_is_nan(trainer.engine.module):
+    with _white_is_nan(trainer.state.engine.module):
         counters = trainer.run()
     trainer.close()
     ends = {"wrong_end": _differing(expected, _bits(trainer)), "counters": vars(counters)}
@@ -87,18 +87,19 @@ def _skipped_log(folder: Path) -> list[dict[str, Any]]:
 
 
 def _bits(trainer: Trainer) -> dict[str, Tensor]:
-    """Everything a step may move: masters, moments, working weights, teacher, centre, scale and its moments."""
+    """Everything a step may move: masters, moments, working weights, teacher, center, scale and its moments."""
     bits = {name: value.clone() for name, value in state_of(trainer).items()}
-    optimizers = {"moment": trainer.engine._engine.optimizer.optimizer, "scale_moment": trainer.scale_optimizer}
+    moving = trainer.state
+    optimizers = {"moment": moving.engine._engine.optimizer.optimizer, "scale_moment": moving.scale_optimizer}
     for kind, optimizer in optimizers.items():
         for index, state in enumerate(optimizer.state.values()):
             bits |= {
                 f"{kind}.{index}.{key}": value.clone() for key, value in state.items() if isinstance(value, Tensor)
             }
     assert any(name.startswith("moment.") and name.endswith("exp_avg_sq") for name in bits)
-    for name, parameter in trainer.engine.module.named_parameters():  # ZeRO-3 keeps this rank's part of it
+    for name, parameter in trainer.state.engine.module.named_parameters():  # ZeRO-3 keeps this rank's part of it
         bits[f"working.{name}"] = getattr(parameter, "ds_tensor", parameter).detach().clone()
-    return bits | {f"teacher_working.{name}": value.clone() for name, value in trainer.teacher.named_parameters()}
+    return bits | {f"teacher_working.{name}": value.clone() for name, value in trainer.state.teacher.named_parameters()}
 
 
 def _differing(a: dict[str, Tensor], b: dict[str, Tensor]) -> list[str]:
@@ -122,12 +123,12 @@ def _white_is_nan(module: nn.Module) -> Any:
 @contextmanager
 def _infinite_gradient(trainer: Trainer) -> Any:
     """On rank 1 alone, the gradient of one matrix is infinite in the second backward pass, or in the only one."""
-    weight, calls = trainer.engine.module.head.mlp[0].weight, 0
+    weight, calls = trainer.state.engine.module.head.mlp[0].weight, 0
 
     def blow(gradient: Tensor) -> Tensor:
         nonlocal calls
         calls += 1
-        infinite = trainer.world.rank == 1 and calls == min(2, trainer.engine.accumulation)
+        infinite = trainer.world.rank == 1 and calls == min(2, trainer.state.engine.accumulation)
         return torch.full_like(gradient, torch.inf) if infinite else gradient
 
     handle = weight.register_hook(blow)
@@ -148,10 +149,10 @@ def stopped(world: World, folder: Path) -> dict[str, Any]:
     batches = [*shares(run, world, 1), *(_bad_batch("sample", run, world) for _ in range(MAX_BAD + 1))]
     trainer = make_trainer(run, world, folder / "stopped", batches)
     message = ""
-    with _white_is_nan(trainer.engine.module):
+    with _white_is_nan(trainer.state.engine.module):
         try:
             trainer.run()
         except RunStopped as error:
             message = str(error)
     trainer.close()
-    return {"message": message, "counters": vars(trainer.counters), "log": _skipped_log(trainer.folder)}
+    return {"message": message, "counters": vars(trainer.state.counters), "log": _skipped_log(trainer.folder)}

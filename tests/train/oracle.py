@@ -1,7 +1,7 @@
 """SILC trained by a plain torch loop: one process, the whole batch, logits written out, peers' losses and optimiser.
 
 It shares the towers with the project and nothing else: each resolution is a call of its own, the losses are open_clip's
-and DINO's published formula, the optimiser is torch.optim.AdamW, and the average and the centre are one line each.
+and DINO's published formula, the optimiser is torch.optim.AdamW, and the average and the center are one line each.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ from tests.train.cases import first_model, global_batch
 
 @dataclass
 class Trajectory:
-    """What a run leaves: its state by name, and a row of losses and norms for each step."""
+    """What a run leaves: its state by name, and a row of numbers for each step."""
 
     state: dict[str, Tensor]
     rows: list[dict[str, float]] = field(default_factory=list)
 
 
 class PlainLoop:
-    """The model, its teacher, centre and scale, and one optimiser each for weights and scale."""
+    """The model, its teacher, center and scale, and one optimiser each for weights and scale."""
 
     def __init__(self, run: Config) -> None:
         self.run, objective = run, run.objective
@@ -112,6 +112,7 @@ class PlainLoop:
                 if not objective.head_only_ema:
                     globals_ = self.images(batch.large[:, run.n_original :], self.teacher_visual)
                 teachers = [self.logits(view, self.teacher_head) for view in globals_]
+                bottlenecks = torch.cat([F.normalize(self.teacher_head.mlp(view), dim=-1) for view in globals_])
             distillation = self.distillation([self.logits(s, model.head) for s in students], teachers, first_global)
             loss = loss + objective.distill_weight * distillation
             row["loss_distill"] = distillation.item()
@@ -120,7 +121,17 @@ class PlainLoop:
         if distill:
             self.center = 0.9 * self.center + 0.1 * torch.cat(teachers).mean(0)
             self.follow(objective.ema_momentum)
+            row |= self.monitors(bottlenecks)
         return row | {"logit_scale": self.log_scale.exp().item()}
+
+    @torch.no_grad()
+    def monitors(self, bottlenecks: Tensor) -> dict[str, float]:
+        """Entropy and spread of the teacher's outputs over the whole batch, by its last layer after the step."""
+        weight = F.normalize(self.teacher_head.last_layer.weight, dim=-1)
+        p = F.softmax((bottlenecks @ weight.T - self.center) / self.run.objective.teacher_temp, dim=-1)
+        entropy = torch.distributions.Categorical(probs=p).entropy().mean().item()
+        spread = bottlenecks.var(0, correction=0).sqrt().mean().item()
+        return {"teacher_entropy": entropy, "feature_std": spread, "teacher_kl_uniform": math.log(p.shape[1]) - entropy}
 
     def move(self, number: int) -> float:
         """Clip, step both optimisers, keep the scale below its limit. Returns the norm before clipping."""

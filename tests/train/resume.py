@@ -12,6 +12,7 @@ import webdataset as wds
 from silc.config import Config, DataConfig
 from silc.distributed import World, barrier
 from silc.train.loop import Trainer
+from silc.train.start import start
 from tests.train import cases
 from tests.train.runs import state_of
 
@@ -34,23 +35,21 @@ def resumed(world: World, folder: Path, *, stage: int) -> dict[str, Any]:
     saved = folder / "whole" / "checkpoints" / f"step_{HALF:08d}"
     run.train.resume = str(saved)
     second = _trainer(run, world, folder / "second")
-    started = vars(second.counters).copy()
+    started = vars(second.state.counters).copy()
     second.run()
     findings = {"whole": state_of(whole), "second": state_of(second), "started": started, "saved": str(saved)}
-    findings |= {"counters": [vars(trainer.counters) for trainer in (whole, second)]}
+    findings |= {"counters": [vars(trainer.state.counters) for trainer in (whole, second)]}
     for trainer in (whole, second):
         trainer.close()
     return findings | {"refused": _refusal(run, world, folder / "refused")}
 
 
 def _trainer(run: Config, world: World, folder: Path) -> Trainer:
-    folder.mkdir(exist_ok=True)
-    barrier()
-    return Trainer(run, world, run.data.shards, folder)
+    return start(run, world, run.data.shards, folder)
 
 
 def _refusal(run: Config, world: World, folder: Path) -> str:
-    """What a changed model is told."""
+    """The message for a changed model."""
     run.objective = replace(run.objective)
     run.model.vision = replace(run.model.vision, mlp_ratio=2.0)
     try:

@@ -9,7 +9,6 @@ import json
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
-from unittest import mock
 
 import numpy as np
 from deepspeed.utils import safe_get_full_fp32_param
@@ -17,9 +16,10 @@ from torch import Tensor
 
 from silc.config import Config
 from silc.data.batch import Batch
-from silc.distributed import World, barrier
-from silc.train import loop
+from silc.distributed import World
 from silc.train.loop import Trainer
+from silc.train.start import open_folder
+from silc.train.state import build_state
 from tests.train import cases
 
 EMA_STEPS = 50
@@ -28,13 +28,8 @@ BF16_STEPS = 4
 
 def make_trainer(run: Config, world: World, folder: Path, batches: Iterable[Batch]) -> Trainer:
     """A trainer that reads `batches` and starts from the tests' first weights."""
-    folder.mkdir(parents=True, exist_ok=True)
-    barrier()
-    with (
-        mock.patch.object(loop, "build_loader", return_value=batches),
-        mock.patch.object(loop, "build", cases.first_model),
-    ):
-        return Trainer(run, world, [], folder)
+    state = build_state(run, world, cases.first_model(run))
+    return Trainer(run, state, batches, folder, open_folder(run, state, folder))
 
 
 def shares(run: Config, world: World, steps: int) -> list[Batch]:
@@ -44,10 +39,11 @@ def shares(run: Config, world: World, steps: int) -> list[Batch]:
 
 def state_of(trainer: Trainer) -> dict[str, Tensor]:
     """Everything that training moves, whole, by name (collective)."""
-    state = {f"student.{name}": value for name, value in trainer.engine.master_weights().items()}
-    state |= {f"teacher.{name}": value.clone() for name, value in trainer.teacher.average().items()}
-    state |= {f"scale.{name}": value.clone() for name, value in trainer.scale.state_dict().items()}
-    return state | {"center": trainer.center.clone()}
+    state = trainer.state
+    found = {f"student.{name}": value for name, value in state.engine.master_weights().items()}
+    found |= {f"teacher.{name}": value.clone() for name, value in state.teacher.average().items()}
+    found |= {f"scale.{name}": value.clone() for name, value in state.scale.state_dict().items()}
+    return found | {"center": state.center.clone()}
 
 
 def trajectories(world: World, folder: Path) -> dict[str, dict[str, Any]]:
@@ -91,14 +87,14 @@ def averages(world: World, folder: Path) -> dict[str, dict[str, Any]]:
 
 
 def _average(trainer: Trainer) -> dict[str, Any]:
-    momentum, followed = trainer.config.ema_momentum, dict(trainer.teacher.named_parameters())
-    student = {n: p for n, p in trainer.engine.module.named_parameters() if n in followed}
+    momentum, followed = trainer.config.ema_momentum, dict(trainer.state.teacher.named_parameters())
+    student = {n: p for n, p in trainer.state.engine.module.named_parameters() if n in followed}
 
     def masters() -> dict[str, np.ndarray]:
         return {n: safe_get_full_fp32_param(p).double().numpy(force=True) for n, p in student.items()}
 
     first = expected = masters()
-    started = {name: value.clone() for name, value in trainer.teacher.average().items()}
+    started = {name: value.clone() for name, value in trainer.state.teacher.average().items()}
     inner = trainer.step
 
     def step(*args: Any, **kwargs: Any) -> Any:
@@ -115,6 +111,6 @@ def _average(trainer: Trainer) -> dict[str, Any]:
         "first": first,
         "started": started,
         "expected": expected,
-        "average": {name: value.clone() for name, value in trainer.teacher.average().items()},
+        "average": {name: value.clone() for name, value in trainer.state.teacher.average().items()},
         "working": {name: parameter.clone() for name, parameter in followed.items()},
     }

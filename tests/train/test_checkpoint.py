@@ -3,20 +3,28 @@
 from __future__ import annotations
 
 import json
+import os
+import stat
 from pathlib import Path
 
 import pytest
 import torch
 
+from silc.config import Config, TrainConfig
+from silc.config_io import to_dict
 from silc.distributed import World
 from silc.errors import RunStopped
+from silc.model import LogitScale
 from silc.train import checkpoint
+from silc.train.state import Counters, TrainState
 
 CPU = torch.device("cpu")
 
 
 class StandIn:
     """Serves as engine and as teacher."""
+
+    loaded = ""
 
     def save(self, folder: Path) -> None:
         (folder / "engine").mkdir()
@@ -25,21 +33,27 @@ class StandIn:
     def master_weights(self, keep: bool) -> dict[str, torch.Tensor]:
         return {"w": torch.arange(3.0)}
 
+    def load(self, folder: Path) -> None:
+        self.loaded = folder.name
+
+    def load_average(self, whole: dict[str, torch.Tensor]) -> None:
+        assert torch.equal(whole["w"], torch.ones(3))
+        self.loaded = "average"
+
     def average(self) -> dict[str, torch.Tensor]:
         return {"w": torch.ones(3)}
 
 
+def state_at(step: int, teacher: StandIn | None = None, engine: StandIn | None = None) -> TrainState:
+    scale = LogitScale("sigmoid")
+    optimizer = torch.optim.AdamW(scale.parameters())
+    counters = Counters(step, position=8 * step, skipped_samples=3)
+    return TrainState(World(0, 1, CPU), engine or StandIn(), scale, optimizer, teacher, torch.zeros(4), counters)
+
+
 def save(run: Path, step: int, keep: int = 10, teacher: StandIn | None = None, engine: StandIn | None = None) -> Path:
-    return checkpoint.save(
-        run,
-        step,
-        world=World(0, 1, CPU),
-        engine=engine or StandIn(),
-        teacher=teacher,
-        trainer={"counters": {"step": step}},
-        config_yaml="a: 1\n",
-        keep=keep,
-    )
+    config = Config(preset="mine", train=TrainConfig(keep_checkpoints=keep))
+    return checkpoint.save(run, state_at(step, teacher, engine), config)
 
 
 def steps(run: Path) -> list[int]:
@@ -56,9 +70,42 @@ def test_holds_everything_and_says_so(tmp_path: Path) -> None:
     parts = {"engine/shard.pt", "student.safetensors", "teacher.safetensors", "trainer.pt", "config.yaml"}
     assert present.keys() == parts
     assert (tmp_path / "checkpoints" / "latest").read_text() == "step_00000012\n"
-    assert checkpoint.load_trainer(path, 1, CPU)["counters"] == {"step": 12}
+    assert checkpoint.load_trainer(path, 1, CPU)["counters"]["step"] == 12
+    assert checkpoint.load_config(path).preset == "mine"
     assert torch.equal(checkpoint.load_weights(path, "student")["w"], torch.arange(3.0))
     assert torch.equal(checkpoint.load_weights(path, "teacher")["w"], torch.ones(3))
+
+
+@pytest.mark.parametrize("form", [1, 2])
+def test_a_state_comes_back_whole_from_this_format_and_the_one_before(tmp_path: Path, form: int) -> None:
+    """Format 1 kept the configuration in trainer.pt as well; nothing else was different."""
+    saved = state_at(12, teacher=StandIn())
+    saved.center += torch.arange(4.0)
+    sum(parameter.sum() for parameter in saved.scale.parameters()).backward()
+    saved.scale_optimizer.step()
+    config = Config(preset="mine")
+    path = checkpoint.save(tmp_path, saved, config)
+    if form == 1:
+        now = torch.load(path / "trainer.pt", weights_only=True)
+        torch.save(now | {"format": 1, "config": to_dict(config)}, path / "trainer.pt")
+    state = state_at(0, teacher=StandIn())
+    checkpoint.restore(path, checkpoint.load_trainer(path, 1, CPU), state)
+    assert (state.engine.loaded, state.teacher.loaded) == (path.name, "average")
+    assert state.counters == Counters(12, position=96, skipped_samples=3)
+    torch.testing.assert_close(state.state_dict(), saved.state_dict(), rtol=0, atol=0)
+    assert checkpoint.load_config(path) == config
+
+
+@pytest.mark.parametrize("umask", [0o022, 0o027], ids=["022", "027"])
+def test_files_have_the_permissions_of_the_umask(tmp_path: Path, umask: int) -> None:
+    before = os.umask(umask)
+    try:
+        path = save(tmp_path, 1, teacher=StandIn())
+    finally:
+        os.umask(before)
+    files = [file for file in path.parent.rglob("*") if file.is_file()]
+    assert len(files) == 7  # six and `latest`
+    assert {stat.S_IMODE(file.stat().st_mode) for file in files} == {0o666 & ~umask}
 
 
 def test_without_a_teacher_there_are_no_teacher_weights(tmp_path: Path) -> None:
@@ -119,7 +166,7 @@ class FullDisk(StandIn):
 
 
 @pytest.mark.parametrize("error", [OSError(28, "No space left on device"), RuntimeError("PytorchStreamWriter failed")])
-def test_a_full_disk_ends_the_run_in_words_and_leaves_no_draft(tmp_path: Path, error: Exception) -> None:
+def test_a_full_disk_ends_the_run_with_a_message_and_leaves_no_draft(tmp_path: Path, error: Exception) -> None:
     before = save(tmp_path, 1)
     with pytest.raises(RunStopped, match=rf"{tmp_path}/checkpoints/step_00000002 could not be written: .*GB are free"):
         save(tmp_path, 2, engine=FullDisk(error))
@@ -159,7 +206,7 @@ def test_after_going_back_the_newest_is_the_one_written_last(tmp_path: Path) -> 
     assert steps(tmp_path) == [15, 30]
 
 
-def test_the_newest_passes_over_a_damaged_one_aloud(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_newest_passes_over_a_damaged_one_and_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     older, newer = save(tmp_path, 1), save(tmp_path, 2)
     (newer / "trainer.pt").write_bytes(b"")
     assert checkpoint.newest(tmp_path) == older
@@ -177,8 +224,8 @@ def test_nothing_to_resume_from(tmp_path: Path) -> None:
 
 def test_other_ranks_and_other_formats_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = save(tmp_path, 1)
-    with pytest.raises(ValueError, match="written by 1 ranks and resumes with that many, not 2"):
+    with pytest.raises(ValueError, match="written by 1 rank and resumes with that many, not 2"):
         checkpoint.load_trainer(path, 2, CPU)
-    monkeypatch.setattr(checkpoint, "FORMAT", 99)
-    with pytest.raises(ValueError, match="has format 1, this version reads 99"):
+    monkeypatch.setattr(checkpoint, "READABLE", (98, 99))
+    with pytest.raises(ValueError, match="has format 2, this version reads 98 and 99"):
         checkpoint.load_trainer(path, 1, CPU)

@@ -1,4 +1,4 @@
-"""A step with something not finite in it moves nothing, on any rank, and is told."""
+"""A step with something not finite in it moves nothing, on any rank, and is reported."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ ALL = [(fault, f"stage{stage}-x{k}") for fault in faults.FAULTS for stage in cas
 
 @pytest.mark.parametrize(("fault", "where"), ALL)
 def test_nothing_moves_on_any_rank(launched, fault: str, where: str) -> None:
-    """Bitwise: masters, moments, working weights, teacher, centre, scale and its moments."""
+    """Bitwise: masters, moments, working weights, teacher, center, scale and its moments."""
     for findings in launched(2):
         found = findings["discarded"][f"{fault}-{where}"]
         assert (found["applied"], found["moved"]) == (False, [])
@@ -28,7 +28,7 @@ def test_the_run_goes_on_as_if_the_batch_had_not_been(launched, fault: str, wher
 
 @pytest.mark.parametrize(("fault", "where"), ALL)
 def test_samples_are_named_on_every_rank(launched, fault: str, where: str) -> None:
-    """The one sample that did it; every sample of the batch when no sample's own features tell."""
+    """The one sample that did it; every sample of the batch when no sample's own features show it."""
     for findings in launched(2):
         assert findings["discarded"][f"{fault}-{where}"]["bad_keys"] == BLAMED[fault]
 

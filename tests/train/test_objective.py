@@ -65,15 +65,15 @@ def test_contrastive_is_the_mean_of_a_peers_loss_over_the_aligned_views(kind: st
 
 
 def test_monitors_at_both_ends_of_collapse() -> None:
-    """A one-hot teacher has entropy 0, a uniform one log K; the centre counts."""
+    """A one-hot teacher has entropy 0, a uniform one log K; the center counts."""
     prototypes = torch.eye(4)
     one_hot = F.one_hot(torch.tensor([0, 1, 2, 3, 0, 1]), 4).float().view(2, 3, 4)
     zero, log_k = torch.zeros(4), math.log(4)
     found = teacher_statistics(one_hot, prototypes, zero, 1e-3)
     assert found["teacher_entropy"] == pytest.approx(0.0, abs=1e-6)
     assert found["teacher_kl_uniform"] == pytest.approx(log_k)
-    centred = teacher_statistics(one_hot[:1, :1], prototypes, torch.tensor([1.0, 0, 0, 0]), 1e-3)
-    assert centred["teacher_entropy"] == pytest.approx(log_k)
+    centered = teacher_statistics(one_hot[:1, :1], prototypes, torch.tensor([1.0, 0, 0, 0]), 1e-3)
+    assert centered["teacher_entropy"] == pytest.approx(log_k)
     uniform = teacher_statistics(torch.full((1, 3, 4), 0.5), prototypes, zero, 1e-3)
     assert uniform["teacher_entropy"] == pytest.approx(log_k)
     assert uniform["teacher_kl_uniform"] == pytest.approx(0.0, abs=1e-6)
@@ -86,6 +86,8 @@ def test_feature_std_of_spread_features_is_one_over_sqrt_width() -> None:
     assert found["feature_std"] == pytest.approx(0.25, rel=0.02)
 
 
-def test_monitors_look_at_few_rows() -> None:
-    features = torch.cat([torch.zeros(1, 4, 3), torch.full((1, 4, 3), torch.nan)], dim=1)
-    assert teacher_statistics(features, torch.eye(3), torch.zeros(3), 1.0, rows=4)["feature_std"] == 0.0
+def test_monitors_look_at_few_rows_spread_over_views_and_samples() -> None:
+    features = torch.full((2, 4, 3), torch.nan)
+    features[:, ::2] = torch.arange(4.0).view(2, 2, 1)  # every second output; 0, 1, 2, 3 has variance 5/4
+    found = teacher_statistics(features, torch.eye(3), torch.zeros(3), 1.0, rows=4)
+    assert found["feature_std"] == pytest.approx(math.sqrt(5 / 4))

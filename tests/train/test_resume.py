@@ -13,7 +13,7 @@ from tests.train import cases, resume
 
 @pytest.mark.parametrize("ranks", [1, 2])
 def test_goes_on_bit_for_bit(launched, ranks: int) -> None:
-    """ZeRO-3 on one rank, ZeRO-2 on two; real shards; weights, teacher, centre, scale, and the place in the data."""
+    """ZeRO-3 on one rank, ZeRO-2 on two; real shards; weights, teacher, center, scale, and the place in the data."""
     for findings in launched(ranks):
         found = findings["resumed"]
         assert found["started"]["step"] == resume.HALF

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import threading
 
 import pytest
 import torch
@@ -23,6 +24,21 @@ def test_a_signal_is_remembered_and_handlers_come_back(number):
         os.kill(os.getpid(), signal.SIGTERM)  # the launcher's, behind the terminal's SIGINT
         assert request.agreed(CPU) == number
     assert [signal.getsignal(one) for one in SIGNALS] == before
+
+
+def test_another_thread_than_the_main_one_leaves_signals_alone():
+    """As a notebook's worker; Python refuses to set a handler there."""
+    before = [signal.getsignal(one) for one in SIGNALS]
+    seen = []
+
+    def work():
+        with StopRequest() as request:
+            seen.extend([request.agreed(CPU), [signal.getsignal(one) for one in SIGNALS]])
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+    assert seen == [None, before]
 
 
 def test_a_second_interrupt_interrupts():

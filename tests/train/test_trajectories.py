@@ -25,7 +25,7 @@ def distance(a: Tensor, b: Tensor) -> float:
 
 @pytest.mark.parametrize(("ranks", "case"), ALL)
 def test_twenty_steps_end_where_a_plain_loop_ends(launched, ranks: int, case: str) -> None:
-    """Every parameter, the teacher, the centre, scale and bias: relative 1e-4."""
+    """Every parameter, the teacher, the center, scale and bias: relative 1e-4."""
     found, plain = launched(ranks)[0]["trajectories"][case], expected(case.split("-")[0])
     assert found["state"].keys() == plain.state.keys()
     far = {name: distance(found["state"][name], value) for name, value in plain.state.items()}
@@ -35,7 +35,7 @@ def test_twenty_steps_end_where_a_plain_loop_ends(launched, ranks: int, case: st
 
 @pytest.mark.parametrize(("ranks", "case"), ALL)
 def test_every_step_logs_what_a_plain_loop_has(launched, ranks: int, case: str) -> None:
-    """Losses, gradient norm before clipping, scale and rate of all 20 steps."""
+    """Losses, gradient norm before clipping, scale, and the teacher's statistics over the batch, of all 20 steps."""
     rows, plain = launched(ranks)[0]["trajectories"][case]["rows"], expected(case.split("-")[0])
     assert [row["step"] for row in rows] == list(range(1, cases.STEPS + 1))
     for row, wanted in zip(rows, plain.rows, strict=True):

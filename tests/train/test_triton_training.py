@@ -36,7 +36,7 @@ def folder(tmp_path_factory):
 
 @pytest.mark.parametrize("stage", cases.STAGES)
 def test_trains_as_on_the_reference_ops(folder, stage):
-    reference, triton = (torch.load(folder / f"{name}-{stage}.pt") for name in ("reference", "triton"))
+    reference, triton = (torch.load(folder / f"{name}-{stage}.pt") for name in ("torch", "triton"))
     for ours, theirs in zip(triton["rows"], reference["rows"], strict=True):
         for name in LOSSES:
             assert ours[name] == pytest.approx(theirs[name], rel=1e-4), name

@@ -17,7 +17,7 @@ from silc.distributed import init
 from tests.train import cases, runs
 
 STEPS = 2
-BACKENDS = ("reference", "triton")
+BACKENDS = ("torch", "triton")
 
 
 def main() -> None:

@@ -6,7 +6,10 @@
 Nothing here is collected where neither holds: one process can hold native or interpreted kernels, not both.
 """
 
+import importlib
 import os
+from collections.abc import Callable
+from types import ModuleType
 
 import pytest
 import torch
@@ -15,12 +18,20 @@ INTERPRET = os.environ.get("TRITON_INTERPRET", "0") == "1"
 DEVICE = torch.device("cpu" if INTERPRET or not torch.cuda.is_available() else "cuda")
 
 if not INTERPRET and DEVICE.type == "cpu":
-    collect_ignore_glob = ["test_*.py"]
+    collect_ignore_glob = ["*"]
 
 
 @pytest.fixture
 def device() -> torch.device:
     return DEVICE
+
+
+@pytest.fixture
+def needs() -> Callable[[str], ModuleType]:
+    """Imports a package by name. Where it is missing the test fails, but on a machine with a GPU it is skipped there:
+    such a machine may have torch, triton and pytest alone.
+    """
+    return pytest.importorskip if torch.cuda.is_available() else importlib.import_module
 
 
 @pytest.fixture(autouse=True)

@@ -1,0 +1,1 @@
+"""Time, memory and parts of a step, for any benchmark."""

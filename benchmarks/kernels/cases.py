@@ -1,0 +1,180 @@
+"""The registry of kernel benchmarks: a case is an op at a shape with its providers; run it to gate, time and save."""
+
+from __future__ import annotations
+
+import argparse
+import csv
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from benchmarks import RESULTS
+from benchmarks.common.measure import Row, banner, commit, compare, device, device_name, device_slug, gate
+from benchmarks.kernels.roofline import Roofline, measure_roofline
+
+VERSIONS = ("torch", "triton", "open_clip_torch", "timm", "lightly", "inf_cl")
+COLUMNS = (
+    *("op", "shape", "provider", "dtype", "ms", "ms_p20", "ms_p80", "cpu_ms", "gb_per_s", "tflop_per_s"),
+    *("roofline_percent", "peak_mib", "enqueue_ms", "ratio", "device", "versions", "commit", "date"),
+)
+
+Provider = Callable[[], Sequence[Tensor]]
+
+
+@dataclass(frozen=True)
+class Case:
+    """One op at one shape.
+
+    Attributes:
+        op, shape: what is timed, as printed.
+        providers: makes the inputs and the functions to time; the first is ours.
+        moved_bytes, flops: the least that must be moved and done in what is timed.
+        repeats: of the timing.
+        dtype: of the inputs.
+        bound: relative error allowed between ours and the others before anything is timed; None: gated elsewhere, at
+            a size that fits in memory several times over.
+        timed: which passes.
+    """
+
+    op: str
+    shape: str
+    providers: Callable[[], dict[str, Provider]]
+    moved_bytes: float
+    flops: float
+    repeats: int
+    dtype: torch.dtype = torch.float32
+    bound: float | None = None
+    timed: str = "forward and backward"
+
+
+def options(doc: str, argv: Sequence[str] | None = None) -> argparse.Namespace:
+    """The command line that the kernel benchmarks share."""
+    parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--size", choices=("tiny", "cpu", "cuda"), default=device().type, help="default: by the device")
+    parser.add_argument("--only", default="", metavar="TEXT", help="cases whose op and shape contain this")
+    parser.add_argument(
+        "--save",
+        type=Path,
+        nargs="?",
+        const=RESULTS,
+        metavar="FOLDER",
+        help="write a CSV (benchmarks/results)",
+    )
+    return parser.parse_args(argv)
+
+
+def run(name: str, cases: Iterable[Case], args: argparse.Namespace) -> list[dict[str, object]]:
+    """Gate and time every case that is asked for, print a table each; with --save write <name>_<device>.csv, anew after
+    every case: what is measured is kept if a later one fails.
+
+    Raises:
+        ValueError: a provider computes something else than ours.
+    """
+    torch.manual_seed(0)
+    print(banner())
+    roofs: dict[torch.dtype, Roofline] = {}
+    records: list[dict[str, object]] = []
+    for case in cases:
+        if args.only not in f"{case.op} {case.shape}":
+            continue
+        if case.dtype not in roofs:
+            roofs[case.dtype] = measure_roofline(case.dtype)
+            print(roofs[case.dtype], flush=True)
+        providers = working(case.providers())
+        if case.bound is not None:
+            check(case, providers)
+        rows = compare(providers, case.repeats)
+        new = [record(case, row, rows[0], roofs[case.dtype]) for row in rows]
+        show(case, new)
+        records += new
+        if args.save is not None:
+            path = save(name, records, args.save)
+    if records and args.save is not None:
+        print(f"\nwritten to {path}")
+    return records
+
+
+def working(providers: dict[str, Provider]) -> dict[str, Provider]:
+    """Ours, and those of the others that run here: one that does not (memory, versions) is left out, and said so."""
+    ours, *others = providers.items()
+    found = dict([ours])
+    for name, provider in others:
+        try:
+            provider()
+            found[name] = provider
+        except Exception as error:  # whatever another's code raises
+            lines = str(error).splitlines()
+            print(f"  left out: {name} ({type(error).__name__}: {lines[0] if lines else ''})", flush=True)
+    return found
+
+
+def check(case: Case, providers: dict[str, Provider]) -> None:
+    """Ours against every other provider, value and gradients; those that return nothing are ceilings, not peers."""
+    ours, *others = providers.items()
+    mine = list(ours[1]())
+    for name, provider in others:
+        theirs = list(provider())
+        if theirs:
+            gate(f"{case.op} {case.shape} against {name}", mine, theirs, case.bound)
+
+
+def record(case: Case, row: Row, ours: Row, roof: Roofline) -> dict[str, object]:
+    """A line of the CSV."""
+    middle, low, high = row.milliseconds
+    return {
+        "op": case.op,
+        "shape": case.shape,
+        "provider": row.provider,
+        "dtype": str(case.dtype).removeprefix("torch."),
+        "ms": middle,
+        "ms_p20": low,
+        "ms_p80": high,
+        "cpu_ms": row.processor_ms,
+        "gb_per_s": case.moved_bytes / middle / 1e6,
+        "tflop_per_s": case.flops / middle / 1e9,
+        "roofline_percent": 100 * roof.floor_ms(case.moved_bytes, case.flops) / middle,
+        "peak_mib": row.peak_mib,
+        "enqueue_ms": row.enqueue_ms,
+        "ratio": middle / ours.milliseconds[0],
+        "device": device_name(),
+        "versions": " ".join(f"{package}=={found}" for package in VERSIONS if (found := _version(package))),
+        "commit": commit(),
+        "date": datetime.now(UTC).date().isoformat(),
+    }
+
+
+def show(case: Case, records: Sequence[dict[str, object]]) -> None:
+    """A table; the ratio says how many times as long as ours a provider takes."""
+    columns = ("ms", "ms_p20", "ms_p80", "cpu_ms", "gb_per_s", "tflop_per_s", "roofline_percent")
+    columns += ("peak_mib", "enqueue_ms", "ratio")
+    titles = ("ms", "p20", "p80", "cpu ms", "GB/s", "TFLOP/s", "% roof", "peak MiB", "launch ms", "ratio")
+    print(f"\n{case.op}  {case.shape}  {str(case.dtype).removeprefix('torch.')}, {case.timed}")
+    print(f"  {'provider':36s} " + " ".join(f"{title:>9s}" for title in titles))
+    for line in records:
+        print(f"  {line['provider']:36s} " + " ".join(f"{line[column]:9.4g}" for column in columns), flush=True)
+
+
+def save(name: str, records: Sequence[dict[str, object]], folder: Path) -> Path:
+    """Write <name>_<device>.csv below `folder`."""
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f"{name}_{device_slug()}.csv"
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(
+            {key: f"{value:.5g}" if isinstance(value, float) else value for key, value in line.items()}
+            for line in records
+        )
+    return path
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None

@@ -1,0 +1,1 @@
+"""What every op uses: the dispatcher, argument checks, collectives, and the place Triton runs in."""

@@ -1,0 +1,1 @@
+"""What the compiler made of the kernels, without a GPU: `python -m silc_kernels.gate`."""

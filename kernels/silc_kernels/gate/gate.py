@@ -1,0 +1,165 @@
+"""The compile gate: a kernel as it is launched, compiled for an architecture without a GPU, and what is wrong with it.
+
+Registers, spills and serialised products are what the bundled ptxas reports; shared memory and instructions are read
+off the compiled kernel. A serialised wgmma is waited for before the next is issued; nothing else shows it.
+The compiler does not refuse a kernel that asks for more shared memory than a chip has; the gate does.
+"""
+
+import re
+import subprocess
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from .sass import overlapped
+
+ARCHITECTURES = (80, 90, 100)
+SHARED_LIMIT = {80: 163 * 1024, 90: 227 * 1024, 100: 227 * 1024}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Candidate:
+    """One kernel as it is launched.
+
+    Attributes:
+        name: "op/kernel/launch configuration", unique.
+        kernel: the jitted function.
+        signature: argument -> type ("*bf16", "i32", "fp32"); constexprs are left out.
+        constexprs: argument -> value.
+        aligned: arguments (pointers, strides, sizes) that are multiples of 16 at launch, as Triton would find them.
+        num_warps, num_stages: of the launch.
+        architectures: where it ships.
+        wgmma: its products must be warpgroup instructions on sm_90.
+        bulk_copies: tiles must come by the bulk tensor copy engine on sm_90.
+        async_copies: loads must be pipelined by asynchronous copies (cp.async, or the copy engine).
+        overlap: on sm_90 its exponentials must run while products are in flight.
+        spills: architecture -> bytes of spills allowed; say why at the place that sets it.
+    """
+
+    name: str
+    kernel: Any
+    signature: Mapping[str, str]
+    constexprs: Mapping[str, Any]
+    aligned: tuple[str, ...] = ()
+    num_warps: int = 4
+    num_stages: int = 3
+    architectures: tuple[int, ...] = ARCHITECTURES
+    wgmma: bool = False
+    bulk_copies: bool = False
+    async_copies: bool = False
+    overlap: bool = False
+    spills: Mapping[int, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Row:
+    """What a compiled kernel takes: registers a thread, bytes of spills a thread, bytes of shared memory a program.
+
+    serialized: ptxas could not keep warpgroup products in flight (its C7510 to C7520).
+    overlapped: in every loop with warpgroup products, exponentials run while one is in flight.
+    """
+
+    name: str
+    architecture: int
+    registers: int
+    spill_bytes: int
+    shared_bytes: int
+    wgmma: bool
+    serialized: bool
+    bulk_copies: bool
+    async_copies: bool
+    overlapped: bool
+
+
+def build(candidate: Candidate, architecture: int) -> Row:
+    """Compile `candidate` for sm_`architecture` and read what it takes."""
+    import triton
+    from triton.backends.compiler import GPUTarget
+    from triton.compiler import ASTSource
+
+    names = candidate.kernel.arg_names
+    known = {**candidate.signature, **dict.fromkeys(candidate.constexprs, "constexpr")}
+    missing = [name for name in names if name not in known]
+    if missing:
+        raise ValueError(f"{candidate.name}: no type or value for {', '.join(missing)}")
+    source = ASTSource(
+        fn=candidate.kernel,
+        signature={name: known[name] for name in names},
+        constexprs={(names.index(name),): value for name, value in candidate.constexprs.items()},
+        attrs={(names.index(name),): [["tt.divisibility", 16]] for name in candidate.aligned},
+    )
+    options = {"num_warps": candidate.num_warps, "num_stages": candidate.num_stages}
+    compiled = triton.compile(source, target=GPUTarget("cuda", architecture, 32), options=options)
+    ptx = compiled.asm["ptx"]
+    report = _report(ptx, architecture)
+    bulk = "cp.async.bulk.tensor" in ptx
+    return Row(
+        candidate.name,
+        architecture,
+        *resources(report),
+        compiled.metadata.shared,
+        "wgmma.mma_async" in ptx,
+        serialized(report),
+        bulk,
+        bulk or "cp.async.cg" in ptx or "cp.async.ca" in ptx,
+        "wgmma.mma_async" in ptx and overlapped(_disassembled(compiled.asm["cubin"])),
+    )
+
+
+def faults(candidate: Candidate, row: Row) -> list[str]:
+    """What is wrong with a compiled kernel; empty: nothing."""
+    where = f"{row.name} on sm_{row.architecture}"
+    found = []
+    allowed = candidate.spills.get(row.architecture, 0)
+    if row.spill_bytes > allowed:
+        found.append(f"{where} spills {row.spill_bytes} bytes a thread ({allowed} allowed)")
+    if row.shared_bytes > SHARED_LIMIT[row.architecture]:
+        found.append(f"{where} wants {row.shared_bytes} bytes of shared memory of {SHARED_LIMIT[row.architecture]}")
+    if candidate.async_copies and not row.async_copies:
+        found.append(f"{where} is not pipelined: no asynchronous copies")
+    if row.architecture == 90:
+        if candidate.wgmma and not row.wgmma:
+            found.append(f"{where} has no wgmma")
+        if row.serialized:
+            found.append(f"{where} waits for each wgmma before the next")
+        if candidate.overlap and not row.overlapped:
+            found.append(f"{where} multiplies nothing while it takes exponentials")
+        if candidate.bulk_copies and not row.bulk_copies:
+            found.append(f"{where} has no bulk tensor copies")
+    return found
+
+
+def _report(ptx: str, architecture: int) -> str:
+    """What ptxas reports of a kernel."""
+    from triton import knobs
+
+    tool = knobs.nvidia.ptxas_blackwell if architecture >= 100 else knobs.nvidia.ptxas
+    (target,) = re.findall(r"^\.target (\w+)", ptx, re.MULTILINE)
+    with tempfile.TemporaryDirectory() as folder:
+        source = Path(folder, "kernel.ptx")
+        source.write_text(ptx)
+        command = [tool.path, "-v", f"--gpu-name={target}", str(source), "-o", str(Path(folder, "kernel.cubin"))]
+        return subprocess.run(command, capture_output=True, text=True, check=True).stderr
+
+
+def _disassembled(cubin: bytes) -> str:
+    from triton import knobs
+
+    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
+        file.write(cubin)
+        file.flush()
+        command = [knobs.nvidia.nvdisasm.path, "-c", file.name]
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout
+
+
+def resources(report: str) -> tuple[int, int]:
+    """(registers, bytes of spill stores and loads) in a report of ptxas."""
+    spilled = sum(int(size) for size in re.findall(r"(\d+) bytes spill (?:stores|loads)", report))
+    return max(int(count) for count in re.findall(r"Used (\d+) registers", report)), spilled
+
+
+def serialized(report: str) -> bool:
+    """Whether ptxas reports warpgroup products that wait for one another."""
+    return "wgmma.mma_async instructions are serialized" in report

@@ -1,0 +1,166 @@
+"""Kernels of patch_embed's backward: partial sums over parts of the rows, added up in a fixed order.
+
+The weight gradient is made pixels x width: bytes then are the operand that warpgroup products take from registers, and
+are converted while the products of the bytes before still run. As the other operand they would have to be written back
+to shared memory, and every product be waited for before that.
+
+The rows of a resolution, crops x tokens, are worked through in tiles, in the order in which they lie; a split is a
+range of tiles. One loop, in which nothing but the product reads a tile of gradients. It was otherwise once: two loops,
+and rows also added up in registers, for the positions. Triton 3.6 then gave those tiles one buffer too few for a
+product in flight, and weight gradients on an H200 were wrong.
+
+Programs of one split follow one another, all pixels of a patch and all columns, so that the rows of a split come from
+memory once and then from the L2 cache.
+"""
+
+import triton
+import triton.language as tl
+
+from .triton_kernels import _as, _centered, _patches
+
+
+@triton.jit
+def _write_partial(sums, partial, split, k, depth, column, width):
+    """sums [BLOCK_K, BLOCK_D] into partial [splits, depth, D]."""
+    columns = column + tl.arange(0, sums.shape[1])
+    at = partial + (split * depth + k).to(tl.int64)[:, None] * width + columns[None, :]
+    tl.store(at, sums, mask=(columns < width)[None, :])
+
+
+@triton.jit
+def gradient(
+    pixels,  # [M, 3, H, W] at any strides
+    grad,  # [M (before + tokens), D]
+    weight_partial,  # [splits, 3 BLOCKS LINES ROW, D] fp32
+    crops,
+    tokens,
+    columns,  # of the grid of patches
+    width,
+    before,
+    length,  # tiles of a split
+    stride_crop,
+    stride_channel,
+    stride_line,
+    stride_pixel,
+    PATCH: tl.constexpr,
+    ROW: tl.constexpr,
+    LINES: tl.constexpr,
+    BLOCKS: tl.constexpr,  # of LINES lines, a channel
+    RAW: tl.constexpr,
+    COMPUTE: tl.constexpr,
+    BLOCK_M: tl.constexpr,
+    BLOCK_D: tl.constexpr,
+):
+    """Weight gradient of one resolution; any grid, patch and strides."""
+    BLOCK_K: tl.constexpr = LINES * ROW
+    blocks_d = tl.cdiv(width, BLOCK_D)
+    part, column = tl.program_id(0) // blocks_d, (tl.program_id(0) % blocks_d) * BLOCK_D
+    split = tl.program_id(1)
+    k = tl.arange(0, BLOCK_K)
+    line, place = (part % BLOCKS) * LINES + k // ROW, k % ROW
+    pixels += tl.cast(part // BLOCKS, tl.int64) * stride_channel
+    inner = line * stride_line + place * stride_pixel
+    inside = ((line < PATCH) & (place < PATCH))[None, :]
+    d = column + tl.arange(0, BLOCK_D)
+    sums = tl.zeros((BLOCK_K, BLOCK_D), tl.float32)
+    begin = split * length
+    end = tl.minimum(begin + length, tl.cdiv(crops * tokens, BLOCK_M))
+    tl.assume(begin < end)  # else ptxas waits for every product: see contrastive/triton_kernels.py, _products
+    for tile in range(begin, end):
+        number = tile * BLOCK_M + tl.arange(0, BLOCK_M)
+        present = number < crops * tokens
+        number = tl.minimum(number, crops * tokens - 1)
+        crop, token = number // tokens, number % tokens
+        corner = crop.to(tl.int64) * stride_crop
+        corner += (token // columns) * (PATCH * stride_line) + (token % columns) * (PATCH * stride_pixel)
+        if (PATCH == ROW) & (PATCH % LINES == 0):
+            x = tl.load(pixels + corner[:, None] + inner[None, :])
+        else:
+            x = tl.load(pixels + corner[:, None] + inner[None, :], mask=inside, other=0)
+        row = crop * (before + tokens) + before + token
+        keep = present[:, None] & (d < width)[None, :]
+        g = tl.load(grad + row.to(tl.int64)[:, None] * width + d[None, :], mask=keep, other=0.0)
+        sums = tl.dot(tl.trans(_centered(x, RAW, COMPUTE)), _as(g, COMPUTE), sums, input_precision="ieee")
+    _write_partial(sums, weight_partial, split, part * BLOCK_K + k, 3 * BLOCKS * BLOCK_K, column, width)
+
+
+@triton.jit
+def gradient_bulk(
+    pixels,  # descriptor of bytes [3 M, p, rows, W], tiles of [1, LINES, DOWN, ACROSS PATCH]
+    grad,  # descriptor of [M (before + tokens), D], tiles of [DOWN ACROSS, BLOCK_D]
+    weight_partial,  # [splits, 3 p p, D] fp32
+    crops,
+    tokens,
+    columns,  # of the grid of patches
+    width,
+    before,
+    length,  # tiles of a split
+    PATCH: tl.constexpr,
+    LINES: tl.constexpr,
+    COMPUTE: tl.constexpr,
+    DOWN: tl.constexpr,
+    ACROSS: tl.constexpr,
+    BLOCK_D: tl.constexpr,
+):
+    """`gradient` for bytes in grids that tiles of DOWN x ACROSS patches of one crop fill."""
+    TOKENS: tl.constexpr = DOWN * ACROSS
+    BLOCK_K: tl.constexpr = LINES * PATCH
+    BLOCKS: tl.constexpr = PATCH // LINES
+    blocks_d = tl.cdiv(width, BLOCK_D)
+    part, column = tl.program_id(0) // blocks_d, (tl.program_id(0) % blocks_d) * BLOCK_D
+    split = tl.program_id(1)
+    channel, top = part // BLOCKS, (part % BLOCKS) * LINES
+    sums = tl.zeros((BLOCK_K, BLOCK_D), tl.float32)
+    in_crop = tokens // TOKENS
+    begin = split * length
+    end = tl.minimum(begin + length, in_crop * crops)
+    tl.assume(begin < end)
+    for tile in range(begin, end):
+        crop, token = tile // in_crop, (tile % in_crop) * TOKENS
+        down, across = token // columns, token % columns
+        x = _patches(pixels.load([crop * 3 + channel, top, down, across * PATCH]), DOWN, ACROSS, PATCH)
+        g = grad.load([crop * (before + tokens) + before + token, column])
+        sums = tl.dot(tl.trans(_centered(x, True, COMPUTE)), _as(g, COMPUTE), sums, input_precision="ieee")
+    k = part * BLOCK_K + tl.arange(0, BLOCK_K)
+    _write_partial(sums, weight_partial, split, k, 3 * PATCH * PATCH, column, width)
+
+
+@triton.jit
+def unfold(
+    partial,  # [splits, 3, LINES, ROW, D] fp32, those of bytes first
+    raw_bias,  # [D] fp32: bias gradient of the resolutions that came as bytes
+    out,  # [D, 3, p, p] fp32
+    raw_splits,
+    splits,
+    width,
+    gain_0,
+    gain_1,
+    gain_2,
+    offset_0,
+    offset_1,
+    offset_2,
+    PATCH: tl.constexpr,
+    ROW: tl.constexpr,
+    LINES: tl.constexpr,
+    BLOCK_K: tl.constexpr,
+    BLOCK_D: tl.constexpr,
+):
+    """Sum of the partials, bytes' by way of the folding: gain_c dW' + offset_c db'."""
+    blocks = tl.cdiv(LINES * ROW, BLOCK_K)
+    channel = tl.program_id(0) // blocks
+    k = (tl.program_id(0) % blocks) * BLOCK_K + tl.arange(0, BLOCK_K)
+    d = tl.program_id(1) * BLOCK_D + tl.arange(0, BLOCK_D)
+    line, place = k // ROW, k % ROW
+    keep = (d < width)[:, None] & ((line < PATCH) & (place < PATCH))[None, :]
+    at = partial + (channel * (LINES * ROW) + k)[None, :] * width + d[:, None]
+    raw = tl.zeros((BLOCK_D, BLOCK_K), tl.float32)
+    for split in range(raw_splits):
+        raw += tl.load(at + split * (3 * LINES * ROW * width), mask=keep, other=0.0)
+    plain = tl.zeros((BLOCK_D, BLOCK_K), tl.float32)
+    for split in range(raw_splits, splits):
+        plain += tl.load(at + split * (3 * LINES * ROW * width), mask=keep, other=0.0)
+    gain = tl.where(channel == 0, gain_0, tl.where(channel == 1, gain_1, gain_2))
+    offset = tl.where(channel == 0, offset_0, tl.where(channel == 1, offset_1, offset_2))
+    bias = tl.load(raw_bias + d, mask=d < width, other=0.0)
+    to = out + (d * 3 + channel)[:, None] * (PATCH * PATCH) + (line * PATCH + place)[None, :]
+    tl.store(to, plain + raw * gain + offset * bias[:, None], mask=keep)

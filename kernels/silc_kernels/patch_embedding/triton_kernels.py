@@ -1,0 +1,202 @@
+"""Kernels of patch_embed: fold, project, and the gradients of weight and positions.
+
+A patch has 3 channels of p lines of p pixels. In the products a line is padded to ROW pixels, a power of two, and lines
+are taken LINES at a time, so that a tile of pixels is [patches, LINES x ROW] and never straddles a channel. The folded
+weight carries zeros in the padding.
+
+Products are of (byte - 128), exact in every dtype, with the weight scaled channel by channel relative to the first;
+the scale common to all is applied to the fp32 sum. With one std for all channels the weight is thus used as it is.
+
+Bytes are the operand that warpgroup products take from registers: they are converted while the products of the bytes
+before still run. Programs that make the columns of one tile of rows follow one another, so that its bytes come from
+memory once and then from the L2 cache, where the weight (1.2 MB at p = 16, D = 768) stays as well.
+"""
+
+import triton
+import triton.language as tl
+
+
+@triton.jit
+def fold(
+    weight,  # [D, 3, p, p]
+    bias,  # [D]
+    folded,  # [D, 3, LINES, ROW], in the dtype of the product
+    folded_bias,  # [D], fp32
+    relative_1,
+    relative_2,
+    offset_0,
+    offset_1,
+    offset_2,
+    PATCH: tl.constexpr,
+    ROW: tl.constexpr,
+    LINES: tl.constexpr,
+    BLOCK: tl.constexpr,
+):
+    """relative_c W, padded; b + sum over pixels of offset_c W. One program an output channel."""
+    out = tl.program_id(0)
+    total = tl.load(bias + out).to(tl.float32)
+    for channel in tl.static_range(3):
+        relative = 1.0 if channel == 0 else (relative_1 if channel == 1 else relative_2)
+        offset = offset_0 if channel == 0 else (offset_1 if channel == 1 else offset_2)
+        plane = out * 3 + channel
+        for start in range(0, LINES * ROW, BLOCK):
+            i = start + tl.arange(0, BLOCK)
+            line, place = i // ROW, i % ROW
+            inside = (line < PATCH) & (place < PATCH)
+            w = tl.load(weight + plane * (PATCH * PATCH) + line * PATCH + place, mask=inside, other=0.0).to(tl.float32)
+            scaled = (w * relative).to(folded.dtype.element_ty)
+            tl.store(folded + plane * (LINES * ROW) + i, scaled, mask=i < LINES * ROW)
+            total += tl.sum(w) * offset
+    tl.store(folded_bias + out, total)
+
+
+@triton.jit
+def _as(x, DTYPE: tl.constexpr):
+    """By way of fp32 where the dtype differs: direct casts of low precision go wrong under the interpreter."""
+    if x.dtype != DTYPE:
+        x = x.to(tl.float32).to(DTYPE)
+    return x
+
+
+@triton.jit
+def _centered(pixels, RAW: tl.constexpr, COMPUTE: tl.constexpr):
+    """Bytes less 128, or pixels normalised before as they are."""
+    if RAW:
+        # The float32 with these bits is 2 ** 23 + byte; conversions of integers have a narrow unit of their own.
+        pixels = ((pixels.to(tl.uint32) | 0x4B000000).to(tl.float32, bitcast=True) - 8388736.0).to(COMPUTE)
+    return _as(pixels, COMPUTE)
+
+
+@triton.jit
+def _patches(lines, DOWN: tl.constexpr, ACROSS: tl.constexpr, PATCH: tl.constexpr):
+    """[1, LINES, DOWN, ACROSS PATCH] -> [DOWN ACROSS, LINES PATCH].
+
+    The copy engine brings whole lines of pixels, not patches: long pieces of memory, and in shared memory a line of all
+    patches before the next, so that threads that read one place of several patches meet different banks.
+    """
+    LINES: tl.constexpr = lines.shape[1]
+    cut = tl.permute(tl.reshape(lines, (LINES, DOWN, ACROSS, PATCH)), (1, 2, 0, 3))
+    return tl.reshape(cut, (DOWN * ACROSS, LINES * PATCH))
+
+
+@triton.jit
+def _write(sums, scale, bias, positions, out, token, row, present, column, width, BLOCK_N: tl.constexpr):
+    """sums * scale + bias + position, into rows of the packed sequence."""
+    columns = column + tl.arange(0, BLOCK_N)
+    known = columns < width
+    keep = present[:, None] & known[None, :]
+    shift = tl.load(positions + token[:, None] * width + columns[None, :], mask=keep, other=0.0).to(tl.float32)
+    shift += tl.load(bias + columns, mask=known, other=0.0)[None, :]
+    at = out + row.to(tl.int64)[:, None] * width + columns[None, :]
+    tl.store(at, (sums * scale + shift).to(out.dtype.element_ty), mask=keep)
+
+
+@triton.jit
+def _write_all(
+    sums, scale, bias, positions, out, token, row, present, column, width, BLOCK_N: tl.constexpr, PARTS: tl.constexpr
+):
+    """`_write` in PARTS (1, 2 or 4) pieces across: the positions of a wide tile do not fit beside its sums."""
+    if PARTS == 1:
+        _write(sums, scale, bias, positions, out, token, row, present, column, width, BLOCK_N)
+    else:
+        HALF: tl.constexpr = BLOCK_N // 2
+        left, right = tl.split(tl.permute(tl.reshape(sums, (sums.shape[0], 2, HALF)), (0, 2, 1)))
+        _write_all(left, scale, bias, positions, out, token, row, present, column, width, HALF, PARTS // 2)
+        _write_all(right, scale, bias, positions, out, token, row, present, column + HALF, width, HALF, PARTS // 2)
+
+
+@triton.jit
+def project(
+    pixels,  # [M, 3, H, W] at any strides: bytes if RAW, else normalised
+    folded,  # [D, STEPS, LINES, ROW]
+    bias,  # [D]
+    positions,  # [tokens, D]
+    out,  # [M (before + tokens), D]
+    scale,
+    crops,
+    tokens,
+    columns,  # of the grid of patches
+    width,
+    before,
+    stride_crop,
+    stride_channel,
+    stride_line,
+    stride_pixel,
+    PATCH: tl.constexpr,
+    ROW: tl.constexpr,
+    LINES: tl.constexpr,
+    STEPS: tl.constexpr,  # over all three channels
+    RAW: tl.constexpr,
+    COMPUTE: tl.constexpr,
+    BLOCK_M: tl.constexpr,
+    BLOCK_N: tl.constexpr,
+    PARTS: tl.constexpr,
+):
+    """Tokens of one resolution; any grid, patch and strides. A program makes BLOCK_M tokens, of one or more crops."""
+    BLOCK_K: tl.constexpr = LINES * ROW
+    blocks = tl.cdiv(width, BLOCK_N)
+    number = (tl.program_id(0) // blocks) * BLOCK_M + tl.arange(0, BLOCK_M)
+    column = (tl.program_id(0) % blocks) * BLOCK_N
+    present = number < crops * tokens
+    number = tl.minimum(number, crops * tokens - 1)
+    crop, token = number // tokens, number % tokens
+    corner = crop.to(tl.int64) * stride_crop
+    corner += (token // columns) * (PATCH * stride_line) + (token % columns) * (PATCH * stride_pixel)
+    k = tl.arange(0, BLOCK_K)
+    line, place = k // ROW, k % ROW
+    pixel_at = pixels + corner[:, None] + (line * stride_line + place * stride_pixel)[None, :]
+    row_of_weight = tl.minimum(column + tl.arange(0, BLOCK_N), width - 1)
+    weight_at = folded + row_of_weight[:, None] * (STEPS * BLOCK_K) + k[None, :]
+    sums = tl.zeros((BLOCK_M, BLOCK_N), tl.float32)
+    for step in range(STEPS):
+        channel, top = step // (STEPS // 3), (step % (STEPS // 3)) * LINES
+        at = pixel_at + (tl.cast(channel, tl.int64) * stride_channel + top * stride_line)
+        if (PATCH == ROW) & (PATCH % LINES == 0):
+            x = tl.load(at)
+        else:
+            x = tl.load(at, mask=((top + line < PATCH) & (place < PATCH))[None, :], other=0)
+        w = tl.load(weight_at + step * BLOCK_K)
+        sums = tl.dot(_centered(x, RAW, COMPUTE), tl.trans(_as(w, COMPUTE)), sums, input_precision="ieee")
+    row = crop * (before + tokens) + before + token
+    _write_all(sums, scale, bias, positions, out, token, row, present, column, width, BLOCK_N, PARTS)
+
+
+@triton.jit
+def project_bulk(
+    pixels,  # descriptor of bytes [3 M, p, rows, W], tiles of [1, LINES, DOWN, ACROSS PATCH]
+    folded,  # descriptor of [D, STEPS LINES PATCH], tiles of [BLOCK_N, LINES PATCH]
+    bias,  # [D]
+    positions,  # [tokens, D]
+    out,  # [M (before + tokens), D]
+    scale,
+    tokens,
+    columns,  # of the grid of patches
+    width,
+    before,
+    PATCH: tl.constexpr,
+    LINES: tl.constexpr,
+    STEPS: tl.constexpr,
+    COMPUTE: tl.constexpr,
+    DOWN: tl.constexpr,
+    ACROSS: tl.constexpr,
+    BLOCK_N: tl.constexpr,
+    PARTS: tl.constexpr,
+):
+    """`project` for bytes in grids that tiles of DOWN x ACROSS patches fill: the copy engine cuts the patches."""
+    BLOCK_M: tl.constexpr = DOWN * ACROSS
+    BLOCK_K: tl.constexpr = LINES * PATCH
+    blocks = tl.cdiv(width, BLOCK_N)
+    first = (tl.program_id(0) // blocks) * BLOCK_M
+    column = (tl.program_id(0) % blocks) * BLOCK_N
+    crop, start = first // tokens, first % tokens
+    down, across = start // columns, start % columns
+    sums = tl.zeros((BLOCK_M, BLOCK_N), tl.float32)
+    for step in range(STEPS):
+        channel, top = step // (STEPS // 3), (step % (STEPS // 3)) * LINES
+        x = _patches(pixels.load([crop * 3 + channel, top, down, across * PATCH]), DOWN, ACROSS, PATCH)
+        w = folded.load([column, step * BLOCK_K])
+        sums = tl.dot(_centered(x, True, COMPUTE), tl.trans(_as(w, COMPUTE)), sums, input_precision="ieee")
+    token = start + tl.arange(0, BLOCK_M)
+    row = crop * (before + tokens) + before + token
+    present = token < tokens
+    _write_all(sums, scale, bias, positions, out, token, row, present, column, width, BLOCK_N, PARTS)

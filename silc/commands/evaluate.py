@@ -1,0 +1,217 @@
+"""`silc evaluate`: measure a checkpoint on every task that its data allow; one table, with chance beside each metric.
+
+silc evaluate runs/sample                                      the newest checkpoint of a run, on the sample set
+silc evaluate runs/sample --tasks fewshot,retrieval            some of the tasks
+silc evaluate runs/b16/checkpoints/step_00100000 \\
+    eval.classification=wds:/data/wds_imagenet1k eval.segmentation=voc20:/data/VOCdevkit/VOC2012
+silc evaluate exported eval.retrieval=wds:/data/wds_mscoco_captions     an open_clip export
+silc evaluate --num_gpus 8 runs/b16                            the same metrics, sooner
+
+Layouts of data sets: silc/data/layouts.py. A checkpoint brings its own configuration; keys of eval, data, kernels and
+engine can follow as section.key=value. Writes evaluation.json and, unless eval.report=false, report.html into the run
+folder, or --out. With options of DeepSpeed's launcher (--num_gpus, --hostfile, ...) the work is shared by its ranks.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from silc import config_io
+from silc.commands import launcher
+from silc.commands.common import MISTAKE, Parser, add_local_rank, passive_threads, with_new_names
+from silc.config import TASKS, Config
+from silc.config_rules import validate_eval
+from silc.errors import defer_to_first_rank
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from silc.distributed import World
+    from silc.evaluate.datasets import EvalData
+
+PROG = "silc evaluate"
+OPEN = ("eval.", "data.", "kernels.", "engine.")  # sections that a checkpoint does not fix
+
+Weights = dict[str, "Tensor"]
+
+
+def parse(argv: Sequence[str]) -> argparse.Namespace:
+    """Command line. Mistakes end with a message and status 2."""
+    parser = Parser(PROG, __doc__)
+    parser.add_argument("model", type=Path, help="run folder (its newest checkpoint), checkpoint, or open_clip export")
+    parser.add_argument("overrides", nargs="*", metavar="section.key=value", help="overrides, applied last")
+    parser.add_argument("--tasks", default=",".join(TASKS), help=f"some of {', '.join(TASKS)} (default: all)")
+    parser.add_argument("--preset", help="take sections eval and data from this preset; its model must be the model's")
+    parser.add_argument("--out", type=Path, help="folder for evaluation.json and report.html (default: the run folder)")
+    add_local_rank(parser)
+    args = parser.parse_intermixed_args(list(argv))  # overrides may follow an option
+    args.argv = ["silc", "evaluate", *argv]
+    args.tasks = args.tasks.split(",")
+    for task in args.tasks:
+        if task not in TASKS:
+            parser.error(f"--tasks: {task!r} is no task; tasks: {', '.join(TASKS)}")
+    args.overrides = with_new_names(PROG, args.overrides)
+    try:
+        config_io.check_words(args.overrides)
+    except ValueError as error:
+        parser.error(str(error))
+    for word in args.overrides:
+        if not word.startswith(OPEN):
+            parser.error(
+                f"{word!r}: only keys of {', '.join(section[:-1] for section in OPEN)} can be set, as in "
+                "eval.limit=100; the rest is the checkpoint's"
+            )
+    return args
+
+
+def load(args: argparse.Namespace) -> tuple[Config, Weights, Weights, int | None, Path]:
+    """Configuration, the student's and the teacher's weights, the step they are of, and where results go.
+
+    Raises ValueError for a path that holds no model, and for a preset of another one.
+    """
+    from silc.model.load_export import is_export, load_export
+    from silc.train import checkpoint
+
+    if is_export(args.model):
+        config, student = load_export(args.model)
+        return _configure(config, args), student, {}, None, args.model
+    if not args.model.exists():
+        raise ValueError(f"{args.model} does not exist; give a run folder, a checkpoint or an open_clip export")
+    path = checkpoint.find(args.model)
+    saved = checkpoint.load_config(path)
+    teacher = checkpoint.load_weights(path, "teacher") if saved.objective.distill else {}
+    folder = args.model if path != args.model else path.parent.parent
+    step = json.loads((path / "manifest.json").read_text(encoding="utf-8"))["step"]
+    return _configure(saved, args), checkpoint.load_weights(path, "student"), teacher, step, folder
+
+
+def _configure(saved: Config, args: argparse.Namespace) -> Config:
+    """The model's configuration with the preset's evaluation and the overrides."""
+    tree = config_io.to_dict(saved)
+    if args.preset is not None:
+        preset = config_io.to_dict(config_io.load_config(args.preset))
+        _check_same_model(tree, preset, args)
+        tokenizer = tree["data"]["tokenizer"]
+        tree |= {"eval": preset["eval"], "data": preset["data"] | {"tokenizer": tokenizer}}
+    config = config_io.override(config_io.build(tree), args.overrides)
+    validate_eval(config)
+    return config
+
+
+def _check_same_model(saved: dict, preset: dict, args: argparse.Namespace) -> None:
+    for tower in ("vision", "text"):
+        for name, value in saved["model"][tower].items():
+            other = preset["model"][tower][name]
+            if value != other and not (name == "mlp_ratio" and abs(value - other) < 0.01):
+                raise ValueError(
+                    f"{args.model} is not of preset {args.preset}: its model.{tower}.{name} is {value}, the preset's "
+                    f"{other}; leave --preset out, or name the preset that it was trained with"
+                )
+
+
+def join(config: Config) -> World:
+    """The job of the launcher's environment, or this process alone."""
+    import torch
+
+    from silc import distributed
+
+    if "RANK" in os.environ:
+        return distributed.init(config.engine.timeout_minutes)
+    return distributed.World(0, 1, torch.device("cuda" if torch.cuda.is_available() else "cpu"))
+
+
+def check_writable(folder: Path) -> None:
+    """Make the folder for the results. Raises ValueError where nothing can be written: before hours of measuring."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=folder).close()
+    except OSError as error:
+        raise ValueError(f"cannot write the results to {folder}: {error.strerror}; give another --out") from None
+
+
+def find_data(config: Config, args: argparse.Namespace, world: World) -> EvalData:
+    """What the tasks asked for are measured on (collective). Raises ValueError where that is nothing.
+
+    The sample set is the data of a run on the sample set; an export does not say what it was trained on.
+    """
+    from silc.data.sample_set.cache import default_root
+    from silc.evaluate import datasets
+    from silc.model.load_export import is_export
+
+    on_sample = not config.data.shards and (args.preset is not None or not is_export(args.model))
+    data = datasets.find_data(config, world, default_root(), args.tasks, on_sample=on_sample)
+    if data.empty:
+        way = "--preset sample" if is_export(args.model) else "data.shards=[]"
+        raise ValueError(
+            "nothing to evaluate on: give eval.classification, eval.retrieval or eval.segmentation=LAYOUT:FOLDER, or "
+            f"{way} for the sample set"
+        )
+    return data
+
+
+def evaluate(args: argparse.Namespace) -> int:
+    """Exit status: 0 measured, 1 a task gave up. Raises ValueError for a user's mistake."""
+    from silc import distributed
+    from silc.evaluate import runner
+    from silc.evaluate.report import output
+    from silc.evaluate.towers import build_towers
+    from silc.train.engine import precision
+
+    config, student, teacher, step, folder = load(args)
+    target = args.out or folder
+    check_writable(target)
+    world = join(config)
+    models = build_towers(config, student, teacher, world.device, precision(config, world.device))
+    if not models:
+        raise ValueError(f"{args.model} has no image tower of a teacher; take eval.models=[student]")
+    data = find_data(config, args, world)
+    results = runner.evaluate(config, models, data, args.tasks, world, strict=True)
+    if not results:
+        raise ValueError("nothing was measured: " + "; ".join(runner.left_out(data, args.tasks)))
+    if world.main:
+        print(runner.table(results, data, args.tasks), flush=True)
+        if any(result.metrics for result in results):
+            runner.write_json(results, step, config, target / "evaluation.json")
+            title = f"SILC: {args.model}" + ("" if step is None else f", step {step}")
+            if config.eval.report:
+                report = output.report(config, models, data, results, title, run=folder, folder=target, argv=args.argv)
+                print(f"report: {report}")
+        else:
+            print(f"no task came to a metric: {target / 'evaluation.json'} is not written")
+    distributed.barrier()
+    return int(any(result.error is not None for result in results))
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Measure in this process: one rank of the launcher's job, or alone.
+
+    Returns the exit status: 0 measured, 1 a task ran out of time, 2 a user's mistake.
+    """
+    passive_threads()
+    args = parse(sys.argv[1:] if argv is None else argv)
+    try:
+        return evaluate(args)
+    except ValueError as error:
+        defer_to_first_rank()
+        print(f"{PROG}: {error}", file=sys.stderr)
+        return MISTAKE
+
+
+def launch(argv: Sequence[str]) -> int:
+    """`silc evaluate`: in this process, or in those of DeepSpeed's launcher if its options are given."""
+    options, words = launcher.split(PROG, argv)
+    if not options or "RANK" in os.environ:
+        return main(words)
+    parse(words)
+    return launcher.run(PROG, "silc.commands.evaluate", options, [config_io.with_new_name(word) for word in words])
+
+
+if __name__ == "__main__":
+    sys.exit(main())

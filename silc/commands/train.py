@@ -1,0 +1,143 @@
+"""`silc train`: train SILC.
+
+silc train                                             the sample preset on the embedded drawings
+silc train --dry-run --preset silc_vit_l16 --gpu h100-80gb --ranks 64
+                                                       what fits there and what it costs; then stop
+silc train --num_gpus 8 --preset silc_vit_b16 \\
+    'data.shards=["/data/pairs/{00000..09999}.tar"]' train.out=runs/b16
+
+Options of DeepSpeed's launcher (--num_gpus, --hostfile, --include, --master_port, ...) go to the launcher. In a
+checkout, `deepspeed --num_gpus 8 launch/train.py ...` does the same.
+
+Any key of the configuration can follow as section.key=value (YAML values); --keys lists them all.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from silc import config_io, presets
+from silc.commands import launcher
+from silc.commands.common import Parser, add_local_rank, passive_threads, with_new_names
+from silc.config import Config
+from silc.config_rules import validate
+from silc.train.plan.gpus import Gpu, gpu_named
+
+PROG = "silc train"
+
+
+def parse(argv: Sequence[str], ranks: int | None = None) -> argparse.Namespace:
+    """Command line; `config` is the resolved configuration. Mistakes end with a message and status 2.
+
+    ranks: of the job, if known; by default as the launcher's environment says.
+    """
+    parser = Parser(PROG, __doc__)
+    parser.add_argument("overrides", nargs="*", metavar="section.key=value", help="overrides, applied last")
+    parser.add_argument(
+        "--preset",
+        default="sample",
+        help=f"name or YAML file; presets: {', '.join(presets.names())} (default: sample)",
+    )
+    parser.add_argument("--config", type=Path, metavar="FILE", help="YAML file laid over the preset")
+    parser.add_argument(
+        "--dry-run",
+        action="store_true",
+        help="print the resolved configuration and the plan: operations, memory, what fits; then stop",
+    )
+    parser.add_argument(
+        "--ranks", type=int, metavar="N", help="with --dry-run: number of ranks to plan for (default: this job's)"
+    )
+    parser.add_argument(
+        "--gpu",
+        metavar="NAME",
+        help="with --dry-run: the GPU to plan for, as h100-80gb (default: this machine's); status 1 if it does not fit",
+    )
+    parser.add_argument(
+        "--mfu", type=float, metavar="FRACTION", help="with --dry-run: MFU to assume for GPU-hours (default: 0.4)"
+    )
+    parser.add_argument(
+        "--keys", action="store_true", help="list every configuration key with type, default and meaning, and stop"
+    )
+    add_local_rank(parser)
+    args = parser.parse_intermixed_args(list(argv))  # overrides may follow an option
+    if args.ranks is not None and not args.dry_run:
+        parser.error("--ranks goes with --dry-run; a job's ranks are the launcher's to choose (--num_gpus N)")
+    if args.ranks is not None and args.ranks < 1:
+        parser.error(f"--ranks {args.ranks}: give at least 1")
+    for option, value in (("--gpu", args.gpu), ("--mfu", args.mfu)):
+        if value is not None and not args.dry_run:
+            parser.error(f"{option} goes with --dry-run; a run trains on the GPUs of its machine")
+    if args.mfu is not None and not 0 < args.mfu <= 1:
+        parser.error(f"--mfu {args.mfu:g}: give a fraction of the peak, above 0 and at most 1, as in --mfu 0.4")
+    args.ranks = args.ranks or ranks or int(os.environ.get("WORLD_SIZE", "1"))
+    args.overrides = with_new_names(PROG, args.overrides)
+    try:
+        args.gpu = None if args.gpu is None else gpu_named(args.gpu)
+        args.config = config_io.load_config(args.preset, args.overrides, file=args.config)
+        if not args.keys:
+            validate(args.config, args.ranks)
+    except ValueError as error:
+        parser.error(str(error))
+    return args
+
+
+def dry_run(config: Config, ranks: int, gpu: Gpu | None, mfu: float | None) -> int:
+    """Print what the run would be. Exit status: 1 if it does not fit the GPU that was asked about."""
+    from silc.train.plan.plan import MFU, make_plan, visible_gpu
+    from silc.train.plan.text import dry_run_text
+
+    plan = make_plan(config, ranks, gpu or visible_gpu(), mfu or MFU)
+    print(dry_run_text(config, config_io.to_yaml(config), plan))
+    return 0 if gpu is None or plan.fits else 1
+
+
+def answer(args: argparse.Namespace) -> int | None:
+    """Print what --keys or --dry-run ask for. The exit status, or None if there is a run to train."""
+    if args.keys:
+        print_keys()
+        return 0
+    if args.dry_run:
+        return dry_run(args.config, args.ranks, args.gpu, args.mfu)
+    return None
+
+
+def print_keys() -> None:
+    """Print every key of the configuration."""
+    for dotted, kind, default, doc in config_io.describe():
+        print(f"{dotted} ({kind}, default {default}): {doc}" if default != "required" else f"{dotted} ({kind}): {doc}")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Train in this process: one rank of the launcher's job, or alone.
+
+    Returns the exit status: 0 trained, 1 ended early, 2 a user's mistake, 75 stopped by a signal after a checkpoint.
+    """
+    passive_threads()
+    args = parse(sys.argv[1:] if argv is None else argv)
+    status = answer(args)
+    if status is not None:
+        return status
+    from silc.train.run import train
+
+    return train(args.config)
+
+
+def launch(argv: Sequence[str]) -> int:
+    """`silc train`: train in the processes of DeepSpeed's launcher. Mistakes are found before it starts if possible."""
+    if "RANK" in os.environ:  # started by a launcher
+        return main(argv)
+    passive_threads()
+    options, words = launcher.split(PROG, argv)
+    args = parse(words, launcher.ranks(options))
+    status = answer(args)
+    if status is not None:
+        return status
+    return launcher.run(PROG, "silc.commands.train", options, [config_io.with_new_name(word) for word in words])
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,120 @@
+"""Rules across the keys of a configuration, which run before anything is allocated."""
+
+from __future__ import annotations
+
+import re
+
+from silc.config import Config, ModelConfig, ViewsConfig
+
+
+def validate(config: Config, world_size: int) -> None:
+    """Refuse what cannot train, before anything is allocated. Raises ValueError naming the value and the way out."""
+    _validate_model(config.model, config.views)
+    _validate_views(config)
+    train, optim, objective = config.train, config.optim, config.objective
+    if train.global_batch % world_size:
+        near = max(1, train.global_batch // world_size) * world_size
+        raise ValueError(
+            f"train.global_batch={train.global_batch} is not divisible by the {world_size} ranks; "
+            f"take {near} or change the number of ranks"
+        )
+    share, micro = train.share(world_size), train.micro(world_size)
+    if share % micro:
+        fits = next(m for m in range(min(micro, share), 0, -1) if share % m == 0)
+        raise ValueError(
+            f"train.micro_batch={micro} does not divide a rank's share of {share} pairs "
+            f"(global_batch {train.global_batch} / {world_size} ranks); take {fits}"
+        )
+    if optim.warmup_steps + optim.cooldown_steps > train.steps:
+        raise ValueError(
+            f"optim.warmup_steps={optim.warmup_steps} + optim.cooldown_steps={optim.cooldown_steps} exceed "
+            f"train.steps={train.steps}; shorten them"
+        )
+    for rule in optim.rules:
+        try:
+            re.compile(rule.pattern)
+        except re.error as error:
+            raise ValueError(f"optim.rules: {rule.pattern!r} is no regular expression: {error}") from None
+    if objective.init_scale is not None and objective.init_scale > objective.max_scale:
+        raise ValueError(
+            f"objective.init_scale={objective.init_scale} is beyond objective.max_scale={objective.max_scale}; "
+            "lower the first or raise the second"
+        )
+    if min(config.data.std) <= 0:
+        raise ValueError(f"data.std={config.data.std} must be positive in every channel")
+    validate_eval(config)
+
+
+def _validate_model(model: ModelConfig, views: ViewsConfig) -> None:
+    for name, tower in (("vision", model.vision), ("text", model.text)):
+        if tower.width % tower.heads:
+            raise ValueError(
+                f"model.{name}.heads={tower.heads} does not divide model.{name}.width={tower.width}; take "
+                f"{tower.width // 64 or 1}"
+            )
+    patch = model.vision.patch_size
+    sizes = {"model.vision.image_size": model.vision.image_size, "views.global_size": views.global_size}
+    if views.n_local:
+        sizes["views.local_size"] = views.local_size
+    for name, size in sizes.items():
+        if size % patch:
+            near = max(1, round(size / patch)) * patch
+            raise ValueError(f"{name}={size} is not a multiple of model.vision.patch_size={patch}; take {near}")
+
+
+def is_prompt(template: str) -> bool:
+    """Whether {} stands in it once, where the class name goes, and no other brace does."""
+    return template.count("{}") == 1 and not {"{", "}"} & set(template.replace("{}", ""))
+
+
+def validate_eval(config: Config) -> None:
+    """Refuse what cannot be evaluated. Raises ValueError naming the value and the way out."""
+    evaluation, patch = config.eval, config.model.vision.patch_size
+    sizes = {"eval.short_side": evaluation.short_side, "eval.window": evaluation.window}
+    for name, size in sizes.items():
+        if size is not None and size % patch:
+            near = max(1, round(size / patch)) * patch
+            raise ValueError(f"{name}={size} is not a multiple of model.vision.patch_size={patch}; take {near}")
+    for template in evaluation.templates:
+        if not is_prompt(template):
+            raise ValueError(
+                f"eval.templates: {template!r} must hold {{}} once, where the class name goes, and no other brace"
+            )
+    for name, some in (("shots", "[1, 5, 10]"), ("models", "[student]")):
+        if not getattr(evaluation, name):
+            raise ValueError(f"eval.{name} is empty; give at least one, as in {some}")
+
+
+def _validate_views(config: Config) -> None:
+    views, objective = config.views, config.objective
+    for name, (low, high) in (("global_area", views.global_area), ("local_area", views.local_area)):
+        if low > high:
+            raise ValueError(f"views.{name}=({low}, {high}) is empty: put the smaller area first")
+    if not views.n_global and (objective.distill or objective.contrastive_views == "each_global"):
+        raise ValueError(
+            "views.n_global=0 leaves nothing to align or distil; only contrastive_views=original without "
+            "distillation can do so"
+        )
+    if not objective.distill:
+        if views.n_global and objective.contrastive_views == "original":
+            raise ValueError(
+                f"objective.contrastive_views=original without distillation leaves {views.n_global} global crops "
+                "without a use; set views.n_global=0"
+            )
+        if views.n_local:
+            raise ValueError(
+                f"objective.distill=false leaves the {views.n_local} local crops without a use; set views.n_local=0"
+            )
+        return
+    if not views.n_local and not (objective.global_to_global and views.n_global > 1):
+        raise ValueError(
+            "self-distillation needs student crops: set views.n_local > 0, or objective.global_to_global=true with "
+            "views.n_global > 1"
+        )
+    if objective.global_to_global and views.n_global < 2:
+        raise ValueError(f"objective.global_to_global needs views.n_global >= 2, not {views.n_global}")
+    if objective.head_only_ema and objective.contrastive_views == "original" and not objective.global_to_global:
+        raise ValueError(
+            "objective.head_only_ema takes the teacher's features from the student's pass over the global crops, which "
+            "objective.contrastive_views=original leaves out; take each_global or original_and_globals"
+        )

@@ -1,0 +1,82 @@
+"""Artists, default concepts and their short names, and splits of the sample set.
+
+Default concepts are concrete things that six sets all draw (EmojiOne, both Noto, both Fluent, Twemoji) and that a
+person can distinguish at 64 pixels; a concept with two emoji (the face of a dog and a whole dog) is included once.
+"""
+
+from __future__ import annotations
+
+# Fluent's flat drawings resemble its shaded ones and belong to the same side of the split. All of EmojiOne is unseen.
+TRAIN_ARTISTS = ("fluent-emoji", "fluent-emoji-flat", "fxemoji", "noto", "noto-v1", "streamline-emojis", "twemoji")
+UNSEEN_ARTISTS = ("emojione",)
+
+SPLITS = ("train", "unseen_artist", "unseen_concept", "both")
+
+# Emoji label, and the name used in captions where the two differ: "label=name".
+_TRAIN = """
+    dog face=dog, cat face=cat, lion, unicorn, cow face=cow, pig face=pig, monkey face=monkey, mouse face=mouse,
+    rabbit face=rabbit, elephant, goat, koala, panda, bear, rooster, hatching chick, penguin, owl, duck, frog,
+    crocodile, turtle, snake, spouting whale=whale, dolphin, tropical fish, blowfish, octopus, crab, shrimp, snail,
+    butterfly, ant, honeybee=bee, lady beetle=ladybug, spider, scorpion,
+    rose, sunflower, tulip, bouquet, cactus, palm tree, evergreen tree=pine tree, four leaf clover=clover,
+    maple leaf, mushroom,
+    grapes, watermelon, lemon, banana, pineapple, red apple, pear, cherries, strawberry, avocado,
+    carrot, ear of corn=corn, eggplant, croissant, bread, pancakes, hamburger, french fries, pizza, hot dog, egg,
+    popcorn, sushi, doughnut, cookie, birthday cake, lollipop, honey pot, wine glass, beer mug, cocktail glass,
+    house, castle, volcano, tent, ferris wheel, fountain,
+    bus, ambulance, fire engine, tractor, bicycle, motorcycle, racing car, sailboat, airplane, helicopter, rocket,
+    anchor, umbrella, snowman, rainbow, fire, cloud, crescent moon,
+    balloon, Christmas tree, jack-o-lantern=pumpkin, trophy, soccer ball, basketball, bowling, artist palette=palette,
+    sunglasses, jeans, dress, crown, top hat, bell, guitar, trumpet, violin, saxophone,
+    camera, television, light bulb, books, key, hammer, scissors, bomb
+"""
+_HELD_OUT = """
+    tiger face=tiger, horse face=horse, fox, chicken, shark, bat, hibiscus,
+    peach, tomato, taco, ice cream, candy, school, train, taxi, ship, comet, american football=football,
+    necktie, high-heeled shoe, drum, telephone, telescope, door
+"""
+
+_PLURAL = {
+    "books", "bread", "candy", "cherries", "corn", "fire", "french fries", "grapes", "jeans", "pancakes",
+    "popcorn", "scissors", "sunglasses", "sushi", "bowling",
+}  # fmt: skip
+
+
+def parse_names(table: str) -> dict[str, str]:
+    """Emoji label -> name in captions, in the order of the table."""
+    entries = (entry.strip().partition("=") for entry in table.replace("\n", " ").split(","))
+    return {label.strip(): (name or label).strip() for label, _, name in entries}
+
+
+DEFAULT_TRAIN = parse_names(_TRAIN)
+DEFAULT_HELD_OUT = parse_names(_HELD_OUT)
+
+
+def with_article(name: str) -> str:
+    """'an owl', 'a dog', 'grapes': the noun phrase of a concept's name."""
+    if name in _PLURAL:
+        return name
+    return f"{'an' if name[0].lower() in 'aeiou' and not name.startswith('uni') else 'a'} {name}"
+
+
+def concept_names(concepts: str, labels: list[str]) -> tuple[dict[str, str], dict[str, str]]:
+    """(train, held-out): emoji label -> name in captions.
+
+    Args:
+        concepts: "default", or "all": every label that is not held out. A label that contains the name of a held-out
+            concept as a word ("tiger", beside the "tiger face" held out) belongs to neither side.
+        labels: all labels of the set, in the order that numbers them.
+
+    Raises:
+        ValueError: another value of `concepts`.
+    """
+    if concepts == "default":
+        return DEFAULT_TRAIN, DEFAULT_HELD_OUT
+    if concepts != "all":
+        raise ValueError(f'sample concepts "{concepts}": choose "default" or "all"')
+    held = [f" {name.lower()} " for name in (*DEFAULT_HELD_OUT.values(), *DEFAULT_HELD_OUT)]
+    short = {label: DEFAULT_TRAIN[label] for label in DEFAULT_TRAIN}
+    taken = set(short.values())
+    rest = [label for label in labels if label not in short and label not in taken]
+    kept = {label: label for label in rest if not any(word in f" {label.lower()} " for word in held)}
+    return short | kept, DEFAULT_HELD_OUT

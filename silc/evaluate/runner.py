@@ -1,0 +1,171 @@
+"""Runs tasks on models, and puts their results into a table and a file."""
+
+from __future__ import annotations
+
+import json
+import math
+import random
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from silc import config_io
+from silc.config import Config
+from silc.data.splits import DataSet
+from silc.distributed import World
+from silc.evaluate.datasets import EvalData
+from silc.evaluate.metric import Metric
+from silc.evaluate.sharding import Job, TimedOut
+from silc.evaluate.tasks import TASKS
+from silc.evaluate.tasks.task import Task
+from silc.evaluate.towers import Towers
+from silc.files import write_text
+from silc.text import plural
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a task measured on a model.
+
+    Attributes:
+        task, model: names.
+        data: name of the data set.
+        metrics: empty where the task failed.
+        notes: the protocol in words.
+        seconds: time that the task took.
+        skipped: (key, reason) of the images that could not be read.
+        error: why there are no metrics; None where the task succeeded.
+        details: what the report shows beside the metrics.
+    """
+
+    task: str
+    model: str
+    data: str
+    metrics: tuple[Metric, ...]
+    notes: tuple[str, ...]
+    seconds: float
+    skipped: tuple[tuple[str, str], ...]
+    error: str | None = None
+    details: dict[str, Any] = field(default_factory=dict)
+
+
+def evaluate(
+    config: Config, models: Sequence[Towers], data: EvalData, tasks: Sequence[str], world: World, *, strict: bool
+) -> list[Result]:
+    """Run every task that the data allows, on every model (collective). Changes no state outside the models given.
+
+    strict: whether a mistake in the data ends the evaluation. Otherwise it becomes the result's error,
+        as does a task that runs out of time.
+
+    Raises ValueError if strict.
+    """
+    found = []
+    with unchanged():
+        for name in dict.fromkeys(tasks):
+            task = TASKS[name]
+            used = data.of(task)
+            if used is not None and not task.missing(used):
+                found += [_one(config, task, model, used, world, strict) for model in models]
+    return found
+
+
+def _one(config: Config, task: Task, model: Towers, data: DataSet, world: World, strict: bool) -> Result:
+    started = time.perf_counter()
+    job = Job(config, world, f"{task.name}, {model.name}")
+    metrics: list[Metric] = []
+    error = None
+    try:
+        metrics = _defined(list(task.run(model, data, job)), job)
+    except TimedOut as timeout:
+        error = str(timeout)
+    except ValueError as mistake:
+        if strict:
+            raise ValueError(f"{task.name}: {mistake}") from mistake
+        error = str(mistake)
+    seconds, skipped = time.perf_counter() - started, tuple(sorted(job.skipped))
+    return Result(
+        task.name, model.name, data.name, tuple(metrics), tuple(job.notes), seconds, skipped, error, job.details
+    )
+
+
+def _defined(metrics: Sequence[Metric], job: Job) -> list[Metric]:
+    """The metrics that have a value; a mean over no class has none, and JSON has no NaN. The others become a note."""
+    nothing = [metric.name for metric in metrics if not math.isfinite(metric.value)]
+    if nothing:
+        job.notes.append(f"left out, as no data contributes to them: {', '.join(nothing)}")
+    return [metric for metric in metrics if math.isfinite(metric.value)]
+
+
+@contextmanager
+def unchanged() -> Iterator[None]:
+    """Gradients off inside; afterwards the random states of torch, NumPy and Python are what they were before."""
+    python, numpy = random.getstate(), np.random.get_state()  # noqa: NPY002 - the global state is what others use
+    devices = [torch.cuda.current_device()] if torch.cuda.is_available() else []
+    try:
+        with torch.random.fork_rng(devices=devices), torch.no_grad():
+            yield
+    finally:
+        random.setstate(python)
+        np.random.set_state(numpy)  # noqa: NPY002
+
+
+def table(results: Sequence[Result], data: EvalData, tasks: Sequence[str]) -> str:
+    """One line a metric, with chance in the next column; then the tasks left out, and the protocols."""
+    rows = [("task", "model", "metric", "value", "chance", "data")]
+    for result in results:
+        spread = {m.name.removesuffix("_std"): m.value for m in result.metrics if m.name.endswith("_std")}
+        for metric in result.metrics:
+            if not metric.name.endswith("_std"):
+                value = f"{metric.value:.3f}" + (f" +- {spread[metric.name]:.3f}" if metric.name in spread else "")
+                guess = "" if metric.chance is None else f"{metric.chance:.4f}"
+                rows.append((result.task, result.model, metric.name, value, guess, result.data))
+        if result.error is not None:
+            rows.append((result.task, result.model, "none", "", "", result.error))
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]) - 1)]
+    lines = ["  ".join([*(cell.ljust(w) for cell, w in zip(row, widths, strict=False)), row[-1]]) for row in rows]
+    lines += left_out(data, tasks)
+    for result in results:
+        where = f"{result.task}, {result.model} ({result.seconds:.0f} s)"
+        lines.append(f"{where}: " + "; ".join(result.notes) if result.notes else where)
+        if result.skipped:
+            key, why = result.skipped[0]
+            lines.append(
+                f"{where}: left out {plural(len(result.skipped), 'image')} that could not be read, such as {key}: {why}"
+            )
+    return "\n".join(lines)
+
+
+def left_out(data: EvalData, tasks: Sequence[str]) -> list[str]:
+    """A sentence for each task that the data does not allow."""
+    reasons = {name: data.why_not(TASKS[name]) for name in dict.fromkeys(tasks)}
+    return [f"{name} is left out: {reason}" for name, reason in reasons.items() if reason is not None]
+
+
+def scalars(results: Sequence[Result]) -> dict[str, float]:
+    """Values by name, eval/TASK/MODEL/METRIC, for the log."""
+    return {f"eval/{r.task}/{r.model}/{metric.name}": metric.value for r in results for metric in r.metrics}
+
+
+def write_json(results: Sequence[Result], step: int | None, config: Config, path: Path) -> None:
+    """Write the results, and the options they were measured with, to a file: whole or not at all."""
+    rows = [
+        {
+            "task": result.task,
+            "model": result.model,
+            "data": result.data,
+            "metrics": {metric.name: {"value": metric.value, "chance": metric.chance} for metric in result.metrics},
+            "notes": list(result.notes),
+            "seconds": round(result.seconds, 2),
+            "skipped": len(result.skipped),
+            "error": result.error,
+        }
+        for result in results
+    ]
+    kept = {"step": step, "results": rows, "eval": config_io.to_dict(config)["eval"]}
+    write_text(path, json.dumps(kept, indent=1, allow_nan=False) + "\n")

@@ -1,0 +1,1 @@
+"""What the segmentation tasks share: sliding windows, labels of patches, a decoder, intersection over union."""

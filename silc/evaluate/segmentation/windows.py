@@ -1,0 +1,128 @@
+"""Images of any size through a tower: resized to a short side, cut into sliding windows, scores merged again.
+
+Windows overlap; a pixel's scores are the mean over the windows that contain it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from silc.config import Config
+from silc.data.crops import resize_into
+
+CLASSES = 32  # class maps that are upsampled to the image's size at a time
+
+Box = tuple[int, int, int, int]  # top, left, height, width
+
+
+@dataclass(frozen=True)
+class Geometry:
+    """How an image is cut.
+
+    Attributes:
+        short_side: pixels of the shorter side, a multiple of the patch.
+        window: pixels a side of a window; 0: the whole image.
+        stride: pixels from window to window.
+        batch: windows in a forward pass.
+    """
+
+    short_side: int
+    window: int
+    stride: int
+    batch: int
+
+    def words(self) -> str:
+        """The protocol in words, for the table and the report."""
+        how = f"windows of {self.window} px every {self.stride} px" if self.window else "the whole image at once"
+        return f"short side {self.short_side} px, {how}, bilinear upsampling, no post-processing"
+
+
+def geometry(config: Config) -> Geometry:
+    """The geometry that a configuration asks for. Defaults: a short side of 7/4 of a global crop's, windows of that
+    size, with a quarter of overlap (448, 448, 336 for crops of 256 px).
+
+    Raises ValueError for a stride larger than the window: pixels between the windows would have no scores.
+    """
+    evaluation, patch = config.eval, config.model.vision.patch_size
+    side = evaluation.short_side or max(1, round(7 / 4 * config.views.global_size / patch)) * patch
+    window = side if evaluation.window is None else evaluation.window
+    stride = evaluation.stride or max(1, window * 3 // 4)
+    if window and stride > window:
+        raise ValueError(
+            f"eval.stride={stride} is larger than eval.window={window} (null: as large as eval.short_side): pixels "
+            "between the windows would be left out; take a smaller stride"
+        )
+    return Geometry(side, window, stride, evaluation.batch)
+
+
+def resized(image: Tensor, short_side: int, patch: int) -> Tensor:
+    """uint8 [H, W, 3] -> uint8 [3, h, w]: the shorter side `short_side`, the other in proportion, both multiples of
+    `patch`.
+    """
+    scale = short_side / min(image.shape[:2])
+    height, width = (max(1, round(side * scale / patch)) * patch for side in image.shape[:2])
+    out = torch.empty(3, height, width, dtype=torch.uint8)
+    resize_into(out, image.contiguous())
+    return out
+
+
+def boxes(height: int, width: int, window: int, stride: int) -> list[Box]:
+    """The windows, row by row; the last one of a row or column ends at the edge. window 0: one, the whole image."""
+    rows, columns = (min(window, side) if window else side for side in (height, width))
+    return [(t, x, rows, columns) for t in _starts(height, rows, stride) for x in _starts(width, columns, stride)]
+
+
+def _starts(side: int, window: int, stride: int) -> list[int]:
+    return [*range(0, side - window, stride), side - window]
+
+
+def cut(image: Tensor, places: list[Box]) -> Tensor:
+    """[channels, h, w] -> the windows [n, channels, rows, columns]."""
+    return torch.stack([image[:, t : t + rows, x : x + columns] for t, x, rows, columns in places])
+
+
+def slide(image: Tensor, shape: Geometry, scores: Callable[[Tensor], Tensor]) -> Tensor:
+    """Mean scores of each pixel: uint8 [3, h, w] -> fp32 [C, h, w].
+
+    scores: uint8 [n, 3, rows, columns] -> [n, C, any, any], upsampled to the window's size bilinearly.
+    """
+    height, width = image.shape[1:]
+    places = boxes(height, width, shape.window, shape.stride)
+    total, seen = image.new_empty(0), torch.zeros(height, width, device=image.device)
+    for first in range(0, len(places), shape.batch):
+        some = places[first : first + shape.batch]
+        found = scores(cut(image, some))
+        if first == 0:
+            # Classes last in memory, as the products with their embeddings are: adding and comparing are then fastest.
+            total = found.new_zeros(height, width, found.shape[1]).permute(2, 0, 1)
+        for (top, left, rows, columns), one in zip(some, found, strict=True):
+            window = (slice(top, top + rows), slice(left, left + columns))
+            total[:, *window] += upsample(one, (rows, columns))
+            seen[window] += 1
+    return total / seen
+
+
+def upsample(scores: Tensor, size: tuple[int, ...]) -> Tensor:
+    """Bilinear: [C, h, w] -> [C, *size]."""
+    return F.interpolate(scores[None], size=size, mode="bilinear", align_corners=False)[0]
+
+
+def best_class(scores: Tensor, size: tuple[int, ...]) -> Tensor:
+    """Class of the highest score at each pixel, the first of equals: [C, h, w] -> int64 [*size].
+
+    A few classes are upsampled at a time: all of them at the size of a large image would take gigabytes.
+    """
+    if tuple(scores.shape[1:]) == size:
+        return scores.argmax(0)
+    best = torch.full(size, -torch.inf, device=scores.device)
+    winner = torch.zeros(size, dtype=torch.int64, device=scores.device)
+    for first in range(0, len(scores), CLASSES):
+        value, number = upsample(scores[first : first + CLASSES], size).max(0)
+        better = value > best
+        best[better], winner[better] = value[better], number[better] + first
+    return winner

@@ -1,0 +1,190 @@
+"""A job, one task on one model: its work shared among the ranks, limited in time, and gathered again.
+
+Work is cut into items (a batch of images, one image, a chunk of captions). Item k goes to rank k modulo the number of
+ranks, and results come back in the order of the items: what an item gives does not depend on the number of ranks, so no
+metric does. A rank that runs out of time, or meets a mistake in the data, reports it at the next exchange; the task
+then ends on every rank with that rank's message, and none is left waiting.
+"""
+
+from __future__ import annotations
+
+import itertools
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, TypeVar, cast
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from silc.config import Config
+from silc.data.crops import resize_into
+from silc.data.shards import Unreadable
+from silc.data.splits import Split
+from silc.distributed import World, all_gather_objects
+from silc.evaluate.segmentation.windows import geometry
+from silc.text import plural
+
+S = TypeVar("S")
+T = TypeVar("T")
+
+
+class TimedOut(Exception):
+    """A task took longer than eval.timeout_minutes."""
+
+
+def some_of(items: Sequence[int], count: int) -> list[int]:
+    """`count` of the items, in their order, a random choice that is always the same; all where there are no more.
+
+    Not every n-th: splits deal their classes in turn, and every second image can mean every second class.
+    """
+    return [items[i] for i in sorted(np.random.default_rng(0).permutation(len(items))[:count])]
+
+
+class Job:
+    """One task on one model.
+
+    Args:
+        config: of the run.
+        world: the ranks.
+        title: for messages, such as "fewshot, teacher".
+        limited: whether eval.timeout_minutes applies.
+
+    Attributes:
+        notes: the protocol in words, for the table and the report.
+        details: what the report shows beside the metrics.
+        geometry: how images are cut for segmentation.
+        skipped: (key, reason) of images that could not be read, of this rank; of all ranks after an exchange.
+    """
+
+    def __init__(self, config: Config, world: World, title: str, *, limited: bool = True) -> None:
+        self.config, self.world, self._title = config, world, title
+        self.notes: list[str] = []
+        self.details: dict[str, Any] = {}
+        self.skipped: set[tuple[str, str]] = set()
+        self.geometry = geometry(config)
+        self._ends = time.monotonic() + 60 * config.eval.timeout_minutes if limited else float("inf")
+
+    def check(self) -> None:
+        """Call between pieces of work. Raises TimedOut when the task's time is over."""
+        if time.monotonic() > self._ends:
+            raise TimedOut(
+                f"{self._title} took longer than eval.timeout_minutes={self.config.eval.timeout_minutes:g} on rank "
+                f"{self.world.rank} and was given up; raise that, or lower eval.limit"
+            )
+
+    def chosen(self, split: Split, limit: int | None = None) -> list[int]:
+        """Indices of the images to use, ascending: all of them (limit 0), or `limit` that :func:`some_of` chooses.
+
+        limit: None for eval.limit.
+        """
+        limit = self.config.eval.limit if limit is None else limit
+        return some_of(range(len(split)), limit) if limit else list(range(len(split)))
+
+    def each(self, items: Sequence[S], function: Callable[[S], T]) -> list[T]:
+        """[function(item) for item in items], computed by all ranks, in order, on every rank (collective)."""
+        mine = self._together(lambda: [function(item) for item in self._share(items)])
+        rows = itertools.zip_longest(*mine)  # item k is the (k // world)-th of rank k % world
+        return list(itertools.islice(itertools.chain.from_iterable(rows), len(items)))
+
+    def each_image(self, split: Split, indices: Sequence[int], function: Callable[[int], T]) -> list[T | None]:
+        """:meth:`each` over images of a split; one that raises Unreadable is counted and gives None (collective)."""
+        return self.each(indices, lambda index: self._unless_unreadable(split, index, function))
+
+    def summed(self, split: Split, indices: Sequence[int], function: Callable[[int], Tensor], zero: Tensor) -> Tensor:
+        """zero plus the sum of function(index), int64 on the CPU, over images of a split (collective).
+
+        Images that raise Unreadable are counted and left out.
+        """
+
+        def local() -> Tensor:
+            total = zero
+            for index in self._share(indices):
+                found = self._unless_unreadable(split, index, function)
+                if found is not None:
+                    total = total + found
+            return total
+
+        first, *others = self._together(local)
+        return sum(others, start=first)
+
+    def on_main(self, function: Callable[[], T]) -> T:
+        """What rank 0 computes, on every rank (collective); the others wait."""
+        return cast(T, self._together(lambda: function() if self.world.main else None)[0])
+
+    def over_images(
+        self, split: Split, indices: Sequence[int], size: int, function: Callable[[Tensor], Tensor]
+    ) -> tuple[list[int], Tensor]:
+        """A function of whole images, each resized to a square (collective).
+
+        function: uint8 [b, 3, size, size] on the device -> [b, ...].
+
+        Returns:
+            The indices of the images that could be read, and the function's values for them on the CPU.
+
+        Raises ValueError when no image can be read.
+        """
+        step = self.config.eval.batch
+
+        def one(first: int) -> tuple[list[int], Tensor]:
+            kept, images = self._read(split, indices[first : first + step], size)
+            return kept, function(images.to(self.world.device)).cpu() if kept else images
+
+        parts = [part for part in self.each(range(0, len(indices), step), one) if part[0]]
+        if not parts:
+            why = self.why_unusable(split, indices)
+            raise ValueError(f"{split.title}: none of {plural(len(indices), 'image')} can be used; {why}")
+        return [index for kept, _ in parts for index in kept], torch.cat([values for _, values in parts])
+
+    def why_unusable(self, split: Split, indices: Sequence[int]) -> str:
+        """For messages: how many of these images could not be read, by reason; a question where all could be read."""
+        keys = {split.key(index) for index in indices}
+        reasons = Counter(why for key, why in self.skipped if key in keys)
+        return ", ".join(f"{reason} ({count})" for reason, count in reasons.most_common()) or "is the split empty?"
+
+    def _read(self, split: Split, indices: Sequence[int], size: int) -> tuple[list[int], Tensor]:
+        def one(index: int) -> Tensor | Unreadable:
+            try:
+                square = torch.empty(3, size, size, dtype=torch.uint8)
+                resize_into(square, split.image(index).contiguous())
+                return square
+            except Unreadable as error:
+                return error
+
+        with ThreadPoolExecutor(max(1, self.config.data.workers)) as pool:
+            read = list(pool.map(one, indices))
+        for index, image in zip(indices, read, strict=True):
+            if isinstance(image, Unreadable):
+                self.skipped.add((split.key(index), str(image)))
+        kept = [index for index, image in zip(indices, read, strict=True) if isinstance(image, Tensor)]
+        images = [image for image in read if isinstance(image, Tensor)]
+        return kept, torch.stack(images) if images else torch.empty(0, 3, size, size, dtype=torch.uint8)
+
+    def _share(self, items: Sequence[S]) -> Iterable[S]:
+        for item in items[self.world.rank :: self.world.size]:
+            self.check()
+            yield item
+
+    def _unless_unreadable(self, split: Split, index: int, function: Callable[[int], T]) -> T | None:
+        try:
+            return function(index)
+        except Unreadable as error:
+            self.skipped.add((split.key(index), str(error)))
+            return None
+
+    def _together(self, local: Callable[[], T]) -> list[T]:
+        """Every rank's local(), or the first rank's TimedOut or ValueError, on every rank."""
+        mine: tuple[Exception | None, T | None, set[tuple[str, str]]]
+        try:
+            mine = (None, local(), self.skipped)
+        except (TimedOut, ValueError) as error:
+            mine = (error, None, self.skipped)
+        # A job of one rank may run while the others wait: what the report shows is made by rank 0 alone.
+        everyone = all_gather_objects(mine) if self.world.size > 1 else [mine]
+        for failure, _, _ in everyone:
+            if failure is not None:
+                raise failure
+        self.skipped = set().union(*(skipped for _, _, skipped in everyone))
+        return [cast(T, value) for _, value, _ in everyone]

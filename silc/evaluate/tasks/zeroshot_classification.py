@@ -1,0 +1,55 @@
+"""Zero-shot classification: images against the embeddings of the class names (CLIP, arXiv 2103.00020, section 3.1)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+from silc.data.splits import LABELS, DataSet
+from silc.evaluate.metric import Metric
+from silc.evaluate.sharding import Job
+from silc.evaluate.tasks.task import Task, class_embeddings
+from silc.evaluate.towers import Towers
+from silc.text import plural
+
+TOP = 5
+
+
+def run(model: Towers, data: DataSet, job: Job) -> Iterator[Metric]:
+    """Top-1, top-5 and mean per-class accuracy."""
+    classes = class_embeddings(model, data, job)
+    found = {index: data.test.label(index) for index in job.chosen(data.test)}
+    labels = {index: label for index, label in found.items() if label is not None}
+
+    def ranked(images: Tensor) -> Tensor:
+        return (model.images(images) @ classes.T).topk(min(TOP, len(classes)), dim=-1).indices
+
+    kept, best = job.over_images(data.test, list(labels), model.size, ranked)
+    truth = torch.tensor([labels[index] for index in kept])
+    job.notes.append(f"{plural(len(kept), 'image')} of {data.test.title}, whole, at {model.size} px")
+    job.details["truth"], job.details["guess"] = truth, best[:, 0]
+    yield from accuracy(truth, best, len(classes))
+
+
+def accuracy(truth: Tensor, best: Tensor, classes: int) -> list[Metric]:
+    """Top-1, top-5 and mean per-class accuracy: how often the class is the first guess, or among the first five.
+
+    Args:
+        truth: int64 [n].
+        best: classes in descending order of similarity, int64 [n, 5] (or fewer columns).
+        classes: their number. Those without an image do not enter the mean of the classes' top-1.
+    """
+    hit = best == truth[:, None]
+    first = hit[:, 0].double()
+    counts = torch.bincount(truth, minlength=classes)
+    per_class = torch.bincount(truth, first, minlength=classes)[counts > 0] / counts[counts > 0]
+    return [
+        Metric("top1", first.mean().item(), 1 / classes),
+        Metric("top5", hit[:, :TOP].any(1).double().mean().item(), min(1.0, TOP / classes)),
+        Metric("mean_per_class", per_class.mean().item(), 1 / classes),
+    ]
+
+
+TASK = Task("zeroshot_classification", "classification", frozenset({LABELS}), run)

@@ -1,0 +1,59 @@
+"""Writing files that are whole or absent.
+
+A file is written under another name beside its place, brought to the disk, and renamed: a reader finds the earlier
+contents or the new ones, never a part, also after a crash or on a full disk.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+
+@contextmanager
+def replacing(path: str | Path) -> Iterator[Path]:
+    """A path to write to; when the block ends, the file there takes the name `path`, in place of an earlier file.
+
+    The file has the permissions that the umask (or the folder's default ACL) gives to a new file, also when the writer
+    sets others: safetensors leaves 0600. When the block raises, `path` is as before and nothing else is left.
+
+    Args:
+        path: of the file; its folder must exist.
+
+    Raises:
+        OSError: the folder is missing or not writable, or the disk is full.
+    """
+    path = Path(path)
+    draft = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
+    # Created here for its mode: asking for the umask changes it for a moment, for every thread of the process.
+    with draft.open("xb") as file:
+        mode = os.fstat(file.fileno()).st_mode & 0o777
+    try:
+        yield draft
+        with draft.open("rb") as file:
+            os.fchmod(file.fileno(), mode)
+            os.fsync(file.fileno())
+        draft.replace(path)
+    finally:
+        draft.unlink(missing_ok=True)  # nothing is left by that name after the renaming
+    _sync_folder(path.parent)
+
+
+def write_text(path: str | Path, text: str) -> None:
+    """Write UTF-8 text to a file, whole or not at all; see :func:`replacing`. Raises OSError."""
+    with replacing(path) as draft:
+        draft.write_text(text, encoding="utf-8")
+
+
+def _sync_folder(folder: Path) -> None:
+    """Bring the renaming to the disk, where the file system can."""
+    with contextlib.suppress(OSError):
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)

@@ -1,0 +1,299 @@
+"""A trained model for use in Python: :func:`load` and the :class:`Model` it returns."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Literal, get_args
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from silc.config import Config
+from silc.config_rules import is_prompt
+from silc.data import Tokenizer
+from silc.data.crops import resize_into
+from silc.data.decode import image_pixels
+from silc.data.shards import Unreadable
+from silc.evaluate.tasks.task import TEMPLATES
+from silc.evaluate.towers import Towers, build_towers
+from silc.model.load_export import check_sizes, is_export, load_export
+from silc.train import checkpoint
+
+BATCH = 64  # images a forward pass
+Name = Literal["student", "teacher"]
+Images = Image.Image | Tensor | Sequence[Image.Image | Tensor]
+
+
+def load(
+    path: str | Path,
+    *,
+    model: Name = "student",
+    device: str | torch.device | None = None,
+    dtype: torch.dtype = torch.float32,
+) -> Model:
+    """A trained model from a run folder (its newest checkpoint), a checkpoint, or an export of this package.
+
+    Args:
+        path: of the folder.
+        model: student, or teacher: the image tower of the teacher (the EMA of the student's) beside the student's text
+            tower. An export holds one model, which is called student.
+        device: None: the first GPU if there is one, else the CPU.
+        dtype: of the weights and of the forward pass: float32, bfloat16 or float16. Features are float32 in any case.
+
+    Raises:
+        ValueError: no such folder or device, a folder that is not of these kinds, a damaged file, a checkpoint without
+            a teacher, or weights that do not fit the configuration. No file is executed: weights are read from
+            safetensors, and by torch.load with weights_only.
+    """
+    folder = Path(path)
+    if model not in get_args(Name):
+        raise ValueError(f"model={model!r}: give 'student' or 'teacher'")
+    if dtype not in (torch.float32, torch.bfloat16, torch.float16):
+        raise ValueError(f"dtype={dtype}: give torch.float32, torch.bfloat16 or torch.float16")
+    place = _device(device)
+    try:
+        config, weights, scale, bias = _read_export(folder, model) if is_export(folder) else _read_run(folder, model)
+    except (OSError, RecursionError) as error:
+        raise ValueError(f"{folder} cannot be read: {error}") from error
+    check_sizes(config.model, weights, folder)
+    return Model(_towers(config, model, weights, place, dtype), config, scale, bias)
+
+
+class Model:
+    """Image and text embeddings of a trained model. Nothing is trained here: weights are frozen, no gradients.
+
+    Attributes:
+        name: student or teacher.
+        config: the configuration it was trained with; of an export, as much as the export holds.
+        image_size: pixels a side of an image for :meth:`encode_image`.
+        patch_size: pixels a side of a patch.
+        width: D, of the embeddings.
+        logit_scale: the factor of cosines in the logits, at most objective.max_scale.
+        logit_bias: the bias of the logits of a model trained with the sigmoid loss, else None.
+        tokenizer: list of texts -> int64 [texts, context length].
+        device: of the weights and of what is returned.
+    """
+
+    def __init__(self, towers: Towers, config: Config, logit_scale: float, logit_bias: float | None) -> None:
+        self._towers = towers
+        self.name, self.config, self.device = towers.name, config, towers.device
+        self.image_size, self.patch_size, self.width = towers.size, towers.patch, config.model.vision.width
+        self.logit_scale, self.logit_bias = logit_scale, logit_bias
+        self.tokenizer: Tokenizer = towers.tokenizer
+
+    def __repr__(self) -> str:
+        vision = self.config.model.vision
+        return (
+            f"Model({self.name}, ViT of {vision.depth} blocks, width {vision.width}, patches of "
+            f"{self.patch_size} px, images of {self.image_size} px, on {self.device})"
+        )
+
+    def preprocess(self, image: Image.Image, size: int | tuple[int, int] | None = None) -> Tensor:
+        """An image's pixels as evaluation sees them: RGB, the whole image resized (bicubic, antialiased).
+
+        What is transparent lies on white, 16 bits become 8. Normalisation by mean and std is part of the model.
+
+        Args:
+            image: of any size and mode.
+            size: (height, width) in pixels, or a square's side; None: `image_size`. The aspect ratio is not kept; for
+                :meth:`dense` give a size in the image's proportions.
+
+        Returns:
+            uint8 [3, height, width].
+
+        Raises:
+            ValueError: no PIL image, one that cannot be decoded, or a side that `patch_size` does not divide.
+        """
+        if not isinstance(image, Image.Image):
+            raise ValueError(f"preprocess takes a PIL image, not {type(image).__name__}; see PIL.Image.fromarray")
+        height, width = (size, size) if isinstance(size, int) else size or (self.image_size, self.image_size)
+        out = torch.empty(3, *self._sides(height, width), dtype=torch.uint8)
+        try:
+            resize_into(out, image_pixels(image).contiguous())
+        except (OSError, Unreadable) as error:
+            raise ValueError(f"the image cannot be decoded: {error}") from error
+        return out
+
+    @torch.no_grad()
+    def encode_image(self, images: Images, *, normalize: bool = True) -> Tensor:
+        """Image embeddings.
+
+        Args:
+            images: a PIL image or a list of them, of any size (see :meth:`preprocess`); or pixels, uint8 [B, 3, H, W]
+                or [3, H, W] with sides that `patch_size` divides (best: `image_size`); or floating point of the same
+                shapes, normalised already: (pixel / 255 - mean) / std with the mean and std of `config.data`, which is
+                what open_clip's preprocessing of the export returns.
+            normalize: to length 1.
+
+        Returns:
+            fp32 [B, D]; B is 1 for a single image.
+
+        Raises:
+            ValueError: other kinds, shapes or dtypes.
+        """
+        if normalize:
+            return self._each(images, self._towers.images)
+        return self._each(images, lambda pixels: self._towers.model.encode_image([pixels])[0].float())
+
+    @torch.no_grad()
+    def encode_text(self, texts: str | Sequence[str], *, normalize: bool = True) -> Tensor:
+        """Text embeddings: a text, or a list of N -> fp32 [N, D] (N is 1 for a single text).
+
+        Longer texts are cut to the context length. normalize: to length 1.
+
+        Raises ValueError for no text, or something else than texts.
+        """
+        listed = _texts("texts", texts)
+        if normalize:
+            return self._towers.texts(listed)
+        tokens = self.tokenizer(listed).to(self.device)
+        return torch.cat([self._towers.model.encode_text(part).float() for part in tokens.split(BATCH)])
+
+    @torch.no_grad()
+    def dense(self, images: Images) -> Tensor:
+        """Embeddings of patches, comparable with :meth:`encode_text` by their dot product.
+
+        The value path of MaskCLIP (arXiv 2112.01071), as zero-shot segmentation uses it: in the last block and in the
+        pooling, each patch attends to itself alone.
+
+        Args:
+            images: as for :meth:`encode_image`; pixels of any height and width that `patch_size` divides.
+
+        Returns:
+            fp32 [B, H / patch_size, W / patch_size, D], of length 1.
+
+        Raises:
+            ValueError: other kinds, shapes or dtypes.
+        """
+        return self._each(images, self._towers.values)
+
+    @torch.no_grad()
+    def classify(self, images: Images, class_names: Sequence[str], templates: Sequence[str] | None = None) -> Tensor:
+        """Probabilities of classes, from the names alone (zero-shot, arXiv 2103.00020).
+
+        Args:
+            images: as for :meth:`encode_image`.
+            class_names: C names in plain words.
+            templates: prompts with {} for the name, as in "a drawing of a {}"; their embeddings are averaged. None: the
+                run's eval.templates, or "a {}".
+
+        Returns:
+            fp32 [B, C]. Of a model trained with the softmax loss: softmax over the classes, rows sum to 1. With the
+            sigmoid loss (SigLIP): sigmoid of each class's logit on its own; rows do not sum to 1.
+
+        Raises:
+            ValueError: no names, a template without {}, or images as for :meth:`encode_image`.
+        """
+        if isinstance(class_names, str):
+            raise ValueError(f"class_names={class_names!r}: give a list of names")
+        prompts = tuple(templates or self.config.eval.templates or TEMPLATES)
+        if isinstance(templates, str) or not all(isinstance(prompt, str) and is_prompt(prompt) for prompt in prompts):
+            raise ValueError(
+                f"templates={templates!r}: give a list of prompts with {{}} once each, as in 'a drawing of {{}}'"
+            )
+        classes = self._towers.classes(_texts("class_names", class_names), prompts)
+        logits = self.logit_scale * self.encode_image(images) @ classes.T
+        return logits.softmax(-1) if self.logit_bias is None else (logits + self.logit_bias).sigmoid()
+
+    def _each(self, images: Images, encode: Callable[[Tensor], Tensor]) -> Tensor:
+        """Features of all images, `BATCH` a pass."""
+        return torch.cat([encode(pixels.to(self.device)) for pixels in self._batches(images)])
+
+    def _batches(self, images: Images) -> Iterator[Tensor]:
+        """Pixels [b, 3, H, W]. Raises ValueError."""
+        if isinstance(images, Image.Image):
+            images = [images]
+        if isinstance(images, Tensor):
+            yield from self._checked(images[None] if images.ndim == 3 else images).split(BATCH)
+            return
+        if not isinstance(images, list | tuple) or not images:
+            raise ValueError(f"give a PIL image, a list of them, or a tensor [B, 3, H, W]; found {_described(images)}")
+        for first in range(0, len(images), BATCH):
+            some = [self._one(image) for image in images[first : first + BATCH]]
+            if len({pixels.shape for pixels in some}) > 1:
+                raise ValueError("images of a list must be of one size; encode tensors of different sizes one by one")
+            yield self._checked(torch.stack(some))
+
+    def _one(self, image: Image.Image | Tensor) -> Tensor:
+        return image if isinstance(image, Tensor) else self.preprocess(image)
+
+    def _checked(self, pixels: Tensor) -> Tensor:
+        if pixels.ndim != 4 or pixels.shape[1] != 3 or not len(pixels):
+            raise ValueError(
+                f"images have shape {list(pixels.shape)}; give [B, 3, H, W] with at least one image, channels first"
+            )
+        if pixels.dtype != torch.uint8 and not pixels.is_floating_point():
+            raise ValueError(f"images have dtype {pixels.dtype}; give uint8 pixels, or normalised floating point")
+        self._sides(*pixels.shape[2:])
+        return pixels
+
+    def _sides(self, height: int, width: int) -> tuple[int, int]:
+        """The sides of an image. Raises ValueError."""
+        patch = self.patch_size
+        if height < 1 or width < 1 or height % patch or width % patch:
+            near = [max(1, round(side / patch)) * patch for side in (height, width)]
+            raise ValueError(
+                f"images of {height} x {width} pixels are not divided by patches of {patch}; take {near[0]} x {near[1]}"
+            )
+        return height, width
+
+
+def _device(wanted: str | torch.device | None) -> torch.device:
+    """Raises ValueError for a device that is not here."""
+    if wanted is None:
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(wanted)
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).partition("\n")[0]
+        raise ValueError(f"device={str(wanted)!r} cannot be used ({reason}); give 'cpu' or 'cuda'") from None
+    return device
+
+
+def _read_export(folder: Path, model: str) -> tuple[Config, Mapping[str, Tensor], float, float | None]:
+    if model == "teacher":
+        raise ValueError(f"{folder} is an export, which holds one model; take model='student', or the run folder")
+    config, weights = load_export(folder)
+    bias = weights.get("logit_bias")
+    return config, weights, weights["logit_scale"].exp().item(), None if bias is None else bias.item()
+
+
+def _read_run(folder: Path, model: str) -> tuple[Config, Mapping[str, Tensor], float, float | None]:
+    if not folder.is_dir():
+        raise ValueError(f"{folder} is no folder; give a run folder, a checkpoint, or an export of this package")
+    path = checkpoint.find(folder)
+    config, scale = checkpoint.load_config_and_scale(path)
+    weights = checkpoint.load_weights(path, "student")
+    if model == "teacher":
+        weights |= checkpoint.load_teacher_tower(path)
+    multiplier, bias = scale.effective()
+    return config, weights, multiplier.item(), None if bias is None else bias.item()
+
+
+def _towers(
+    config: Config, name: Name, weights: Mapping[str, Tensor], device: torch.device, dtype: torch.dtype
+) -> Towers:
+    """The model on a device, by whatever backends run there."""
+    here = dataclasses.replace(
+        config,
+        model=dataclasses.replace(config.model, attention="auto", checkpoint_activations=False, compile=False),
+        kernels=dataclasses.replace(config.kernels, patch_embed="auto"),
+        eval=dataclasses.replace(config.eval, models=[name]),
+    )
+    (towers,) = build_towers(here, weights, weights, device, dtype)
+    return towers
+
+
+def _texts(name: str, texts: str | Sequence[str]) -> list[str]:
+    listed = [texts] if isinstance(texts, str) else list(texts)
+    if not listed or not all(isinstance(text, str) for text in listed):
+        raise ValueError(f"{name}={listed!r}: give a text, or a list of at least one")
+    return listed
+
+
+def _described(value: object) -> str:
+    return "an empty list" if isinstance(value, list | tuple) else type(value).__name__

@@ -1,0 +1,109 @@
+"""How a run ends when something goes wrong outside training."""
+
+from __future__ import annotations
+
+import errno
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from silc import distributed
+from silc.config import Config, TrainConfig
+from silc.distributed import World
+from silc.errors import RunStopped
+from silc.train import run
+
+WORLD = World(0, 1, torch.device("cpu"))
+
+
+class Trained:
+    """A trainer that has nothing left to do."""
+
+    def __init__(self, config: Config, *_arguments: object) -> None:
+        self.config, self.world, self.folder = config, WORLD, Path("run")
+
+    def run(self, evaluate: object) -> SimpleNamespace:
+        return SimpleNamespace(step=4)
+
+    def save(self) -> Path:
+        return self.folder / "checkpoints" / "step_00000004"
+
+    def close(self) -> None:
+        """Nothing is open."""
+
+
+@pytest.fixture
+def done(monkeypatch) -> list[str]:
+    """What a run does after training."""
+    happened: list[str] = []
+    monkeypatch.setattr(run, "init", lambda minutes: WORLD)
+    monkeypatch.setattr(run.sources, "resolve", lambda *_: ([], object()))
+    monkeypatch.setattr(run, "start", Trained)
+    monkeypatch.setattr(run.checkpoint, "export_open_clip", lambda path, out: happened.append("export"))
+    return happened
+
+
+def fitting() -> Config:
+    config = Config(preset="mine")
+    config.optim.warmup_steps = config.optim.cooldown_steps = 0
+    return config
+
+
+def test_a_failed_last_evaluation_costs_nothing_but_itself(done, monkeypatch, capsys, tmp_path):
+    def fails(*_arguments: object, last: bool) -> None:
+        done.append("evaluation")
+        raise KeyError("a class")
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(run, "_evaluate", fails)
+    assert run.train(fitting()) == 1
+    assert done == ["export", "evaluation"]
+    last = capsys.readouterr().err.splitlines()[-1]
+    assert "the last evaluation failed ('a class'); the run is trained, saved and exported" in last
+    assert "silc evaluate run" in last
+
+
+def test_in_python_a_run_returns_its_folder_and_raises_what_a_command_prints(done, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(run, "_evaluate", lambda *_, last: done.append("evaluation"))
+    assert run.run(fitting()) == Path("run")
+    assert done == ["export", "evaluation"]
+
+    def fails(*_arguments: object, last: bool) -> None:
+        raise KeyError("a class")
+
+    monkeypatch.setattr(run, "_evaluate", fails)
+    with pytest.raises(RunStopped, match=r"the last evaluation failed \('a class'\)"):
+        run.run(fitting())
+    with pytest.raises(ValueError, match=r"train\.micro_batch=3 does not divide"):
+        run.run(replace(fitting(), train=TrainConfig(global_batch=8, micro_batch=3)))
+
+
+def test_a_full_disk_while_logging_is_one_line(done, monkeypatch, capsys, tmp_path):
+    def full(_trainer: Trained, evaluate: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(Trained, "run", full)
+    assert run.train(fitting()) == 1
+    said = capsys.readouterr().err
+    assert "the run folder run cannot be written: No space left on device" in said
+    assert "Traceback" not in said
+
+
+def test_a_port_in_use_is_one_line(monkeypatch, capsys):
+    def taken(**_options: object) -> None:
+        raise torch.distributed.DistNetworkError("The server socket has failed to listen (errno: 98 - EADDRINUSE)")
+
+    import deepspeed
+
+    monkeypatch.setenv("RANK", "0")
+    monkeypatch.setenv("LOCAL_RANK", "0")
+    monkeypatch.setenv("WORLD_SIZE", "1")
+    monkeypatch.setenv("MASTER_PORT", "29500")
+    monkeypatch.setattr(deepspeed, "init_distributed", taken)
+    with pytest.raises(ValueError, match=r"port 29500 is in use by another job.*--master_port 29511"):
+        distributed.init(1.0)

@@ -1,0 +1,166 @@
+"""What a run trains on and is measured on, and the mistakes that must be reported before training, not after it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import webdataset as wds
+from PIL import Image
+
+from silc.config import Config
+from silc.config_rules import validate
+from silc.data import class_names
+from silc.data.sample_set.cache import SampleSet
+from silc.evaluate import datasets
+from silc.evaluate.tasks import TASKS
+from silc.train import sources
+
+from .conftest import NAMES
+
+
+@pytest.fixture
+def mine(config, shards, tmp_path) -> Config:
+    """Own data and an evaluation set."""
+    (tmp_path / "classes.txt").write_text("\n".join(NAMES))
+    config.data.shards = ["train.tar"]
+    config.eval.shards = shards([0, 6, None])
+    config.eval.classes = str(tmp_path / "classes.txt")
+    return config
+
+
+def ade20k(root: Path, mask_size: tuple[int, int] = (8, 8)) -> str:
+    """One image of 8 x 8 and its mask, as LAYOUT:FOLDER."""
+    for kind in ("images", "annotations"):
+        (root / kind / "validation").mkdir(parents=True)
+    Image.new("RGB", (8, 8)).save(root / "images/validation/a.jpg")
+    Image.fromarray(np.ones(mask_size, np.uint8)).save(root / "annotations/validation/a.png")
+    return f"ade20k:{root}"
+
+
+def test_own_shards_with_an_evaluation_set(mine, world, tmp_path):
+    shards, data = sources.resolve(mine, world, tmp_path)
+    assert shards == ["train.tar"]
+    assert data.classification is data.retrieval is data.segmentation
+    assert data.classification.classes == NAMES
+    assert len(data.classification.test) == 3
+    assert data.classification.test.has == {"labels", "captions"}
+    assert data.why_not(TASKS["zeroshot_classification"]) is None
+    assert data.why_not(TASKS["fewshot"]) == "eval.shards has no training split"
+    assert data.why_not(TASKS["zeroshot_segmentation"]) == "eval.shards has no masks"
+
+
+def test_class_names_of_the_evaluation_shards_are_not_those_of_a_layout_with_a_list(mine, world, tmp_path):
+    mine.eval.segmentation = ade20k(tmp_path / "ade")
+    _, data = sources.resolve(mine, world, tmp_path)
+    assert data.segmentation.classes == class_names.ADE20K
+    assert data.classification.classes == NAMES
+    mine.eval.shards = []
+    with pytest.raises(ValueError, match=r"has no effect.*or eval\.classes=null"):
+        sources.resolve(mine, world, tmp_path)
+
+
+def test_data_of_tasks_that_are_not_asked_for_is_not_opened(mine, tmp_path):
+    mine.eval.segmentation = "ade20k:/nowhere"
+    data = datasets.resolve_data(mine, None, ["retrieval"])
+    assert data.retrieval.name == "eval.shards"
+    assert data.classification is data.segmentation is None
+    assert datasets.needs_default(mine, ["retrieval"])
+    mine.eval.retrieval = "wds:/x"
+    assert not datasets.needs_default(mine, ["retrieval", "zeroshot_segmentation"])
+
+
+def test_own_shards_alone_are_not_evaluated(config, world, tmp_path):
+    config.data.shards = ["train.tar"]
+    assert sources.resolve(config, world, tmp_path) == (["train.tar"], None)
+
+
+def test_no_shards_mean_the_sample_set_and_the_unseen_artist(config, world, tmp_path, monkeypatch, shards):
+    class Sample(SampleSet):
+        def shards(self, split):
+            return shards([0, 1])
+
+        def class_names(self, split):
+            return ["apple", "bear"]
+
+    asked = {}
+    monkeypatch.setattr(datasets, "ensure_sample", lambda root, **kw: asked.update(kw, root=root) or Sample(tmp_path))
+    config.data.sample_scenes = 77
+    train, data = sources.resolve(config, world, tmp_path)
+    assert train == shards([0, 1])
+    assert data.classification.classes == ("an apple", "a bear")
+    assert data.classification.train is not None
+    assert asked == {"root": tmp_path, "concepts": "default", "scenes_train": 77}
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda c: setattr(c.eval, "classes", None), "eval.shards and eval.classes go together"),
+        (lambda c: setattr(c.eval, "shards", []), "it goes together with eval.shards"),
+        (
+            lambda c: setattr(c.eval, "segmentation", "voc22:/data"),
+            "'voc22:/data' is not of the form LAYOUT:FOLDER; layouts: wds",
+        ),
+        (lambda c: setattr(c.eval, "segmentation", "voc20:/nowhere"), "/nowhere is not a folder"),
+        (lambda c: setattr(c.eval, "shards", ["absent.tar"]), "absent.tar does not exist"),
+        (lambda c: setattr(c.eval, "classes", "absent.txt"), "absent.txt"),
+        (lambda c: setattr(c.eval, "stride", 40), "eval.stride=40 is larger than eval.window=32"),
+    ],
+)
+def test_a_mistake_shows_before_training(mine, world, tmp_path, change, said):
+    change(mine)
+    with pytest.raises(ValueError) as caught:  # noqa: PT011 - the message is looked at
+        sources.resolve(mine, world, tmp_path)
+    assert said in str(caught.value)
+
+
+def test_a_mask_of_another_size_shows_before_training(mine, world, tmp_path):
+    mine.eval.segmentation = ade20k(tmp_path / "ade", (5, 8))
+    with pytest.raises(ValueError, match="the mask of a is 8 x 5 pixels, its image 8 x 8"):
+        sources.resolve(mine, world, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda e: setattr(e, "templates", ["a photo"]), "'a photo'"),
+        (lambda e: setattr(e, "templates", ["{} and {}"]), "once"),
+        (lambda e: setattr(e, "templates", ["{name} is {}"]), "no other brace"),
+        (lambda e: setattr(e, "shots", []), "eval.shots is empty"),
+        (lambda e: setattr(e, "models", []), "eval.models is empty"),
+        (
+            lambda e: setattr(e, "window", 100),
+            "eval.window=100 is not a multiple of model.vision.patch_size=16; take 96",
+        ),
+        (lambda e: setattr(e, "short_side", 5), "take 16"),
+    ],
+)
+def test_what_cannot_be_evaluated_is_refused(change, said):
+    config = Config()
+    change(config.eval)
+    with pytest.raises(ValueError) as caught:  # noqa: PT011 - the message is looked at
+        validate(config, 1)
+    assert said in str(caught.value)
+
+
+def test_a_class_without_a_name_is_refused(mine, world, tmp_path, shards):
+    mine.eval.shards = shards([0, 1, 7])
+    with pytest.raises(ValueError, match=r"eval/002 has class 7.*names 0 to 6"):
+        sources.resolve(mine, world, tmp_path)
+
+
+def test_an_evaluation_set_without_classes_is_refused(mine, world, tmp_path, shards):
+    mine.eval.shards = shards([None, None])
+    with pytest.raises(ValueError, match="no image has a `class`"):
+        sources.resolve(mine, world, tmp_path)
+
+
+def test_an_evaluation_set_without_a_readable_image_is_refused(mine, world, tmp_path):
+    with wds.TarWriter(str(tmp_path / "broken.tar")) as writer:
+        for number in range(3):
+            writer.write({"__key__": f"{number}", "png": b"no image", "json": b'{"class": 0}'})
+    mine.eval.shards = [str(tmp_path / "broken.tar")]
+    with pytest.raises(ValueError, match=r"none of its 3 images can be read; the last one is broken/2: undecodable"):
+        sources.resolve(mine, world, tmp_path)

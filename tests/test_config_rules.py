@@ -1,0 +1,138 @@
+"""Rules across keys: what cannot train is refused, and a shorter run keeps its schedule's shape."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+
+import pytest
+
+from silc import config_io
+from silc.config import Config
+from silc.config_rules import validate
+
+
+def load(*overrides: str, preset: str | Path = "sample") -> Config:
+    return config_io.load_config(preset, overrides)
+
+
+SMALL = """
+model:
+  vision: {image_size: 64, patch_size: 8, width: 128, heads: 4}
+  text: {width: 128, heads: 4}
+views: {n_global: 2, n_local: 4, global_size: 64, local_size: 32}
+optim: {warmup_steps: 50, cooldown_steps: 0}
+train: {steps: 600, global_batch: 128}
+"""
+
+
+@pytest.fixture
+def small(tmp_path) -> Path:
+    (tmp_path / "small.yaml").write_text(SMALL)
+    return tmp_path / "small.yaml"
+
+
+@pytest.mark.parametrize(
+    ("ranks", "overrides", "said"),
+    [
+        (3, [], ["train.global_batch=128", "3 ranks", "take 126"]),
+        (2, ["train.micro_batch=48"], ["train.micro_batch=48", "64 pairs", "take 32"]),
+        (1, ["optim.warmup_steps=400", "optim.cooldown_steps=300"], ["400", "300", "train.steps=600"]),
+        (1, ["data.std=[0.5, 0, 0.5]"], ["data.std", "positive"]),
+        (1, ["optim.rules=[{pattern: 'a(b'}]"], ["optim.rules", "'a(b'", "regular expression"]),
+        (1, ["objective.init_scale=200"], ["objective.init_scale=200.0", "objective.max_scale=100.0"]),
+        (1, ["model.vision.heads=3"], ["model.vision.heads=3", "model.vision.width=128", "take 2"]),
+        (1, ["model.text.heads=5"], ["model.text.heads=5", "model.text.width=128"]),
+        (1, ["model.vision.image_size=60"], ["model.vision.image_size=60", "patch_size=8", "take 64"]),
+        (1, ["views.global_size=67"], ["views.global_size=67", "take 64"]),
+        (1, ["views.local_size=3"], ["views.local_size=3", "take 8"]),
+        (1, ["views.global_area=[0.9, 0.4]"], ["views.global_area", "smaller"]),
+        (1, ["views.local_area=[0.9, 0.4]"], ["views.local_area", "smaller"]),
+        (1, ["views.n_global=0"], ["views.n_global=0"]),
+        (1, ["views.n_local=0"], ["views.n_local", "objective.global_to_global"]),
+        (1, ["views.n_local=0", "views.n_global=1", "objective.global_to_global=true"], ["views.n_global > 1"]),
+        (1, ["views.n_global=1", "objective.global_to_global=true"], ["views.n_global >= 2", "not 1"]),
+        (1, ["objective.distill=false"], ["4 local crops", "views.n_local=0"]),
+        (
+            1,
+            ["objective.distill=false", "views.n_local=0", "objective.contrastive_views=original"],
+            ["2 global crops", "views.n_global=0"],
+        ),
+        (1, ["objective.distill=false", "views.n_local=0", "views.n_global=0"], ["views.n_global=0"]),
+        (
+            1,
+            ["objective.head_only_ema=true", "objective.contrastive_views=original"],
+            ["objective.head_only_ema", "original_and_globals"],
+        ),
+    ],
+)
+def test_what_cannot_train_is_refused(small, ranks, overrides, said):
+    with pytest.raises(ValueError) as caught:  # noqa: PT011 - the message is looked at
+        validate(load(*overrides, preset=small), ranks)
+    for part in said:
+        assert part in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        ["views.n_local=0", "objective.global_to_global=true"],
+        ["views.n_local=0", "views.local_size=3", "objective.global_to_global=true"],  # a size that nothing uses
+        ["objective.contrastive_views=original"],
+        ["objective.head_only_ema=true", "objective.contrastive_views=original_and_globals"],
+        ["objective.distill=false", "views.n_local=0", "objective.contrastive_views=original_and_globals"],
+        ["optim.warmup_steps=300", "optim.cooldown_steps=300"],
+        ["train.micro_batch=16"],
+    ],
+)
+def test_what_can_train_is_let_through(small, overrides):
+    config = load(*overrides, preset=small)
+    before = copy.deepcopy(config)
+    validate(config, 2)
+    assert config == before
+
+
+# A run shorter than its preset's schedule
+
+WITH_SCHEDULE = SMALL.replace("warmup_steps: 50, cooldown_steps: 0", "warmup_steps: 400, cooldown_steps: 200")
+
+
+@pytest.mark.parametrize(
+    ("overrides", "warmup", "cooldown", "noted"),
+    [
+        (["train.steps=60"], 40, 20, ["optim.warmup_steps from 400 to 40", "optim.cooldown_steps from 200 to 20"]),
+        (["train.steps=599"], 399, 199, ["optim.warmup_steps from 400 to 399"]),
+        (["train.steps=1"], 0, 0, ["train.steps=1 is shorter than the preset's 600"]),
+        (["train.steps=600"], 400, 200, []),
+        (["train.steps=6000"], 400, 200, []),
+        (["train.steps=60", "optim.warmup_steps=5"], 5, 20, ["optim.cooldown_steps from 200 to 20"]),
+        (["train.steps=60", "optim.warmup_steps=5", "optim.cooldown_steps=6"], 5, 6, []),
+    ],
+)
+def test_a_shorter_run_keeps_the_shape_of_its_presets_schedule(tmp_path, overrides, warmup, cooldown, noted):
+    (tmp_path / "scheduled.yaml").write_text(WITH_SCHEDULE)
+    config = load(*overrides, preset=tmp_path / "scheduled.yaml")
+    assert (config.optim.warmup_steps, config.optim.cooldown_steps) == (warmup, cooldown)
+    assert len(config.notes) == bool(noted)
+    for part in noted:
+        assert part in config.notes[0]
+    validate(config, 1)
+
+
+def test_a_shorter_run_that_its_warm_up_fits_is_left_alone(small):
+    config = load("train.steps=50", preset=small)
+    assert (config.optim.warmup_steps, config.notes) == (50, [])
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        ["train.steps=60", "optim.warmup_steps=400"],
+        ["train.steps=60", "optim.warmup_steps=40", "optim.cooldown_steps=21"],
+        ["optim.warmup_steps=401"],
+    ],
+)
+def test_a_schedule_that_was_asked_for_and_does_not_fit_is_refused(tmp_path, overrides):
+    (tmp_path / "scheduled.yaml").write_text(WITH_SCHEDULE)
+    with pytest.raises(ValueError, match=r"optim\.warmup_steps=\d+ \+ optim\.cooldown_steps=\d+ exceed train\.steps"):
+        validate(load(*overrides, preset=tmp_path / "scheduled.yaml"), 1)

@@ -1,0 +1,82 @@
+"""Files are whole or absent, with the permissions of any new file."""
+
+from __future__ import annotations
+
+import os
+import stat
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from silc import files
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture(params=[0o022, 0o027], ids=["022", "027"])
+def umask(request):
+    """The process's umask."""
+    before = os.umask(request.param)
+    yield request.param
+    os.umask(before)
+
+
+def mode(path: Path) -> int:
+    return stat.S_IMODE(path.stat().st_mode)
+
+
+def test_permissions_are_those_of_any_new_file(tmp_path, umask):
+    files.write_text(tmp_path / "text", "a")
+    with files.replacing(tmp_path / "weights.safetensors") as draft:
+        save_file({"w": torch.ones(2)}, draft)
+    for name in ("text", "weights.safetensors"):
+        assert mode(tmp_path / name) == 0o666 & ~umask
+
+
+def test_an_earlier_file_is_replaced_and_its_permissions_too(tmp_path, umask):
+    (tmp_path / "text").write_text("earlier, and longer")
+    (tmp_path / "text").chmod(0o600)
+    files.write_text(tmp_path / "text", "näher")
+    assert (tmp_path / "text").read_text(encoding="utf-8") == "näher"
+    assert mode(tmp_path / "text") == 0o666 & ~umask
+    assert [path.name for path in tmp_path.iterdir()] == ["text"]
+
+
+def test_a_writer_that_fails_leaves_the_earlier_file_and_no_draft(tmp_path):
+    (tmp_path / "text").write_text("earlier")
+
+    def half(path: Path) -> None:
+        with files.replacing(path) as draft:
+            draft.write_text("hal")
+            raise OSError(28, "No space left on device")
+
+    for name in ("text", "new"):
+        with pytest.raises(OSError, match="No space"):
+            half(tmp_path / name)
+    assert [path.name for path in tmp_path.iterdir()] == ["text"]
+    assert (tmp_path / "text").read_text() == "earlier"
+
+
+def test_the_file_is_on_the_disk_before_it_has_its_name(tmp_path, monkeypatch):
+    path, seen = tmp_path / "text", []
+
+    def sync(descriptor: int) -> None:
+        seen.append(("folder" if stat.S_ISDIR(os.fstat(descriptor).st_mode) else "file", path.exists()))
+
+    monkeypatch.setattr(os, "fsync", sync)
+    files.write_text(path, "a")
+    assert seen == [("file", False), ("folder", True)]
+
+
+def test_a_missing_folder_is_an_oserror(tmp_path):
+    with pytest.raises(FileNotFoundError):
+        files.write_text(tmp_path / "none" / "text", "a")
+
+
+def test_the_module_needs_the_standard_library_alone():
+    code = "import sys, silc.files; assert not {'torch', 'numpy', 'pydantic', 'yaml'} & set(sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True, env=os.environ | {"PYTHONPATH": str(ROOT)})

@@ -1,0 +1,47 @@
+"""`make setup`: the lock once for an environment, the checkout whenever another one is installed in it."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+FILES = ["Makefile", "requirements.txt", "setup.py", "kernels/pyproject.toml", "silc/version.py"]
+
+
+def checkout(folder: Path) -> Path:
+    for name in FILES:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(ROOT / name, folder / name)
+    return folder
+
+
+def test_setup_does_what_is_missing_and_no_more(tmp_path):
+    venv, log = tmp_path / "venv", tmp_path / "log"
+    (venv / "bin").mkdir(parents=True)
+    (venv / "bin/python").write_text(f'#!/bin/sh\necho "$@" >> {log}\n')
+    (venv / "bin/python").chmod(0o755)
+    one, two = checkout(tmp_path / "one"), checkout(tmp_path / "two")
+
+    def installed(folder: Path) -> list[str]:
+        """Which of the lock and the checkout `make setup` hands to pip."""
+        log.write_text("")
+        command = ["make", "setup", f"VENV={venv}", f"PYTHON={sys.executable}"]
+        done = subprocess.run(command, cwd=folder, text=True, capture_output=True, check=False)
+        assert done.returncode == 0, done.stderr
+        calls = log.read_text().splitlines()
+        assert all("--no-deps --no-build-isolation" in call for call in calls if "--editable" in call)  # no network
+        return ["lock" if "--requirement" in call else call.partition("--editable ")[2] for call in calls]
+
+    this = "./kernels --editable ."
+    assert installed(one) == ["lock", this]
+    assert installed(one) == []
+    assert installed(two) == [this]
+    assert installed(two) == []
+    assert installed(one) == [this]
+    (one / "setup.py").write_text("# other console scripts\n")
+    assert installed(one) == [this]
+    (one / "requirements.txt").write_text("torch==0\n")
+    assert installed(one) == ["lock", this]

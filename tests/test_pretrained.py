@@ -1,0 +1,419 @@
+"""silc.load: the features of evaluation and of open_clip, from every kind of folder, and what is refused."""
+
+from __future__ import annotations
+
+import dataclasses
+import io
+import json
+import pickle
+import shutil
+from pathlib import Path
+
+import numpy as np
+import open_clip
+import pytest
+import torch
+import torch.nn.functional as F
+import webdataset as wds
+from PIL import Image
+from safetensors.torch import save_file
+from torch import Tensor
+
+import silc
+from silc import config_io, pretrained
+from silc.config import (
+    Config,
+    DataConfig,
+    EvalConfig,
+    HeadConfig,
+    ModelConfig,
+    ObjectiveConfig,
+    TextConfig,
+    ViewsConfig,
+    VisionConfig,
+)
+from silc.distributed import World
+from silc.evaluate import runner
+from silc.evaluate.datasets import resolve_data
+from silc.evaluate.towers import Towers, build_towers
+from silc.model import LogitScale, build
+from silc.model.export import export
+
+NAMES = ["ship", "red house", "tree", "cat"]
+TEMPLATES = ["a {}", "a drawing of {}"]
+CPU = torch.device("cpu")
+
+
+def make_config(kind: str = "softmax") -> Config:
+    return Config(
+        model=ModelConfig(
+            vision=VisionConfig(image_size=24, patch_size=8, width=32, depth=2, heads=2),
+            text=TextConfig(context_length=8, width=32, depth=2, heads=2),
+            head=HeadConfig(prototypes=16, hidden=32, bottleneck=8),
+        ),
+        views=ViewsConfig(global_size=24, local_size=8),
+        objective=ObjectiveConfig(contrastive=kind, init_scale=20.0),
+        data=DataConfig(workers=0, mean=(0.4, 0.5, 0.6), std=(0.2, 0.25, 0.3)),
+        eval=EvalConfig(batch=4, templates=TEMPLATES, models=["student", "teacher"]),
+    )
+
+
+def make_weights(config: Config, seed: int) -> dict[str, Tensor]:
+    """Spread enough that features differ between images."""
+    generator = torch.Generator().manual_seed(seed)
+    state = build(config).state_dict()
+    return {name: value + 0.2 * torch.randn(value.shape, generator=generator) for name, value in state.items()}
+
+
+def write_manifest(path: Path) -> None:
+    files = {file.name: file.stat().st_size for file in path.iterdir() if file.name != "manifest.json"}
+    (path / "manifest.json").write_text(json.dumps({"format": 1, "step": 7, "files": files}))
+
+
+def write_run(folder: Path, config: Config, student: dict[str, Tensor], teacher: dict[str, Tensor]) -> Path:
+    """A run folder with one checkpoint and the export, as training leaves them, without the engine's shards."""
+    path = folder / "checkpoints" / "step_00000007"
+    path.mkdir(parents=True)
+    save_file(student, path / "student.safetensors")
+    save_file(teacher, path / "teacher.safetensors")
+    scale = LogitScale(config.objective.contrastive, init_scale=20.0)
+    trainer = {"format": 1, "world_size": 1, "config": config_io.to_dict(config), "scale": scale.state_dict()}
+    torch.save(trainer, path / "trainer.pt")
+    (path / "config.yaml").write_text(config_io.to_yaml(config))
+    write_manifest(path)
+    export(student, scale, config, folder / "open_clip")
+    return path
+
+
+@pytest.fixture(scope="module")
+def config() -> Config:
+    return make_config()
+
+
+@pytest.fixture(scope="module")
+def run(config, tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("run")
+    student, average = make_weights(config, 1), make_weights(config, 2)
+    teacher = {name: value for name, value in average.items() if not name.startswith("text.")}
+    write_run(folder, config, student, teacher)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def towers(config) -> dict[str, Towers]:
+    """As evaluation builds them."""
+    built = build_towers(config, make_weights(config, 1), make_weights(config, 2), CPU, torch.float32)
+    return {one.name: one for one in built}
+
+
+@pytest.fixture(scope="module")
+def model(run) -> pretrained.Model:
+    return silc.load(run, device="cpu")
+
+
+def random_image(seed: int, width: int = 24, height: int = 24, channels: int = 3) -> Image.Image:
+    blocks = np.random.default_rng(seed).integers(0, 256, (-(-height // 4), -(-width // 4), channels))
+    pixels = np.kron(blocks, np.ones((4, 4, 1)))[:height, :width].astype(np.uint8)
+    return Image.fromarray(pixels, "RGBA" if channels == 4 else "RGB")
+
+
+def stacked(images: list[Image.Image]) -> Tensor:
+    return torch.stack([torch.from_numpy(np.array(image)).permute(2, 0, 1) for image in images])
+
+
+IMAGES = [random_image(seed) for seed in range(5)]
+
+
+def test_every_kind_of_folder_holds_the_same_model(run, towers, config):
+    expected = towers["student"].images(stacked(IMAGES))
+    for path in (run, run / "checkpoints" / "step_00000007", str(run / "open_clip")):
+        model = silc.load(path, device="cpu")
+        assert torch.equal(model.encode_image(IMAGES), expected)
+        assert torch.equal(model.encode_text(NAMES), towers["student"].texts(NAMES))
+        assert (model.image_size, model.patch_size, model.width, model.name) == (24, 8, 32, "student")
+        assert model.logit_scale == pytest.approx(20.0)
+        assert model.logit_bias is None
+        assert model.config.model.vision.depth == 2
+        assert model.tokenizer(["a"]).shape == (1, 8)
+        assert "ViT of 2 blocks" in repr(model)
+    assert silc.load(run, device="cpu").config == config
+
+
+def test_the_features_are_open_clips(model, run):
+    """Through open_clip's own preprocessing, which normalises; the same floating-point pixels are taken here too."""
+    twin, _, preprocess = open_clip.create_model_and_transforms(f"local-dir:{run / 'open_clip'}")
+    twin.eval()
+    pixels = torch.stack([preprocess(image) for image in IMAGES])
+    tokens = model.tokenizer(NAMES)
+    with torch.no_grad():
+        for normalize in (True, False):
+            theirs = twin.encode_image(pixels, normalize=normalize)
+            for images in (IMAGES, pixels):
+                ours = model.encode_image(images, normalize=normalize)
+                torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=1e-5)
+            theirs = twin.encode_text(tokens, normalize=normalize)
+            torch.testing.assert_close(model.encode_text(NAMES, normalize=normalize), theirs, atol=1e-5, rtol=1e-5)
+        logits = twin.get_logits(pixels, tokens)[0]
+    ours = model.classify(pixels, NAMES, templates=["{}"])
+    torch.testing.assert_close(ours, logits.softmax(-1), atol=1e-5, rtol=1e-5)
+
+
+def test_the_teacher_is_its_image_tower_beside_the_students_text_tower(run, towers, model):
+    teacher = silc.load(run, model="teacher", device="cpu")
+    assert teacher.name == "teacher"
+    assert torch.equal(teacher.encode_image(IMAGES), towers["teacher"].images(stacked(IMAGES)))
+    assert not torch.allclose(teacher.encode_image(IMAGES), model.encode_image(IMAGES), atol=1e-2)
+    assert torch.equal(teacher.encode_text(NAMES), model.encode_text(NAMES))
+
+
+def test_images_come_alone_in_lists_and_in_tensors(model, monkeypatch):
+    expected = model.encode_image(IMAGES)
+    pixels = stacked(IMAGES)
+    assert expected.shape == (5, 32)
+    assert expected.dtype == torch.float32
+    torch.testing.assert_close(expected.norm(dim=-1), torch.ones(5))
+    for one in (IMAGES[0], pixels[0], pixels[:1], [pixels[0]], [IMAGES[0]]):
+        torch.testing.assert_close(model.encode_image(one), expected[:1])
+    monkeypatch.setattr(pretrained, "BATCH", 2)
+    for images in (IMAGES, tuple(IMAGES), pixels, list(pixels)):
+        torch.testing.assert_close(model.encode_image(images), expected)
+    assert not model.encode_image(pixels).requires_grad
+
+
+def test_texts_come_alone_and_in_lists(model, monkeypatch):
+    texts = [f"{name} {number}" for number in range(2) for name in NAMES]
+    expected = model.encode_text(texts, normalize=False)
+    torch.testing.assert_close(model.encode_text(texts[3], normalize=False), expected[3:4])
+    torch.testing.assert_close(F.normalize(expected, dim=-1), model.encode_text(texts))
+    monkeypatch.setattr(pretrained, "BATCH", 3)
+    torch.testing.assert_close(model.encode_text(texts, normalize=False), expected)
+
+
+def test_dense_features_are_those_of_zero_shot_segmentation(model, towers):
+    for height, width in ((24, 24), (16, 40), (8, 8)):
+        pixels = stacked([random_image(seed, width, height) for seed in range(3)])
+        dense = model.dense(pixels)
+        assert dense.shape == (3, height // 8, width // 8, 32)
+        assert torch.equal(dense, towers["student"].values(pixels))
+        torch.testing.assert_close(dense.norm(dim=-1), torch.ones(dense.shape[:3]))
+    assert torch.equal(model.dense(random_image(0, 30, 50)), model.dense(model.preprocess(random_image(0, 30, 50))))
+
+
+def test_classes_are_those_of_the_zero_shot_task(model, towers, tmp_path):
+    """On files of other sizes than the model's, with transparency: reading, resizing, prompts and ranking are alike."""
+    images = [random_image(seed, 40, 28, channels=4 if seed % 2 else 3) for seed in range(12)]
+    with wds.TarWriter(str(tmp_path / "test.tar")) as writer:
+        for number, image in enumerate(images):
+            encoded = io.BytesIO()
+            image.save(encoded, "png")
+            label = json.dumps({"class": number % len(NAMES)}).encode()
+            writer.write({"__key__": f"{number:03}", "png": encoded.getvalue(), "json": label})
+    (tmp_path / "classes.txt").write_text("\n".join(NAMES))
+    config = make_config()
+    config.eval.shards, config.eval.classes = [str(tmp_path / "test.tar")], str(tmp_path / "classes.txt")
+    tasks = ["zeroshot_classification"]
+    data = resolve_data(config, None, tasks)
+    (result,) = runner.evaluate(config, [towers["student"]], data, tasks, World(0, 1, CPU), strict=True)
+    guess = model.classify(images, NAMES).argmax(1)
+    assert torch.equal(guess, torch.as_tensor(result.details["guess"]))
+    assert len(guess.unique()) > 1
+    assert torch.equal(model.classify(images, NAMES), model.classify(images, NAMES, templates=TEMPLATES))
+
+
+def test_softmax_and_sigmoid_probabilities(model, tmp_path):
+    rows = model.classify(IMAGES, NAMES)
+    torch.testing.assert_close(rows.sum(1), torch.ones(5))
+    config = make_config("sigmoid")
+    weights = make_weights(config, 1)
+    write_run(tmp_path, config, weights, {"head.only": torch.ones(1)})
+    for path in (tmp_path, tmp_path / "open_clip"):
+        siglip = silc.load(path, device="cpu")
+        assert siglip.logit_bias == pytest.approx(-10.0)
+        found = siglip.classify(IMAGES, NAMES, templates=["{}"])
+        expected = torch.sigmoid(20.0 * siglip.encode_image(IMAGES) @ siglip.encode_text(NAMES).T - 10.0)
+        torch.testing.assert_close(found, expected)
+
+
+def test_the_scale_never_exceeds_its_limit(config, tmp_path):
+    path = write_run(tmp_path, config, make_weights(config, 1), make_weights(config, 2))
+    trainer = torch.load(path / "trainer.pt", weights_only=True)
+    trainer["scale"]["logit_scale"] += 5
+    torch.save(trainer, path / "trainer.pt")
+    write_manifest(path)
+    assert silc.load(path, device="cpu").logit_scale == pytest.approx(100.0)
+
+
+def test_preprocessing_written_out(model):
+    """Transparent lies on white; the whole image is resized, bicubic, antialiased."""
+    image = random_image(3, 50, 30, channels=4)
+    values = np.asarray(image).astype(np.float64)
+    alpha = values[..., 3:] / 255
+    flat = torch.from_numpy(values[..., :3] * alpha + 255 * (1 - alpha)).permute(2, 0, 1)[None]
+    for size, shape in ((None, (24, 24)), (16, (16, 16)), ((16, 32), (16, 32))):
+        expected = F.interpolate(flat, shape, mode="bicubic", antialias=True).clamp(0, 255)[0]
+        found = model.preprocess(image, size)
+        assert found.dtype == torch.uint8
+        # Between the passes over rows and columns the integers are rounded and clipped.
+        torch.testing.assert_close(found.double(), expected, atol=5, rtol=0)
+        assert (found - expected).abs().mean() < 0.6
+    deep = Image.fromarray(np.full((8, 8), 32768, dtype=np.uint16))
+    assert model.preprocess(deep).unique().tolist() == [128]
+
+
+def test_lower_precision_is_near(run, model):
+    low = silc.load(run, device="cpu", dtype=torch.bfloat16)
+    for name in ("encode_image", "dense"):
+        found, expected = getattr(low, name)(IMAGES), getattr(model, name)(IMAGES)
+        assert found.dtype == torch.float32
+        assert not torch.equal(found, expected)
+        assert (found * expected).sum(-1).min() > 0.99
+
+
+def test_a_run_of_another_machines_backends_loads_here(config, tmp_path):
+    there = dataclasses.replace(
+        config,
+        kernels=dataclasses.replace(config.kernels, patch_embed="triton"),
+        model=dataclasses.replace(config.model, attention="xformers", compile=True),
+    )
+    write_run(tmp_path, there, make_weights(config, 1), make_weights(config, 2))
+    found = silc.load(tmp_path, device="cpu")
+    assert found.config == there
+    assert found.encode_image(IMAGES).shape == (5, 32)
+
+
+MISTAKES = {
+    "no image": lambda m: m.encode_image("cat.jpg"),
+    "empty list": lambda m: m.encode_image([]),
+    "array": lambda m: m.encode_image(np.zeros((24, 24, 3), np.uint8)),
+    "array in a list": lambda m: m.encode_image([np.zeros((24, 24, 3), np.uint8)]),
+    "integers": lambda m: m.encode_image(torch.zeros(1, 3, 24, 24, dtype=torch.int64)),
+    "channels last": lambda m: m.encode_image(torch.zeros(1, 24, 24, 3, dtype=torch.uint8)),
+    "no batch": lambda m: m.encode_image(torch.zeros(0, 3, 24, 24, dtype=torch.uint8)),
+    "two sizes": lambda m: m.encode_image([torch.zeros(3, s, s, dtype=torch.uint8) for s in (24, 16)]),
+    "odd side": lambda m: m.dense(torch.zeros(1, 3, 24, 20, dtype=torch.uint8)),
+    "odd size": lambda m: m.preprocess(IMAGES[0], 20),
+    "no pixels": lambda m: m.preprocess(IMAGES[0], 0),
+    "preprocess a tensor": lambda m: m.preprocess(torch.zeros(3, 24, 24)),
+    "no text": lambda m: m.encode_text([]),
+    "number": lambda m: m.encode_text([3]),
+    "names in a string": lambda m: m.classify(IMAGES, "cat"),
+    "no names": lambda m: m.classify(IMAGES, []),
+    "prompt without a place": lambda m: m.classify(IMAGES, NAMES, templates=["a"]),
+    "prompts in a string": lambda m: m.classify(IMAGES, NAMES, templates="a {}"),
+}
+
+
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_a_mistake_is_told_with_the_way_out(model, mistake):
+    with pytest.raises(ValueError, match=r"give |take |divided|must be of one size|Image\.fromarray"):
+        MISTAKES[mistake](model)
+
+
+def test_a_cut_image_file_is_a_mistake(model):
+    encoded = io.BytesIO()
+    random_image(0, 200, 200).save(encoded, "jpeg")
+    with pytest.raises(ValueError, match="cannot be decoded"):
+        model.encode_image(Image.open(io.BytesIO(encoded.getvalue()[:2000])))
+
+
+def test_arguments_of_load_are_checked(run, tmp_path):
+    for arguments, message in (
+        ({"model": "average"}, "give 'student' or 'teacher'"),
+        ({"dtype": torch.int8}, r"give torch\.float32"),
+        ({"device": "abacus"}, r"device='abacus' cannot be used .*; give 'cpu' or 'cuda'"),
+        ({"device": "cuda:99"}, r"device='cuda:99' cannot be used"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            silc.load(run, **arguments)
+    with pytest.raises(ValueError, match="an export, which holds one model"):
+        silc.load(run / "open_clip", model="teacher")
+    (tmp_path / "file").write_text("")
+    for missing in (tmp_path / "none", tmp_path / "file"):
+        with pytest.raises(ValueError, match="is no folder; give a run folder, a checkpoint, or an export"):
+            silc.load(missing)
+    with pytest.raises(ValueError, match="no whole checkpoint"):
+        silc.load(tmp_path)
+
+
+def test_a_checkpoint_without_a_teachers_tower(config, tmp_path):
+    path = write_run(tmp_path, config, make_weights(config, 1), {"head.w": torch.ones(1)})
+    with pytest.raises(ValueError, match="head-only EMA teacher has no image tower"):
+        silc.load(tmp_path, model="teacher", device="cpu")
+    (path / "teacher.safetensors").unlink()
+    write_manifest(path)
+    with pytest.raises(ValueError, match="has no teacher weights"):
+        silc.load(tmp_path, model="teacher", device="cpu")
+
+
+def damaged(data: bytes) -> bytes:
+    """Of the same size, so that the manifest does not show it."""
+    return b"\xff" * 64 + data[64:]
+
+
+class Hostile:
+    """Unpickled, it would make a file."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self):
+        return Path.touch, (self.path,)
+
+
+def test_damaged_files_are_refused_by_name(run, tmp_path):
+    for name in ("student.safetensors", "trainer.pt"):
+        copy = tmp_path / name
+        shutil.copytree(run, copy)
+        file = copy / "checkpoints" / "step_00000007" / name
+        file.write_bytes(damaged(file.read_bytes()))
+        with pytest.raises(ValueError, match=rf"{name} is damaged"):
+            silc.load(copy, device="cpu")
+        file.write_bytes(file.read_bytes()[:100])
+        with pytest.raises(ValueError, match=rf"{name} should hold \d+ bytes, found 100"):
+            silc.load(copy, device="cpu")
+
+
+@pytest.mark.parametrize("text", ["", "{}", "[]", '{"files": 3}', "[" * 100_000, '{"files": ["a", "b"]}'])
+def test_a_damaged_manifest_is_refused(run, tmp_path, text):
+    shutil.copytree(run, tmp_path / "run")
+    path = tmp_path / "run" / "checkpoints" / "step_00000007"
+    (path / "manifest.json").write_text(text)
+    with pytest.raises(ValueError, match=r"manifest\.json is damaged"):
+        silc.load(path)
+
+
+def test_no_code_in_a_checkpoint_is_run(run, tmp_path):
+    shutil.copytree(run, tmp_path / "run")
+    path, trap = tmp_path / "run" / "checkpoints" / "step_00000007", tmp_path / "executed"
+    archive = io.BytesIO()
+    torch.save(Hostile(trap), archive)
+    for data in (archive.getvalue(), pickle.dumps(Hostile(trap), protocol=2)):
+        (path / "trainer.pt").write_bytes(data)
+        write_manifest(path)
+        with pytest.raises(ValueError, match=r"trainer\.pt is damaged"):
+            silc.load(path)
+    assert not trap.exists()
+
+
+def test_a_configuration_of_another_depth_is_refused_before_a_model_is_built(config, tmp_path):
+    """A billion blocks would take days to lay out."""
+    there = make_config()
+    there.model.text.depth = 10**9
+    path = write_run(tmp_path, config, make_weights(config, 1), make_weights(config, 2))
+    trainer = torch.load(path / "trainer.pt", weights_only=True) | {"config": config_io.to_dict(there)}
+    torch.save(trainer, path / "trainer.pt")
+    (path / "config.yaml").write_text(config_io.to_yaml(there))
+    write_manifest(path)
+    with pytest.raises(ValueError, match=r"2 blocks text\.transformer\.resblocks, the configuration has 1000000000"):
+        silc.load(tmp_path, device="cpu")
+
+
+def test_weights_of_another_size_are_refused(run, config, tmp_path):
+    shutil.copytree(run, tmp_path / "run")
+    path = tmp_path / "run" / "checkpoints" / "step_00000007"
+    weights = make_weights(config, 1)
+    weights["visual.trunk.pos_embed"] = torch.zeros(1, 4, 32)
+    save_file(weights, path / "student.safetensors")
+    write_manifest(path)
+    with pytest.raises(ValueError, match=r"visual\.trunk\.pos_embed needs \(1, 9, 32\), found \(1, 4, 32\)"):
+        silc.load(path, device="cpu")
