@@ -55,7 +55,7 @@ format: setup
 	$(RUN) ruff check --fix .
 
 docs: setup
-	$(RUN) mkdocs build --strict
+	$(RUN) NO_MKDOCS_2_WARNING=1 mkdocs build --strict
 
 bench: setup
 	$(RUN) python benchmarks/loss_bench.py

@@ -54,7 +54,6 @@ setup(
             "pytest-timeout>=2.3",
             "pytest-xdist>=3.6",
             "hypothesis>=6.100",
-            "timm>=1.0.31",
             "lightly>=1.5",
             "scikit-learn>=1.6",
             "torchmetrics>=1.4",
@@ -62,6 +61,7 @@ setup(
             "mypy>=1.11",
             "types-PyYAML>=6",
         ],
-        "bench": ["timm>=1.0.31", "lightly>=1.5", "matplotlib>=3.8"],
+        "docs": ["mkdocs-material>=9.5,<10"],
+        "bench": ["lightly>=1.5", "matplotlib>=3.8"],
     },
 )

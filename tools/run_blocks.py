@@ -35,4 +35,4 @@ def run(path: Path) -> bool:
 
 
 if __name__ == "__main__":
-    sys.exit(0 if all([run(Path(name)) for name in sys.argv[1:]]) else 1)
+    sys.exit(sum(not run(Path(name)) for name in sys.argv[1:]) > 0)

@@ -179,7 +179,7 @@ def _row(variant: str, mode: str, batch: int, times: list[StepTime], peak_mib: f
 def arguments(argv: list[str] | None) -> argparse.Namespace:
     """The command line; `config` is SILC's, resolved. Mistakes end with a message and status 2."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("overrides", nargs="*", metavar="section.key=value", help="overrides of the preset")
+    parser.add_argument("overrides", nargs="*", default=[], metavar="section.key=value", help="overrides of the preset")
     parser.add_argument("--preset", default="sample", help="name or YAML file (default: sample)")
     parser.add_argument("--batch", type=int, metavar="N", help="pairs a step, in place of train.global_batch")
     parser.add_argument("--steps", type=int, default=10, metavar="N", help="steps timed in each variant (default: 10)")

@@ -51,7 +51,11 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     """Command line; `runs` is the plan. Mistakes end with a message and status 2."""
     parser = Parser(PROG, __doc__)
     parser.add_argument(
-        "overrides", nargs="*", metavar="section.key=value", help="for every run, as `silc train` takes them"
+        "overrides",
+        nargs="*",
+        default=[],
+        metavar="section.key=value",
+        help="for every run, as `silc train` takes them",
     )
     parser.add_argument("--preset", default="sample", help="of SILC, name or YAML file (default: sample)")
     parser.add_argument(

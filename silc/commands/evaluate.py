@@ -46,7 +46,7 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     """Command line. Mistakes end with a message and status 2."""
     parser = Parser(PROG, __doc__)
     parser.add_argument("model", type=Path, help="run folder (its newest checkpoint), checkpoint, or open_clip export")
-    parser.add_argument("overrides", nargs="*", metavar="section.key=value", help="overrides, applied last")
+    parser.add_argument("overrides", nargs="*", default=[], metavar="section.key=value", help="overrides, applied last")
     parser.add_argument("--tasks", default=",".join(TASKS), help=f"some of {', '.join(TASKS)} (default: all)")
     parser.add_argument("--preset", help="take sections eval and data from this preset; its model must be the model's")
     parser.add_argument("--out", type=Path, help="folder for evaluation.json and report.html (default: the run folder)")

@@ -36,7 +36,7 @@ def parse(argv: Sequence[str], ranks: int | None = None) -> argparse.Namespace:
     ranks: of the job, if known; by default as the launcher's environment says.
     """
     parser = Parser(PROG, __doc__)
-    parser.add_argument("overrides", nargs="*", metavar="section.key=value", help="overrides, applied last")
+    parser.add_argument("overrides", nargs="*", default=[], metavar="section.key=value", help="overrides, applied last")
     parser.add_argument(
         "--preset",
         default="sample",

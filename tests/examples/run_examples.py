@@ -1,4 +1,6 @@
-"""Runs every example in this one process, in an empty folder: python run_examples.py EXAMPLES RESULT.json.
+"""Runs every example, and every Python block of the pages, in this one process, in a folder of its own.
+
+    python run_examples.py ROOT RESULT.json
 
 One process, because each would import torch anew; a small sample set, because rendering the usual one takes longer than
 everything else here. What each printed, or its traceback, goes into the result.
@@ -14,7 +16,9 @@ import sys
 import traceback
 from pathlib import Path
 
+from silc.commands import export
 from silc.data.sample_set import ensure_sample
+from tools.run_blocks import blocks
 
 RUN = "runs/sample"
 COMMANDS = [
@@ -26,6 +30,9 @@ COMMANDS = [
     ("dense_features.py", "--run", "runs/none"),
     ("quickstart.ipynb",),
 ]
+# In an order in which each finds what it needs.
+PAGES = ["README.md", "docs/data.md", "docs/training.md", "docs/models.md", "docs/kernels.md"]
+SHORTER = ('"steps": 100', '"steps": 2')  # of a training that a page shows
 
 
 def run_script(path: Path, arguments: list[str]) -> None:
@@ -45,21 +52,36 @@ def run_notebook(path: Path) -> None:
     print(f"overlay {names['overlay'].size}")
 
 
-def main(examples: Path, result: Path) -> None:
+def run_page(path: Path) -> None:
+    """A page's blocks in one namespace, as a reader would type them in a run's folder with an export beside it."""
+    names: dict = {"__name__": "__main__"}
+    for number, block in enumerate(blocks(path.read_text(encoding="utf-8"), "python"), 1):
+        exec(compile(block.replace(*SHORTER), f"{path.name}, Python block {number}", "exec"), names)
+        print(f"block {number} ran")
+
+
+def main(root: Path, result: Path) -> None:
     assert ensure_sample.__kwdefaults__ is not None
     ensure_sample.__kwdefaults__["scenes_eval"] = 128
-    found = []
-    for name, *arguments in COMMANDS:
-        said, error = io.StringIO(), None
-        with contextlib.redirect_stdout(said):
-            try:
-                run_notebook(examples / name) if name.endswith(".ipynb") else run_script(examples / name, arguments)
-            except SystemExit as leaving:
-                error = str(leaving.code)
-            except Exception:
-                error = traceback.format_exc()
-        found.append({"command": [name, *arguments], "output": said.getvalue(), "error": error})
+    found = [one([name, *arguments], root / "examples" / name, arguments) for name, *arguments in COMMANDS]
+    with contextlib.redirect_stdout(io.StringIO()):
+        assert export.main([RUN, "exported"]) == 0
+    found += [one([page], root / page, []) for page in PAGES]
     result.write_text(json.dumps(found))
+
+
+def one(command: list[str], path: Path, arguments: list[str]) -> dict:
+    """What a file printed, and how it failed if it did."""
+    run = {".ipynb": run_notebook, ".md": run_page}.get(path.suffix)
+    said, error = io.StringIO(), None
+    with contextlib.redirect_stdout(said):
+        try:
+            run_script(path, arguments) if run is None else run(path)
+        except SystemExit as leaving:
+            error = str(leaving.code)
+        except Exception:
+            error = traceback.format_exc()
+    return {"command": command, "output": said.getvalue(), "error": error}
 
 
 if __name__ == "__main__":

@@ -12,7 +12,9 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from .run_examples import COMMANDS
+from tools.run_blocks import blocks
+
+from .run_examples import COMMANDS, PAGES
 
 ROOT = Path(__file__).resolve().parents[2]
 EXAMPLES = ROOT / "examples"
@@ -23,12 +25,17 @@ def folder(tmp_path_factory) -> Path:
     """Where the examples ran; result.json holds what they said."""
     folder = tmp_path_factory.mktemp("examples")
     (folder / "photos").mkdir()
+    (folder / "images").mkdir()
     for number in range(7):
-        Image.new("RGB", (40 + number, 30), (30 * number, 90, 200)).save(folder / "photos" / f"{number}.png")
+        image = Image.new("RGB", (40 + number, 30), (30 * number, 90, 200))
+        image.save(folder / "photos" / f"{number}.png")
+        image.save(folder / "images" / f"{number}.jpg")
+        (folder / "images" / f"{number}.txt").write_text(f"color {number}")
+    (folder / "docs").symlink_to(ROOT / "docs")
     environment = {name: value for name, value in os.environ.items() if name not in ("RANK", "WORLD_SIZE", "SILC_DATA")}
     environment |= {"PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'kernels'}", "OMP_NUM_THREADS": "1"}
     runner = Path(__file__).with_name("run_examples.py")
-    command = [sys.executable, str(runner), str(EXAMPLES), "result.json"]
+    command = [sys.executable, str(runner), str(ROOT), "result.json"]
     done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=500)
     assert done.returncode == 0, done.stderr
     return folder
@@ -111,3 +118,23 @@ def test_the_notebook_is_valid_and_its_outputs_are_cleared():
     for cell in notebook["cells"]:
         if cell["cell_type"] == "code":
             assert (cell["outputs"], cell["execution_count"]) == ([], None)
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_the_python_of_the_pages_runs(folder, page):
+    (found,) = [row for row in json.loads((folder / "result.json").read_text()) if row["command"] == [page]]
+    assert found["error"] is None, found["error"]
+    assert found["output"].count("ran\n") == len(list(blocks((ROOT / page).read_text(), "python"))) > 0
+
+
+def test_every_page_with_python_is_run():
+    pages = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+    with_python = {str(page.relative_to(ROOT)) for page in pages if any(blocks(page.read_text(), "python"))}
+    assert with_python == set(PAGES)  # kernels/README.md is run by tests/kernels, without the trainer
+
+
+def test_the_shard_that_the_page_packs_is_one(folder):
+    import tarfile
+
+    with tarfile.open(folder / "00000.tar") as shard:
+        assert sorted(shard.getnames()) == sorted(f"{n}.{kind}" for n in range(7) for kind in ("jpg", "txt"))
