@@ -33,6 +33,7 @@ from benchmarks import RESULTS, ROOT
 from benchmarks.common.measure import banner, device, device_slug
 
 GRACE = 60  # seconds in which a job may end by itself, once told to
+MOST_PROCESSES = 16  # of the tests
 SANITIZED = ("memcheck", "racecheck")
 
 
@@ -63,7 +64,7 @@ def jobs(size: str, out: Path) -> Iterator[Job]:
     interpreted = {"TRITON_INTERPRET": "1"} if device().type == "cpu" else {}
     tests = [python, "-m", "pytest", "-q", "-p", "no:cacheprovider", str(ROOT / "tests" / "kernels" / "device")]
     quick = ["-k", "layout"] if size == "tiny" else []
-    yield Job("tests", [*tests, *quick], 540, ("pytest",), interpreted)
+    yield Job("tests", [*tests, *side_by_side(), *quick], 540, ("pytest",), interpreted | {"OMP_NUM_THREADS": "1"})
     yield Job("loss", [python, str(benchmarks / "loss_bench.py"), *sizes], 420, ("open_clip", "lightly"))
     yield Job("patch_embed", [python, str(benchmarks / "patch_embed_bench.py"), *sizes], 300, ("timm",))
     if size == "cuda":
@@ -85,6 +86,14 @@ def jobs(size: str, out: Path) -> Iterator[Job]:
     few = ["--pairs", "8", "optim.warmup_steps=1", "eval.after=[fewshot]", "eval.limit=16"]
     many = ["--preset", "sample_gpu", "--pairs", "65536,262144"]
     yield Job("claims", [*claims, *([*few, *short[1:]] if size == "tiny" else many)], 1500, trainer)
+
+
+def side_by_side() -> list[str]:
+    """pytest's options for one process a core, where pytest-xdist is there: most of the tests' time goes into compiling
+    kernels. Each process holds some memory of the GPU, so that there is a limit.
+    """
+    cores = len(os.sched_getaffinity(0))
+    return ["-n", str(min(cores, MOST_PROCESSES)), "--dist", "worksteal"] if find_spec("xdist") else []
 
 
 def missing(job: Job) -> list[str]:

@@ -2,6 +2,7 @@
 
 import ctypes
 import gc
+import math
 import platform
 import statistics
 import subprocess
@@ -15,19 +16,21 @@ import torch
 STATUS = Path("/proc/self/status")
 PEAK_RESET = Path("/proc/self/clear_refs")
 M_MMAP_THRESHOLD = -3  # glibc's mallopt
-SLEEP_CYCLES = 4_000_000  # about 2 ms
+CYCLES = 2_000_000  # of a GPU in a millisecond, about
 
 
 @dataclass(frozen=True)
 class Row:
     """milliseconds: median, 20th and 80th percentile of the wall time. processor_ms: median of the processor time of
-    all threads, which a busy machine disturbs less. peak_mib: above what was held before the call.
+    all threads, which a busy machine disturbs less. peak_mib: above what was held before the call. enqueue_ms: until
+    the call returns, on a GPU that is busy; a GPU waits for that where the work of a call is shorter.
     """
 
     provider: str
     milliseconds: tuple[float, float, float]
     processor_ms: float
     peak_mib: float
+    enqueue_ms: float = math.nan
 
 
 def device() -> torch.device:
@@ -70,14 +73,15 @@ def compare(providers: dict[str, Callable[[], object]], repeats: int) -> list[Ro
     pieces that are mapped afresh, so that they can be counted.
     """
     peaks = {name: _peak_mib(fn) for name, fn in providers.items()}
+    enqueue = {name: _enqueue_ms(fn) for name, fn in providers.items()}
     times: dict[str, list[tuple[float, float]]] = {name: [] for name in providers}
     for _ in range(repeats):
         for name, fn in providers.items():
-            times[name].append(milliseconds(fn))
+            times[name].append(milliseconds(fn, enqueue[name]))
     rows = []
     for name, spent in times.items():
         wall, processor = zip(*spent, strict=True)
-        rows.append(Row(name, _percentiles(wall), statistics.median(processor), peaks[name]))
+        rows.append(Row(name, _percentiles(wall), statistics.median(processor), peaks[name], enqueue[name]))
     return rows
 
 
@@ -95,14 +99,17 @@ def gate(name: str, actual: Sequence[torch.Tensor], expected: Sequence[torch.Ten
     print(f"  correct: {name}: worst relative error of value and gradients {worst:.1e} (bound {bound:.0e})")
 
 
-def milliseconds(fn: Callable[[], object]) -> tuple[float, float]:
-    """(time on the clock, or between two events on a GPU; processor time of this process)."""
+def milliseconds(fn: Callable[[], object], enqueue_ms: float = 1.0) -> tuple[float, float]:
+    """(time on the clock, or between two events on a GPU; processor time of this process).
+
+    enqueue_ms: how long the launches of a call take. A GPU starts behind a wait of twice that: else the launches of a
+    short op would be timed, not the op.
+    """
     processor = time.process_time()
     if device().type == "cuda":
         start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
         torch.cuda.synchronize()
-        # The launches of a short op take longer than the op: the GPU starts behind a wait that covers them.
-        torch.cuda._sleep(SLEEP_CYCLES)
+        torch.cuda._sleep(int(CYCLES * (1 + 2 * enqueue_ms)))
         start.record()
         fn()
         end.record()
@@ -111,6 +118,21 @@ def milliseconds(fn: Callable[[], object]) -> tuple[float, float]:
     wall = time.perf_counter()
     fn()
     return (time.perf_counter() - wall) * 1e3, (time.process_time() - processor) * 1e3
+
+
+def _enqueue_ms(fn: Callable[[], object]) -> float:
+    """The lesser of two calls while the GPU is busy; NaN on a CPU."""
+    if device().type != "cuda":
+        return math.nan
+    found = []
+    for _ in range(2):
+        torch.cuda.synchronize()
+        torch.cuda._sleep(5 * CYCLES)
+        start = time.perf_counter()
+        fn()
+        found.append((time.perf_counter() - start) * 1e3)
+    torch.cuda.synchronize()
+    return min(found)
 
 
 def _percentiles(values: Sequence[float]) -> tuple[float, float, float]:

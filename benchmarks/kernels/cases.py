@@ -20,7 +20,7 @@ from benchmarks.kernels.roofline import Roofline, measure_roofline
 VERSIONS = ("torch", "triton", "open_clip_torch", "timm", "lightly", "inf_cl")
 COLUMNS = (
     *("op", "shape", "provider", "dtype", "ms", "ms_p20", "ms_p80", "cpu_ms", "gb_per_s", "tflop_per_s"),
-    *("roofline_percent", "peak_mib", "ratio", "device", "versions", "commit", "date"),
+    *("roofline_percent", "peak_mib", "enqueue_ms", "ratio", "device", "versions", "commit", "date"),
 )
 
 Provider = Callable[[], Sequence[Tensor]]
@@ -69,7 +69,8 @@ def options(doc: str, argv: Sequence[str] | None = None) -> argparse.Namespace:
 
 
 def run(name: str, cases: Iterable[Case], args: argparse.Namespace) -> list[dict[str, object]]:
-    """Gate and time every case that is asked for, print a table each; with --save write <name>_<device>.csv.
+    """Gate and time every case that is asked for, print a table each; with --save write <name>_<device>.csv, anew after
+    every case: what is measured is kept if a later one fails.
 
     Raises:
         ValueError: a provider computes something else than ours.
@@ -84,16 +85,32 @@ def run(name: str, cases: Iterable[Case], args: argparse.Namespace) -> list[dict
         if case.dtype not in roofs:
             roofs[case.dtype] = measure_roofline(case.dtype)
             print(roofs[case.dtype], flush=True)
-        providers = case.providers()
+        providers = working(case.providers())
         if case.bound is not None:
             check(case, providers)
         rows = compare(providers, case.repeats)
         new = [record(case, row, rows[0], roofs[case.dtype]) for row in rows]
         show(case, new)
         records += new
-    if args.save is not None:
-        save(name, records, args.save)
+        if args.save is not None:
+            path = save(name, records, args.save)
+    if records and args.save is not None:
+        print(f"\nwritten to {path}")
     return records
+
+
+def working(providers: dict[str, Provider]) -> dict[str, Provider]:
+    """Ours, and those of the others that run here: one that does not (memory, versions) is left out, and said so."""
+    ours, *others = providers.items()
+    found = dict([ours])
+    for name, provider in others:
+        try:
+            provider()
+            found[name] = provider
+        except Exception as error:  # whatever another's code raises
+            lines = str(error).splitlines()
+            print(f"  left out: {name} ({type(error).__name__}: {lines[0] if lines else ''})", flush=True)
+    return found
 
 
 def check(case: Case, providers: dict[str, Provider]) -> None:
@@ -122,6 +139,7 @@ def record(case: Case, row: Row, ours: Row, roof: Roofline) -> dict[str, object]
         "tflop_per_s": case.flops / middle / 1e9,
         "roofline_percent": 100 * roof.floor_ms(case.moved_bytes, case.flops) / middle,
         "peak_mib": row.peak_mib,
+        "enqueue_ms": row.enqueue_ms,
         "ratio": middle / ours.milliseconds[0],
         "device": device_name(),
         "versions": " ".join(f"{package}=={found}" for package in VERSIONS if (found := _version(package))),
@@ -132,8 +150,9 @@ def record(case: Case, row: Row, ours: Row, roof: Roofline) -> dict[str, object]
 
 def show(case: Case, records: Sequence[dict[str, object]]) -> None:
     """A table; the ratio says how many times as long as ours a provider takes."""
-    columns = ("ms", "ms_p20", "ms_p80", "cpu_ms", "gb_per_s", "tflop_per_s", "roofline_percent", "peak_mib", "ratio")
-    titles = ("ms", "p20", "p80", "cpu ms", "GB/s", "TFLOP/s", "% roof", "peak MiB", "ratio")
+    columns = ("ms", "ms_p20", "ms_p80", "cpu_ms", "gb_per_s", "tflop_per_s", "roofline_percent")
+    columns += ("peak_mib", "enqueue_ms", "ratio")
+    titles = ("ms", "p20", "p80", "cpu ms", "GB/s", "TFLOP/s", "% roof", "peak MiB", "launch ms", "ratio")
     print(f"\n{case.op}  {case.shape}  {str(case.dtype).removeprefix('torch.')}, {case.timed}")
     print(f"  {'provider':36s} " + " ".join(f"{title:>9s}" for title in titles))
     for line in records:
@@ -151,7 +170,6 @@ def save(name: str, records: Sequence[dict[str, object]], folder: Path) -> Path:
             {key: f"{value:.5g}" if isinstance(value, float) else value for key, value in line.items()}
             for line in records
         )
-    print(f"\nwritten to {path}")
     return path
 
 

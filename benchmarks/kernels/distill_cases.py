@@ -60,13 +60,13 @@ def logits(N: int, S: int, T: int, K: int, d: int, dtype: torch.dtype) -> dict[s
         return distill_loss(student, teacher, center, pair_weights=pairs, **TEMPS)
 
     def eager(z: Tensor) -> Tensor:
-        return einsum_loss(z, teacher, center, pairs.to(z.device))
+        return einsum_loss(z, teacher, center, pairs)
 
     return {
         "silc_kernels": lambda: solve(ours(), [student]),
         "eager einsum": lambda: solve(eager(student), [student]),
         **compiled(eager, student, [student]),
-        "lightly DINOLoss": lambda: solve(lightly(list(teacher), list(student)), [student]),
+        "lightly DINOLoss": lambda: solve(lightly(list(teacher.float()), list(student.float())), [student]),
     }
 
 
@@ -88,10 +88,11 @@ def features(N: int, S: int, T: int, K: int, d: int, dtype: torch.dtype) -> dict
 
     def eager(x: Tensor) -> Tensor:
         targets = functional.linear(teacher, teacher_weight)
-        return einsum_loss(functional.linear(x, weight), targets, center, pairs.to(x.device))
+        return einsum_loss(functional.linear(x, weight), targets, center, pairs)
 
     def lightly() -> Tensor:
-        return peer(list(functional.linear(teacher, teacher_weight)), list(functional.linear(student, weight)))
+        logits = functional.linear(teacher, teacher_weight), functional.linear(student, weight)
+        return peer(*(list(each.float()) for each in logits))
 
     return {
         "silc_kernels": lambda: solve(ours(), leaves),
@@ -102,12 +103,15 @@ def features(N: int, S: int, T: int, K: int, d: int, dtype: torch.dtype) -> dict
 
 
 def lightly_pairs(S: int, T: int) -> Tensor:
-    """lightly leaves out the pairs of equal index; the same loss needs the same pairs. All pairs cost the same."""
-    return torch.ones(S, T).fill_diagonal_(0)
+    """lightly leaves out the pairs of equal index; the same loss needs the same pairs. All pairs cost the same.
+
+    On the device: a copy from the host would make every call wait for it.
+    """
+    return torch.ones(S, T, device=device()).fill_diagonal_(0)
 
 
 def lightly_loss(center: Tensor) -> DINOLoss:
-    """With momentum 1, so that its center stays where ours is."""
+    """With momentum 1, so that its center stays where ours is. It takes float32 logits alone."""
     K = center.shape[0]
     loss = DINOLoss(output_dim=K, teacher_temp=TEACHER_TEMP, student_temp=STUDENT_TEMP, center_momentum=1.0)
     loss.center = center.view(1, 1, K)

@@ -28,14 +28,15 @@ from benchmarks.kernels.distill_cases import distill_cases
 from benchmarks.kernels.patch_embed_cases import patch_embed_cases
 
 # Tables of launch configurations, and the op whose cases launch their kernels. A bound on the relative error of
-# bfloat16 results against one another, as in the benchmarks.
+# bfloat16 results against one another: configurations change the order of sums alone, so that a right one stays below
+# 1e-3 and one with a race does not.
 TABLES = {
     "distill.triton_logits_launch": "distill_loss",
     "distill.triton_head_launch": "distill_head_loss",
     "contrastive.triton_launch": "contrastive_loss",
     "patch_embedding.triton_launch": "patch_embed",
 }
-BOUND = 2e-2
+BOUND = 1.5e-3
 
 
 @dataclass(frozen=True)

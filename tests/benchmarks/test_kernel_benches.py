@@ -131,6 +131,33 @@ def test_the_gpu_script_runs_every_job_and_says_what_it_left_out(tmp_path):
     assert "left out: Inf-CL (its kernels need a CUDA device)" in log
 
 
+@pytest.mark.parametrize(
+    ("xdist", "cores", "options"),
+    [
+        (True, 2, ["-n", "2", "--dist", "worksteal"]),
+        (True, 64, ["-n", "16", "--dist", "worksteal"]),
+        (False, 64, []),
+    ],
+)
+def test_kernels_are_tested_on_every_core_up_to_sixteen(monkeypatch, tmp_path, xdist, cores, options):
+    from benchmarks import gpu
+
+    monkeypatch.setattr(gpu, "find_spec", lambda name: name if xdist or name != "xdist" else None)
+    monkeypatch.setattr(gpu.os, "sched_getaffinity", lambda process: set(range(cores)))
+    job, *_ = gpu.jobs("cuda", tmp_path)
+    assert job.name == "tests"
+    folder = next(i for i, part in enumerate(job.command) if part.endswith("tests/kernels/device"))
+    assert job.command[folder + 1 :] == options
+    assert job.environment["OMP_NUM_THREADS"] == "1"
+
+
+def test_the_jobs_come_in_the_order_of_their_worth(tmp_path):
+    from benchmarks import gpu
+
+    names = [job.name for job in gpu.jobs("cuda", tmp_path)]
+    assert names == ["tests", "loss", "patch_embed", "tune", *gpu.SANITIZED, "train_bench", "train", "claims"]
+
+
 def test_a_job_past_its_time_is_ended_with_all_its_processes(tmp_path):
     from benchmarks import gpu
 

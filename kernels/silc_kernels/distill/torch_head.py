@@ -63,7 +63,7 @@ class _DistillHeadLoss(torch.autograd.Function):
         buffer = weight.new_empty((student.shape[0] + teacher.shape[0]) * step, prototypes)
         for start in range(0, samples, step):
             rows = slice(start, start + step)
-            total += _chunk(
+            total = total + _chunk(  # not in place, see torch_logits.py
                 student[:, rows].to(dtype) / temps[0],
                 teacher[:, rows].to(dtype) / temps[1],
                 weight,

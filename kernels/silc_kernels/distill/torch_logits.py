@@ -49,7 +49,8 @@ class _DistillLoss(torch.autograd.Function):
             cross = _cross(logits, targets, pairs)
             peak = logits.amax(-1, keepdim=True)
             lse = logits.sub_(peak).exp_().sum(-1).log_().add_(peak.squeeze(-1))
-            total += (pairs.per_student @ lse).sum() - cross
+            # Not in place: compiled by torch 2.11, the gradient of a total that was changed in place is 0.
+            total = total + (pairs.per_student @ lse).sum() - cross
         ctx.save_for_backward(student, teacher, center)
         ctx.pairs, ctx.temps, ctx.inplace = pairs, (student_temp, teacher_temp), inplace
         return total

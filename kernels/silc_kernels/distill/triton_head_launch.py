@@ -49,7 +49,7 @@ SHIPPED: dict[tuple[str, int], LaunchConfig] = {
     ("attend student", 90): LaunchConfig(128, 64, 8, 2, overlap=True),
     ("attend student", 100): LaunchConfig(128, 64, 8, 3),  # one stream of tiles, not two: room for a third
     ("weight_gradient", 80): LaunchConfig(64, 32, 4, 2, bulk=False),
-    ("weight_gradient", 90): LaunchConfig(128, 64, 8, 2, overlap=True),
+    ("weight_gradient", 90): LaunchConfig(128, 64, 8, 2),  # on an H200 1.04 to 1.11 times as fast as with overlap
     ("weight_gradient", 100): LaunchConfig(128, 64, 8, 2),
 }
 _PRODUCTS = {torch.float32: tl.float32, torch.bfloat16: tl.bfloat16, torch.float16: tl.float16}
@@ -69,7 +69,7 @@ TRIALS: dict[tuple[str, int], tuple[LaunchConfig, ...]] = {
         LaunchConfig(128, 32, 8, 3, overlap=True),
     ),
     ("weight_gradient", 90): (
-        LaunchConfig(128, 64, 8, 2),
+        LaunchConfig(128, 64, 8, 2, overlap=True),
         LaunchConfig(128, 32, 8, 3, overlap=True),
         LaunchConfig(128, 32, 8, 3),
     ),

@@ -13,16 +13,7 @@ from ..common import triton_runtime as runtime
 from . import triton_gradient_kernels as patches_gradient_kernels
 from . import triton_kernels as patches_kernels
 from .torch_backend import BYTE_CENTER
-from .triton_launch import (
-    LaunchConfig,
-    Lines,
-    Split,
-    bulk_block,
-    gradient_lines,
-    launch_config,
-    projected_lines,
-    split_rows,
-)
+from .triton_launch import LaunchConfig, Lines, bulk_block, gradient_lines, launch_config, projected_lines, split_rows
 
 UNFOLD_BLOCK = {"BLOCK_K": 256, "BLOCK_D": 8}
 FOLD_BLOCK = 1024
@@ -178,27 +169,26 @@ def backward(
     wanted = runtime.multiprocessors(device) // programs
     counts = [crop.shape[0] * (before + count) for crop, count in zip(crops, tokens, strict=True)]
     parts = list(grad.split(counts))
-    splits = [split_rows(len(crop), count, config.rows, wanted) for crop, count in zip(crops, tokens, strict=True)]
+    splits = [split_rows(len(crop) * count, config.rows, wanted) for crop, count in zip(crops, tokens, strict=True)]
     # Bytes first: `unfold` adds up the two kinds separately.
     order = sorted(range(len(crops)), key=lambda i: crops[i].dtype != torch.uint8)
-    raw_splits = sum(splits[i].splits for i in order if crops[i].dtype == torch.uint8)
-    partial = torch.empty(sum(s.splits for s in splits), lines.depth, width, dtype=torch.float32, device=device)
+    raw_splits = sum(splits[i][1] for i in order if crops[i].dtype == torch.uint8)
+    partial = torch.empty(sum(count for _, count in splits), lines.depth, width, dtype=torch.float32, device=device)
     d_positions: dict[int, Tensor] = {}
-    d_bias = torch.zeros(2, width, dtype=torch.float32, device=device)
+    d_bias, d_prefix = (torch.zeros(rows, width, dtype=torch.float32, device=device) for rows in (2, before))
     start = 0
     with torch.cuda.device_of(grad):
         for i in order:
-            raw = crops[i].dtype == torch.uint8
-            slots = torch.zeros(splits[i].slots, tokens[i], width, dtype=torch.float32, device=device)
-            end = start + splits[i].splits
-            _gradient(crops[i], parts[i], partial[start:end], slots, before, patch, lines, config, splits[i])
+            length, count = splits[i]
+            end = start + count
+            _gradient(crops[i], parts[i], partial[start:end], tokens[i], before, patch, lines, config, length)
             start = end
-            d_positions[i] = slots.sum(0)
-            d_bias[int(raw)] += d_positions[i].sum(0)
+            rows = parts[i].view(len(crops[i]), -1, width)
+            if before:
+                d_prefix += rows[:, :before].sum(0, dtype=torch.float32)
+            d_positions[i] = rows[:, before:].sum(0, dtype=torch.float32)
+            d_bias[int(crops[i].dtype == torch.uint8)] += d_positions[i].sum(0)
         d_weight = _unfold(partial, d_bias[1], raw_splits, Folding.of(True, mean, std), patch, lines)
-    d_prefix = torch.zeros(before, width, dtype=torch.float32, device=device)
-    for crop, part in zip(crops, parts, strict=True):
-        d_prefix += part.view(len(crop), -1, width)[:, :before].sum(0, dtype=torch.float32)
     return [d_weight, d_bias.sum(0), d_prefix, *(d_positions[i] for i in range(len(crops)))]
 
 
@@ -206,27 +196,25 @@ def _gradient(
     crop: Tensor,
     grad: Tensor,
     partial: Tensor,
-    slots: Tensor,
+    tokens: int,
     before: int,
     patch: int,
     lines: Lines,
     config: LaunchConfig,
-    split: Split,
+    length: int,
 ) -> None:
-    _, tokens, width = slots.shape
-    sizes = (crop.shape[0], tokens, crop.shape[3] // patch, width, before)
+    splits, _, width = partial.shape
+    sizes = (crop.shape[0], tokens, crop.shape[3] // patch, width, before, length)
     bulk = config.bulk and grad.data_ptr() % 16 == 0
     block = bulk_block(crop, patch, config.rows, width) if bulk else None
-    grid = (3 * lines.blocks * triton.cdiv(width, config.columns), split.splits)
+    grid = (3 * lines.blocks * triton.cdiv(width, config.columns), splits)
     launch = {"num_warps": config.num_warps, "num_stages": config.num_stages}
     if block:
         patches_gradient_kernels.gradient_bulk[grid](
             _describe(crop, lines, block),
             TensorDescriptor.from_tensor(grad, [config.rows, config.columns]),
             partial,
-            slots,
             *sizes,
-            split.length,
             **gradient_bulk_constants(lines, config, runtime.product_dtype(grad.dtype), block),
             **launch,
         )
@@ -235,14 +223,9 @@ def _gradient(
             crop,
             grad,
             partial,
-            slots,
             *sizes,
-            split.rounds,
-            split.length,
             *crop.stride(),
-            **gradient_constants(
-                patch, lines, config, runtime.product_dtype(grad.dtype), crop.dtype == torch.uint8, split
-            ),
+            **gradient_constants(patch, lines, config, runtime.product_dtype(grad.dtype), crop.dtype == torch.uint8),
             **launch,
         )
 
@@ -289,9 +272,7 @@ def project_bulk_constants(
     }
 
 
-def gradient_constants(
-    patch: int, lines: Lines, config: LaunchConfig, dtype: torch.dtype, raw: bool, split: Split
-) -> dict[str, Any]:
+def gradient_constants(patch: int, lines: Lines, config: LaunchConfig, dtype: torch.dtype, raw: bool) -> dict[str, Any]:
     return {
         "PATCH": patch,
         "ROW": lines.row,
@@ -299,8 +280,7 @@ def gradient_constants(
         "BLOCKS": lines.blocks,
         "RAW": raw,
         "COMPUTE": COMPUTE[dtype],
-        "TOKENS": split.tokens,
-        "MEMBERS": split.members,
+        "BLOCK_M": config.rows,
         "BLOCK_D": config.columns,
     }
 

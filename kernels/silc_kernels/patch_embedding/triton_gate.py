@@ -16,7 +16,7 @@ from .triton_backend import (
     project_bulk_constants,
     project_constants,
 )
-from .triton_launch import SHIPPED, TRIALS, LaunchConfig, gradient_lines, projected_lines, split_rows
+from .triton_launch import SHIPPED, TRIALS, LaunchConfig, gradient_lines, projected_lines
 
 TYPES = {torch.bfloat16: "bf16", torch.float16: "fp16", torch.float32: "fp32"}
 STRIDES = ("stride_crop", "stride_channel", "stride_line", "stride_pixel")
@@ -94,17 +94,14 @@ def _gradient(config: LaunchConfig, dtype: torch.dtype, architecture: int, patch
     lines = gradient_lines(patch, config.depth)
     size = f"{config.rows}x{lines.lines * lines.row}x{config.columns}"
     launch = _launch(config, architecture)
-    outputs = {"weight_partial": "*fp32", "position_partial": "*fp32"}
+    outputs = {"weight_partial": "*fp32"}
     sizes = dict.fromkeys(("crops", "tokens", "columns", "width", "before", "length"), "i32")
     strided = STRIDES[:3] if patch % 16 == 0 else ()
     yield Candidate(
         name=f"patch_embed/gradient/{kind}/patch{patch}/{size}",
         kernel=patches_gradient_kernels.gradient,
-        signature={"pixels": "*u8", "grad": f"*{kind}", **outputs, **sizes, "rounds": "i32"}
-        | dict.fromkeys(STRIDES[:3], "i32"),
-        # 36 tokens, a 6 x 6 grid: tiles of 4 tokens of many crops.
-        constexprs=gradient_constants(patch, lines, config, dtype, True, split_rows(64, 36, config.rows, 1))
-        | CONTIGUOUS,
+        signature={"pixels": "*u8", "grad": f"*{kind}", **outputs, **sizes} | dict.fromkeys(STRIDES[:3], "i32"),
+        constexprs=gradient_constants(patch, lines, config, dtype, raw=True) | CONTIGUOUS,
         aligned=("pixels", "grad", *outputs, "width", *strided),
         wgmma=dtype != torch.float32,
         **launch,

@@ -4,9 +4,10 @@ The weight gradient is made pixels x width: bytes then are the operand that warp
 are converted while the products of the bytes before still run. As the other operand they would have to be written back
 to shared memory, and every product be waited for before that.
 
-The rows of a resolution, crops x tokens, are worked through in tiles of MEMBERS crops x TOKENS tokens, TOKENS a divisor
-of the tokens of a crop: all crops at one block of tokens, then the next block. A split is a range of that order. So the
-gradient rows of a block add up in registers to the gradient of its positions.
+The rows of a resolution, crops x tokens, are worked through in tiles, in the order in which they lie; a split is a
+range of tiles. One loop, in which nothing but the product reads a tile of gradients. It was otherwise once: two loops,
+and rows also added up in registers, for the positions. Triton 3.6 then gave those tiles one buffer too few for a
+product in flight, and weight gradients on an H200 were wrong.
 
 Programs of one split follow one another, all pixels of a patch and all columns, so that the rows of a split come from
 memory once and then from the L2 cache.
@@ -16,16 +17,6 @@ import triton
 import triton.language as tl
 
 from .triton_kernels import _as, _centered, _patches
-
-
-@triton.jit
-def _add_positions(rows, partial, slot, tokens, token, column, width, TOKENS: tl.constexpr, MEMBERS: tl.constexpr):
-    """rows [MEMBERS * TOKENS, block], summed over the crops, into partial [slots, tokens, D]."""
-    BLOCK: tl.constexpr = rows.shape[1]
-    summed = tl.sum(tl.reshape(rows, (MEMBERS, TOKENS, BLOCK)), axis=0)
-    columns = column + tl.arange(0, BLOCK)
-    at = partial + (slot * tokens + token + tl.arange(0, TOKENS)).to(tl.int64)[:, None] * width + columns[None, :]
-    tl.store(at, summed, mask=(columns < width)[None, :])
 
 
 @triton.jit
@@ -41,13 +32,11 @@ def gradient(
     pixels,  # [M, 3, H, W] at any strides
     grad,  # [M (before + tokens), D]
     weight_partial,  # [splits, 3 BLOCKS LINES ROW, D] fp32
-    position_partial,  # [slots, tokens, D] fp32, zeros
     crops,
     tokens,
     columns,  # of the grid of patches
     width,
     before,
-    rounds,  # tiles that a block of tokens has: crops / MEMBERS, rounded up
     length,  # tiles of a split
     stride_crop,
     stride_channel,
@@ -59,16 +48,14 @@ def gradient(
     BLOCKS: tl.constexpr,  # of LINES lines, a channel
     RAW: tl.constexpr,
     COMPUTE: tl.constexpr,
-    TOKENS: tl.constexpr,
-    MEMBERS: tl.constexpr,
+    BLOCK_M: tl.constexpr,
     BLOCK_D: tl.constexpr,
 ):
-    """Weight and position gradients of one resolution; any grid, patch and strides."""
+    """Weight gradient of one resolution; any grid, patch and strides."""
     BLOCK_K: tl.constexpr = LINES * ROW
     blocks_d = tl.cdiv(width, BLOCK_D)
     part, column = tl.program_id(0) // blocks_d, (tl.program_id(0) % blocks_d) * BLOCK_D
     split = tl.program_id(1)
-    in_tile = tl.arange(0, MEMBERS * TOKENS)
     k = tl.arange(0, BLOCK_K)
     line, place = (part % BLOCKS) * LINES + k // ROW, k % ROW
     pixels += tl.cast(part // BLOCKS, tl.int64) * stride_channel
@@ -77,30 +64,23 @@ def gradient(
     d = column + tl.arange(0, BLOCK_D)
     sums = tl.zeros((BLOCK_K, BLOCK_D), tl.float32)
     begin = split * length
-    end = tl.minimum(begin + length, (tokens // TOKENS) * rounds)
-    for block in range(begin // rounds, tl.cdiv(end, rounds)):
-        token = block * TOKENS + in_tile % TOKENS
-        corner = (token // columns) * (PATCH * stride_line) + (token % columns) * (PATCH * stride_pixel)
-        pixel_at = pixels + corner[:, None] + inner[None, :]
-        grad_at = grad + (before + token)[:, None] * width + d[None, :]
-        rows = tl.zeros((MEMBERS * TOKENS, BLOCK_D), tl.float32)
-        for i in range(tl.maximum(begin - block * rounds, 0), tl.minimum(end - block * rounds, rounds)):
-            crop = i * MEMBERS + in_tile // TOKENS
-            present = crop < crops
-            crop = tl.minimum(crop, crops - 1).to(tl.int64)
-            if (PATCH == ROW) & (PATCH % LINES == 0):
-                x = tl.load(pixel_at + crop[:, None] * stride_crop)
-            else:
-                x = tl.load(pixel_at + crop[:, None] * stride_crop, mask=inside, other=0)
-            keep = present[:, None] & (d < width)[None, :]
-            g = tl.load(grad_at + (crop * (before + tokens))[:, None] * width, mask=keep, other=0.0)
-            x = _centered(x, RAW, COMPUTE)
-            sums = tl.dot(tl.trans(x), _as(g, COMPUTE), sums, input_precision="ieee")
-            if part == 0:
-                rows += g.to(tl.float32)
-        if part == 0:
-            slot = split - (block * rounds) // length
-            _add_positions(rows, position_partial, slot, tokens, block * TOKENS, column, width, TOKENS, MEMBERS)
+    end = tl.minimum(begin + length, tl.cdiv(crops * tokens, BLOCK_M))
+    tl.assume(begin < end)  # else ptxas waits for every product: see contrastive/triton_kernels.py, _products
+    for tile in range(begin, end):
+        number = tile * BLOCK_M + tl.arange(0, BLOCK_M)
+        present = number < crops * tokens
+        number = tl.minimum(number, crops * tokens - 1)
+        crop, token = number // tokens, number % tokens
+        corner = crop.to(tl.int64) * stride_crop
+        corner += (token // columns) * (PATCH * stride_line) + (token % columns) * (PATCH * stride_pixel)
+        if (PATCH == ROW) & (PATCH % LINES == 0):
+            x = tl.load(pixels + corner[:, None] + inner[None, :])
+        else:
+            x = tl.load(pixels + corner[:, None] + inner[None, :], mask=inside, other=0)
+        row = crop * (before + tokens) + before + token
+        keep = present[:, None] & (d < width)[None, :]
+        g = tl.load(grad + row.to(tl.int64)[:, None] * width + d[None, :], mask=keep, other=0.0)
+        sums = tl.dot(tl.trans(_centered(x, RAW, COMPUTE)), _as(g, COMPUTE), sums, input_precision="ieee")
     _write_partial(sums, weight_partial, split, part * BLOCK_K + k, 3 * BLOCKS * BLOCK_K, column, width)
 
 
@@ -109,7 +89,6 @@ def gradient_bulk(
     pixels,  # descriptor of bytes [3 M, p, rows, W], tiles of [1, LINES, DOWN, ACROSS PATCH]
     grad,  # descriptor of [M (before + tokens), D], tiles of [DOWN ACROSS, BLOCK_D]
     weight_partial,  # [splits, 3 p p, D] fp32
-    position_partial,  # [slots, tokens, D] fp32, zeros
     crops,
     tokens,
     columns,  # of the grid of patches
@@ -132,22 +111,16 @@ def gradient_bulk(
     split = tl.program_id(1)
     channel, top = part // BLOCKS, (part % BLOCKS) * LINES
     sums = tl.zeros((BLOCK_K, BLOCK_D), tl.float32)
+    in_crop = tokens // TOKENS
     begin = split * length
-    end = tl.minimum(begin + length, (tokens // TOKENS) * crops)
-    for block in range(begin // crops, tl.cdiv(end, crops)):
-        token = block * TOKENS
+    end = tl.minimum(begin + length, in_crop * crops)
+    tl.assume(begin < end)
+    for tile in range(begin, end):
+        crop, token = tile // in_crop, (tile % in_crop) * TOKENS
         down, across = token // columns, token % columns
-        rows = tl.zeros((TOKENS, BLOCK_D), tl.float32)
-        for crop in range(tl.maximum(begin - block * crops, 0), tl.minimum(end - block * crops, crops)):
-            x = _patches(pixels.load([crop * 3 + channel, top, down, across * PATCH]), DOWN, ACROSS, PATCH)
-            g = grad.load([crop * (before + tokens) + before + token, column])
-            x = _centered(x, True, COMPUTE)
-            sums = tl.dot(tl.trans(x), _as(g, COMPUTE), sums, input_precision="ieee")
-            if part == 0:
-                rows += g.to(tl.float32)
-        if part == 0:
-            slot = split - (block * crops) // length
-            _add_positions(rows, position_partial, slot, tokens, token, column, width, TOKENS, 1)
+        x = _patches(pixels.load([crop * 3 + channel, top, down, across * PATCH]), DOWN, ACROSS, PATCH)
+        g = grad.load([crop * (before + tokens) + before + token, column])
+        sums = tl.dot(tl.trans(_centered(x, True, COMPUTE)), _as(g, COMPUTE), sums, input_precision="ieee")
     k = part * BLOCK_K + tl.arange(0, BLOCK_K)
     _write_partial(sums, weight_partial, split, k, 3 * PATCH * PATCH, column, width)
 

@@ -6,7 +6,10 @@
 Nothing here is collected where neither holds: one process can hold native or interpreted kernels, not both.
 """
 
+import importlib
 import os
+from collections.abc import Callable
+from types import ModuleType
 
 import pytest
 import torch
@@ -21,6 +24,14 @@ if not INTERPRET and DEVICE.type == "cpu":
 @pytest.fixture
 def device() -> torch.device:
     return DEVICE
+
+
+@pytest.fixture
+def needs() -> Callable[[str], ModuleType]:
+    """Imports a package by name. Where it is missing the test fails, but on a machine with a GPU it is skipped there:
+    such a machine may have torch, triton and pytest alone.
+    """
+    return pytest.importorskip if torch.cuda.is_available() else importlib.import_module
 
 
 @pytest.fixture(autouse=True)

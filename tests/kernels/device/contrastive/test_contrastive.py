@@ -81,17 +81,23 @@ def plain(inputs, kind):
     return solve(inputs, torch.stack(losses).mean())
 
 
-def assert_right(inputs, kind, **options):
+def assert_right(inputs, kind, unit=0.0, **options):
+    """unit: of the rounding of G, added to the floor of the features' gradients: where its errors are all alike."""
     found = ours(inputs, kind, **options)
     assert found[0].dtype == torch.float32
     assert [x.dtype for x in found[1:]] == [x.dtype for x in inputs]
     truths = exact(inputs, kind)
     # Similarities and their log-sum-exps are as large as the scale, and rounded.
-    floor = max(FLOOR, 2 * 2**-24 * float(inputs[2]))
+    floor = max(FLOOR, 2 * 2**-24 * inputs[2].item())
+    # A loss is a mean over pairs of differences of log-sum-exps, whose roundings average out.
+    least = torch.tensor(len(inputs[1]) ** -0.5)
     for name, mine, theirs, truth, terms in zip(
-        NAMES, found, plain(inputs, kind), truths, (truths[0], *pull(inputs)), strict=True
+        NAMES, found, plain(inputs, kind), truths, (least, *pull(inputs)), strict=True
     ):
-        assert_as_good_as(mine, theirs, truth, f"{kind} {name}", floor, terms)
+        # What the negatives push can also be larger than the pull.
+        larger = max(truth, terms, key=lambda x: float(x.detach().norm()))
+        own = floor + unit * (name in ("image", "text"))
+        assert_as_good_as(mine, theirs, truth, f"{kind} {name}", own, larger)
 
 
 @KINDS
@@ -173,7 +179,9 @@ CASES = "far from the positives", "all alike", "one-hot", "zero", "duplicate cap
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["fp32", "bf16"])
 @pytest.mark.parametrize("case", CASES)
 def test_extremes(device, kind, dtype, case):
-    assert_right(extremes(case, device, dtype), kind, chunk=40)
+    # Where all entries of G are alike, so are their roundings.
+    unit = 2 * torch.finfo(dtype).eps if case in ("all alike", "one-hot") and dtype == torch.bfloat16 else 0.0
+    assert_right(extremes(case, device, dtype), kind, unit, chunk=40)
 
 
 @pytest.mark.parametrize("bias", [0.0, -5.0, -12.0, -30.0])
@@ -268,8 +276,9 @@ def test_compiles_into_one_graph(device, kind, name):
 
 
 @KINDS
-def test_trains_as_the_reference_does(device, kind):
+def test_trains_as_the_reference_does(device, needs, kind):
     """A few steps of two towers of one layer, through the objective as the trainer calls it."""
+    needs("pydantic")  # the trainer's configuration does
     from silc.objective import contrastive as objective
     from silc.objective import plan_views
     from tests.train import cases

@@ -26,6 +26,7 @@ SHAPES = {
 }
 LARGE = {
     "as trained": ([(16, 256, 256), (64, 96, 96)], 16, 768, 0),
+    "few crops of many tokens": ([(2, 256, 256), (8, 96, 96)], 16, 768, 1),
     "patches of 14 at 224": ([(8, 224, 224), (16, 98, 98)], 14, 1152, 1),
     "a narrow model": ([(64, 64, 64), (256, 32, 32)], 8, 128, 0),
 }
@@ -77,9 +78,17 @@ def test_tokens_and_gradients_are_as_good_as_plain_torchs(device, shape, dtype):
 
 
 def test_many_splits_of_the_rows(device, monkeypatch):
-    """Splits that end within a block of tokens, in it and at its end, with crops that do not fill a tile."""
+    """Splits that end within a crop and at its end, tiles of several crops, and a last one that is not full."""
     monkeypatch.setattr(runtime, "multiprocessors", lambda device: 21)
     compare(on(device, torch.float32, *problem([(5, 24, 16), (37, 16, 8), (70, 8, 8)], 8, 8, 0)))
+
+
+@pytest.mark.parametrize("crops", [1, 2, 3, 5, 9])
+@pytest.mark.parametrize("splits", [1, 2, 5])
+def test_splits_of_few_tiles_and_of_many(device, crops, splits, monkeypatch):
+    """Fewer tiles in a split than are on their way at a time, as many, and more; by the copy engine and by pointers."""
+    monkeypatch.setattr(runtime, "multiprocessors", lambda device: 3 * splits)
+    compare(on(device, torch.bfloat16, *problem([(crops, 32, 256), (4 * crops, 96, 96)], 16, 16, 1)))
 
 
 @pytest.mark.parametrize("out_dtype", [torch.bfloat16, torch.float32, torch.float64])

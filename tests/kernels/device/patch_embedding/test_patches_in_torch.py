@@ -4,9 +4,6 @@ import pytest
 import torch
 from torch.utils.checkpoint import checkpoint
 
-from silc.config import VisionConfig
-from silc.model import VisionTower, initialize
-from silc.model.vision import Pixels
 from silc_kernels import MultiCropPatchEmbed, patch_embed
 from tests.kernels.patch_embedding.problems import IMAGENET, pixels, problem, trained
 
@@ -58,8 +55,13 @@ def test_checkpointing_gives_the_same_gradients(device):
     assert all(torch.equal(mine, theirs) for mine, theirs in zip(again, expected, strict=True))
 
 
-def test_a_tower_trains_as_with_plain_torch(device):
+def test_a_tower_trains_as_with_plain_torch(device, needs):
     """A few steps on global and local crops, tables resized: the same losses from either backend."""
+    needs("pydantic")  # the trainer's configuration does
+    from silc.config import VisionConfig
+    from silc.model import VisionTower, initialize
+    from silc.model.vision import Pixels
+
     crops = [pixels(4, 3, 32, 32, seed=1).to(device), pixels(8, 3, 16, 16, seed=2).to(device)]
     target = torch.randn(12, 32, generator=torch.Generator().manual_seed(3)).to(device)
     losses = {}
