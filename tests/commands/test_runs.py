@@ -172,7 +172,7 @@ def test_open_clip_loads_the_student(run):
     assert twin.logit_scale.exp().item() == pytest.approx(run.rows()[-1]["logit_scale"], rel=1e-4)
 
 
-def test_the_held_out_pictures_are_classified(run):
+def test_the_held_out_images_are_classified(run):
     saved = json.loads(run.path("evaluation.json").read_text())
     assert saved["step"] == STEPS
     results = {row["model"]: row["metrics"] for row in saved["results"] if row["task"] == "zeroshot_classification"}
