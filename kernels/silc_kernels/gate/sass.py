@@ -167,8 +167,8 @@ def _written(step: _Instruction) -> frozenset[int]:
     if not register:
         return frozenset()
     width = 1
-    if "128" in kinds or {"M88", "MT88"} & set(kinds) and "4" in kinds:
+    if "128" in kinds or ({"M88", "MT88"} & set(kinds) and "4" in kinds):
         width = 4
-    elif {"64", "F64", "WIDE"} & set(kinds) or name == "CS2R" and "32" not in kinds or "2" in kinds:
+    elif {"64", "F64", "WIDE"} & set(kinds) or (name == "CS2R" and "32" not in kinds) or "2" in kinds:
         width = 2
     return frozenset(range(int(register[1]), int(register[1]) + width))
