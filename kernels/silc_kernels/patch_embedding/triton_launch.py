@@ -60,7 +60,7 @@ _SMALL = {
     "gradient narrow": LaunchConfig(32, 128, 64, 8, 3),
 }
 # (kernel, "single" or "half" precision, architecture). "narrow": patches under 16 pixels, whose lines come a few bytes
-# at a time and take registers for addresses.
+# at a time and take registers for addresses; in the forward all that are no multiple of 16, which would spill.
 SHIPPED: dict[tuple[str, str, int], LaunchConfig] = {
     (kernel, precision, architecture): config
     for precision, architecture, configs in (
@@ -104,7 +104,7 @@ TRIALS: dict[tuple[str, str, int], tuple[LaunchConfig, ...]] = {
 
 def launch_config(kernel: str, device: torch.device, dtype: torch.dtype, patch: int) -> LaunchConfig:
     """That of `kernel` ("project", "gradient") for products in `dtype` (what the tokens are kept in)."""
-    narrow = " narrow" if patch < NARROW else ""
+    narrow = " narrow" if patch < NARROW or (kernel == "project" and patch % NARROW) else ""
     architecture = runtime.family(runtime.capability(device))
     return SHIPPED[kernel + narrow, "single" if dtype == torch.float32 else "half", architecture]
 
