@@ -169,7 +169,6 @@ def _weight_gradient(
             WIDTH=width,
             ROWS=config.rows,
             COLUMNS=config.columns,
-            OVERLAP=config.overlap,
             BULK=config.bulk,
             COMPUTE=compute_dtype(dtype),
             num_warps=config.warps,

@@ -5,9 +5,9 @@ temperature. A row's maximum is kept as a logit, apart from its sum: a log-sum-e
 exponentials where logits are large. Exponentials reach 2^HEADROOM, which keeps small ones among the normal numbers of
 float16.
 
-OVERLAP: the exponentials of one tile of logits run while tensor cores multiply, the tile before by its values, or the
-next one by its keys. A pass then finds the logits of the tile after its own, and starts a tile early, with logits of
--inf. What serves as key and as value is then loaded twice: the value is needed a pass later than the key.
+OVERLAP, in attend: the exponentials of one tile of logits run while tensor cores multiply, the tile before by its
+values, or the next one by its keys. A pass then finds the logits of the tile after its own, and starts a tile early,
+with logits of -inf. What serves as key and as value is loaded twice: the value is needed a pass later than the key.
 """
 
 import triton
@@ -209,7 +209,7 @@ def finish_student(
 
 
 @triton.jit
-def _gathered(sums, weight, shift, stream, COLUMNS: tl.constexpr, OVERLAP: tl.constexpr, BULK: tl.constexpr):
+def _gathered(sums, weight, shift, stream, COLUMNS: tl.constexpr, BULK: tl.constexpr):
     """sums [ROWS, WIDTH] and what a split of rows adds: probabilities of the prototypes times values.
 
     stream: features and values [rows, WIDTH], norm [2, rows] as in weight_gradient, rows, rows a split, scale. Logits
@@ -220,28 +220,18 @@ def _gathered(sums, weight, shift, stream, COLUMNS: tl.constexpr, OVERLAP: tl.co
     COMPUTE: tl.constexpr = weight.dtype
     start = tl.program_id(1) * per_split
     stop = tl.minimum(start + per_split, rows)
-    if OVERLAP:
-        product = tl.full([weight.shape[0], COLUMNS], -float("inf"), tl.float32)
-        start -= COLUMNS
     for row in tl.range(start, stop, COLUMNS):
-        if not OVERLAP:
-            x = _tile(features, row, rows, COLUMNS, WIDTH, BULK).to(COMPUTE)
-            product = tl.dot(weight, tl.trans(x), input_precision="ieee")
+        x = _tile(features, row, rows, COLUMNS, WIDTH, BULK).to(COMPUTE)
+        product = tl.dot(weight, tl.trans(x), input_precision="ieee")
         at = row + tl.arange(0, COLUMNS)
-        there = (at >= 0) & (at < rows)
+        there = at < rows
         logits = product if shift is None else product - shift[:, None]
         peak = tl.load(norm + at, mask=there, other=0.0)
         depths = tl.minimum(logits - peak[None, :], 0.0) * scale
         # Beyond the last row: 2^-inf.
         total = tl.load(norm + rows + at, mask=there, other=float("inf"))
         exponentials = tl.exp2(depths - total[None, :]).to(COMPUTE)
-        if OVERLAP:
-            x = _tile(features, row + COLUMNS, rows, COLUMNS, WIDTH, BULK).to(COMPUTE)
-            product = tl.dot(weight, tl.trans(x), input_precision="ieee")
-        if OVERLAP or shift is not None:
-            value = _tile(values, row, rows, COLUMNS, WIDTH, BULK).to(COMPUTE)
-        else:
-            value = x
+        value = x if shift is None else _tile(values, row, rows, COLUMNS, WIDTH, BULK).to(COMPUTE)
         sums = tl.dot(exponentials, value, sums, input_precision="ieee")
     return sums
 
@@ -268,7 +258,6 @@ def weight_gradient(
     WIDTH: tl.constexpr,
     ROWS: tl.constexpr,
     COLUMNS: tl.constexpr,
-    OVERLAP: tl.constexpr,
     BULK: tl.constexpr,
     COMPUTE: tl.constexpr,
 ):
@@ -284,13 +273,13 @@ def weight_gradient(
     sums = tl.zeros([ROWS, WIDTH], tl.float32)
     weight = _tile(student_weight, block * ROWS, prototypes, ROWS, WIDTH, BULK).to(COMPUTE)
     stream = student, student, student_norm, student_rows, student_split, student_scale
-    sums = _gathered(sums, weight, None, stream, COLUMNS, OVERLAP, BULK)
+    sums = _gathered(sums, weight, None, stream, COLUMNS, BULK)
     weight = _tile(teacher_weight, block * ROWS, prototypes, ROWS, WIDTH, BULK).to(COMPUTE)
     prototype = tl.arange(0, ROWS)
     inside = block * ROWS + prototype < prototypes
     shift = tl.load(center + block * ROWS + prototype, mask=inside, other=0.0)
     stream = teacher, pulled, teacher_norm, teacher_rows, teacher_split, teacher_scale
-    sums = _gathered(sums, weight, shift, stream, COLUMNS, OVERLAP, BULK)
+    sums = _gathered(sums, weight, shift, stream, COLUMNS, BULK)
     out += split.to(tl.int64) * prototypes * WIDTH
     there = (block * ROWS + prototype).to(tl.int64)[:, None] * WIDTH + tl.arange(0, WIDTH)[None, :]
     tl.store(out + there, (sums * tl.load(factor)).to(out.dtype.element_ty), mask=inside[:, None])

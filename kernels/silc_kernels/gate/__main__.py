@@ -49,7 +49,8 @@ def main() -> None:
     parser.add_argument("--only", default="", help="candidates whose name contains this")
     options = parser.parse_args()
     rows, wrong = [], []
-    print(f"{'kernel':64s} {'sm':>4s} {'regs':>5s} {'spill':>6s} {'shared':>7s}  wgmma serial bulk async overlap")
+    numbers = f"{'sm':>4s} {'regs':>5s} {'spill':>6s} {'shared':>7s}"
+    print(f"{'kernel':64s} {numbers}  wgmma serial bulk async overlap hazards")
     for candidate in trials() if options.trials else candidates():
         if options.only not in candidate.name:
             continue
@@ -62,7 +63,7 @@ def main() -> None:
                 for mark in (row.wgmma, row.serialized, row.bulk_copies, row.async_copies, row.overlapped)
             )
             numbers = f"{row.architecture:4d} {row.registers:5d} {row.spill_bytes:6d} {row.shared_bytes:7d}"
-            print(f"{row.name:64s} {numbers}   {marks}", flush=True)
+            print(f"{row.name:64s} {numbers}   {marks} {row.hazards:9d}", flush=True)
     if options.write and not (options.only or options.trials):
         write(rows)
     if wrong:

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from .sass import overlapped
+from .sass import hazards, overlapped
 
 ARCHITECTURES = (80, 90, 100)
 SHARED_LIMIT = {80: 163 * 1024, 90: 227 * 1024, 100: 227 * 1024}
@@ -59,6 +59,8 @@ class Row:
 
     serialized: ptxas could not keep warpgroup products in flight (its C7510 to C7520).
     overlapped: in every loop with warpgroup products, exponentials run while one is in flight.
+    hazards: instructions that write a register that a warpgroup product in flight may still read: a wrong result, by
+        the rules, whatever a test finds.
     """
 
     name: str
@@ -71,6 +73,7 @@ class Row:
     bulk_copies: bool
     async_copies: bool
     overlapped: bool
+    hazards: int
 
 
 def build(candidate: Candidate, architecture: int) -> Row:
@@ -95,16 +98,19 @@ def build(candidate: Candidate, architecture: int) -> Row:
     ptx = compiled.asm["ptx"]
     report = _report(ptx, architecture)
     bulk = "cp.async.bulk.tensor" in ptx
+    wgmma = "wgmma.mma_async" in ptx
+    code = _disassembled(compiled.asm["cubin"]) if wgmma else ""
     return Row(
         candidate.name,
         architecture,
         *resources(report),
         compiled.metadata.shared,
-        "wgmma.mma_async" in ptx,
+        wgmma,
         serialized(report),
         bulk,
         bulk or "cp.async.cg" in ptx or "cp.async.ca" in ptx,
-        "wgmma.mma_async" in ptx and overlapped(_disassembled(compiled.asm["cubin"])),
+        overlapped(code),
+        hazards(code),
     )
 
 
@@ -124,6 +130,8 @@ def faults(candidate: Candidate, row: Row) -> list[str]:
             found.append(f"{where} has no wgmma")
         if row.serialized:
             found.append(f"{where} waits for each wgmma before the next")
+        if row.hazards:
+            found.append(f"{where} writes registers of a wgmma in flight in {row.hazards} instructions")
         if candidate.overlap and not row.overlapped:
             found.append(f"{where} multiplies nothing while it takes exponentials")
         if candidate.bulk_copies and not row.bulk_copies:

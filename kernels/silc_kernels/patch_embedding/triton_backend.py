@@ -254,6 +254,7 @@ def project_constants(patch: int, lines: Lines, config: LaunchConfig, dtype: tor
         "BLOCK_M": config.rows,
         "BLOCK_N": config.columns,
         "PARTS": config.parts,
+        "WAIT": config.wait,
     }
 
 
@@ -269,6 +270,7 @@ def project_bulk_constants(
         "ACROSS": block[1],
         "BLOCK_N": config.columns,
         "PARTS": config.parts,
+        "WAIT": config.wait,
     }
 
 
@@ -282,6 +284,7 @@ def gradient_constants(patch: int, lines: Lines, config: LaunchConfig, dtype: to
         "COMPUTE": COMPUTE[dtype],
         "BLOCK_M": config.rows,
         "BLOCK_D": config.columns,
+        "WAIT": config.wait,
     }
 
 
@@ -295,4 +298,5 @@ def gradient_bulk_constants(
         "DOWN": block[0],
         "ACROSS": block[1],
         "BLOCK_D": config.columns,
+        "WAIT": config.wait,
     }

@@ -1,4 +1,4 @@
-"""What the compile gate compiles of patch_embed: each kernel as it is launched, at patches of 16, 14 and 8."""
+"""What the compile gate compiles of patch_embed: each kernel as it is launched, at patches of 16, 14, 8 and 20."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -45,7 +45,8 @@ def candidates(key: tuple[str, str, int], config: LaunchConfig, dtype: torch.dty
     """What `config` in the place of SHIPPED[key] makes of each patch size that is launched with it."""
     kernel, _, architecture = key
     build = _gradient if kernel.startswith("gradient") else _project
-    patches = (14, 8) if kernel.endswith("narrow") else (16,)
+    patches: tuple[int, ...] = (14, 8) if kernel.endswith("narrow") else (16,)
+    patches += (20,) if kernel == "project narrow" else ()
     for patch in patches if dtype == torch.bfloat16 else patches[:1]:
         yield from build(config, dtype, architecture, patch)
 

@@ -1,13 +1,14 @@
 """Kernels of patch_embed's backward: partial sums over parts of the rows, added up in a fixed order.
 
-The weight gradient is made pixels x width: bytes then are the operand that warpgroup products take from registers, and
-are converted while the products of the bytes before still run. As the other operand they would have to be written back
-to shared memory, and every product be waited for before that.
+The weight gradient is made pixels x width: bytes then are the operand that warpgroup products take from registers. As
+the other operand they would have to be written back to shared memory. Either way the products of one tile are waited
+for before the next tile's bytes are converted (`_settled`); copies of later tiles go on meanwhile.
 
 The rows of a resolution, crops x tokens, are worked through in tiles, in the order in which they lie; a split is a
 range of tiles. One loop, in which nothing but the product reads a tile of gradients. It was otherwise once: two loops,
-and rows also added up in registers, for the positions. Triton 3.6 then gave those tiles one buffer too few for a
-product in flight, and weight gradients on an H200 were wrong.
+and rows also added up in registers, for the positions, and weight gradients on an H200 were wrong. Triton 3.6 gave
+those tiles one buffer too few for a product in flight, and nothing waited before the conversions: which of the two it
+was is not known.
 
 Programs of one split follow one another, all pixels of a patch and all columns, so that the rows of a split come from
 memory once and then from the L2 cache.
@@ -16,7 +17,7 @@ memory once and then from the L2 cache.
 import triton
 import triton.language as tl
 
-from .triton_kernels import _as, _centered, _patches
+from .triton_kernels import _as, _centered, _patches, _settled
 
 
 @triton.jit
@@ -50,6 +51,7 @@ def gradient(
     COMPUTE: tl.constexpr,
     BLOCK_M: tl.constexpr,
     BLOCK_D: tl.constexpr,
+    WAIT: tl.constexpr,  # for a turn's products, at its end
 ):
     """Weight gradient of one resolution; any grid, patch and strides."""
     BLOCK_K: tl.constexpr = LINES * ROW
@@ -81,6 +83,7 @@ def gradient(
         keep = present[:, None] & (d < width)[None, :]
         g = tl.load(grad + row.to(tl.int64)[:, None] * width + d[None, :], mask=keep, other=0.0)
         sums = tl.dot(tl.trans(_centered(x, RAW, COMPUTE)), _as(g, COMPUTE), sums, input_precision="ieee")
+        sums = _settled(sums, tile < end, WAIT)
     _write_partial(sums, weight_partial, split, part * BLOCK_K + k, 3 * BLOCKS * BLOCK_K, column, width)
 
 
@@ -101,6 +104,7 @@ def gradient_bulk(
     DOWN: tl.constexpr,
     ACROSS: tl.constexpr,
     BLOCK_D: tl.constexpr,
+    WAIT: tl.constexpr,
 ):
     """`gradient` for bytes in grids that tiles of DOWN x ACROSS patches of one crop fill."""
     TOKENS: tl.constexpr = DOWN * ACROSS
@@ -121,6 +125,7 @@ def gradient_bulk(
         x = _patches(pixels.load([crop * 3 + channel, top, down, across * PATCH]), DOWN, ACROSS, PATCH)
         g = grad.load([crop * (before + tokens) + before + token, column])
         sums = tl.dot(tl.trans(_centered(x, True, COMPUTE)), _as(g, COMPUTE), sums, input_precision="ieee")
+        sums = _settled(sums, tile < end, WAIT)
     k = part * BLOCK_K + tl.arange(0, BLOCK_K)
     _write_partial(sums, weight_partial, split, k, 3 * PATCH * PATCH, column, width)
 

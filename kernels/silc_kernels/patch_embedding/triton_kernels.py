@@ -7,9 +7,10 @@ weight carries zeros in the padding.
 Products are of (byte - 128), exact in every dtype, with the weight scaled channel by channel relative to the first;
 the scale common to all is applied to the fp32 sum. With one std for all channels the weight is thus used as it is.
 
-Bytes are the operand that warpgroup products take from registers: they are converted while the products of the bytes
-before still run. Programs that make the columns of one tile of rows follow one another, so that its bytes come from
-memory once and then from the L2 cache, where the weight (1.2 MB at p = 16, D = 768) stays as well.
+Bytes are converted in registers, and warpgroup products of sm_90 take them from there. Those registers must not change
+before the products are waited for, which Triton 3.6 does not see to by itself: `_settled` does, once a turn. Programs
+that make the columns of one tile of rows follow one another, so that its bytes come from memory once and then from the
+L2 cache, where the weight (1.2 MB at p = 16, D = 768) stays as well.
 """
 
 import triton
@@ -80,6 +81,21 @@ def _patches(lines, DOWN: tl.constexpr, ACROSS: tl.constexpr, PATCH: tl.constexp
 
 
 @triton.jit
+def _settled(sums, always, WAIT: tl.constexpr):
+    """`sums` as they are, and, if WAIT, no product in flight behind this.
+
+    Triton leaves products in flight from one turn of a loop to the next as long as nothing but the next product uses
+    their sums, and then converts the next turn's bytes into registers that these products may still read
+    (https://github.com/triton-lang/triton/issues/9433). A use of the sums makes it wait for all of them.
+
+    always: a condition that is true in every turn. Triton does not know that, LLVM does: only the wait is left.
+    """
+    if WAIT:
+        sums = tl.where(always, sums, 0.0)
+    return sums
+
+
+@triton.jit
 def _write(sums, scale, bias, positions, out, token, row, present, column, width, BLOCK_N: tl.constexpr):
     """sums * scale + bias + position, into rows of the packed sequence."""
     columns = column + tl.arange(0, BLOCK_N)
@@ -131,6 +147,7 @@ def project(
     BLOCK_M: tl.constexpr,
     BLOCK_N: tl.constexpr,
     PARTS: tl.constexpr,
+    WAIT: tl.constexpr,  # for a turn's products, at its end
 ):
     """Tokens of one resolution; any grid, patch and strides. A program makes BLOCK_M tokens, of one or more crops."""
     BLOCK_K: tl.constexpr = LINES * ROW
@@ -157,6 +174,7 @@ def project(
             x = tl.load(at, mask=((top + line < PATCH) & (place < PATCH))[None, :], other=0)
         w = tl.load(weight_at + step * BLOCK_K)
         sums = tl.dot(_centered(x, RAW, COMPUTE), tl.trans(_as(w, COMPUTE)), sums, input_precision="ieee")
+        sums = _settled(sums, step < STEPS, WAIT)
     row = crop * (before + tokens) + before + token
     _write_all(sums, scale, bias, positions, out, token, row, present, column, width, BLOCK_N, PARTS)
 
@@ -181,6 +199,7 @@ def project_bulk(
     ACROSS: tl.constexpr,
     BLOCK_N: tl.constexpr,
     PARTS: tl.constexpr,
+    WAIT: tl.constexpr,  # for a turn's products, at its end
 ):
     """`project` for bytes in grids that tiles of DOWN x ACROSS patches fill: the copy engine cuts the patches."""
     BLOCK_M: tl.constexpr = DOWN * ACROSS
@@ -196,6 +215,7 @@ def project_bulk(
         x = _patches(pixels.load([crop * 3 + channel, top, down, across * PATCH]), DOWN, ACROSS, PATCH)
         w = folded.load([column, step * BLOCK_K])
         sums = tl.dot(_centered(x, True, COMPUTE), tl.trans(_as(w, COMPUTE)), sums, input_precision="ieee")
+        sums = _settled(sums, step < STEPS, WAIT)
     token = start + tl.arange(0, BLOCK_M)
     row = crop * (before + tokens) + before + token
     present = token < tokens

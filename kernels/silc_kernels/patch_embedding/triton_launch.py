@@ -1,6 +1,7 @@
 """How the patch_embed kernels are launched, by chip and precision, and how patches and rows fall into them."""
 
-from dataclasses import dataclass
+import functools
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -17,6 +18,8 @@ class LaunchConfig:
     rows, depth, columns: of its tile: patches, pixels of a patch at most at a time, columns of the width D.
     num_warps, num_stages: of the launch.
     parts: pieces that the result is written in. bulk: whether the copy engine may cut the patches.
+    wait: for the products of a turn at its end: needed on sm_90, where they read registers that the next turn writes
+        (triton_kernels.py, _settled); the gate refuses what lacks it. Elsewhere it would only cost time.
     """
 
     rows: int
@@ -26,6 +29,7 @@ class LaunchConfig:
     num_stages: int
     parts: int = 1
     bulk: bool = False
+    wait: bool = False
 
 
 # fp32 products have no tensor cores at this precision: small tiles, on any chip.
@@ -43,8 +47,11 @@ _LARGE = {
     "gradient": LaunchConfig(32, 256, 128, 8, 4, bulk=True),
     "gradient narrow": LaunchConfig(32, 256, 128, 8, 4),
 }
-# Bytes read half as often, gradients twice as often: on an H200 1.06 to 1.09 times as fast.
-_HOPPER = _LARGE | {"gradient": LaunchConfig(32, 128, 256, 8, 4, bulk=True)}
+# Bytes read half as often, gradients twice as often: on an H200, without the waits, 1.06 to 1.09 times as fast.
+_HOPPER = {
+    kernel: replace(config, wait=True)
+    for kernel, config in (_LARGE | {"gradient": LaunchConfig(32, 128, 256, 8, 4, bulk=True)}).items()
+}
 # Up to 99 KiB of shared memory, for the small chips of each generation too; 80 stands for all that are not the others.
 _SMALL = {
     "project": LaunchConfig(128, 64, 128, 8, 3),
@@ -53,7 +60,7 @@ _SMALL = {
     "gradient narrow": LaunchConfig(32, 128, 64, 8, 3),
 }
 # (kernel, "single" or "half" precision, architecture). "narrow": patches under 16 pixels, whose lines come a few bytes
-# at a time and take registers for addresses.
+# at a time and take registers for addresses; in the forward all that are no multiple of 16, which would spill.
 SHIPPED: dict[tuple[str, str, int], LaunchConfig] = {
     (kernel, precision, architecture): config
     for precision, architecture, configs in (
@@ -64,36 +71,40 @@ SHIPPED: dict[tuple[str, str, int], LaunchConfig] = {
     )
     for kernel, config in configs.items()
 }
-# Worth timing; each compiles without spills. Not among them: project at 64 x 64 x 256 with 4 warps, 1.03 to 1.07 times
-# as fast on an H200, but with tokens in bfloat16 off by 2e-3 in one run and 3e-3 in another, the reason not found yet.
+_Waiting = functools.partial(LaunchConfig, wait=True)
+# Worth timing; each compiles without spills and hazards. None has run on a GPU with its waits. project at 64 x 64 x 256
+# with 4 warps gave wrong tokens on an H200 without them, in one run off by 2e-3 and in another by 3e-3.
 TRIALS: dict[tuple[str, str, int], tuple[LaunchConfig, ...]] = {
     ("project", "half", 90): (
-        LaunchConfig(128, 64, 256, 8, 4, parts=4, bulk=True),  # one more stage, should bytes come late
-        LaunchConfig(128, 128, 256, 8, 2, parts=4, bulk=True),  # half as many barriers
-        # two programs a multiprocessor, but twice the conversions
-        LaunchConfig(128, 64, 128, 8, 4, parts=4, bulk=True),
-        LaunchConfig(128, 64, 256, 8, 3, parts=4),  # whether the copy engine pays
+        _Waiting(128, 64, 256, 8, 4, parts=4, bulk=True),  # one more stage, should bytes come late
+        _Waiting(128, 128, 256, 8, 2, parts=4, bulk=True),  # half as many waits and barriers
+        # two programs a multiprocessor, of which one converts while the other multiplies: weights read twice as often,
+        _Waiting(64, 64, 256, 4, 3, parts=4, bulk=True),
+        _Waiting(128, 64, 128, 4, 3, parts=4, bulk=True),  # or bytes read and converted twice as often
+        _Waiting(128, 64, 256, 8, 3, parts=4),  # whether the copy engine pays
     ),
     ("project narrow", "half", 90): (
-        LaunchConfig(128, 32, 256, 8, 3, parts=4),  # one stage less
-        LaunchConfig(128, 64, 128, 8, 3, parts=2),  # deeper, half as wide
-        LaunchConfig(64, 64, 256, 8, 3, parts=2),  # deeper, half as many rows
+        _Waiting(128, 32, 256, 8, 3, parts=4),  # one stage less
+        _Waiting(128, 64, 128, 8, 3, parts=2),  # deeper, half as wide
+        _Waiting(64, 64, 256, 8, 3, parts=2),  # deeper, half as many rows
     ),
     ("gradient", "half", 90): (
-        LaunchConfig(32, 256, 128, 8, 3, bulk=True),  # one stage less
-        LaunchConfig(32, 256, 128, 8, 4, bulk=True),  # gradients read half as often, bytes twice as often
-        LaunchConfig(64, 128, 128, 8, 3, bulk=True),  # four products in flight instead of two, half the sums
-        LaunchConfig(32, 256, 128, 8, 4),  # whether the copy engine pays
+        _Waiting(64, 128, 256, 8, 3, bulk=True),  # half as many waits and barriers
+        _Waiting(64, 64, 256, 4, 3, bulk=True),  # two programs a multiprocessor
+        _Waiting(32, 256, 128, 8, 4, bulk=True),  # gradients read half as often, bytes twice as often
+        _Waiting(64, 128, 128, 8, 3, bulk=True),  # four products a wait instead of two, half the sums
+        _Waiting(32, 256, 128, 8, 4),  # whether the copy engine pays
     ),
     ("gradient narrow", "half", 90): (
-        LaunchConfig(32, 256, 128, 8, 3),  # one stage less
+        _Waiting(32, 256, 128, 8, 3),  # one stage less
+        _Waiting(64, 128, 128, 8, 3),  # four products a wait, half the sums
     ),
 }
 
 
 def launch_config(kernel: str, device: torch.device, dtype: torch.dtype, patch: int) -> LaunchConfig:
     """That of `kernel` ("project", "gradient") for products in `dtype` (what the tokens are kept in)."""
-    narrow = " narrow" if patch < NARROW else ""
+    narrow = " narrow" if patch < NARROW or (kernel == "project" and patch % NARROW) else ""
     architecture = runtime.family(runtime.capability(device))
     return SHIPPED[kernel + narrow, "single" if dtype == torch.float32 else "half", architecture]
 

@@ -49,7 +49,7 @@ def test_names_are_unique_and_the_committed_table_holds_them_all():
 
 def test_what_is_wrong_with_a_kernel_is_said():
     candidate = replace(next(c for c in CANDIDATES if c.bulk_copies and c.wgmma), overlap=True)
-    good = gate.Row(candidate.name, 90, 200, 0, 98304, True, False, True, True, True)
+    good = gate.Row(candidate.name, 90, 200, 0, 98304, True, False, True, True, True, 0)
     assert not gate.faults(candidate, good)
     for flaw, said in (
         ({"spill_bytes": 4}, "spills 4 bytes"),
@@ -57,6 +57,7 @@ def test_what_is_wrong_with_a_kernel_is_said():
         ({"wgmma": False}, "no wgmma"),
         ({"serialized": True}, "waits for each wgmma"),
         ({"bulk_copies": False}, "no bulk tensor copies"),
+        ({"hazards": 3}, "registers of a wgmma in flight in 3 instructions"),
         ({"overlapped": False}, "multiplies nothing while it takes exponentials"),
     ):
         (fault,) = gate.faults(candidate, replace(good, **flaw))

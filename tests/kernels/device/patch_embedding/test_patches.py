@@ -20,6 +20,7 @@ SHAPES = {
     "three resolutions, rectangles, odd counts": ([(3, 16, 24), (1, 40, 8), (2, 8, 8)], 8, 9, 2),
     "patches of 14, padded": ([(2, 28, 42), (3, 14, 14)], 14, 20, 0),
     "patches of 32": ([(2, 64, 96)], 32, 12, 1),
+    "patches of 20, padded": ([(2, 40, 20)], 20, 12, 0),
     "wider than a tile": ([(1, 2, 4)], 2, 260, 1),
     "patches of 7 and 1 token": ([(9, 7, 7)], 7, 1, 0),
     "patches of 1": ([(2, 3, 5)], 1, 4, 0),
