@@ -157,7 +157,7 @@ def find_data(config: Config, args: argparse.Namespace, world: World) -> EvalDat
 
 
 def evaluate(args: argparse.Namespace) -> int:
-    """Exit status: 0 measured, 1 a task gave up. Raises ValueError for a user's mistake."""
+    """Exit status: 0 measured, 1 a task gave up or the report was not written. Raises ValueError for a user's mistake."""
     from silc import distributed
     from silc.evaluate import runner
     from silc.evaluate.report import output
@@ -175,24 +175,32 @@ def evaluate(args: argparse.Namespace) -> int:
     results = runner.evaluate(config, models, data, args.tasks, world, strict=True)
     if not results:
         raise ValueError("nothing was measured: " + "; ".join(runner.left_out(data, args.tasks)))
+    without_report = False
     if world.main:
         print(runner.table(results, data, args.tasks), flush=True)
         if any(result.metrics for result in results):
             runner.write_json(results, step, config, target / "evaluation.json")
             title = f"SILC: {args.model}" + ("" if step is None else f", step {step}")
             if config.eval.report:
-                report = output.report(config, models, data, results, title, run=folder, folder=target, argv=args.argv)
-                print(f"report: {report}")
+                try:
+                    page = output.report(
+                        config, models, data, results, title, run=folder, folder=target, argv=args.argv
+                    )
+                    print(f"report: {page}")
+                except Exception as error:  # the metrics are measured and saved: whatever this is, they stay
+                    said = f"{type(error).__name__}: {error}"
+                    print(f"{PROG}: evaluation.json is written, the report is not: {said}", file=sys.stderr, flush=True)
+                    without_report = True
         else:
             print(f"no task came to a metric: {target / 'evaluation.json'} is not written")
     distributed.barrier()
-    return int(any(result.error is not None for result in results))
+    return int(without_report or any(result.error is not None for result in results))
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Measure in this process: one rank of the launcher's job, or alone.
 
-    Returns the exit status: 0 measured, 1 a task ran out of time, 2 a user's mistake.
+    Returns the exit status: 0 measured, 1 a task ran out of time or the report was not written, 2 a user's mistake.
     """
     passive_threads()
     args = parse(sys.argv[1:] if argv is None else argv)

@@ -169,6 +169,17 @@ def test_a_folder_that_cannot_be_written_shows_before_measuring(evaluate, here, 
     assert "give another --out" in err
 
 
+def test_a_report_that_fails_leaves_the_metrics_and_is_status_1(evaluate, here, one_rank, tmp_path, monkeypatch):
+    def fails(*_, **__):
+        raise ValueError("no page today")
+
+    monkeypatch.setattr("silc.evaluate.report.output.report", fails)
+    status, _, err = evaluate(one_rank.folder, "--tasks=retrieval", "eval.models=student", "--out", tmp_path)
+    assert status == 1
+    assert "silc evaluate: evaluation.json is written, the report is not: ValueError: no page today" in err
+    assert json.loads((tmp_path / "evaluation.json").read_text())["results"]
+
+
 def test_a_task_that_gives_up_is_status_1(evaluate, here, one_rank, tmp_path):
     words = ["--tasks=retrieval", "eval.timeout_minutes=1e-9", "eval.models=student", "--out", tmp_path]
     status, out, _ = evaluate(one_rank.folder, *words)

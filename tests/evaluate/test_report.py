@@ -178,10 +178,31 @@ def test_cells_fill_their_rows(tmp_path, count, empty):
 
 
 def test_a_model_without_a_log_has_no_curves(tmp_path):
-    assert page.read_log(tmp_path) == []
+    assert page.read_log(tmp_path) == ([], 0)
     made = about.About("c", "d", (), "", (), "CPU")
     page.write_report(tmp_path / "deep/x.html", "nothing", [], [], Examples("student"), made)
     assert "<h2>" not in (tmp_path / "deep/x.html").read_text()
+
+
+def test_lines_of_the_log_that_are_no_rows_are_left_out_and_counted(tmp_path):
+    good = [
+        b'{"step": 1, "loss": 1e308, "lr": "fast", "grad_norm": null, "eval/short": 1.0, "eval/a/b": 2.0}',
+        b'{"step": 2, "loss": -1e308, "logit_scale": true, "x": "\xe2\x80\xa8", "lr": ' + b"9" * 400 + b"}",
+        b'{"step": 3, "loss": 1.0, "eval/fewshot/student/top1": 0.5}',
+    ]
+    bad = [b"", b"\0\0\0", b"\xff\xfe", b'{"step": 1', b"[1]", b"{}", b'{"step": "1"}', b'{"step": true}', b"[" * 99999]
+    (tmp_path / "metrics.jsonl").write_bytes(b"\n".join([*good, *bad, b'{"step": 4, "lo']))
+    log, unreadable = page.read_log(tmp_path)
+    assert [row["step"] for row in log] == [1, 2, 3]
+    assert unreadable == len(bad)
+    made = about.About("c", "d", (), "", (), "CPU")
+    page.write_report(tmp_path / "x.html", "t", log, [], Examples("student"), made, unreadable)
+    text = (tmp_path / "x.html").read_text()
+    assert "9 unreadable lines of metrics.jsonl were left out" in text
+    assert "<polyline" in text
+    assert not re.search(r"\b(nan|inf)\b", text.partition("<svg")[2])
+    page.write_report(tmp_path / "y.html", "t", log, [], Examples("student"), made)
+    assert "unreadable" not in (tmp_path / "y.html").read_text()
 
 
 @needs_browser

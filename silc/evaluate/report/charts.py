@@ -10,6 +10,7 @@ WIDTH, HEIGHT = 340, 190
 LEFT, RIGHT, TOP, BOTTOM = 62, 8, 10, 22  # on the left as much as -1.23e-05 takes
 COLORS = 6  # classes c0 to c5 of the style sheet
 MOST = 600  # points of a line: a chart is 270 px wide
+EDGE = 1e300  # beyond it a value is drawn at it: the span of an axis must be finite
 
 Points = Sequence[tuple[float, float]]
 
@@ -73,7 +74,7 @@ def chart(
     if not curves:
         return Chart(title, unit, (), (), ("", ""), keys)
 
-    values = [value for points in curves.values() for _, value in points]
+    values = [_inside(value) for points in curves.values() for _, value in points]
     steps = [step for points in curves.values() for step, _ in points]
     low, high = (min(0.0, *values) if from_zero else min(values)), max(values)
     if high <= low:
@@ -86,7 +87,7 @@ def chart(
         return LEFT + (WIDTH - LEFT - RIGHT) * share
 
     def y(value: float) -> float:
-        return HEIGHT - BOTTOM - (HEIGHT - TOP - BOTTOM) * (value - low) / (high - low)
+        return HEIGHT - BOTTOM - (HEIGHT - TOP - BOTTOM) * ((_inside(value) - low) / (high - low))
 
     return Chart(
         title,
@@ -107,8 +108,12 @@ def place(step: float, unit: str) -> str:
 
 
 def number(value: float, digits: int = 3) -> str:
-    """With three digits, or all digits of a large one."""
-    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.{digits}g}"
+    """With three digits, or all digits of a large one, or with a power of ten."""
+    return f"{value:,.0f}" if 1000 <= abs(value) < 1e15 else f"{value:.{digits}g}"
+
+
+def _inside(value: float) -> float:
+    return max(-EDGE, min(EDGE, value))
 
 
 def _labels(levels: Sequence[float]) -> list[str]:

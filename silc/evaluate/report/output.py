@@ -44,7 +44,8 @@ def report(
     """
     shown = examples.collect(config, models, data, results)
     made = about(config, data, results, models[0].device, run=run, argv=argv)
-    write_report(folder / NAME, title, read_log(run), results, shown, made)
+    log, unreadable = read_log(run)
+    write_report(folder / NAME, title, log, results, shown, made, unreadable)
     return folder / NAME
 
 

@@ -39,7 +39,13 @@ class MetricTable:
 
 
 def write_report(
-    path: Path, title: str, log: Iterable[dict[str, Any]], results: Sequence[Result], shown: Examples, about: About
+    path: Path,
+    title: str,
+    log: Iterable[dict[str, Any]],
+    results: Sequence[Result],
+    shown: Examples,
+    about: About,
+    unreadable: int = 0,
 ) -> None:
     """Write the page.
 
@@ -50,6 +56,7 @@ def write_report(
         results: of the tasks.
         shown: examples.
         about: where all this comes from.
+        unreadable: lines of metrics.jsonl that are no row; the page says how many were left out.
     """
     charts = _charts(list(log), results)
     page = render(
@@ -62,17 +69,38 @@ def write_report(
         shown=shown,
         results=results,
         row=ROW,
+        unreadable=unreadable,
     )
     save(path, page)
 
 
-def read_log(folder: Path) -> list[dict[str, Any]]:
-    """Rows of a run folder's metrics.jsonl; none where there is no such file. A last line cut short is left out."""
+def read_log(folder: Path) -> tuple[list[dict[str, Any]], int]:
+    """Rows of a run folder's metrics.jsonl, and how many of its lines are no row; none where there is no such file.
+
+    A row is an object with a whole number `step`; of its other values those that are numbers are kept. A last line
+    cut short is left out and not counted: a run that is being written may end in one.
+    """
     path = folder / "metrics.jsonl"
     if not path.is_file():
-        return []
-    lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
-    return [json.loads(line) for line in lines if line.endswith("\n")]
+        return [], 0
+    rows = [_row(line) for line in path.read_bytes().split(b"\n")[:-1]]
+    readable = [row for row in rows if row is not None]
+    return readable, len(rows) - len(readable)
+
+
+def _row(line: bytes) -> dict[str, Any] | None:
+    try:
+        row = json.loads(line.decode("utf-8"))
+    except (ValueError, RecursionError):  # not UTF-8, no JSON, or nested too deeply
+        return None
+    if not isinstance(row, dict) or type(row.get("step")) is not int or abs(row["step"]) >= 2**63:
+        return None
+    return {name: value for name, value in row.items() if name == "step" or _is_number(value)}
+
+
+def _is_number(value: object) -> bool:
+    """Also infinite, or no number in the sense of IEEE 754; but no boolean, and no integer beyond a float."""
+    return isinstance(value, float) or (type(value) is int and abs(value) < 2**1023)
 
 
 def _tables(results: Sequence[Result]) -> list[MetricTable]:
@@ -103,7 +131,7 @@ def _charts(log: Sequence[dict[str, Any]], results: Sequence[Result]) -> list[Ch
     """Of the losses and of the metrics measured on the way. What the tables show is not said again."""
 
     def line(name: str) -> list[tuple[float, float]]:
-        return [(row["step"], row[name]) for row in log if isinstance(row.get(name), int | float)]
+        return [(row["step"], row[name]) for row in log if _is_number(row.get(name))]
 
     tabulated = {f"eval/{r.task}/{r.model}/{metric.name}": metric.value for r in results for metric in r.metrics}
 
@@ -114,8 +142,9 @@ def _charts(log: Sequence[dict[str, Any]], results: Sequence[Result]) -> list[Ch
     metrics: dict[str, dict[str, list[tuple[float, float]]]] = {}
     for name in dict.fromkeys(name for row in log for name in row if name.startswith("eval/")):
         points = line(name)
-        if not name.endswith("_std") and not known(name, points):
-            _, task, model, metric = name.split("/", 3)
+        parts = name.split("/", 3)
+        if len(parts) == 4 and not name.endswith("_std") and not known(name, points):
+            _, task, model, metric = parts
             metrics.setdefault(f"{task_title(task)}: {metric}", {})[model] = points
     charts += [chart(title, lines, from_zero=True) for title, lines in metrics.items()]
     return [one for one in charts if one is not None]
