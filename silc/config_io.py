@@ -44,10 +44,11 @@ def load_config(
     preset: a name in the folder `presets`, or a path to a YAML file. file: one more YAML file laid over it. overrides:
     words `section.key=value`, the value in YAML. Raises ValueError naming the key, and the nearest valid one.
 
-    Where `train.steps` is made shorter than the preset's warm-up and cool-down together, those of the two that are not
-    given take the share of the run that they have in the preset; `notes` of the configuration says so.
+    Where `train.steps` is given, the preset's warm-up and cool-down shrink to at most half of the run together, or to
+    their share in the preset if that is larger; `notes` of the configuration says so. Those that are given stay.
     """
     name, base = _read_preset(preset, presets, seen=())
+    base.pop("notes", None)  # of the loader, about another run: a run's config.yaml can be a preset
     given = {} if file is None else _read_yaml(file)
     words = list(overrides)
     for word in words:
@@ -196,21 +197,28 @@ def _type_name(hint: Any) -> str:
 
 
 def _with_schedule_that_fits(base: dict[str, Any], given: dict[str, Any], config: Config) -> Config:
-    """`config`, which is `base` with `given` laid over it, its warm-up and cool-down scaled where they must be."""
-    optim, steps = config.optim, config.train.steps
-    if optim.warmup_steps + optim.cooldown_steps <= steps or "steps" not in (given.get("train") or {}):
+    """`config`, which is `base` with `given` laid over it, its warm-up and cool-down scaled where they must be.
+
+    In a run of given length those of the preset take at most half of the steps, or the share that they have in the
+    preset if that is more. Beside one that is given the other takes no more than the steps which that one leaves.
+    """
+    steps, names = config.train.steps, ("warmup_steps", "cooldown_steps")
+    asked = [name for name in names if name in (given.get("optim") or {})]
+    shorter = "steps" in (given.get("train") or {})
+    if len(asked) == 2 or not (asked or shorter):
         return config
     before = build(base)
-    scaled = {}
-    for name in ("warmup_steps", "cooldown_steps"):
-        asked = name in (given.get("optim") or {})
-        if not asked and getattr(optim, name) and steps < before.train.steps:
-            scaled[name] = getattr(optim, name) * steps // before.train.steps
-    if not scaled:
+    own = before.optim.warmup_steps + before.optim.cooldown_steps
+    most = max(steps // 2, min(own, before.train.steps) * steps // before.train.steps) if shorter else steps
+    most = min(most, steps - sum(getattr(config.optim, name) for name in asked))
+    free = {name: getattr(config.optim, name) for name in names if name not in asked}
+    total = sum(free.values())
+    if total <= most or most < 0:  # below 0: what was asked for exceeds the run, which is refused as such
         return config
-    changes = " and ".join(f"optim.{name} from {getattr(optim, name)} to {value}" for name, value in scaled.items())
-    note = f"train.steps={steps} is shorter than the preset's {before.train.steps}: {changes}, in proportion"
-    return dataclasses.replace(config, optim=dataclasses.replace(optim, **scaled), notes=[*config.notes, note])
+    scaled = {name: value * most // total for name, value in free.items() if value}
+    changes = " and ".join(f"optim.{name} from {free[name]} to {value}" for name, value in scaled.items())
+    note = f"train.steps={steps}: {changes}, so that warm-up and cool-down leave room in the run"
+    return dataclasses.replace(config, optim=dataclasses.replace(config.optim, **scaled), notes=[*config.notes, note])
 
 
 def _read_preset(preset: str | Path, folder: Path, seen: tuple[Path, ...]) -> tuple[str, dict[str, Any]]:

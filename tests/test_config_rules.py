@@ -94,22 +94,27 @@ def test_what_can_train_is_let_through(small, overrides):
 
 # A run shorter than its preset's schedule
 
-WITH_SCHEDULE = SMALL.replace("warmup_steps: 50, cooldown_steps: 0", "warmup_steps: 400, cooldown_steps: 200")
+WITH_SCHEDULE = SMALL.replace("warmup_steps: 50, cooldown_steps: 0", "warmup_steps: 400, cooldown_steps: 200").replace(
+    "steps: 600,", "steps: 6000,"
+)
 
 
 @pytest.mark.parametrize(
     ("overrides", "warmup", "cooldown", "noted"),
     [
-        (["train.steps=60"], 40, 20, ["optim.warmup_steps from 400 to 40", "optim.cooldown_steps from 200 to 20"]),
-        (["train.steps=599"], 399, 199, ["optim.warmup_steps from 400 to 399"]),
-        (["train.steps=1"], 0, 0, ["train.steps=1 is shorter than the preset's 600"]),
-        (["train.steps=600"], 400, 200, []),
-        (["train.steps=6000"], 400, 200, []),
-        (["train.steps=60", "optim.warmup_steps=5"], 5, 20, ["optim.cooldown_steps from 200 to 20"]),
+        (["train.steps=60"], 20, 10, ["optim.warmup_steps from 400 to 20", "optim.cooldown_steps from 200 to 10"]),
+        (["train.steps=1199"], 399, 199, ["optim.warmup_steps from 400 to 399"]),
+        (["train.steps=1"], 0, 0, ["train.steps=1: optim.warmup_steps from 400 to 0"]),
+        (["train.steps=1200"], 400, 200, []),
+        (["train.steps=60000"], 400, 200, []),
+        (["train.steps=60", "optim.warmup_steps=5"], 5, 30, ["optim.cooldown_steps from 200 to 30"]),
+        (["train.steps=60", "optim.warmup_steps=50"], 50, 10, ["optim.cooldown_steps from 200 to 10"]),
+        (["train.steps=60", "optim.cooldown_steps=0"], 30, 0, ["optim.warmup_steps from 400 to 30"]),
         (["train.steps=60", "optim.warmup_steps=5", "optim.cooldown_steps=6"], 5, 6, []),
+        (["optim.warmup_steps=5900"], 5900, 100, ["train.steps=6000: optim.cooldown_steps from 200 to 100"]),
     ],
 )
-def test_a_shorter_run_keeps_the_shape_of_its_presets_schedule(tmp_path, overrides, warmup, cooldown, noted):
+def test_a_shortened_run_gives_at_most_half_to_its_presets_schedule(tmp_path, overrides, warmup, cooldown, noted):
     (tmp_path / "scheduled.yaml").write_text(WITH_SCHEDULE)
     config = load(*overrides, preset=tmp_path / "scheduled.yaml")
     assert (config.optim.warmup_steps, config.optim.cooldown_steps) == (warmup, cooldown)
@@ -119,9 +124,30 @@ def test_a_shorter_run_keeps_the_shape_of_its_presets_schedule(tmp_path, overrid
     validate(config, 1)
 
 
-def test_a_shorter_run_that_its_warm_up_fits_is_left_alone(small):
-    config = load("train.steps=50", preset=small)
-    assert (config.optim.warmup_steps, config.notes) == (50, [])
+def test_a_preset_whose_schedule_takes_more_than_half_keeps_its_share(tmp_path):
+    (tmp_path / "long.yaml").write_text(WITH_SCHEDULE.replace("steps: 6000", "steps: 800"))
+    shares = {}
+    for steps in (800, 799, 400, 4):
+        config = load(f"train.steps={steps}", preset=tmp_path / "long.yaml")
+        shares[steps] = (config.optim.warmup_steps, config.optim.cooldown_steps)
+    assert shares == {800: (400, 200), 799: (399, 199), 400: (200, 100), 4: (2, 1)}
+
+
+@pytest.mark.parametrize("preset", ["sample", "sample_gpu", "silc_vit_b16"])
+def test_a_step_more_or_less_changes_the_schedule_by_as_much(preset):
+    for near in (20, 40, 80, 200, 100_000, 200_000):
+        warmups = [load(f"train.steps={near + d}", preset=preset).optim.warmup_steps for d in (-1, 0, 1)]
+        assert warmups == sorted(warmups)
+        assert warmups[-1] - warmups[0] <= 1
+
+
+def test_the_notes_of_a_run_are_not_those_of_the_next(tmp_path):
+    first = load("train.steps=20")
+    assert first.notes
+    (tmp_path / "config.yaml").write_text(config_io.to_yaml(first))
+    second = load(preset=tmp_path / "config.yaml")
+    assert second.notes == []
+    assert second.optim == first.optim
 
 
 @pytest.mark.parametrize(
@@ -129,7 +155,7 @@ def test_a_shorter_run_that_its_warm_up_fits_is_left_alone(small):
     [
         ["train.steps=60", "optim.warmup_steps=400"],
         ["train.steps=60", "optim.warmup_steps=40", "optim.cooldown_steps=21"],
-        ["optim.warmup_steps=401"],
+        ["optim.warmup_steps=6001"],
     ],
 )
 def test_a_schedule_that_was_asked_for_and_does_not_fit_is_refused(tmp_path, overrides):

@@ -157,7 +157,7 @@ def find_data(config: Config, args: argparse.Namespace, world: World) -> EvalDat
 
 
 def evaluate(args: argparse.Namespace) -> int:
-    """Exit status: 0 measured, 1 a task gave up or the report was not written. Raises ValueError for a user's mistake."""
+    """Exit status: 0 measured, 1 a task gave up, or there is no report. Raises ValueError for a user's mistake."""
     from silc import distributed
     from silc.evaluate import runner
     from silc.evaluate.report import output
