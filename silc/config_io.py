@@ -41,13 +41,14 @@ def load_config(
 ) -> Config:
     """Resolve a run's configuration.
 
-    preset: a name in the folder `presets`, or a path to a YAML file. file: one more YAML file laid over it. overrides:
-    words `section.key=value`, the value in YAML. Raises ValueError naming the key, and the nearest valid one.
+    preset: a name in the folder `presets`, or a path to a YAML file, which may extend one of these or one beside it.
+    file: one more YAML file laid over it. overrides: words `section.key=value`, the value in YAML. Raises ValueError
+    naming the key, and the nearest valid one.
 
     Where `train.steps` is given, the preset's warm-up and cool-down shrink to at most half of the run together, or to
     their share in the preset if that is larger; `notes` of the configuration says so. Those that are given stay.
     """
-    name, base = _read_preset(preset, presets, seen=())
+    name, base = _read_preset(preset, (presets,))
     base.pop("notes", None)  # of the loader, about another run: a run's config.yaml can be a preset
     given = {} if file is None else _read_yaml(file)
     words = list(overrides)
@@ -221,20 +222,42 @@ def _with_schedule_that_fits(base: dict[str, Any], given: dict[str, Any], config
     return dataclasses.replace(config, optim=dataclasses.replace(config.optim, **scaled), notes=[*config.notes, note])
 
 
-def _read_preset(preset: str | Path, folder: Path, seen: tuple[Path, ...]) -> tuple[str, dict[str, Any]]:
-    path = Path(preset)
-    if path.suffix not in (".yaml", ".yml"):
-        path = folder / f"{preset}.yaml"
-    if not path.is_file():
-        names = sorted(p.stem for p in folder.glob("*.yaml"))
-        raise ValueError(f"no preset {str(preset)!r}{_nearest(str(preset), names)}; presets: {', '.join(names)}")
-    if path in seen:
+def _read_preset(
+    preset: str | Path, folders: tuple[Path, ...], here: Path = Path(), seen: tuple[Path, ...] = ()
+) -> tuple[str, dict[str, Any]]:
+    """(name, tree) of a preset: a name in one of the folders, or a file, looked up from `here`.
+
+    What it extends is looked up beside it first. seen: the files that extend this one, resolved.
+    """
+    if not isinstance(preset, str | Path):
+        raise ValueError(f"a preset is a name, or the path of a YAML file, not {preset!r:.80}")
+    named = Path(preset).suffix not in (".yaml", ".yml")
+    places = [folder / f"{preset}.yaml" for folder in folders] if named else [here / preset]
+    found = [place for place in places if _is_file(place)]
+    if not found:
+        names = sorted({p.stem for folder in folders for p in folder.glob("*.yaml")})
+        name = str(preset)[:80]
+        raise ValueError(f"no preset {name!r}{_nearest(name, names)}; presets: {', '.join(names)}")
+    others = [place for place in found if place.resolve() not in seen[-1:]]  # sample.yaml may extend the package's
+    path = (others or found)[0]
+    if path.resolve() in seen:
         raise ValueError(f"presets extend each other in a circle: {' -> '.join(p.stem for p in (*seen, path))}")
     tree = _read_yaml(path)
     parent = tree.pop("extends", None)
     if parent is not None:
-        tree = _merge(_read_preset(parent, path.parent, (*seen, path))[1], tree)
+        try:
+            beside = (path.parent, *(folder for folder in folders[-1:] if folder != path.parent))
+            tree = _merge(_read_preset(parent, beside, path.parent, (*seen, path.resolve()))[1], tree)
+        except ValueError as error:
+            raise ValueError(f"{path}: extends: {error}") from None
     return path.stem, tree
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except (OSError, ValueError):  # a name that no file can have
+        return False
 
 
 def _read_yaml(path: Path) -> dict[str, Any]:
@@ -263,6 +286,10 @@ def _parse_override(word: str) -> dict[str, Any]:
     except yaml.YAMLError as error:
         hint = "; put text with braces in quotes inside a list: ['{00..99}.tar']" if "{" in text else ""
         raise ValueError(f"{word!r}: the value is not valid YAML{hint}: {error}") from None
+    except RecursionError:
+        raise ValueError(f"{word[:80]!r}: the value is nested too deeply") from None
+    if dotted.count(".") > 9:  # no key is as deep
+        raise ValueError(f"unknown key {dotted[:80]!r}")
     for part in reversed(dotted.split(".")):
         value = {part: value}
     return _with_new_names(value)

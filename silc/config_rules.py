@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
+import math
 import re
 
 from silc.config import Config, ModelConfig, ViewsConfig
+
+
+def divisors(number: int) -> list[int]:
+    """Of a positive number, the largest first; as many trials as its square root."""
+    small = [one for one in range(1, math.isqrt(number) + 1) if number % one == 0]
+    return sorted({*small, *(number // one for one in small)}, reverse=True)
 
 
 def validate(config: Config, world_size: int) -> None:
@@ -20,7 +27,7 @@ def validate(config: Config, world_size: int) -> None:
         )
     share, micro = train.share(world_size), train.micro(world_size)
     if share % micro:
-        fits = next(m for m in range(min(micro, share), 0, -1) if share % m == 0)
+        fits = next(m for m in divisors(share) if m <= micro)
         raise ValueError(
             f"train.micro_batch={micro} does not divide a rank's share of {share} pairs "
             f"(global_batch {train.global_batch} / {world_size} ranks); take {fits}"

@@ -241,6 +241,29 @@ def test_files_that_cannot_be_read(tmp_path):
     assert "circle" in refusal(preset=tmp_path / "a.yaml")
     (tmp_path / "orphan.yaml").write_text("extends: nobody")
     assert "nobody" in refusal(preset=tmp_path / "orphan.yaml")
+    (tmp_path / "self.yaml").write_text("extends: ../" + tmp_path.name + "/self.yaml")
+    assert "circle" in refusal(preset=tmp_path / "self.yaml")
+    for wrong in ("[a]", "5", "true"):
+        (tmp_path / "wrong.yaml").write_text(f"extends: {wrong}")
+        assert "wrong.yaml: extends: a preset is a name" in refusal(preset=tmp_path / "wrong.yaml")
+    assert "not None" in refusal(preset=None)
+    assert "no preset" in refusal(preset="a" * 300)
+    assert "no preset" in refusal(preset="a\0b")
+    assert "nested too deeply" in refusal("train.steps=" + "[" * 20_000)
+    assert "unknown key" in refusal("a." * 5000 + "b=1")
+
+
+def test_a_preset_of_ones_own_extends_one_beside_it_or_one_of_the_package(tmp_path):
+    def steps(name: str, text: str) -> int:
+        (tmp_path / name).write_text(text)
+        return config_io.load_config(tmp_path / name).train.steps
+
+    assert steps("mine.yaml", "extends: clip_vit_b16") == config_io.load_config("clip_vit_b16").train.steps
+    assert steps("sample.yaml", "extends: sample") == config_io.load_config("sample").train.steps
+    assert steps("base1.yaml", "extends: sample\ntrain: {steps: 77}") == 77
+    assert steps("file.yaml", "extends: base1.yaml") == 77
+    assert steps("clip_vit_b16.yaml", "train: {steps: 78}") == 78
+    assert steps("name.yaml", "extends: clip_vit_b16") == 78
 
 
 # Derived values

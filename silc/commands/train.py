@@ -22,7 +22,7 @@ from pathlib import Path
 
 from silc import config_io, presets
 from silc.commands import launcher
-from silc.commands.common import Parser, add_local_rank, passive_threads, with_new_names
+from silc.commands.common import MISTAKE, Parser, add_local_rank, passive_threads, with_new_names
 from silc.config import Config
 from silc.config_rules import validate
 from silc.train.plan.gpus import Gpu, gpu_named
@@ -101,7 +101,11 @@ def answer(args: argparse.Namespace) -> int | None:
         print_keys()
         return 0
     if args.dry_run:
-        return dry_run(args.config, args.ranks, args.gpu, args.mfu)
+        try:
+            return dry_run(args.config, args.ranks, args.gpu, args.mfu)
+        except ValueError as error:
+            print(f"{PROG}: {error}", file=sys.stderr)
+            return MISTAKE
     return None
 
 

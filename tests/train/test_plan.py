@@ -11,7 +11,9 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from silc import config_io
+from silc.commands.train import main
 from silc.config import Config
+from silc.config_rules import divisors, validate
 from silc.model import build
 from silc.train.estimate import head_macs, passes_flops, step_flops, text_macs, vision_macs
 from silc.train.metrics import peak_flops
@@ -305,3 +307,24 @@ def test_no_mfu_for_what_is_not_in_the_table() -> None:
     assert peak_flops(preset("sample"), "cpu") is None
     assert peak_flops(preset("sample", "train.peak_tflops=2"), "cpu") == 2e12
     assert len({gpu.name for gpu in GPUS}) == len(GPUS)
+
+
+def test_a_batch_that_is_a_large_prime_is_planned_at_once() -> None:
+    run = preset("sample", "train.global_batch=1000000007", "train.micro_batch=1")
+    assert make_plan(run, 1, Gpu("small", 80.0, None)).choices[0].largest in (1, None)
+    assert divisors(1_000_000_007) == [1_000_000_007, 1]
+    assert divisors(36) == [36, 18, 12, 9, 6, 4, 3, 2, 1]
+    assert divisors(1) == [1]
+    with pytest.raises(ValueError, match=r"train\.micro_batch=900000000 does not divide .*take 1$"):
+        validate(preset("sample", "train.global_batch=1000000007", "train.micro_batch=900000000"), 1)
+
+
+@pytest.mark.parametrize("error", [OverflowError, RuntimeError])
+def test_what_cannot_be_counted_is_told_in_words(monkeypatch, capsys, error) -> None:
+    def fails(*_):
+        raise error("too large\nframe")
+
+    monkeypatch.setattr("silc.train.plan.plan.parameters", fails)
+    assert main(["--dry-run"]) == 2
+    said = capsys.readouterr().err
+    assert "silc train: no plan can be made of a model, batch or length as large as this (too large)" in said

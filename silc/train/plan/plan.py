@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 
 from silc.config import Config
+from silc.config_rules import divisors
 from silc.objective import plan_views
 from silc.train.estimate import passes_flops, step_flops
 from silc.train.plan.activations import Machine, image_tokens
@@ -92,10 +93,19 @@ def visible_gpu() -> Gpu | None:
 def make_plan(config: Config, ranks: int, gpu: Gpu | None, mfu: float = MFU) -> Plan:
     """The plan of a valid configuration on `ranks` of a GPU, or for None of a CPU.
 
-    engine.precision=auto is bf16 on a GPU and fp32 on a CPU. Raises ValueError for an MFU that is none.
+    engine.precision=auto is bf16 on a GPU and fp32 on a CPU. Raises ValueError for an MFU that is none, and for sizes
+    beyond what can be counted.
     """
     if not 0 < mfu <= 1:
         raise ValueError(f"--mfu {mfu:g}: a fraction of the peak, above 0 and at most 1, as in --mfu {MFU}")
+    try:
+        return _plan(config, ranks, gpu, mfu)
+    except (OverflowError, RuntimeError) as error:  # floats end at 1e308, sizes of tensors at 2**63
+        said = str(error).partition("\n")[0]
+        raise ValueError(f"no plan can be made of a model, batch or length as large as this ({said})") from None
+
+
+def _plan(config: Config, ranks: int, gpu: Gpu | None, mfu: float) -> Plan:
     asked = config.engine.precision
     bf16 = gpu is not None if asked == "auto" else asked == "bf16"
     machine = Machine(torch.bfloat16 if bf16 else torch.float32, gpu is not None)
@@ -136,6 +146,7 @@ def _choice(
     if limit is None:
         return Choice(recompute, asked, False, None)
     share = config.train.global_batch // ranks
-    divisors = (size for size in range(share, 0, -1) if share % size == 0)
-    fitting = (size for size in divisors if memory(config, counts, machine, ranks, size, recompute).total <= limit)
+    fitting = (
+        size for size in divisors(share) if memory(config, counts, machine, ranks, size, recompute).total <= limit
+    )
     return Choice(recompute, asked, asked.total <= limit, next(fitting, None))
