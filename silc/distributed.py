@@ -5,13 +5,14 @@ from __future__ import annotations
 import ctypes
 import os
 import platform
-import socket
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
 
 import torch
 import torch.distributed as dist
+
+from silc.ports import free_port
 
 
 @dataclass(frozen=True)
@@ -41,7 +42,7 @@ def init(timeout_minutes: float) -> World:
             "LOCAL_RANK": "0",
             "WORLD_SIZE": "1",
             "MASTER_ADDR": "127.0.0.1",
-            "MASTER_PORT": str(_free_port()),
+            "MASTER_PORT": str(free_port()),
         }
         os.environ.update(alone)
     cuda = torch.cuda.is_available()
@@ -66,7 +67,7 @@ def init(timeout_minutes: float) -> World:
                 raise
             port = os.environ["MASTER_PORT"]
             raise ValueError(
-                f"port {port} is in use by another job; take another, as in deepspeed --master_port {int(port) + 11}"
+                f"port {port} is in use by another job; take another, as in silc train --master_port {int(port) + 11}"
             ) from None
     return World(dist.get_rank(), dist.get_world_size(), device)
 
@@ -81,12 +82,6 @@ def _keep_freed_memory() -> None:
         libc = ctypes.CDLL(None)
         libc.mallopt(m_mmap_threshold, 1 << 30)
         libc.mallopt(m_trim_threshold, 2_000_000_000)
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
 
 
 def _many() -> bool:

@@ -65,6 +65,7 @@ FLOORS = {
     "silc.errors": 0,
     "silc.text": 0,
     "silc.files": 0,
+    "silc.ports": 0,
     "silc.presets": 0,
     "silc.version": 0,
     "silc.model": 1,
@@ -81,6 +82,7 @@ FLOORS = {
 FLOOR_0 = {  # who may import whom on the lowest floor
     "silc.config_rules": {"silc.config"},
     "silc.config_io": {"silc.config", "silc.presets"},
+    "silc.distributed": {"silc.ports"},
 }
 
 

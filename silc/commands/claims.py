@@ -19,7 +19,6 @@ import argparse
 import os
 import shlex
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -34,6 +33,7 @@ from silc.commands.common import MISTAKE, Parser, passive_threads, with_new_name
 from silc.config import Config
 from silc.config_rules import validate
 from silc.errors import STOPPED_BY_SIGNAL
+from silc.ports import free_port
 from silc.presets import PRESETS
 
 PROG = "silc claims"
@@ -145,10 +145,7 @@ def busy(run: plan.Run) -> list[int]:
 
 def command(run: plan.Run, args: argparse.Namespace) -> list[str]:
     """The launch of one run, on a port that no one holds."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    options = [f"--master_port={port}"]
+    options = [f"--master_port={free_port()}"]
     if args.num_gpus is not None:
         options.append(f"--num_gpus={args.num_gpus}")
     words = ["--preset", args.preset, *args.overrides, *run.words]

@@ -48,7 +48,7 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("model", type=Path, help="run folder (its newest checkpoint), checkpoint, or open_clip export")
     parser.add_argument("overrides", nargs="*", default=[], metavar="section.key=value", help="overrides, applied last")
     parser.add_argument("--tasks", default=",".join(TASKS), help=f"some of {', '.join(TASKS)} (default: all)")
-    parser.add_argument("--preset", help="take sections eval and data from this preset; its model must be the model's")
+    parser.add_argument("--preset", help="take eval and data from this preset, but tokenizer, mean, std")
     parser.add_argument("--out", type=Path, help="folder for evaluation.json and report.html (default: the run folder)")
     add_local_rank(parser)
     args = parser.parse_intermixed_args(list(argv))  # overrides may follow an option
@@ -74,7 +74,7 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
 def load(args: argparse.Namespace) -> tuple[Config, Weights, Weights, int | None, Path]:
     """Configuration, the student's and the teacher's weights, the step they are of, and where results go.
 
-    Raises ValueError for a path that holds no model, and for a preset of another one.
+    Raises ValueError for a path that holds no model, and for a preset that does not fit it.
     """
     from silc.model.load_export import is_export, load_export
     from silc.train import checkpoint
@@ -93,27 +93,18 @@ def load(args: argparse.Namespace) -> tuple[Config, Weights, Weights, int | None
 
 
 def _configure(saved: Config, args: argparse.Namespace) -> Config:
-    """The model's configuration with the preset's evaluation and the overrides."""
+    """The model's configuration with the preset's evaluation and the overrides, whatever the size of its model.
+
+    Raises ValueError where the model cannot be evaluated so: windows that its patches do not divide.
+    """
     tree = config_io.to_dict(saved)
     if args.preset is not None:
         preset = config_io.to_dict(config_io.load_config(args.preset))
-        _check_same_model(tree, preset, args)
-        tokenizer = tree["data"]["tokenizer"]
-        tree |= {"eval": preset["eval"], "data": preset["data"] | {"tokenizer": tokenizer}}
+        own = {name: tree["data"][name] for name in ("tokenizer", "mean", "std")}  # parts of the model
+        tree |= {"eval": preset["eval"], "data": preset["data"] | own}
     config = config_io.override(config_io.build(tree), args.overrides)
     validate_eval(config)
     return config
-
-
-def _check_same_model(saved: dict, preset: dict, args: argparse.Namespace) -> None:
-    for tower in ("vision", "text"):
-        for name, value in saved["model"][tower].items():
-            other = preset["model"][tower][name]
-            if value != other and not (name == "mlp_ratio" and abs(value - other) < 0.01):
-                raise ValueError(
-                    f"{args.model} is not of preset {args.preset}: its model.{tower}.{name} is {value}, the preset's "
-                    f"{other}; leave --preset out, or name the preset that it was trained with"
-                )
 
 
 def join(config: Config) -> World:

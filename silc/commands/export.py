@@ -39,6 +39,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     from silc.train.checkpoint import export_open_clip, find
 
     try:
+        if args.out.exists() and not args.out.is_dir():
+            raise ValueError(f"{args.out} is a file; an export is a folder: give a new name")
         if args.out.is_dir() and any(args.out.iterdir()) and not is_export(args.out):
             raise ValueError(f"{args.out} holds other files and no earlier export; give a new folder")
         path = find(args.checkpoint)

@@ -16,6 +16,7 @@ import psutil
 
 from silc.commands.common import Parser, passive_threads
 from silc.errors import STOPPED_BY_SIGNAL
+from silc.ports import free_port
 
 # Options of DeepSpeed's launcher: names, and the type of the value or None for a switch. Repeated here because reading
 # them from DeepSpeed loads torch; a test compares.
@@ -45,6 +46,7 @@ OPTIONS: tuple[tuple[tuple[str, ...], type | None], ...] = (
 )
 LEFT_OUT = ("--module", "--no_python", "--autotuning")  # decided here, or of no use to this trainer
 HOSTFILE = Path("/job/hostfile")  # read by the launcher when no other is named
+SEVERAL = ("--hostfile", "--num_nodes", "--node_rank", "--master_addr", "--launcher", "--force_multi", "--no_ssh")
 KNOWN = (0, 1, 2, STOPPED_BY_SIGNAL)  # exit statuses that a rank has explained
 
 
@@ -70,6 +72,17 @@ def ranks(options: Sequence[str]) -> int | None:
     given = dict(option.split("=", 1) for option in options if "=" in option)
     elsewhere = "--hostfile" in given or HOSTFILE.exists()
     return None if elsewhere or "--num_gpus" not in given else int(given["--num_gpus"])
+
+
+def with_port(options: Sequence[str]) -> list[str]:
+    """`options` with a free --master_port, if none is given and the job is on this machine alone.
+
+    The launcher's own is 29500 for every job. On several machines all must be told the same one.
+    """
+    given = {option.split("=")[0] for option in options}
+    if given & {"--master_port", *SEVERAL} or HOSTFILE.exists():
+        return list(options)
+    return [f"--master_port={free_port()}", *options]
 
 
 def command(module: str, options: Sequence[str], words: Sequence[str]) -> list[str]:
@@ -104,6 +117,7 @@ def environment() -> dict[str, str]:
 def run(prog: str, module: str, options: Sequence[str], words: Sequence[str]) -> int:
     """Exit status of a job. SIGINT, SIGTERM, SIGHUP and SIGUSR1 to this process are passed to its ranks here."""
     stopped: list[int] = []
+    options = with_port(options)
     process = subprocess.Popen(command(module, options, words), env=environment(), start_new_session=True)
 
     def stop(signum: int, frame: FrameType | None) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import json
 import shutil
@@ -12,7 +13,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from silc.commands.evaluate import main
+from silc import config_io
+from silc.commands.evaluate import load, main, parse
 from silc.config import TASKS
 from silc.train import checkpoint
 
@@ -133,6 +135,17 @@ def test_an_export_without_data_is_told_what_to_give(evaluate, here, one_rank, t
     assert "--preset sample" in err
 
 
+def test_the_advice_works_for_a_model_of_any_size(one_rank):
+    export = one_rank.path("open_clip")
+    before, *_ = load(parse([str(export)]))
+    config, *_ = load(parse([str(export), "--preset", "sample"]))
+    sample = config_io.load_config("sample")
+    assert config.model == before.model != sample.model
+    assert config.eval == sample.eval
+    own = {"tokenizer": before.data.tokenizer, "mean": before.data.mean, "std": before.data.std}
+    assert config.data == dataclasses.replace(sample.data, **own)
+
+
 def _forbidden(*_):
     raise AssertionError("this must not be called")
 
@@ -200,7 +213,7 @@ def test_a_task_that_gives_up_is_status_1(evaluate, here, one_rank, tmp_path):
         ),
         (["RUN", "eval.limt=3"], ["unknown key 'eval.limt'", "eval.limit"]),
         (["RUN", "eval.window=12"], ["eval.window=12", "patch_size=8", "take 16"]),
-        (["RUN", "--preset=silc_vit_b16"], ["is not of preset silc_vit_b16", "model.vision.image_size is 16", "256"]),
+        (["RUN", "--preset=TMP/odd.yaml"], ["eval.window=12", "patch_size=8", "take 16"]),
         (["RUN", "--preset=nothing"], ["no preset 'nothing'"]),
         (["RUN", "eval.segmentation=ade20k:TMP/absent"], ["TMP/absent is not a folder"]),
         (["RUN", "eval.segmentation=SQUARES"], ["not of the form LAYOUT:FOLDER"]),
@@ -219,6 +232,7 @@ def test_a_task_that_gives_up_is_status_1(evaluate, here, one_rank, tmp_path):
     ids=lambda x: " ".join(x)[:60] if isinstance(x, list) else None,
 )
 def test_a_mistake_ends_with_status_2(evaluate, here, one_rank, squares, tmp_path, words, said):
+    (tmp_path / "odd.yaml").write_text("extends: sample\neval: {window: 12}")
     masks = sorted((squares / "annotations/validation").iterdir())
     spoil = {
         "CUT": lambda: Image.fromarray(np.full((32, 32), 200, np.uint8)).save(masks[0]),

@@ -31,6 +31,7 @@ def test_what_cannot_be_written_is_told_without_a_traceback(capsys, tmp_path, mo
     monkeypatch.setattr(checkpoint, "find", lambda path: path)
     monkeypatch.setattr(checkpoint, "export_open_clip", lambda path, out, teacher: out.mkdir())
     (tmp_path / "file").write_text("")
+    assert f"{tmp_path}/file is a file; an export is a folder" in refused(capsys, "run", tmp_path / "file")
     said = refused(capsys, "run", tmp_path / "file" / "out")
     assert f"run cannot be exported to {tmp_path}/file/out: " in said
     assert "Not a directory" in said

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -87,6 +88,18 @@ def test_the_launcher_adds_no_line_unless_asked():
         assert "--log_level=critical" not in launcher.command("m", [option], [])
     words = launcher.command("m", [], ["a.b=1"])
     assert words[-3:] == ["--module", "m", "a.b=1"]
+
+
+def test_a_job_of_one_machine_takes_a_free_port_unless_one_is_given(tmp_path, monkeypatch):
+    (first, *rest) = launcher.with_port(["--num_gpus=2"])
+    assert rest == ["--num_gpus=2"]
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", int(first.removeprefix("--master_port="))))
+    for option in ("--master_port=29511", "--hostfile=hosts", "--num_nodes=2", "--node_rank=0", "--no_ssh"):
+        assert launcher.with_port([option]) == [option]
+    (tmp_path / "hosts").write_text("")
+    monkeypatch.setattr(launcher, "HOSTFILE", tmp_path / "hosts")
+    assert launcher.with_port([]) == []
 
 
 def test_the_ranks_import_the_code_of_this_process(tmp_path):
