@@ -5,7 +5,10 @@ from __future__ import annotations
 import ast
 import itertools
 import os
+import shutil
+import subprocess
 import sys
+import tarfile
 import tomllib
 from collections.abc import Iterator
 from pathlib import Path
@@ -287,3 +290,15 @@ def test_the_kernels_depend_on_torch_and_triton_alone():
 
 def test_one_place_has_the_version(described):
     assert described["version"] == __version__
+
+
+def test_a_source_distribution_holds_the_package_and_its_licence_but_no_tests(tmp_path):
+    for folder in ("silc", "tests"):
+        shutil.copytree(ROOT / folder, tmp_path / folder, ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("setup.py", "pyproject.toml", "MANIFEST.in", "README.md", "LICENSE", "NOTICE", "requirements.txt"):
+        shutil.copy(ROOT / name, tmp_path / name)
+    subprocess.run([sys.executable, "setup.py", "-q", "sdist"], cwd=tmp_path, check=True, capture_output=True)
+    with tarfile.open(next((tmp_path / "dist").glob("*.tar.gz"))) as archive:
+        inside = {name.partition("/")[2] for name in archive.getnames()}
+    assert {"LICENSE", "NOTICE", "requirements.txt", "silc/presets/sample.yaml", "silc/ports.py"} <= inside
+    assert not [name for name in inside if name.startswith(("tests", "benchmarks", "tools"))]
