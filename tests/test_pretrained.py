@@ -299,6 +299,24 @@ MISTAKES = {
     "names in a string": lambda m: m.classify(IMAGES, "cat"),
     "no names": lambda m: m.classify(IMAGES, []),
     "prompt without a place": lambda m: m.classify(IMAGES, NAMES, templates=["a"]),
+    "PIL and floats": lambda m: m.encode_image([IMAGES[0], torch.zeros(3, 24, 24)]),
+    "bytes and floats": lambda m: m.dense([torch.zeros(3, 24, 24, dtype=torch.uint8), torch.zeros(3, 24, 24)]),
+    "kinds in other batches": lambda m: m.encode_image([*IMAGES[:1] * pretrained.BATCH, torch.zeros(3, 24, 24)]),
+    "sizes in other batches": lambda m: m.encode_image(
+        [torch.zeros(3, s, s) for s in (*[24] * pretrained.BATCH, 16)],
+    ),
+    "an image without pixels": lambda m: m.encode_image(Image.Image()),
+    "an image without height": lambda m: m.preprocess(Image.new("RGB", (5, 0))),
+    "size in a string": lambda m: m.preprocess(IMAGES[0], "48"),
+    "size of three": lambda m: m.preprocess(IMAGES[0], (24, 24, 3)),
+    "size in fractions": lambda m: m.preprocess(IMAGES[0], 24.0),
+    "sparse": lambda m: m.encode_image(torch.zeros(1, 3, 24, 24).to_sparse()),
+    "sparse in a list": lambda m: m.encode_image([torch.zeros(3, 24, 24).to_sparse()]),
+    "meta": lambda m: m.dense(torch.zeros(1, 3, 24, 24, device="meta")),
+    "bare number": lambda m: m.encode_text(5),
+    "None for a text": lambda m: m.encode_text(None),
+    "None for names": lambda m: m.classify(IMAGES, None),
+    "a number for prompts": lambda m: m.classify(IMAGES, NAMES, templates=5),
     "prompts in a string": lambda m: m.classify(IMAGES, NAMES, templates="a {}"),
 }
 
@@ -321,6 +339,9 @@ def test_arguments_of_load_are_checked(run, tmp_path):
         ({"model": "average"}, "give 'student' or 'teacher'"),
         ({"dtype": torch.int8}, r"give torch\.float32"),
         ({"device": "abacus"}, r"device='abacus' cannot be used .*; give 'cpu' or 'cuda'"),
+        ({"device": "hpu"}, r"device='hpu' cannot be used"),
+        ({"device": "meta"}, r"device='meta' cannot be used"),
+        ({"device": 1.5}, r"device='1\.5' cannot be used"),
         ({"device": "cuda:99"}, r"device='cuda:99' cannot be used"),
     ):
         with pytest.raises(ValueError, match=message):
@@ -331,6 +352,9 @@ def test_arguments_of_load_are_checked(run, tmp_path):
     for missing in (tmp_path / "none", tmp_path / "file"):
         with pytest.raises(ValueError, match="is no folder; give a run folder, a checkpoint, or an export"):
             silc.load(missing)
+    for path in (None, b"runs", 5, "a\0b"):
+        with pytest.raises(ValueError, match="give the path of a folder"):
+            silc.load(path)
     with pytest.raises(ValueError, match="no whole checkpoint"):
         silc.load(tmp_path)
 
