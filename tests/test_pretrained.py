@@ -397,7 +397,9 @@ def test_damaged_files_are_refused_by_name(run, tmp_path):
             silc.load(copy, device="cpu")
 
 
-@pytest.mark.parametrize("text", ["", "{}", "[]", '{"files": 3}', "[" * 100_000, '{"files": ["a", "b"]}'])
+@pytest.mark.parametrize(
+    "text", ["", "{}", "[]", '{"files": 3}', "[" * 100_000, '{"files": ["a", "b"]}', '{"files": [[1, 2]]}']
+)
 def test_a_damaged_manifest_is_refused(run, tmp_path, text):
     shutil.copytree(run, tmp_path / "run")
     path = tmp_path / "run" / "checkpoints" / "step_00000007"

@@ -16,6 +16,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from silc.config import Config, DataConfig, ModelConfig, ObjectiveConfig, TextConfig, ViewsConfig, VisionConfig
+from silc.files import check_regular
 from silc.model.export import named_sizes
 from silc.model.layers import NORM_EPS
 
@@ -150,6 +151,7 @@ def load_export(folder: Path) -> tuple[Config, dict[str, Tensor]]:
 def _read(path: Path, kind: type[T]) -> T:
     """A JSON file of a known shape. Raises ValueError naming the first field that is wrong."""
     try:
+        check_regular(path)
         if path.stat().st_size > MAX_JSON:
             raise ValueError(f"{path} is larger than {MAX_JSON} bytes; silc export writes about a thousand")
         return kind.model_validate_json(path.read_bytes())
