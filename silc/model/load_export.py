@@ -116,6 +116,13 @@ def load_export(folder: Path) -> tuple[Config, dict[str, Tensor]]:
         ValueError: a folder that is no export of this package, a file that is missing or damaged, or weights that do
             not fit the description.
     """
+    try:
+        return _load(folder)
+    except ValidationError as error:  # sizes beyond the limits of silc.config
+        raise ValueError(f"{folder / CONFIG} is not of an export that silc export writes: {_first(error)}") from None
+
+
+def _load(folder: Path) -> tuple[Config, dict[str, Tensor]]:
     described = _read(folder / CONFIG, _OpenClip)
     model, pixels = described.model_cfg, described.preprocess_cfg
     vision, text = _vision(folder, model.vision_cfg.timm_model_name), model.text_cfg
@@ -158,12 +165,15 @@ def _read(path: Path, kind: type[T]) -> T:
     except OSError as error:
         raise ValueError(f"{path} cannot be read: {error.strerror}; export again") from None
     except ValidationError as error:
-        first = error.errors(include_url=False, include_context=False)[0]
-        field = ".".join(str(part) for part in first["loc"])
-        message = first["msg"][0].lower() + first["msg"][1:]
-        raise ValueError(
-            f"{path} is not of an export that silc export writes: {field + ': ' if field else ''}{message}"
-        ) from None
+        raise ValueError(f"{path} is not of an export that silc export writes: {_first(error)}") from None
+
+
+def _first(error: ValidationError) -> str:
+    """The first field that is wrong, and why."""
+    first = error.errors(include_url=False, include_context=False)[0]
+    field = ".".join(str(part) for part in first["loc"])
+    message = first["msg"][0].lower() + first["msg"][1:]
+    return f"{field + ': ' if field else ''}{message}"
 
 
 def _vision(folder: Path, name: str) -> VisionConfig:
