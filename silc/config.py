@@ -14,8 +14,19 @@ from pydantic.dataclasses import dataclass
 
 _STRICT = ConfigDict(extra="forbid", validate_assignment=True, allow_inf_nan=False, arbitrary_types_allowed=False)
 
-Positive = Annotated[int, Field(gt=0)]
-NonNegative = Annotated[int, Field(ge=0)]
+# Upper limits are far beyond any run. They are there for a configuration that others wrote, whose sizes would otherwise
+# overflow, or take days to lay out, before the weights show that they are wrong.
+Positive = Annotated[int, Field(gt=0, le=10**13)]  # steps, samples, elements
+NonNegative = Annotated[int, Field(ge=0, le=10**13)]
+Seed = Annotated[int, Field(ge=0, lt=2**63)]
+Size = Annotated[int, Field(gt=0, le=65_536)]  # pixels a side, tokens, width
+Depth = Annotated[int, Field(gt=0, le=1024)]  # blocks, heads, layers
+Rows = Annotated[int, Field(gt=0, le=10**8)]  # of a table
+Batch = Annotated[int, Field(gt=0, le=10**9)]
+Crops = Annotated[int, Field(ge=0, le=1024)]
+Ratio = Annotated[float, Field(gt=0, le=64)]
+Scale = Annotated[float, Field(gt=0, le=1e6)]
+Minutes = Annotated[float, Field(gt=0, le=1e7)]
 PositiveFloat = Annotated[float, Field(gt=0)]
 NonNegativeFloat = Annotated[float, Field(ge=0)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
@@ -44,34 +55,34 @@ def key(default: Any, doc: str) -> Any:
 class VisionConfig:
     """The image tower: a ViT with attention pooling (SigLIP's layout, exact GELU)."""
 
-    image_size: Positive = key(256, "pixels a side of the grid the position table is stored for")
-    patch_size: Positive = key(16, "pixels a side of a patch")
-    width: Positive = key(768, "token width; also the width of the shared embedding")
-    depth: Positive = key(12, "number of transformer blocks")
-    heads: Positive = key(12, "attention heads; divides width")
-    mlp_ratio: PositiveFloat = key(4.0, "hidden width of the MLP over width")
+    image_size: Size = key(256, "pixels a side of the grid the position table is stored for")
+    patch_size: Size = key(16, "pixels a side of a patch")
+    width: Size = key(768, "token width; also the width of the shared embedding")
+    depth: Depth = key(12, "number of transformer blocks")
+    heads: Depth = key(12, "attention heads; divides width")
+    mlp_ratio: Ratio = key(4.0, "hidden width of the MLP over width")
 
 
 @dataclass(config=_STRICT, kw_only=True)
 class TextConfig:
     """The text tower: a bidirectional transformer pooled at its last token (SigLIP's layout)."""
 
-    context_length: Annotated[int, Field(ge=3)] = key(64, "tokens a caption is padded or cut to")
-    vocab_size: Positive = key(49408, "rows of the token table; at least the tokenizer's")
-    width: Positive = key(768, "token width")
-    depth: Positive = key(12, "number of transformer blocks")
-    heads: Positive = key(12, "attention heads; divides width")
-    mlp_ratio: PositiveFloat = key(4.0, "hidden width of the MLP over width")
+    context_length: Annotated[int, Field(ge=3, le=65_536)] = key(64, "tokens a caption is padded or cut to")
+    vocab_size: Rows = key(49408, "rows of the token table; at least the tokenizer's")
+    width: Size = key(768, "token width")
+    depth: Depth = key(12, "number of transformer blocks")
+    heads: Depth = key(12, "attention heads; divides width")
+    mlp_ratio: Ratio = key(4.0, "hidden width of the MLP over width")
 
 
 @dataclass(config=_STRICT, kw_only=True)
 class HeadConfig:
     """The projection head of self-distillation (DINO's)."""
 
-    prototypes: Positive = key(65536, "K, the number of prototypes: outputs of the last layer")
-    hidden: Positive = key(2048, "hidden width of the MLP")
-    bottleneck: Positive = key(256, "width of the L2-normalised features before the last layer")
-    layers: Annotated[int, Field(ge=1)] = key(3, "linear layers in the MLP")
+    prototypes: Rows = key(65536, "K, the number of prototypes: outputs of the last layer")
+    hidden: Size = key(2048, "hidden width of the MLP")
+    bottleneck: Size = key(256, "width of the L2-normalised features before the last layer")
+    layers: Depth = key(3, "linear layers in the MLP")
 
 
 @dataclass(config=_STRICT, kw_only=True)
@@ -93,9 +104,9 @@ class ViewsConfig:
     """The crops of one image (SILC: 2 global views, 8 local ones)."""
 
     n_global: Annotated[int, Field(ge=0, le=8)] = key(2, "global crops an image; the teacher sees them all")
-    n_local: NonNegative = key(8, "local crops an image, seen by the student alone")
-    global_size: Positive = key(256, "pixels a side of a global crop")
-    local_size: Positive = key(96, "pixels a side of a local crop")
+    n_local: Crops = key(8, "local crops an image, seen by the student alone")
+    global_size: Size = key(256, "pixels a side of a global crop")
+    local_size: Size = key(96, "pixels a side of a local crop")
     global_area: Area = key((0.4, 1.0), "range of a global crop's area, as a fraction of the image")
     local_area: Area = key((0.05, 0.4), "range of a local crop's area")
     flip: Fraction = key(0.5, "probability of a horizontal flip")
@@ -114,11 +125,11 @@ class ObjectiveConfig:
         "auto", "communication plan of the contrastive op"
     )
     contrastive_chunk: Positive = key(4096, "columns of the similarity matrix held at once")
-    init_scale: PositiveFloat | None = key(
+    init_scale: Scale | None = key(
         None, "first multiplier of the similarities; null: 1/0.07 for softmax, 10 for sigmoid"
     )
-    init_bias: float = key(-10.0, "first bias of the sigmoid loss")
-    max_scale: PositiveFloat = key(100.0, "limit of the effective multiplier")
+    init_bias: Annotated[float, Field(ge=-1e6, le=1e6)] = key(-10.0, "first bias of the sigmoid loss")
+    max_scale: Scale = key(100.0, "limit of the effective multiplier")
     distill: bool = key(True, "local-to-global self-distillation from the EMA teacher")
     distill_weight: NonNegativeFloat = key(1.0, "weight of the distillation loss")
     distill_start: Annotated[float, Field(ge=0, lt=1)] = key(
@@ -209,7 +220,7 @@ class EngineConfig:
     prefetch_bucket_size: Positive = key(50_000_000, "elements prefetched (stage 3)")
     persistence_threshold: NonNegative = key(100_000, "parameters up to this size stay whole (stage 3)")
     max_live_parameters: Positive = key(1_000_000_000, "elements kept gathered (stage 3)")
-    timeout_minutes: PositiveFloat = key(30.0, "limit of a collective before the job fails")
+    timeout_minutes: Minutes = key(30.0, "limit of a collective before the job fails")
 
 
 @dataclass(config=_STRICT, kw_only=True)
@@ -226,11 +237,11 @@ class TrainConfig:
     """How long, how large, where to."""
 
     steps: Positive = key(100_000, "optimiser steps")
-    global_batch: Positive = key(16384, "pairs a step, over all ranks and accumulation steps")
-    micro_batch: Positive | None = key(
+    global_batch: Batch = key(16384, "pairs a step, over all ranks and accumulation steps")
+    micro_batch: Batch | None = key(
         None, "pairs a rank holds at once; smaller than its share: exact gradient accumulation. null: its share"
     )
-    seed: NonNegative = key(0, "seed of weights, data order and augmentation")
+    seed: Seed = key(0, "seed of weights, data order and augmentation")
     max_bad_steps: Positive = key(10, "non-finite steps in a row that end the run")
     log_every: Positive = key(50, "steps between metrics (one device synchronisation each)")
     save_every: NonNegative = key(5000, "steps between checkpoints; 0: only at the end")
@@ -264,7 +275,7 @@ class EvalConfig:
     )
     after: list[Task] = key(list(TASKS), "tasks at the end of the run; what the data cannot serve is left out")
     models: list[Literal["student", "teacher"]] = key(["student", "teacher"], "whose image tower is measured")
-    timeout_minutes: PositiveFloat = key(30.0, "limit of one task on one model; it is given up, training goes on")
+    timeout_minutes: Minutes = key(30.0, "limit of one task on one model; it is given up, training goes on")
     classification: str | None = key(
         None, "data set to classify, LAYOUT:FOLDER; null: eval.shards, or the sample set if that is trained on"
     )
@@ -278,19 +289,19 @@ class EvalConfig:
     templates: list[str] = key(
         [], "prompts, averaged; {} is the class name. Empty: those of the data set, or else ['a {}']"
     )
-    batch: Positive = key(256, "images a forward pass")
+    batch: Batch = key(256, "images a forward pass")
     limit: NonNegative = key(0, "test images a task takes, a random choice that is always the same; 0: all")
     shots: list[Positive] = key([1, 5, 10], "few-shot: training images a class")
     draws: Positive = key(3, "few-shot: random choices of them, for mean and deviation")
     ridge: PositiveFloat = key(1024.0, "few-shot: weight of the ridge penalty")
     neighbours: Positive = key(20, "few-shot: neighbours that vote")
-    short_side: Positive | None = key(
+    short_side: Size | None = key(
         None, "segmentation: pixels of an image's shorter side; null: 7/4 of views.global_size (448 for 256)"
     )
     window: NonNegative | None = key(
         None, "segmentation: pixels a side of the sliding window; 0: the whole image at once; null: short_side"
     )
-    stride: Positive | None = key(None, "segmentation: pixels from window to window; null: 3/4 of the window")
+    stride: Size | None = key(None, "segmentation: pixels from window to window; null: 3/4 of the window")
     test_images: NonNegative = key(0, "segmentation: test images; 0: eval.limit")
     train_images: Positive = key(2048, "segmentation heads: training images")
     probe_steps: Positive = key(1000, "linear segmentation: optimiser steps")

@@ -24,6 +24,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from silc.config import Config
 from silc.presets import PRESETS
+from silc.yaml_safe import read_plain
 
 _ADAPTER = TypeAdapter(Config)
 
@@ -262,7 +263,7 @@ def _is_file(path: Path) -> bool:
 
 def _read_yaml(path: Path) -> dict[str, Any]:
     try:
-        tree = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+        tree = read_plain(path)
     except OSError as error:
         raise ValueError(f"cannot read the configuration file {path}: {error.strerror}") from None
     except yaml.YAMLError as error:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import ctypes
 import os
 import platform
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
@@ -13,6 +15,8 @@ import torch
 import torch.distributed as dist
 
 from silc.ports import free_port
+
+_NAMES = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")  # a job in a launcher's environment
 
 
 @dataclass(frozen=True)
@@ -70,6 +74,30 @@ def init(timeout_minutes: float) -> World:
                 f"port {port} is in use by another job; take another, as in silc train --master_port {int(port) + 11}"
             ) from None
     return World(dist.get_rank(), dist.get_world_size(), device)
+
+
+@contextmanager
+def left_afterwards() -> Iterator[None]:
+    """A job that :func:`init` joins inside the block is left when the block ends, with the environment as it was.
+
+    For training inside a longer process: commands started later from it would take this job's variables for those of a
+    launcher, and a second job in the process must not find the first one's group. A process group that was there before
+    the block stays.
+    """
+    before, joined = {name: os.environ.get(name) for name in _NAMES}, dist.is_initialized()
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
+        if dist.is_initialized() and not joined:
+            import deepspeed
+
+            deepspeed.comm.destroy_process_group()
+            deepspeed.comm.comm.cdb = None  # or DeepSpeed would take the group that is gone for initialised
 
 
 def _keep_freed_memory() -> None:

@@ -1,4 +1,4 @@
-"""Writing files that are whole or absent.
+"""Writing files that are whole or absent, and reading files of others without waiting for ever.
 
 A file is written under another name beside its place, brought to the disk, and renamed: a reader finds the earlier
 contents or the new ones, never a part, also after a crash or on a full disk.
@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import os
 import secrets
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -47,6 +48,22 @@ def write_text(path: str | Path, text: str) -> None:
     """Write UTF-8 text to a file, whole or not at all; see :func:`replacing`. Raises OSError."""
     with replacing(path) as draft:
         draft.write_text(text, encoding="utf-8")
+
+
+def check_regular(path: str | Path, limit: int | None = None) -> None:
+    """Refuse what is no regular file, since reading a pipe or a device may never end, and what is larger than `limit`
+    bytes.
+
+    Raises:
+        ValueError: it is another thing, or larger.
+        OSError: there is nothing, or nothing that may be looked at.
+    """
+    found = os.stat(path)
+    if not stat.S_ISREG(found.st_mode):
+        kind = "a folder" if stat.S_ISDIR(found.st_mode) else "a pipe, socket or device"
+        raise ValueError(f"{path} is {kind}; give a regular file")
+    if limit is not None and found.st_size > limit:
+        raise ValueError(f"{path} has {found.st_size} bytes; at most {limit} are read")
 
 
 def _sync_folder(folder: Path) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Literal, get_args
 
@@ -48,6 +48,8 @@ def load(
             a teacher, or weights that do not fit the configuration. No file is executed: weights are read from
             safetensors, and by torch.load with weights_only.
     """
+    if not isinstance(path, str | Path) or "\0" in str(path):
+        raise ValueError(f"path={path!r}: give the path of a folder, as text or as a pathlib.Path")
     folder = Path(path)
     if model not in get_args(Name):
         raise ValueError(f"model={model!r}: give 'student' or 'teacher'")
@@ -109,11 +111,13 @@ class Model:
         """
         if not isinstance(image, Image.Image):
             raise ValueError(f"preprocess takes a PIL image, not {type(image).__name__}; see PIL.Image.fromarray")
-        height, width = (size, size) if isinstance(size, int) else size or (self.image_size, self.image_size)
+        if not image.width or not image.height:
+            raise ValueError(f"the image has {image.width} x {image.height} pixels; give one of at least 1 x 1")
+        height, width = self._wanted(size)
         out = torch.empty(3, *self._sides(height, width), dtype=torch.uint8)
         try:
             resize_into(out, image_pixels(image).contiguous())
-        except (OSError, Unreadable) as error:
+        except (OSError, SyntaxError, Image.DecompressionBombError, ValueError, Unreadable) as error:
             raise ValueError(f"the image cannot be decoded: {error}") from error
         return out
 
@@ -189,8 +193,9 @@ class Model:
         """
         if isinstance(class_names, str):
             raise ValueError(f"class_names={class_names!r}: give a list of names")
-        prompts = tuple(templates or self.config.eval.templates or TEMPLATES)
-        if isinstance(templates, str) or not all(isinstance(prompt, str) and is_prompt(prompt) for prompt in prompts):
+        listed = templates is None or isinstance(templates, list | tuple)
+        prompts = tuple(templates if listed and templates else self.config.eval.templates or TEMPLATES)
+        if not listed or not all(isinstance(prompt, str) and is_prompt(prompt) for prompt in prompts):
             raise ValueError(
                 f"templates={templates!r}: give a list of prompts with {{}} once each, as in 'a drawing of {{}}'"
             )
@@ -211,16 +216,33 @@ class Model:
             return
         if not isinstance(images, list | tuple) or not images:
             raise ValueError(f"give a PIL image, a list of them, or a tensor [B, 3, H, W]; found {_described(images)}")
+        self._check_alike(images)
         for first in range(0, len(images), BATCH):
-            some = [self._one(image) for image in images[first : first + BATCH]]
-            if len({pixels.shape for pixels in some}) > 1:
-                raise ValueError("images of a list must be of one size; encode tensors of different sizes one by one")
-            yield self._checked(torch.stack(some))
+            yield self._checked(torch.stack([self._one(image) for image in images[first : first + BATCH]]))
+
+    def _check_alike(self, images: Sequence[Image.Image | Tensor]) -> None:
+        """Raises ValueError for a list whose images cannot stand in one batch: torch.stack would convert the pixel
+        values of uint8 to floating point, where they mean something else.
+        """
+        tensors = [_held(image) for image in images if isinstance(image, Tensor)]
+        others = any(not isinstance(image, Tensor) for image in images)  # of which preprocess makes uint8 on the CPU
+        kinds = {str(pixels.dtype).removeprefix("torch.") for pixels in tensors} | ({"uint8"} if others else set())
+        if len(kinds) > 1:
+            raise ValueError(
+                f"the list mixes pixels of {' and '.join(sorted(kinds))} (a PIL image counts as uint8); give images of "
+                "one kind, or encode each kind by itself"
+            )
+        square = torch.Size((3, self.image_size, self.image_size))
+        if len({pixels.shape for pixels in tensors} | ({square} if others else set())) > 1:
+            raise ValueError("images of a list must be of one size; encode tensors of different sizes one by one")
+        if len({pixels.device for pixels in tensors} | ({torch.device("cpu")} if others else set())) > 1:
+            raise ValueError("images of a list lie on different devices; give them on one device")
 
     def _one(self, image: Image.Image | Tensor) -> Tensor:
         return image if isinstance(image, Tensor) else self.preprocess(image)
 
     def _checked(self, pixels: Tensor) -> Tensor:
+        _held(pixels)
         if pixels.ndim != 4 or pixels.shape[1] != 3 or not len(pixels):
             raise ValueError(
                 f"images have shape {list(pixels.shape)}; give [B, 3, H, W] with at least one image, channels first"
@@ -229,6 +251,15 @@ class Model:
             raise ValueError(f"images have dtype {pixels.dtype}; give uint8 pixels, or normalised floating point")
         self._sides(*pixels.shape[2:])
         return pixels
+
+    def _wanted(self, size: object) -> tuple[int, int]:
+        """Height and width that :meth:`preprocess` is asked for. Raises ValueError for another kind."""
+        sides = self.image_size if size is None else size
+        if isinstance(sides, int):
+            sides = (sides, sides)
+        if not isinstance(sides, tuple | list) or len(sides) != 2 or any(type(side) is not int for side in sides):
+            raise ValueError(f"size={size!r}: give (height, width) in pixels, or a square's side, as whole numbers")
+        return sides[0], sides[1]
 
     def _sides(self, height: int, width: int) -> tuple[int, int]:
         """The sides of an image. Raises ValueError."""
@@ -247,8 +278,9 @@ def _device(wanted: str | torch.device | None) -> torch.device:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
         device = torch.device(wanted)
-        torch.empty(1, device=device)
-    except (RuntimeError, AssertionError) as error:
+        # Which error it is depends on the backend: an unknown one is a module that is not found, for example.
+        torch.empty(1, device=device).cpu()
+    except Exception as error:
         reason = str(error).partition("\n")[0]
         raise ValueError(f"device={str(wanted)!r} cannot be used ({reason}); give 'cpu' or 'cuda'") from None
     return device
@@ -289,10 +321,20 @@ def _towers(
 
 
 def _texts(name: str, texts: str | Sequence[str]) -> list[str]:
+    if not isinstance(texts, str | Iterable):
+        raise ValueError(f"{name}={texts!r}: give a text, or a list of at least one")
     listed = [texts] if isinstance(texts, str) else list(texts)
     if not listed or not all(isinstance(text, str) for text in listed):
         raise ValueError(f"{name}={listed!r}: give a text, or a list of at least one")
     return listed
+
+
+def _held(pixels: Tensor) -> Tensor:
+    """A tensor that holds its values one after another. Raises ValueError for another."""
+    if pixels.layout != torch.strided or pixels.is_meta or pixels.is_nested or pixels.is_quantized:
+        kind = "without values (meta)" if pixels.is_meta else f"of layout {pixels.layout}, {pixels.dtype}"
+        raise ValueError(f"images are a tensor {kind}; give a dense tensor, as .to_dense() makes of a sparse one")
+    return pixels
 
 
 def _described(value: object) -> str:

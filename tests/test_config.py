@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import math
+import os
 import re
 import shlex
 import subprocess
@@ -389,3 +391,38 @@ def test_the_earlier_name_of_a_backend_is_read():
     assert config_io.build({"kernels": {"patch_embed": "reference"}}).kernels.patch_embed == "torch"
     assert config_io.with_new_name("kernels.distill=reference") == "kernels.distill=torch"
     assert config_io.with_new_name("train.out=reference") == "train.out=reference"
+
+
+BOMB = "a: &a [1, 1, 1, 1, 1, 1, 1, 1, 1]\n" + "".join(
+    f"{after}: &{after} [{', '.join([f'*{before}'] * 9)}]\n" for before, after in itertools.pairwise("abcdefghijkl")
+)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (BOMB, r"alias \*a is not allowed"),
+        ("train: &x {steps: 3}\n<<: *x\n", r"alias \*x is not allowed"),
+        ("train: {steps: 3, steps: 4}\n", r"key 'steps' is given twice"),
+        ("train: {steps: 3}\neval: {batch: 2}\ntrain: {seed: 4}\n", r"key 'train' is given twice"),
+        ("#" * ((1 << 20) + 1), r"at most 1048576 are read"),
+        ("[" * 100_000, r"nests values too deep"),
+    ],
+    ids=["bomb", "merge", "key twice", "section twice", "large", "deep"],
+)
+def test_hostile_yaml_is_refused(tmp_path, text, message):
+    """As a preset, as a file laid over one, and as a checkpoint's configuration."""
+    path = tmp_path / "x.yaml"
+    path.write_text(text)
+    for read in (lambda: load(preset=path), lambda: load(file=path), lambda: config_io.read_config(path)):
+        with pytest.raises(ValueError, match=message):
+            read()
+
+
+def test_a_pipe_is_no_configuration(tmp_path):
+    """Reading it would wait for ever."""
+    path = tmp_path / "config.yaml"
+    os.mkfifo(path)
+    for read in (lambda: load(file=path), lambda: config_io.read_config(path)):
+        with pytest.raises(ValueError, match="a pipe, socket or device"):
+            read()

@@ -80,3 +80,17 @@ def test_a_missing_folder_is_an_oserror(tmp_path):
 def test_the_module_needs_the_standard_library_alone():
     code = "import sys, silc.files; assert not {'torch', 'numpy', 'pydantic', 'yaml'} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True, env=os.environ | {"PYTHONPATH": str(ROOT)})
+
+
+def test_only_regular_files_of_a_limited_size_are_read(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "text").write_text("12345")
+    (tmp_path / "link").symlink_to("/dev/zero")
+    files.check_regular(tmp_path / "text", 5)
+    for path, message in (("pipe", "a pipe"), ("link", "device"), (".", "is a folder")):
+        with pytest.raises(ValueError, match=message):
+            files.check_regular(tmp_path / path)
+    with pytest.raises(ValueError, match="has 5 bytes; at most 4"):
+        files.check_regular(tmp_path / "text", 4)
+    with pytest.raises(FileNotFoundError):
+        files.check_regular(tmp_path / "none")

@@ -71,6 +71,7 @@ FLOORS = {
     "silc.ports": 0,
     "silc.presets": 0,
     "silc.version": 0,
+    "silc.yaml_safe": 0,
     "silc.model": 1,
     "silc.data": 1,
     "silc.objective": 2,
@@ -84,7 +85,8 @@ FLOORS = {
 }
 FLOOR_0 = {  # who may import whom on the lowest floor
     "silc.config_rules": {"silc.config"},
-    "silc.config_io": {"silc.config", "silc.presets"},
+    "silc.config_io": {"silc.config", "silc.presets", "silc.yaml_safe"},
+    "silc.yaml_safe": {"silc.files"},
     "silc.distributed": {"silc.ports"},
 }
 

@@ -112,3 +112,59 @@ def test_a_failure_is_passed_on(monkeypatch):
     monkeypatch.setattr(run, "run", fail)
     with pytest.raises(RunStopped, match="disk is full"):
         silc.train("sample")
+
+
+SMALL = {
+    "model": {
+        "vision": {"image_size": 16, "patch_size": 8, "width": 16, "depth": 1, "heads": 2},
+        "text": {"width": 16, "depth": 1, "heads": 2, "context_length": 8},
+        "head": {"prototypes": 16, "hidden": 16, "bottleneck": 8},
+    },
+    "views": {"global_size": 16, "local_size": 8, "n_local": 1},
+    "data": {"sample_scenes": 64, "workers": 0, "shuffle_block": 64},
+    "optim": {"warmup_steps": 1, "cooldown_steps": 1},
+    "eval": {"after": [], "during": [], "contact_sheet": False, "report": False},
+}
+
+
+def test_training_leaves_the_process_as_it_was(tmp_path):
+    """Neither a launcher's variables nor a process group; the second run in a process has the first one's weights."""
+    python(f"""
+import os
+import torch, torch.distributed as dist
+import silc
+small = {SMALL!r}
+names = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+for name in names:
+    os.environ.pop(name, None)
+os.environ["MASTER_PORT"] = "29777"
+
+def left():
+    assert [os.environ.get(name) for name in names] == [None] * 4 + ["29777"]
+    assert not dist.is_initialized()
+
+def train(out):
+    run = dict(steps=3, global_batch=8, log_every=1, out=out, tensorboard=False)
+    return silc.train("sample", train=run, **small)
+
+def weights(run):
+    model = silc.load(run, device="cpu")
+    return model._towers.model.state_dict()
+
+first = weights(train({str(tmp_path / "a")!r}))
+left()
+try:
+    train({str(tmp_path / "a")!r})  # found after the process group is made
+except ValueError as error:
+    assert "holds an earlier run" in str(error)
+else:
+    raise AssertionError
+left()
+second = weights(train({str(tmp_path / "b")!r}))
+left()
+assert first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
+dist.init_process_group("gloo", init_method="tcp://127.0.0.1:0", rank=0, world_size=1)
+third = weights(train({str(tmp_path / "c")!r}))
+assert dist.is_initialized()  # of the caller: not ours to end
+assert all(torch.equal(first[name], third[name]) for name in first)
+""")

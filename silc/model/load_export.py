@@ -16,6 +16,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from silc.config import Config, DataConfig, ModelConfig, ObjectiveConfig, TextConfig, ViewsConfig, VisionConfig
+from silc.files import check_regular
 from silc.model.export import named_sizes
 from silc.model.layers import NORM_EPS
 
@@ -115,6 +116,13 @@ def load_export(folder: Path) -> tuple[Config, dict[str, Tensor]]:
         ValueError: a folder that is no export of this package, a file that is missing or damaged, or weights that do
             not fit the description.
     """
+    try:
+        return _load(folder)
+    except ValidationError as error:  # sizes beyond the limits of silc.config
+        raise ValueError(f"{folder / CONFIG} is not of an export that silc export writes: {_first(error)}") from None
+
+
+def _load(folder: Path) -> tuple[Config, dict[str, Tensor]]:
     described = _read(folder / CONFIG, _OpenClip)
     model, pixels = described.model_cfg, described.preprocess_cfg
     vision, text = _vision(folder, model.vision_cfg.timm_model_name), model.text_cfg
@@ -150,18 +158,22 @@ def load_export(folder: Path) -> tuple[Config, dict[str, Tensor]]:
 def _read(path: Path, kind: type[T]) -> T:
     """A JSON file of a known shape. Raises ValueError naming the first field that is wrong."""
     try:
+        check_regular(path)
         if path.stat().st_size > MAX_JSON:
             raise ValueError(f"{path} is larger than {MAX_JSON} bytes; silc export writes about a thousand")
         return kind.model_validate_json(path.read_bytes())
     except OSError as error:
         raise ValueError(f"{path} cannot be read: {error.strerror}; export again") from None
     except ValidationError as error:
-        first = error.errors(include_url=False, include_context=False)[0]
-        field = ".".join(str(part) for part in first["loc"])
-        message = first["msg"][0].lower() + first["msg"][1:]
-        raise ValueError(
-            f"{path} is not of an export that silc export writes: {field + ': ' if field else ''}{message}"
-        ) from None
+        raise ValueError(f"{path} is not of an export that silc export writes: {_first(error)}") from None
+
+
+def _first(error: ValidationError) -> str:
+    """The first field that is wrong, and why."""
+    first = error.errors(include_url=False, include_context=False)[0]
+    field = ".".join(str(part) for part in first["loc"])
+    message = first["msg"][0].lower() + first["msg"][1:]
+    return f"{field + ': ' if field else ''}{message}"
 
 
 def _vision(folder: Path, name: str) -> VisionConfig:

@@ -34,7 +34,7 @@ from silc.config import Config
 from silc.config_io import read_config, to_yaml
 from silc.distributed import barrier, broadcast_object
 from silc.errors import RunStopped
-from silc.files import replacing, write_text
+from silc.files import check_regular, replacing, write_text
 from silc.model.export import export, loading_call
 from silc.model.scale import LogitScale
 from silc.text import plural
@@ -44,6 +44,7 @@ if TYPE_CHECKING:  # to read weights, no engine is needed
 
 FORMAT = 2  # 1 had the configuration in trainer.pt too
 READABLE = (1, 2)
+MAX_MANIFEST, MAX_NAME = 64 << 20, 4096  # bytes
 
 
 def save(run: Path, state: TrainState, config: Config) -> Path:
@@ -121,7 +122,10 @@ def verify(path: Path) -> Path:
     """Check a checkpoint against its manifest. Raises ValueError naming the first file that differs."""
     manifest = path / "manifest.json"
     try:
+        check_regular(manifest, MAX_MANIFEST)
         files = dict(json.loads(manifest.read_text(encoding="utf-8"))["files"])
+        if not all(isinstance(name, str) and "\0" not in name for name in files):
+            raise TypeError
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
         raise ValueError(f"{manifest} is damaged; take an older checkpoint") from None
     for name, size in files.items():
@@ -143,6 +147,7 @@ def load_trainer(path: Path, world_size: int, device: torch.device) -> dict[str,
 
     Raises ValueError where they cannot.
     """
+    check_regular(path / "trainer.pt")
     trainer = torch.load(path / "trainer.pt", map_location=device, weights_only=True)
     if trainer["format"] not in READABLE:
         readable = " and ".join(map(str, READABLE))
@@ -187,6 +192,7 @@ def load_config_and_scale(path: Path) -> tuple[Config, LogitScale]:
     config, file = load_config(path), path / "trainer.pt"
     scale = LogitScale.of(config.objective)
     try:
+        check_regular(file)
         scale.load_state_dict(torch.load(file, map_location="cpu", weights_only=True)["scale"])
     except (OSError, EOFError, RuntimeError, KeyError, TypeError, AttributeError, UnpicklingError) as error:
         raise ValueError(f"{file} is damaged ({str(error).partition(chr(10))[0]}); take an older checkpoint") from None
@@ -233,7 +239,9 @@ def _whole(folder: Path) -> list[Path]:
     """Folders with a manifest, by step. The one that `latest` names comes last: when a run went back to an earlier
     checkpoint, it is not the highest.
     """
-    mark = folder / "latest"
-    last = mark.read_text(encoding="utf-8").strip() if mark.is_file() else ""
+    mark, last = folder / "latest", ""
+    if mark.exists():
+        check_regular(mark, MAX_NAME)
+        last = mark.read_text(encoding="utf-8").strip()
     whole = [path.parent for path in folder.glob("step_*/manifest.json") if path.parent.suffix != ".tmp"]
     return sorted(whole, key=lambda path: (path.name == last, path.name))

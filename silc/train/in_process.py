@@ -20,9 +20,11 @@ def train_in_process(preset: str | Path, sections: Mapping[str, Any]) -> Path:
     if "torch" not in sys.modules:  # read when torch loads: waiting threads must not spin
         os.environ.setdefault("OMP_WAIT_POLICY", "passive")
         os.environ.setdefault("GOMP_SPINCOUNT", "0")
+    from silc.distributed import left_afterwards
     from silc.train.run import run
 
-    return run(config, command=["silc", "train", "--preset", str(preset), *overrides])
+    with left_afterwards():
+        return run(config, command=["silc", "train", "--preset", str(preset), *overrides])
 
 
 def words(sections: Mapping[str, Any]) -> Iterator[str]:

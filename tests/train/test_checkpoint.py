@@ -229,3 +229,25 @@ def test_other_ranks_and_other_formats_are_refused(tmp_path: Path, monkeypatch: 
     monkeypatch.setattr(checkpoint, "READABLE", (98, 99))
     with pytest.raises(ValueError, match="has format 2, this version reads 98 and 99"):
         checkpoint.load_trainer(path, 1, CPU)
+
+
+def test_nothing_waits_for_a_pipe(tmp_path):
+    path = save(tmp_path, 1)
+    os.mkfifo(tmp_path / "pipe")
+    mark = tmp_path / "checkpoints" / "latest"
+    for file, read in (
+        (path / "trainer.pt", lambda: checkpoint.load_trainer(path, 1, CPU)),
+        (path / "trainer.pt", lambda: checkpoint.load_config_and_scale(path)),
+        (path / "student.safetensors", lambda: checkpoint.load_weights(path, "student")),
+        (path / "config.yaml", lambda: checkpoint.load_config(path)),
+        (path / "manifest.json", lambda: checkpoint.find(tmp_path)),
+        (mark, lambda: checkpoint.find(tmp_path)),
+    ):
+        kept = file.read_bytes()
+        file.unlink()
+        (tmp_path / "pipe").rename(file)
+        with pytest.raises(ValueError, match=f"{file.name}"):
+            read()
+        file.rename(tmp_path / "pipe")
+        file.write_bytes(kept)
+    assert checkpoint.find(tmp_path) == path

@@ -1,0 +1,50 @@
+"""YAML from files that others wrote: no aliases, no key twice, of a limited size."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from silc.files import check_regular
+
+MAX_BYTES = 1 << 20  # a configuration has about ten thousand
+
+
+class _Plain(yaml.SafeLoader):
+    """Without aliases, of which a few lines can stand for more values than memory holds."""
+
+    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
+        if self.check_event(yaml.AliasEvent):
+            event = self.peek_event()
+            raise yaml.composer.ComposerError(
+                None, None, f"the alias *{event.anchor} is not allowed; write the value out", event.start_mark
+            )
+        return super().compose_node(parent, index)
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen = set()
+        for key, _ in node.value:
+            if isinstance(key, yaml.ScalarNode):
+                if key.value in seen:
+                    raise yaml.constructor.ConstructorError(
+                        None, None, f"the key {key.value!r} is given twice; keep one", key.start_mark
+                    )
+                seen.add(key.value)
+        return super().construct_mapping(node, deep)
+
+
+def read_plain(path: str | Path) -> Any:
+    """The value in a YAML file.
+
+    Raises:
+        ValueError: no regular file, one of more than `MAX_BYTES`, text that is not UTF-8, or values nested too deep.
+        yaml.YAMLError: text that is no YAML, an alias, or a key that is given twice in one mapping.
+        OSError: a file that cannot be read.
+    """
+    check_regular(path, MAX_BYTES)
+    try:
+        return yaml.load(Path(path).read_text(encoding="utf-8"), Loader=_Plain)
+    except RecursionError:
+        raise ValueError(f"{path} nests values too deep") from None
