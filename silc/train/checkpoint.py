@@ -150,7 +150,7 @@ def load_trainer(path: Path, world_size: int, device: torch.device) -> dict[str,
     if trainer["world_size"] != world_size:
         raise ValueError(
             f"checkpoint {path} was written by {plural(trainer['world_size'], 'rank')} and resumes with that many, not "
-            f"{world_size}"
+            f"{world_size}; start it with --num_gpus {trainer['world_size']}"
         )
     return trainer
 

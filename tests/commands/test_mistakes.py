@@ -30,6 +30,7 @@ CASES = {
     "backend_unknown": (["kernels.distill=tritn"], ["distill_head_loss", "'tritn'", "torch"]),
     "apex_forced": (["optim.optimizer=apex_adamw"], ["optim.optimizer=apex_adamw", "take optim.optimizer=auto"]),
     "rule_without_match": (["optim.rules=[{pattern: nothing_here}]"], ["optim.rules", "nothing_here"]),
+    "folder_of_other_files": (["train.out=DATA"], ["train.out=", "is not empty and holds no run", "empty folder"]),
     "evaluation_shard_missing": (["eval.shards=[OUT.tar]"], ["OUT.tar does not exist"]),
     "evaluation_without_classes": (["eval.classes=null"], ["eval.shards and eval.classes go together"]),
 }  # fmt: skip
@@ -42,19 +43,24 @@ def called(once, data, one_rank) -> dict[str, Any]:
     def make(folder: Path) -> dict[str, Any]:
         common = ["--preset", str(data / "tiny.yaml"), f"data.shards=[{data}/train]", "data.workers=0"]
         calls = [
-            [*common, f"train.out={folder}/{name}-run", *(word.replace("OUT", f"{folder}/{name}") for word in words)]
+            [
+                *common,
+                f"train.out={folder}/{name}-run",
+                *(word.replace("OUT", f"{folder}/{name}").replace("DATA", str(data)) for word in words),
+            ]
             for name, (words, _) in CASES.items()
         ]
         going_on = folder / "going_on"
         shutil.copytree(one_rank.folder, going_on)
         calls.append([*common, f"train.out={going_on}"])
-        calls.append([*common, f"train.out={going_on}", "train.resume=auto", "train.steps=10", "data.max_skipped=0.5"])
+        resumed = [*common, f"train.out={going_on}", "train.resume=auto", "data.max_skipped=0.5"]
+        calls += [resumed, [*resumed, "train.steps=6"], [*resumed, "train.steps=10"]]
         command = [sys.executable, str(Path(__file__).with_name("worker_calls.py")), json.dumps(calls)]
         done = subprocess.run(
             [*command, str(folder / "results.json")], cwd=data, env=environment(), capture_output=True, timeout=500
         )
         assert done.returncode == 0, done.stderr
-        names = [*CASES, "out_taken", "going_on"]
+        names = [*CASES, "out_taken", "done", "fewer_steps", "going_on"]
         results = dict(zip(names, json.loads((folder / "results.json").read_text()), strict=True))
         return results | {"folder": str(folder)}
 
@@ -86,11 +92,21 @@ def test_an_earlier_run_is_not_written_over(called):
     assert "train.resume=auto" in result["err"]
 
 
+def test_a_run_with_all_its_steps_is_not_touched(called, one_rank):
+    for name, steps in (("done", 8), ("fewer_steps", 6)):
+        assert called[name]["status"] == 2
+        assert f"already at step 8 of {steps}; give a larger train.steps" in called[name]["err"]
+        assert "SILC  preset" not in called[name]["out"]
+    rows = Run(0, "", str(Path(called["folder"]) / "going_on")).rows("step")
+    assert rows[: len(one_rank.rows("step"))] == one_rank.rows("step")
+
+
 def test_a_run_goes_on(called, one_rank):
     result, folder = called["going_on"], Path(called["folder"]) / "going_on"
     assert result["status"] == 0, result["err"]
     assert "resumed from" in result["out"]
     assert "at step 8" in result["out"]
+    assert "train.steps is 10, it was 8: the schedule is recomputed" in result["out"]
     run = Run(0, "", str(folder))
     assert [row["step"] for row in run.rows()] == [2, 4, 6, 8, 10]
     before, after = one_rank.rows()[-1], run.rows()[-1]
