@@ -208,8 +208,10 @@ def _with_schedule_that_fits(base: dict[str, Any], given: dict[str, Any], config
             scaled[name] = getattr(optim, name) * steps // before.train.steps
     if not scaled:
         return config
-    changes = " and ".join(f"optim.{name} from {getattr(optim, name)} to {value}" for name, value in scaled.items())
-    note = f"train.steps={steps} is shorter than the preset's {before.train.steps}: {changes}, in proportion"
+    changes = " and ".join(
+        f"optim.{name} scaled from {getattr(optim, name)} to {value}" for name, value in scaled.items()
+    )
+    note = f"train.steps={steps} is shorter than the preset's {before.train.steps}: {changes}"
     return dataclasses.replace(config, optim=dataclasses.replace(optim, **scaled), notes=[*config.notes, note])
 
 

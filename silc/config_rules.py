@@ -67,6 +67,13 @@ def is_prompt(template: str) -> bool:
     return template.count("{}") == 1 and not {"{", "}"} & set(template.replace("{}", ""))
 
 
+def has_evaluation_data(config: Config) -> bool:
+    """Whether there is a data set to evaluate on: one that the configuration names, or the embedded sample set."""
+    evaluation = config.eval
+    named = (evaluation.classification, evaluation.retrieval, evaluation.segmentation)
+    return not config.data.shards or bool(evaluation.shards) or any(spec is not None for spec in named)
+
+
 def validate_eval(config: Config) -> None:
     """Refuse what cannot be evaluated. Raises ValueError naming the value and the way out."""
     evaluation, patch = config.eval, config.model.vision.patch_size

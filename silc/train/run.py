@@ -25,7 +25,7 @@ from silc.evaluate.report import examples, output
 from silc.evaluate.towers import Towers, build_towers
 from silc.text import plural
 from silc.train import checkpoint, sources
-from silc.train.banner import backend_lines
+from silc.train.banner import backend_lines, no_evaluation
 from silc.train.engine import precision
 from silc.train.loop import Trainer
 from silc.train.metrics import check_loggers
@@ -91,6 +91,8 @@ def _finish(trainer: Trainer, data: EvalData | None, command: Sequence[str]) -> 
         _export(trainer, path)
         if data is not None:
             _evaluate_last(trainer, data, command)
+        elif trainer.world.main:
+            print("\n".join(no_evaluation(trainer.config)), flush=True)
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise

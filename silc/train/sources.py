@@ -9,13 +9,6 @@ from silc.distributed import World
 from silc.evaluate.datasets import EvalData, find_data, sample_set
 
 
-def has_data(config: Config) -> bool:
-    """Whether there is anything to evaluate on."""
-    evaluation = config.eval
-    named = (evaluation.classification, evaluation.retrieval, evaluation.segmentation)
-    return not config.data.shards or bool(evaluation.shards) or any(spec is not None for spec in named)
-
-
 def resolve(config: Config, world: World, data_root: Path) -> tuple[list[str], EvalData | None]:
     """Training shards and what to evaluate on (None: nothing). Renders the sample set on first use, on one rank.
 

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 from silc import config_io
 from silc.config import Config
+from silc.config_rules import has_evaluation_data
 from silc.data import build_loader
 from silc.distributed import World, broadcast_object
 from silc.train import checkpoint
@@ -19,7 +20,6 @@ from silc.train.banner import banner
 from silc.train.loop import Trainer
 from silc.train.metrics import MetricLog
 from silc.train.same_run import check_same_run
-from silc.train.sources import has_data
 from silc.train.state import TrainState, build_state
 
 
@@ -87,7 +87,7 @@ def nothing_left(config: Config, step: int, path: Path, folder: Path) -> bool:
     """
     if step != config.train.steps or not path.resolve().is_relative_to(folder.resolve()):
         return step >= config.train.steps
-    if not config.eval.after or not has_data(config):
+    if not config.eval.after or not has_evaluation_data(config):
         return (folder / "open_clip").exists()
     try:
         found = json.loads((folder / "evaluation.json").read_text(encoding="utf-8"))

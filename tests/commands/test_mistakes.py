@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -31,6 +32,7 @@ CASES = {
     "apex_forced": (["optim.optimizer=apex_adamw"], ["optim.optimizer=apex_adamw", "take optim.optimizer=auto"]),
     "rule_without_match": (["optim.rules=[{pattern: nothing_here}]"], ["optim.rules", "nothing_here"]),
     "folder_of_other_files": (["train.out=DATA"], ["train.out=", "is not empty and holds no run", "empty folder"]),
+    "all_frozen": (["optim.rules=[{pattern: ., lr: 0}]"], ["optim.rules: '.' with lr: 0 freeze all"]),
     "evaluation_shard_missing": (["eval.shards=[OUT.tar]"], ["OUT.tar does not exist"]),
     "evaluation_without_classes": (["eval.classes=null"], ["eval.shards and eval.classes go together"]),
 }  # fmt: skip
@@ -42,25 +44,28 @@ def called(once, data, one_rank) -> dict[str, Any]:
 
     def make(folder: Path) -> dict[str, Any]:
         common = ["--preset", str(data / "tiny.yaml"), f"data.shards=[{data}/train]", "data.workers=0"]
+
+        def filled(word: str, name: str) -> str:
+            return word.replace("OUT", f"{folder}/{name}").replace("DATA", str(data))
+
         calls = [
-            [
-                *common,
-                f"train.out={folder}/{name}-run",
-                *(word.replace("OUT", f"{folder}/{name}").replace("DATA", str(data)) for word in words),
-            ]
+            [*common, f"train.out={folder}/{name}-run", *(filled(word, name) for word in words)]
             for name, (words, _) in CASES.items()
         ]
         going_on = folder / "going_on"
         shutil.copytree(one_rank.folder, going_on)
         calls.append([*common, f"train.out={going_on}"])
         resumed = [*common, f"train.out={going_on}", "train.resume=auto", "data.max_skipped=0.5"]
+        alone = ["--preset", str(folder / "alone.yaml"), *common[2:], f"train.out={folder}/alone", "train.steps=2"]
+        (folder / "alone.yaml").write_text((data / "tiny.yaml").read_text().partition("\neval:")[0])
+        calls.append([*alone, "optim.rules=[{pattern: ^text, lr: 0}]"])
         calls += [resumed, [*resumed, "train.steps=6"], [*resumed, "train.steps=10"]]
         command = [sys.executable, str(Path(__file__).with_name("worker_calls.py")), json.dumps(calls)]
         done = subprocess.run(
             [*command, str(folder / "results.json")], cwd=data, env=environment(), capture_output=True, timeout=500
         )
         assert done.returncode == 0, done.stderr
-        names = [*CASES, "out_taken", "done", "fewer_steps", "going_on"]
+        names = [*CASES, "out_taken", "alone", "done", "fewer_steps", "going_on"]
         results = dict(zip(names, json.loads((folder / "results.json").read_text()), strict=True))
         return results | {"folder": str(folder)}
 
@@ -90,6 +95,18 @@ def test_an_earlier_run_is_not_written_over(called):
     assert result["status"] == 2
     assert "holds an earlier run" in result["err"]
     assert "train.resume=auto" in result["err"]
+
+
+def test_own_data_without_an_evaluation_and_what_is_frozen_are_said(called):
+    out = called["alone"]["out"]
+    assert called["alone"]["status"] == 0, called["alone"]["err"]
+    line = "no evaluation: no data set; give eval.classification, eval.retrieval or eval.segmentation=LAYOUT:FOLDER"
+    assert f"  note               {line}" in out
+    assert out.splitlines()[-1] == line
+    assert re.search(
+        r"^  optimiser          frozen [\d,]+ of [\d,]+ weights \(optim\.rules '\^text'\)$", out, re.MULTILINE
+    )
+    assert "no evaluation" not in called["going_on"]["out"]
 
 
 def test_a_run_with_all_its_steps_is_not_touched(called, one_rank):

@@ -68,18 +68,16 @@ def test_another_number_of_steps_is_a_note():
 def test_shards_against_the_sample_set_are_refused():
     """Either way: a command without data.shards would go on with the embedded drawings."""
     own = changed("data.shards=[/mine]")
-    with pytest.raises(
-        ValueError, match=r"trained on data\.shards=\['/mine'\], with the embedded sample set"
-    ) as refused:
+    with pytest.raises(ValueError, match=r"data\.shards=\['/mine'\], with the embedded sample set") as refused:
         check_same_run(own, SAVED, PATH)
     assert "give data.shards=... again (a resumed run takes its configuration from the command)" in str(refused.value)
     with pytest.raises(ValueError, match=r"trained on the embedded sample set, with data\.shards=\['/mine'\]"):
         check_same_run(SAVED, own, PATH)
 
 
-def finished(folder: Path, step: int, **other) -> None:
+def finished(folder: Path, **other) -> None:
     rules = config_io.to_dict(Config())["eval"]
-    found = {"step": step, "eval": rules, "results": [{"error": None}]} | other
+    found = {"step": 30, "eval": rules, "results": [{"error": None}]} | other
     (folder / "evaluation.json").write_text(json.dumps(found))
 
 
@@ -90,9 +88,9 @@ def test_a_run_with_all_its_steps_and_its_evaluation_has_nothing_left(tmp_path):
     assert not nothing_left(config, 30, path, tmp_path)  # it ended in its last evaluation
     assert nothing_left(config, 30, path, tmp_path / "another")
     for other in ({"step": 20}, {"eval": {}}, {"results": [{"error": "out of time"}]}):
-        finished(tmp_path, 30, **other)
+        finished(tmp_path, **other)
         assert not nothing_left(config, 30, path, tmp_path)
-    finished(tmp_path, 30)
+    finished(tmp_path)
     assert nothing_left(config, 30, path, tmp_path)
 
 
