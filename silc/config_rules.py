@@ -34,7 +34,7 @@ def validate(config: Config, world_size: int) -> None:
         try:
             re.compile(rule.pattern)
         except re.error as error:
-            raise ValueError(f"optim.rules: {rule.pattern!r} is no regular expression: {error}") from None
+            raise ValueError(f"optim.rules: {rule.pattern!r} is not a regular expression: {error}") from None
     if objective.init_scale is not None and objective.init_scale > objective.max_scale:
         raise ValueError(
             f"objective.init_scale={objective.init_scale} is beyond objective.max_scale={objective.max_scale}; "

@@ -6,6 +6,10 @@ import ctypes
 import os
 import platform
 import socket
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
@@ -28,11 +32,21 @@ class World:
         return self.rank == 0
 
 
+def name_accelerator() -> None:
+    """Tell DeepSpeed that this is a CPU job where torch finds no GPU: it looks when it is imported, and warns.
+
+    Call it before anything imports DeepSpeed. A choice in the environment stays.
+    """
+    if not torch.cuda.is_available():
+        os.environ.setdefault("DS_ACCELERATOR", "cpu")
+
+
 def init(timeout_minutes: float) -> World:
     """Join the job that the launcher's environment describes (nccl on GPUs, gloo on CPUs), or make a job of one.
 
     Raises ValueError when another job holds the port.
     """
+    name_accelerator()
     import deepspeed  # here, so that reading a configuration does not pay for it
 
     if "RANK" not in os.environ:
@@ -60,7 +74,8 @@ def init(timeout_minutes: float) -> World:
         backend = "nccl" if cuda else "gloo"
         limit = timedelta(minutes=timeout_minutes)
         try:
-            deepspeed.init_distributed(dist_backend=backend, auto_mpi_discovery=False, timeout=limit, verbose=False)
+            with without_lines_of_gloo(device):
+                deepspeed.init_distributed(dist_backend=backend, auto_mpi_discovery=False, timeout=limit, verbose=False)
         except dist.DistNetworkError as error:
             if "EADDRINUSE" not in str(error):
                 raise
@@ -69,6 +84,30 @@ def init(timeout_minutes: float) -> World:
                 f"port {port} is in use by another job; take another, as in deepspeed --master_port {int(port) + 11}"
             ) from None
     return World(dist.get_rank(), dist.get_world_size(), device)
+
+
+@contextmanager
+def without_lines_of_gloo(device: torch.device) -> Iterator[None]:
+    """gloo prints "[Gloo] Rank 0 is connected ..." for every group, whatever the log level: hold the process's output
+    back while groups are made, and pass on all but these lines. On a GPU nothing is held back.
+    """
+    if device.type == "cuda":
+        yield
+        return
+    sys.stdout.flush()
+    output = os.dup(1)
+    with tempfile.TemporaryFile() as held:
+        os.dup2(held.fileno(), 1)
+        try:
+            yield
+        finally:
+            sys.stdout.flush()
+            os.dup2(output, 1)
+            os.close(output)
+            held.seek(0)
+            for line in held:
+                if not line.startswith(b"[Gloo] Rank "):
+                    os.write(1, line)
 
 
 def _keep_freed_memory() -> None:

@@ -100,12 +100,17 @@ WITH_SCHEDULE = SMALL.replace("warmup_steps: 50, cooldown_steps: 0", "warmup_ste
 @pytest.mark.parametrize(
     ("overrides", "warmup", "cooldown", "noted"),
     [
-        (["train.steps=60"], 40, 20, ["optim.warmup_steps from 400 to 40", "optim.cooldown_steps from 200 to 20"]),
-        (["train.steps=599"], 399, 199, ["optim.warmup_steps from 400 to 399"]),
+        (
+            ["train.steps=60"],
+            40,
+            20,
+            ["optim.warmup_steps scaled from 400 to 40", "optim.cooldown_steps scaled from 200 to 20"],
+        ),
+        (["train.steps=599"], 399, 199, ["optim.warmup_steps scaled from 400 to 399"]),
         (["train.steps=1"], 0, 0, ["train.steps=1 is shorter than the preset's 600"]),
         (["train.steps=600"], 400, 200, []),
         (["train.steps=6000"], 400, 200, []),
-        (["train.steps=60", "optim.warmup_steps=5"], 5, 20, ["optim.cooldown_steps from 200 to 20"]),
+        (["train.steps=60", "optim.warmup_steps=5"], 5, 20, ["optim.cooldown_steps scaled from 200 to 20"]),
         (["train.steps=60", "optim.warmup_steps=5", "optim.cooldown_steps=6"], 5, 6, []),
     ],
 )

@@ -159,6 +159,8 @@ def find_data(config: Config, args: argparse.Namespace, world: World) -> EvalDat
 def evaluate(args: argparse.Namespace) -> int:
     """Exit status: 0 measured, 1 a task gave up. Raises ValueError for a user's mistake."""
     from silc import distributed
+
+    distributed.name_accelerator()
     from silc.evaluate import runner
     from silc.evaluate.report import output
     from silc.evaluate.towers import build_towers

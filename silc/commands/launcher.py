@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import importlib.util
 import os
 import signal
@@ -45,6 +46,8 @@ OPTIONS: tuple[tuple[tuple[str, ...], type | None], ...] = (
 )
 LEFT_OUT = ("--module", "--no_python", "--autotuning")  # decided here, or of no use to this trainer
 HOSTFILE = Path("/job/hostfile")  # read by the launcher when no other is named
+# Device files of NVIDIA's and AMD's GPUs, of Jetson boards and of WSL: asking torch would load it.
+GPU_DEVICES = ("/dev/nvidia*", "/dev/nvhost*", "/dev/nvmap", "/dev/kfd", "/dev/dxg")
 KNOWN = (0, 1, 2, STOPPED_BY_SIGNAL)  # exit statuses that a rank has explained
 
 
@@ -98,7 +101,10 @@ def environment() -> dict[str, str]:
     before = os.environ.get("PYTHONPATH")
     path = os.pathsep.join([*folders, *([before] if before else [])])
     # Without PYTHONSAFEPATH `--module` would look in the working directory first.
-    return os.environ | {"PYTHONSAFEPATH": "1"} | ({"PYTHONPATH": path} if path else {})
+    found = os.environ | {"PYTHONSAFEPATH": "1"} | ({"PYTHONPATH": path} if path else {})
+    if not any(glob.glob(device) for device in GPU_DEVICES):
+        found.setdefault("DS_ACCELERATOR", "cpu")  # as DeepSpeed would choose, but without its warning
+    return found
 
 
 def run(prog: str, module: str, options: Sequence[str], words: Sequence[str]) -> int:

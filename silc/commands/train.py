@@ -87,6 +87,9 @@ def parse(argv: Sequence[str], ranks: int | None = None) -> argparse.Namespace:
 
 def dry_run(config: Config, ranks: int, gpu: Gpu | None, mfu: float | None) -> int:
     """Print what the run would be. Exit status: 1 if it does not fit the GPU that was asked about."""
+    from silc.distributed import name_accelerator
+
+    name_accelerator()
     from silc.train.plan.plan import MFU, make_plan, visible_gpu
     from silc.train.plan.text import dry_run_text
 
@@ -121,6 +124,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     status = answer(args)
     if status is not None:
         return status
+    from silc.distributed import name_accelerator
+
+    name_accelerator()
     from silc.train.run import train
 
     return train(args.config)

@@ -15,7 +15,7 @@ from deepspeed.utils import safe_get_full_fp32_param, safe_get_local_fp32_param
 from torch import Tensor, nn
 
 from silc.config import Config
-from silc.distributed import World
+from silc.distributed import World, without_lines_of_gloo
 from silc.teacher import Fragment
 from silc.train.optim import build_optimizer, frozen, parameter_groups, set_learning_rate
 
@@ -94,9 +94,10 @@ class Engine:
         self._names = [name for name, _ in model.named_parameters()]
         self.json = deepspeed_json(config, world)
         optimizer, self.optimizer_reason = build_optimizer(groups, config.optim, world.device)
-        self._engine, *_ = deepspeed.initialize(
-            model=model.to(world.device), optimizer=optimizer, config=self.json, dist_init_required=False
-        )
+        with without_lines_of_gloo(world.device):
+            self._engine, *_ = deepspeed.initialize(
+                model=model.to(world.device), optimizer=optimizer, config=self.json, dist_init_required=False
+            )
         self._rank = world.rank
         self._stage = config.engine.zero_stage
         self.accumulation = self.json["gradient_accumulation_steps"]

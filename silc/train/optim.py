@@ -37,7 +37,7 @@ def frozen(parameters: Iterable[tuple[str, nn.Parameter]], optim: OptimConfig) -
     listed = ", ".join(f"'{pattern}'" for pattern in dict.fromkeys(patterns))
     if kept_still == total:
         raise ValueError(
-            f"optim.rules: {listed} with lr: 0 freeze all {total:,} weights, and nothing would be trained; leave some out"
+            f"optim.rules: {listed} with lr: 0 freeze all {total:,} weights, which leaves nothing to train"
         )
     return f"frozen {kept_still:,} of {total:,} weights (optim.rules {listed})"
 

@@ -63,6 +63,14 @@ def test_a_mistake_starts_no_launcher(monkeypatch, capsys, argv, said):
     assert said in capsys.readouterr().err.splitlines()[-1]
 
 
+def test_deepspeed_is_told_of_a_machine_without_a_gpu_device(monkeypatch, tmp_path):
+    monkeypatch.delenv("DS_ACCELERATOR", raising=False)
+    monkeypatch.setattr(launcher, "GPU_DEVICES", (str(tmp_path / "nvidia*"),))
+    assert launcher.environment()["DS_ACCELERATOR"] == "cpu"
+    (tmp_path / "nvidia0").touch()
+    assert "DS_ACCELERATOR" not in launcher.environment()
+
+
 def test_each_command_starts_its_module_where_it_should(monkeypatch):
     started = []
     monkeypatch.setattr(launcher, "run", lambda *call: started.append(call) or 75)
