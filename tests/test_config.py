@@ -140,7 +140,10 @@ def test_any_value_survives_the_round_trip(lr, shards, steps):
         ("model.vision.dept=1", ["unknown key", "'model.vision.depth'"]),
         ("optimm.lr=1", ["unknown key 'optimm'", "did you mean 'optim'"]),
         ("lr=1", ["unknown key 'lr'", "did you mean 'optim.lr'"]),
-        ("optim.rules=[{pattern: x, lrr: 2}]", ["unknown key 'optim.rules.0.lrr'", "'optim.rules'"]),
+        (
+            "optim.rules=[{pattern: x, lrr: 2}]",
+            ["'optim.rules.0.lrr'; a rule has pattern, lr, weight_decay"],
+        ),
         ("train.steps=abc", ["train.steps='abc'", "integer"]),
         ("train.steps=1.5", ["train.steps=1.5", "integer"]),
         ("train.steps=true", ["train.steps=True", "int"]),
@@ -159,7 +162,19 @@ def test_any_value_survives_the_round_trip(lr, shards, steps):
         ("data.shards=true", ["data.shards=True", "list"]),
         ("optim.rules=head", ["optim.rules='head'", "list"]),
         ("data.shards=[a{0..1}.tar]", ["not valid YAML", "quotes"]),
-        ("optim.lr", ["'optim.lr' is not an override", "section.key=value"]),
+        ("optim.lr", ["'optim.lr' has no value; write optim.lr=VALUE"]),
+        ("lr", ["'lr' is not an override", "section.key=value"]),
+        ("train.steps=", ["train.steps= has no value; give a whole number, as in train.steps=500"]),
+        ("optim.lr=", ["optim.lr= has no value; give a number, as in optim.lr=0.001"]),
+        ("views.photometric= ", ["views.photometric= has no value; give true or false"]),
+        ("data.shards=", ["data.shards= has no value; give a value, as in data.shards=[]"]),
+        ("train.steps=1e3", ["train.steps='1e3'", "; write 1000"]),
+        ("train.steps=1e-3", ["train.steps='1e-3'", "integer"]),
+        (r"""optim.rules=[{pattern: "^text\.", lr: 0}]""", ["in double quotes YAML reads \\ as an escape"]),
+        ("optim.rules=^text", ["optim.rules='^text'", "list, as in [{pattern: ^text, lr: 0}]"]),
+        ("optim.rules=[{lr: 0}]", ["optim.rules.0 has no pattern"]),
+        ("eval.after=[retreival]", ["did you mean 'retrieval'?"]),
+        ("engine.precision=bf61", ["did you mean 'bf16'?"]),
         ("=3", ["not an override"]),
         ("optim.lr=[", ["'optim.lr=['", "not valid YAML"]),
         ("preset=silc_vit_b16", ["--preset silc_vit_b16"]),
@@ -170,6 +185,7 @@ def test_a_mistake_names_the_key_and_the_way_out(override, said):
     for part in said:
         assert part in message
     assert "Traceback" not in message
+    assert len(message.removeprefix("configuration:\n").splitlines()) == 1
 
 
 @pytest.mark.parametrize("key", [key for key in config_io.valid_keys() if key.count(".")])
@@ -201,6 +217,9 @@ def test_a_caption_needs_room_between_its_marks():
         (["eval.shots=1", "5"], "'eval.shots=[1, 5]'"),
         (["optim.lr=1", "2"], "'2' is not an override"),
         (["data.shards=[/a]", "/b"], "'/b' is not an override"),
+        (["data.shards=[/a,", "/b]", "optim.lr=1"], "'/b]' after 'data.shards=[/a,': put the list in quotes: "),
+        (["data.shards=[/a,", "/b]", "optim.lr=1"], "'data.shards=[/a, /b]'"),
+        (["data.shards=/a", "train.steps"], "'train.steps' has no value; write train.steps=VALUE"),
         # What a shell makes of data.shards=/d/{0..1}.tar without quotes.
         (["data.shards=/d/0.tar", "data.shards=/d/1.tar"], "given 2 times, and only the last would count"),
     ],
@@ -209,6 +228,10 @@ def test_several_values_without_brackets_are_answered_with_the_right_quotes(word
     assert said in refusal(*words)
     with pytest.raises(ValueError, match=re.escape(said)):
         config_io.override(load(), words)
+
+
+def test_a_key_that_may_be_null_needs_no_value():
+    assert load("train.out=").train.out is None
 
 
 def test_one_value_is_a_list_of_one():

@@ -44,6 +44,7 @@ OPTIONS: tuple[tuple[tuple[str, ...], type | None], ...] = (
     (("--log_level",), str),
     (("--quiet", "-q"), None),
 )
+NAMES = [name for names, _ in OPTIONS for name in names if name.startswith("--")]
 LEFT_OUT = ("--module", "--no_python", "--autotuning")  # decided here, or of no use to this trainer
 HOSTFILE = Path("/job/hostfile")  # read by the launcher when no other is named
 # Device files of NVIDIA's and AMD's GPUs, of Jetson boards and of WSL: asking torch would load it.
@@ -64,7 +65,7 @@ def split(prog: str, argv: Sequence[str]) -> tuple[list[str], list[str]]:
     if values.get("num_gpus", 1) < 1:
         parser.error(f"--num_gpus {values['num_gpus']}: give at least 1, or leave it out")
     if "hostfile" in values and not Path(values["hostfile"]).is_file():  # the launcher would take this machine alone
-        parser.error(f"--hostfile {values['hostfile']} is no file")
+        parser.error(f"--hostfile {values['hostfile']} is not a file")
     return [f"--{name}" if value is True else f"--{name}={value}" for name, value in values.items()], rest
 
 

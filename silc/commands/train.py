@@ -21,7 +21,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from silc import config_io, presets
-from silc.commands import launcher
+from silc.commands import keys, launcher
 from silc.commands.common import Parser, add_local_rank, passive_threads, with_new_names
 from silc.config import Config
 from silc.config_rules import validate
@@ -35,7 +35,7 @@ def parse(argv: Sequence[str], ranks: int | None = None) -> argparse.Namespace:
 
     ranks: of the job, if known; by default as the launcher's environment says.
     """
-    parser = Parser(PROG, __doc__)
+    parser = Parser(PROG, __doc__, others=launcher.NAMES)
     parser.add_argument("overrides", nargs="*", default=[], metavar="section.key=value", help="overrides, applied last")
     parser.add_argument(
         "--preset",
@@ -101,17 +101,10 @@ def dry_run(config: Config, ranks: int, gpu: Gpu | None, mfu: float | None) -> i
 def answer(args: argparse.Namespace) -> int | None:
     """Print what --keys or --dry-run ask for. The exit status, or None if there is a run to train."""
     if args.keys:
-        print_keys()
-        return 0
+        return keys.main([])
     if args.dry_run:
         return dry_run(args.config, args.ranks, args.gpu, args.mfu)
     return None
-
-
-def print_keys() -> None:
-    """Print every key of the configuration."""
-    for dotted, kind, default, doc in config_io.describe():
-        print(f"{dotted} ({kind}, default {default}): {doc}" if default != "required" else f"{dotted} ({kind}): {doc}")
 
 
 def main(argv: Sequence[str] | None = None) -> int:

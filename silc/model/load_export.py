@@ -112,8 +112,8 @@ def load_export(folder: Path) -> tuple[Config, dict[str, Tensor]]:
         student's names, fp32 on the CPU, and with them logit_scale and for the sigmoid loss logit_bias, 0-dimensional.
 
     Raises:
-        ValueError: a folder that is no export of this package, a file that is missing or damaged, or weights that do
-            not fit the description.
+        ValueError: a folder that is not an export of this package, a file that is missing or damaged, or weights that
+            do not fit the description.
     """
     described = _read(folder / CONFIG, _OpenClip)
     model, pixels = described.model_cfg, described.preprocess_cfg
@@ -160,7 +160,8 @@ def _read(path: Path, kind: type[T]) -> T:
         field = ".".join(str(part) for part in first["loc"])
         message = first["msg"][0].lower() + first["msg"][1:]
         raise ValueError(
-            f"{path} is not of an export that silc export writes: {field + ': ' if field else ''}{message}"
+            f"{path} was not written by silc export ({field + ': ' if field else ''}{message}); only such exports load "
+            "here"
         ) from None
 
 

@@ -21,11 +21,11 @@ from .conftest import Run, environment, run_train
 
 # Name -> (what is wrong, what the message must say). OUT stands for a folder of the case's own.
 CASES = {
-    "missing_shard": (["data.shards=['OUT/{000..001}.tar']"], ["OUT/000.tar does not exist"]),
+    "missing_shard": (["data.shards=['OUT/{000..001}.tar']"], ["data.shards: no such file or folder 'OUT/000.tar'"]),
     "tokenizer_too_large": (["model.text.vocab_size=1000"], ["model.text.vocab_size=1000", "49408", "open_clip_bpe"]),
     "tokenizer_absent": (["data.tokenizer=OUT"], ["data.tokenizer='OUT'", "open_clip_bpe"]),
     "batch_too_large": (["train.global_batch=512"], ["train.global_batch=512", "61 samples"]),
-    "resume_from_nowhere": (["train.resume=OUT"], ["no whole checkpoint at OUT"]),
+    "resume_from_nowhere": (["train.resume=OUT"], ["'OUT' does not exist; give a run folder or a checkpoint"]),
     "xformers_on_a_cpu": (["model.attention=xformers"], ["model.attention='xformers'", "CUDA", "sdpa"]),
     "triton_on_a_cpu": (["kernels.patch_embed=triton"], ["patch_embed", "triton", "cpu|registered: torch"]),
     "backend_unknown": (["kernels.distill=tritn"], ["distill_head_loss", "'tritn'", "torch"]),
@@ -33,7 +33,7 @@ CASES = {
     "rule_without_match": (["optim.rules=[{pattern: nothing_here}]"], ["optim.rules", "nothing_here"]),
     "folder_of_other_files": (["train.out=DATA"], ["train.out=", "is not empty and holds no run", "empty folder"]),
     "all_frozen": (["optim.rules=[{pattern: ., lr: 0}]"], ["optim.rules: '.' with lr: 0 freeze all"]),
-    "evaluation_shard_missing": (["eval.shards=[OUT.tar]"], ["OUT.tar does not exist"]),
+    "evaluation_shard_missing": (["eval.shards=[OUT.tar]"], ["eval.shards: no such file or folder 'OUT.tar'"]),
     "evaluation_without_classes": (["eval.classes=null"], ["eval.shards and eval.classes go together"]),
 }  # fmt: skip
 
@@ -134,7 +134,7 @@ def test_a_run_goes_on(called, one_rank):
 def test_a_missing_shard_ends_the_process_with_status_2(data, tmp_path):
     done = run_train(f"data.shards=[{tmp_path}/absent.tar]", f"train.out={tmp_path}/run", cwd=data)
     assert done.returncode == 2
-    assert "absent.tar does not exist" in done.stderr
+    assert f"no such file or folder '{tmp_path}/absent.tar'" in done.stderr
     assert "Traceback" not in done.stderr
     assert not (tmp_path / "run").exists()
 
