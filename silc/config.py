@@ -55,8 +55,8 @@ def key(default: Any, doc: str) -> Any:
 class VisionConfig:
     """The image tower: a ViT with attention pooling (SigLIP's layout, exact GELU)."""
 
-    image_size: Size = key(256, "pixels a side of the grid the position table is stored for")
-    patch_size: Size = key(16, "pixels a side of a patch")
+    image_size: Size = key(256, "pixels per side of the grid the position table is stored for")
+    patch_size: Size = key(16, "pixels per side of a patch")
     width: Size = key(768, "token width; also the width of the shared embedding")
     depth: Depth = key(12, "number of transformer blocks")
     heads: Depth = key(12, "attention heads; divides width")
@@ -103,14 +103,14 @@ class ModelConfig:
 class ViewsConfig:
     """The crops of one image (SILC: 2 global views, 8 local ones)."""
 
-    n_global: Annotated[int, Field(ge=0, le=8)] = key(2, "global crops an image; the teacher sees them all")
-    n_local: Crops = key(8, "local crops an image, seen by the student alone")
-    global_size: Size = key(256, "pixels a side of a global crop")
-    local_size: Size = key(96, "pixels a side of a local crop")
+    n_global: Annotated[int, Field(ge=0, le=8)] = key(2, "global crops per image; the teacher sees them all")
+    n_local: Crops = key(8, "local crops per image, seen by the student alone")
+    global_size: Size = key(256, "pixels per side of a global crop")
+    local_size: Size = key(96, "pixels per side of a local crop")
     global_area: Area = key((0.4, 1.0), "range of a global crop's area, as a fraction of the image")
     local_area: Area = key((0.05, 0.4), "range of a local crop's area")
     flip: Fraction = key(0.5, "probability of a horizontal flip")
-    photometric: bool = key(False, "DINO's list: colour jitter, grey, blur, solarise")
+    photometric: bool = key(False, "DINO's list: color jitter, grayscale, blur, solarize")
 
 
 @dataclass(config=_STRICT, kw_only=True)
@@ -126,10 +126,10 @@ class ObjectiveConfig:
     )
     contrastive_chunk: Positive = key(4096, "columns of the similarity matrix held at once")
     init_scale: Scale | None = key(
-        None, "first multiplier of the similarities; null: 1/0.07 for softmax, 10 for sigmoid"
+        None, "initial multiplier of the similarities; null: 1/0.07 for softmax, 10 for sigmoid"
     )
-    init_bias: Annotated[float, Field(ge=-1e6, le=1e6)] = key(-10.0, "first bias of the sigmoid loss")
-    max_scale: Scale = key(100.0, "limit of the effective multiplier")
+    init_bias: Annotated[float, Field(ge=-1e6, le=1e6)] = key(-10.0, "initial bias of the sigmoid loss")
+    max_scale: Scale = key(100.0, "upper limit of the effective multiplier")
     distill: bool = key(True, "local-to-global self-distillation from the EMA teacher")
     distill_weight: NonNegativeFloat = key(1.0, "weight of the distillation loss")
     distill_start: Annotated[float, Field(ge=0, lt=1)] = key(
@@ -192,7 +192,7 @@ class OptimConfig:
     beta2: Annotated[float, Field(ge=0, lt=1)] = key(0.95, "second moment's decay")
     eps: PositiveFloat = key(1e-8, "added to the denominator")
     weight_decay: NonNegativeFloat = key(1e-4, "decoupled weight decay")
-    clip: NonNegativeFloat = key(1.0, "limit of the global gradient norm; 0: none")
+    clip: NonNegativeFloat = key(1.0, "upper limit of the global gradient norm; 0: none")
     scale_lr: NonNegativeFloat = key(1.0, "multiplier of the learning rate for the logit scale and bias")
     rules: list[ParameterRule] = Field(
         default_factory=list,
@@ -220,7 +220,7 @@ class EngineConfig:
     prefetch_bucket_size: Positive = key(50_000_000, "elements prefetched (stage 3)")
     persistence_threshold: NonNegative = key(100_000, "parameters up to this size stay whole (stage 3)")
     max_live_parameters: Positive = key(1_000_000_000, "elements kept gathered (stage 3)")
-    timeout_minutes: Minutes = key(30.0, "limit of a collective before the job fails")
+    timeout_minutes: Minutes = key(30.0, "time limit of a collective before the job fails")
 
 
 @dataclass(config=_STRICT, kw_only=True)
@@ -237,7 +237,7 @@ class TrainConfig:
     """How long, how large, where to."""
 
     steps: Positive = key(100_000, "optimiser steps")
-    global_batch: Batch = key(16384, "pairs a step, over all ranks and accumulation steps")
+    global_batch: Batch = key(16384, "pairs per step, over all ranks and accumulation steps")
     micro_batch: Batch | None = key(
         None, "pairs a rank holds at once; smaller than its share: exact gradient accumulation. null: its share"
     )
@@ -247,7 +247,7 @@ class TrainConfig:
     save_every: NonNegative = key(5000, "steps between checkpoints; 0: only at the end")
     keep_checkpoints: Positive = key(2, "periodic checkpoints kept")
     resume: str | None = key(
-        None, "run folder or checkpoint to go on from, at the same number of ranks; auto: the newest in `out`, if any"
+        None, "run folder or checkpoint to resume from, at the same number of ranks; auto: the newest in `out`, if any"
     )
     out: str | None = key(None, "run folder; null: runs/PRESET, or runs/PRESET-2, -3, ... when taken")
     tensorboard: bool = key(True, "write TensorBoard events")
@@ -274,8 +274,8 @@ class EvalConfig:
         ["zeroshot_classification", "retrieval", "zeroshot_segmentation"], "tasks of the evaluations on the way"
     )
     after: list[Task] = key(list(TASKS), "tasks at the end of the run; what the data cannot serve is left out")
-    models: list[Literal["student", "teacher"]] = key(["student", "teacher"], "whose image tower is measured")
-    timeout_minutes: Minutes = key(30.0, "limit of one task on one model; it is given up, training goes on")
+    models: list[Literal["student", "teacher"]] = key(["student", "teacher"], "which image tower is evaluated")
+    timeout_minutes: Minutes = key(30.0, "time limit of one task on one model; it is given up, training goes on")
     classification: str | None = key(
         None, "data set to classify, LAYOUT:FOLDER; null: eval.shards, or the sample set if that is trained on"
     )
@@ -285,13 +285,13 @@ class EvalConfig:
         [],
         "WebDataset shards with a `class` in their json; empty: the sample set's unseen artist, or none with own data",
     )
-    classes: str | None = key(None, "text file with a class name a line, in the order of the class numbers")
+    classes: str | None = key(None, "text file with one class name per line, in the order of the class numbers")
     templates: list[str] = key(
         [], "prompts, averaged; {} is the class name. Empty: those of the data set, or else ['a {}']"
     )
-    batch: Batch = key(256, "images a forward pass")
-    limit: NonNegative = key(0, "test images a task takes, a random choice that is always the same; 0: all")
-    shots: list[Positive] = key([1, 5, 10], "few-shot: training images a class")
+    batch: Batch = key(256, "images per forward pass")
+    limit: NonNegative = key(0, "test images per task, a random choice that is always the same; 0: all")
+    shots: list[Positive] = key([1, 5, 10], "few-shot: training images per class")
     draws: Positive = key(3, "few-shot: random choices of them, for mean and deviation")
     ridge: PositiveFloat = key(1024.0, "few-shot: weight of the ridge penalty")
     neighbours: Positive = key(20, "few-shot: neighbours that vote")
@@ -299,7 +299,7 @@ class EvalConfig:
         None, "segmentation: pixels of an image's shorter side; null: 7/4 of views.global_size (448 for 256)"
     )
     window: NonNegative | None = key(
-        None, "segmentation: pixels a side of the sliding window; 0: the whole image at once; null: short_side"
+        None, "segmentation: pixels per side of the sliding window; 0: the whole image at once; null: short_side"
     )
     stride: Size | None = key(None, "segmentation: pixels from window to window; null: 3/4 of the window")
     test_images: NonNegative = key(0, "segmentation: test images; 0: eval.limit")
@@ -307,7 +307,7 @@ class EvalConfig:
     probe_steps: Positive = key(1000, "linear segmentation: optimiser steps")
     decoder_steps: Positive = key(500, "open-vocabulary segmentation: optimiser steps of the decoder")
     unseen_every: Annotated[int, Field(ge=2)] = key(
-        4, "open-vocabulary segmentation: one class in so many is kept from the decoder's training"
+        4, "open-vocabulary segmentation: every N-th class is held out from the decoder's training"
     )
     contact_sheet: bool = key(True, "write a PNG of a few held-out images with their top captions")
     report: bool = key(True, "write report.html at the end of the run and by `silc evaluate`")

@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import functools
+import itertools
 import json
 import re
 import shlex
@@ -22,7 +23,7 @@ from typing import Any
 import yaml
 from pydantic import TypeAdapter, ValidationError
 
-from silc.config import Config
+from silc.config import Config, ParameterRule
 from silc.presets import PRESETS
 from silc.yaml_safe import read_plain
 
@@ -34,6 +35,8 @@ RENAMED = {
     "eval.test_pictures": "eval.test_images",
     "eval.train_pictures": "eval.train_images",
 }
+_RULE_KEYS = [field.name for field in dataclasses.fields(ParameterRule)]
+EXAMPLES = {"int": "500", "float": "0.001", "bool": "true", "str": "NAME"}  # by type
 RENAMED_BACKENDS = {"reference": "torch"}  # values of the keys of `kernels`
 
 
@@ -62,7 +65,7 @@ def load_config(
     for unverified in config.unverified:
         if unverified not in known:
             raise ValueError(
-                f"preset {name}: `unverified` lists {unverified!r}, which is no key{_nearest(unverified, known)}"
+                f"preset {name}: `unverified` lists {unverified!r}, which is not a key{_nearest(unverified, known)}"
             )
     return config
 
@@ -93,7 +96,7 @@ def override(config: Config, words: Iterable[str]) -> Config:
 
 
 def check_words(words: Sequence[str]) -> None:
-    """Refuse words that are no `section.key=value`, and lists that a shell has taken apart. Raises ValueError."""
+    """Refuse words that are not `section.key=value`, and lists that a shell has taken apart. Raises ValueError."""
     lists = {dotted for dotted, kind, *_ in describe() if kind.startswith("list[")}
     plain: dict[str, list[str]] = {}
     before = ""
@@ -104,10 +107,16 @@ def check_words(words: Sequence[str]) -> None:
             if dotted in lists and not text.lstrip().startswith("["):
                 plain.setdefault(dotted, []).append(text)
             continue
+        if word in valid_keys():
+            raise ValueError(f"{word!r} has no value; write {word}=VALUE")
         if before in plain and words[position - 1].startswith(f"{before}="):
             strays = [other for other in words[position:] if "=" not in other]
             values = [plain[before][-1], *strays]
             raise ValueError(f"{word!r} after {words[position - 1]!r}: {_quote_list(before, values)}")
+        previous = words[position - 1] if position else ""
+        if previous.count("[") > previous.count("]"):
+            whole = " ".join([previous, *itertools.takewhile(lambda other: "=" not in other, words[position:])])
+            raise ValueError(f"{word!r} after {previous!r}: put the list in quotes: {shlex.quote(whole)}")
         raise ValueError(f"{word!r} is not an override; write section.key=value, as in optim.lr=3e-4")
     for dotted, values in plain.items():
         if len(values) > 1:
@@ -218,7 +227,7 @@ def _with_schedule_that_fits(base: dict[str, Any], given: dict[str, Any], config
     if total <= most or most < 0:  # below 0: what was asked for exceeds the run, which is refused as such
         return config
     scaled = {name: value * most // total for name, value in free.items() if value}
-    changes = " and ".join(f"optim.{name} from {free[name]} to {value}" for name, value in scaled.items())
+    changes = " and ".join(f"optim.{name} scaled from {free[name]} to {value}" for name, value in scaled.items())
     note = f"train.steps={steps}: {changes}, so that warm-up and cool-down leave room in the run"
     return dataclasses.replace(config, optim=dataclasses.replace(config.optim, **scaled), notes=[*config.notes, note])
 
@@ -285,15 +294,38 @@ def _parse_override(word: str) -> dict[str, Any]:
     try:
         value = yaml.safe_load(text)
     except yaml.YAMLError as error:
+        if re.search(r'"[^"]*\\', text):
+            raise ValueError(
+                f"{word!r}: the value is not valid YAML; in double quotes YAML reads \\ as an escape: write \\\\ for "
+                "each, or single quotes"
+            ) from None
         hint = "; put text with braces in quotes inside a list: ['{00..99}.tar']" if "{" in text else ""
-        raise ValueError(f"{word!r}: the value is not valid YAML{hint}: {error}") from None
+        raise ValueError(f"{word!r}: the value is not valid YAML{hint}: {_one_line(error)}") from None
     except RecursionError:
         raise ValueError(f"{word[:80]!r}: the value is nested too deeply") from None
     if dotted.count(".") > 9:  # no key is as deep
         raise ValueError(f"unknown key {dotted[:80]!r}")
+    if value is None and not text.strip():
+        _refuse_no_value(dotted)
     for part in reversed(dotted.split(".")):
         value = {part: value}
     return _with_new_names(value)
+
+
+def _refuse_no_value(dotted: str) -> None:
+    """Raises ValueError for a key without a value that cannot be null."""
+    row = next((row for row in describe() if row[0] == dotted), None)
+    if row is not None and "null" not in row[1].split(" | "):
+        example = f"{dotted}={EXAMPLES.get(row[1], row[2])}"
+        kind = {"int": "a whole number", "float": "a number", "bool": "true or false"}.get(row[1], "a value")
+        raise ValueError(f"{dotted}= has no value; give {kind}, as in {example}")
+
+
+def _one_line(error: yaml.YAMLError) -> str:
+    problem, mark = getattr(error, "problem", None), getattr(error, "problem_mark", None)
+    if problem is None:
+        return str(error).partition("\n")[0]
+    return problem if mark is None else f"{problem}, at character {mark.column + 1}"
 
 
 def _quote_list(dotted: str, values: Sequence[str]) -> str:
@@ -358,9 +390,32 @@ def _refuse_booleans(tree: dict[str, Any]) -> None:
 
 def _explain(item: Any, known: set[str]) -> str:
     dotted = ".".join(str(part) for part in item["loc"])
+    in_a_rule = re.fullmatch(r"optim\.rules\.\d+\.\w+", dotted)
     if item["type"] == "unexpected_keyword_argument":
+        if in_a_rule:
+            return f"unknown key {dotted!r}; a rule has {', '.join(_RULE_KEYS)}"
         return f"unknown key {dotted!r}{_nearest(dotted, known)}"
-    return f"{dotted}={item['input']!r}: {item['msg'][0].lower()}{item['msg'][1:]}"
+    if item["type"] == "missing":
+        section, _, name = dotted.rpartition(".")
+        return f"{section} has no {name}"
+    message = f"{dotted}={item['input']!r}: {item['msg'][0].lower()}{item['msg'][1:]}"
+    return message + _way_out(dotted, item)
+
+
+def _way_out(dotted: str, item: Any) -> str:
+    """What to write instead, for the end of a message; empty where the message says it."""
+    given = item["input"]
+    if dotted == "optim.rules":
+        return ", as in [{pattern: ^text, lr: 0}]"
+    if item["type"] == "int_parsing" and isinstance(given, str):
+        try:
+            number = float(given.replace("_", ""))
+        except ValueError:
+            return ""
+        return f"; write {number:.0f}" if number.is_integer() else ""
+    if item["type"] == "literal_error" and isinstance(given, str):
+        return _nearest(given, re.findall(r"'([^']*)'", item["ctx"]["expected"]))
+    return ""
 
 
 def _nearest(word: str, known: Iterable[str]) -> str:

@@ -41,7 +41,7 @@ def validate(config: Config, world_size: int) -> None:
         try:
             re.compile(rule.pattern)
         except re.error as error:
-            raise ValueError(f"optim.rules: {rule.pattern!r} is no regular expression: {error}") from None
+            raise ValueError(f"optim.rules: {rule.pattern!r} is not a regular expression: {error}") from None
     if objective.init_scale is not None and objective.init_scale > objective.max_scale:
         raise ValueError(
             f"objective.init_scale={objective.init_scale} is beyond objective.max_scale={objective.max_scale}; "
@@ -72,6 +72,13 @@ def _validate_model(model: ModelConfig, views: ViewsConfig) -> None:
 def is_prompt(template: str) -> bool:
     """Whether {} stands in it once, where the class name goes, and no other brace does."""
     return template.count("{}") == 1 and not {"{", "}"} & set(template.replace("{}", ""))
+
+
+def has_evaluation_data(config: Config) -> bool:
+    """Whether there is a data set to evaluate on: one that the configuration names, or the embedded sample set."""
+    evaluation = config.eval
+    named = (evaluation.classification, evaluation.retrieval, evaluation.segmentation)
+    return not config.data.shards or bool(evaluation.shards) or any(spec is not None for spec in named)
 
 
 def validate_eval(config: Config) -> None:

@@ -33,11 +33,21 @@ class World:
         return self.rank == 0
 
 
+def name_accelerator() -> None:
+    """Tell DeepSpeed that this is a CPU job where torch finds no GPU: it looks when it is imported, and warns.
+
+    Call it before anything imports DeepSpeed. A choice in the environment stays.
+    """
+    if not torch.cuda.is_available():
+        os.environ.setdefault("DS_ACCELERATOR", "cpu")
+
+
 def init(timeout_minutes: float) -> World:
     """Join the job that the launcher's environment describes (nccl on GPUs, gloo on CPUs), or make a job of one.
 
     Raises ValueError when another job holds the port.
     """
+    name_accelerator()
     import deepspeed  # here, so that reading a configuration does not pay for it
 
     if "RANK" not in os.environ:

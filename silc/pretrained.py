@@ -127,9 +127,10 @@ class Model:
 
         Args:
             images: a PIL image or a list of them, of any size (see :meth:`preprocess`); or pixels, uint8 [B, 3, H, W]
-                or [3, H, W] with sides that `patch_size` divides (best: `image_size`); or floating point of the same
-                shapes, normalised already: (pixel / 255 - mean) / std with the mean and std of `config.data`, which is
-                what open_clip's preprocessing of the export returns.
+                or [3, H, W] of any size, resized by the same arithmetic; or floating point of the same shapes with
+                sides that `patch_size` divides (best: `image_size`), normalised already: (pixel / 255 - mean) / std
+                with the mean and std of `config.data`, which is what open_clip's preprocessing of the export returns.
+                Floats that all lie in [0, 1] are refused: they look like pixels that were only divided by 255.
             normalize: to length 1.
 
         Returns:
@@ -139,8 +140,8 @@ class Model:
             ValueError: other kinds, shapes or dtypes.
         """
         if normalize:
-            return self._each(images, self._towers.images)
-        return self._each(images, lambda pixels: self._towers.model.encode_image([pixels])[0].float())
+            return self._each(images, self._towers.images, resized=True)
+        return self._each(images, lambda pixels: self._towers.model.encode_image([pixels])[0].float(), resized=True)
 
     @torch.no_grad()
     def encode_text(self, texts: str | Sequence[str], *, normalize: bool = True) -> Tensor:
@@ -164,7 +165,8 @@ class Model:
         pooling, each patch attends to itself alone.
 
         Args:
-            images: as for :meth:`encode_image`; pixels of any height and width that `patch_size` divides.
+            images: as for :meth:`encode_image`; but tensors keep their size, of any height and width that `patch_size`
+                divides.
 
         Returns:
             fp32 [B, H / patch_size, W / patch_size, D], of length 1.
@@ -203,24 +205,26 @@ class Model:
         logits = self.logit_scale * self.encode_image(images) @ classes.T
         return logits.softmax(-1) if self.logit_bias is None else (logits + self.logit_bias).sigmoid()
 
-    def _each(self, images: Images, encode: Callable[[Tensor], Tensor]) -> Tensor:
-        """Features of all images, `BATCH` a pass."""
-        return torch.cat([encode(pixels.to(self.device)) for pixels in self._batches(images)])
+    def _each(self, images: Images, encode: Callable[[Tensor], Tensor], *, resized: bool = False) -> Tensor:
+        """Features of all images, `BATCH` a pass. resized: whether uint8 tensors are brought to `image_size`."""
+        return torch.cat([encode(pixels.to(self.device)) for pixels in self._batches(images, resized)])
 
-    def _batches(self, images: Images) -> Iterator[Tensor]:
+    def _batches(self, images: Images, resized: bool) -> Iterator[Tensor]:
         """Pixels [b, 3, H, W]. Raises ValueError."""
+        _refuse_unnormalised(images)
         if isinstance(images, Image.Image):
             images = [images]
         if isinstance(images, Tensor):
-            yield from self._checked(images[None] if images.ndim == 3 else images).split(BATCH)
+            for part in self._of_known_kind(images[None] if images.ndim == 3 else images).split(BATCH):
+                yield self._checked(self._resized(part) if resized else part)
             return
         if not isinstance(images, list | tuple) or not images:
             raise ValueError(f"give a PIL image, a list of them, or a tensor [B, 3, H, W]; found {_described(images)}")
-        self._check_alike(images)
+        self._check_alike(images, resized)
         for first in range(0, len(images), BATCH):
-            yield self._checked(torch.stack([self._one(image) for image in images[first : first + BATCH]]))
+            yield self._checked(torch.stack([self._one(image, resized) for image in images[first : first + BATCH]]))
 
-    def _check_alike(self, images: Sequence[Image.Image | Tensor]) -> None:
+    def _check_alike(self, images: Sequence[Image.Image | Tensor], resized: bool) -> None:
         """Raises ValueError for a list whose images cannot stand in one batch: torch.stack would convert the pixel
         values of uint8 to floating point, where they mean something else.
         """
@@ -233,15 +237,31 @@ class Model:
                 "one kind, or encode each kind by itself"
             )
         square = torch.Size((3, self.image_size, self.image_size))
-        if len({pixels.shape for pixels in tensors} | ({square} if others else set())) > 1:
+        shapes = {square if resized and image.dtype == torch.uint8 else image.shape for image in tensors}
+        if len(shapes | ({square} if others else set())) > 1:
             raise ValueError("images of a list must be of one size; encode tensors of different sizes one by one")
         if len({pixels.device for pixels in tensors} | ({torch.device("cpu")} if others else set())) > 1:
             raise ValueError("images of a list lie on different devices; give them on one device")
 
-    def _one(self, image: Image.Image | Tensor) -> Tensor:
-        return image if isinstance(image, Tensor) else self.preprocess(image)
+    def _one(self, image: Image.Image | Tensor, resized: bool) -> Tensor:
+        if not isinstance(image, Tensor):
+            return self.preprocess(image)
+        if resized and image.ndim == 3:
+            return self._resized(self._of_known_kind(image[None]))[0]
+        return image
 
-    def _checked(self, pixels: Tensor) -> Tensor:
+    def _resized(self, pixels: Tensor) -> Tensor:
+        """uint8 [b, 3, H, W] as :meth:`preprocess` resizes images; other tensors as given."""
+        size = self.image_size
+        if pixels.dtype != torch.uint8 or pixels.shape[2:] == (size, size) or 0 in pixels.shape:
+            return pixels
+        out = torch.empty(len(pixels), 3, size, size, dtype=torch.uint8)
+        for into, image in zip(out, pixels.cpu(), strict=True):
+            resize_into(into, image.permute(1, 2, 0).contiguous())
+        return out
+
+    def _of_known_kind(self, pixels: Tensor) -> Tensor:
+        """Raises ValueError for other shapes or dtypes than those of images."""
         _held(pixels)
         if pixels.ndim != 4 or pixels.shape[1] != 3 or not len(pixels):
             raise ValueError(
@@ -249,7 +269,10 @@ class Model:
             )
         if pixels.dtype != torch.uint8 and not pixels.is_floating_point():
             raise ValueError(f"images have dtype {pixels.dtype}; give uint8 pixels, or normalised floating point")
-        self._sides(*pixels.shape[2:])
+        return pixels
+
+    def _checked(self, pixels: Tensor) -> Tensor:
+        self._sides(*self._of_known_kind(pixels).shape[2:])
         return pixels
 
     def _wanted(self, size: object) -> tuple[int, int]:
@@ -270,6 +293,19 @@ class Model:
                 f"images of {height} x {width} pixels are not divided by patches of {patch}; take {near[0]} x {near[1]}"
             )
         return height, width
+
+
+def _refuse_unnormalised(images: object) -> None:
+    """Raises ValueError where all floating-point pixels lie in [0, 1]."""
+    listed = images if isinstance(images, list | tuple) else [images]
+    floats = [
+        image for image in listed if isinstance(image, Tensor) and image.is_floating_point() and _held(image).numel()
+    ]
+    if floats and all(image.min() >= 0 and image.max() <= 1 for image in floats):
+        raise ValueError(
+            "all values of the floating-point images lie in [0, 1], so they look like pixels that are not normalised; "
+            "give uint8 pixels, or floats as (pixel / 255 - mean) / std with the mean and std of config.data"
+        )
 
 
 def _device(wanted: str | torch.device | None) -> torch.device:
@@ -295,9 +331,7 @@ def _read_export(folder: Path, model: str) -> tuple[Config, Mapping[str, Tensor]
 
 
 def _read_run(folder: Path, model: str) -> tuple[Config, Mapping[str, Tensor], float, float | None]:
-    if not folder.is_dir():
-        raise ValueError(f"{folder} is no folder; give a run folder, a checkpoint, or an export of this package")
-    path = checkpoint.find(folder)
+    path = checkpoint.find(folder, or_export=True)
     config, scale = checkpoint.load_config_and_scale(path)
     weights = checkpoint.load_weights(path, "student")
     if model == "teacher":
@@ -322,10 +356,13 @@ def _towers(
 
 def _texts(name: str, texts: str | Sequence[str]) -> list[str]:
     if not isinstance(texts, str | Iterable):
-        raise ValueError(f"{name}={texts!r}: give a text, or a list of at least one")
+        raise ValueError(f"{name} must be strings; found {type(texts).__name__}")
     listed = [texts] if isinstance(texts, str) else list(texts)
-    if not listed or not all(isinstance(text, str) for text in listed):
-        raise ValueError(f"{name}={listed!r}: give a text, or a list of at least one")
+    others = [text for text in listed if not isinstance(text, str)]
+    if others:
+        raise ValueError(f"{name} must be strings; found {type(others[0]).__name__}")
+    if not listed:
+        raise ValueError(f"{name} is empty; give at least one string")
     return listed
 
 

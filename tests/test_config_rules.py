@@ -102,16 +102,21 @@ WITH_SCHEDULE = SMALL.replace("warmup_steps: 50, cooldown_steps: 0", "warmup_ste
 @pytest.mark.parametrize(
     ("overrides", "warmup", "cooldown", "noted"),
     [
-        (["train.steps=60"], 20, 10, ["optim.warmup_steps from 400 to 20", "optim.cooldown_steps from 200 to 10"]),
-        (["train.steps=1199"], 399, 199, ["optim.warmup_steps from 400 to 399"]),
-        (["train.steps=1"], 0, 0, ["train.steps=1: optim.warmup_steps from 400 to 0"]),
+        (
+            ["train.steps=60"],
+            20,
+            10,
+            ["optim.warmup_steps scaled from 400 to 20", "optim.cooldown_steps scaled from 200 to 10"],
+        ),
+        (["train.steps=1199"], 399, 199, ["optim.warmup_steps scaled from 400 to 399"]),
+        (["train.steps=1"], 0, 0, ["train.steps=1: optim.warmup_steps scaled from 400 to 0"]),
         (["train.steps=1200"], 400, 200, []),
         (["train.steps=60000"], 400, 200, []),
-        (["train.steps=60", "optim.warmup_steps=5"], 5, 30, ["optim.cooldown_steps from 200 to 30"]),
-        (["train.steps=60", "optim.warmup_steps=50"], 50, 10, ["optim.cooldown_steps from 200 to 10"]),
-        (["train.steps=60", "optim.cooldown_steps=0"], 30, 0, ["optim.warmup_steps from 400 to 30"]),
+        (["train.steps=60", "optim.warmup_steps=5"], 5, 30, ["optim.cooldown_steps scaled from 200 to 30"]),
+        (["train.steps=60", "optim.warmup_steps=50"], 50, 10, ["optim.cooldown_steps scaled from 200 to 10"]),
+        (["train.steps=60", "optim.cooldown_steps=0"], 30, 0, ["optim.warmup_steps scaled from 400 to 30"]),
         (["train.steps=60", "optim.warmup_steps=5", "optim.cooldown_steps=6"], 5, 6, []),
-        (["optim.warmup_steps=5900"], 5900, 100, ["train.steps=6000: optim.cooldown_steps from 200 to 100"]),
+        (["optim.warmup_steps=5900"], 5900, 100, ["train.steps=6000: optim.cooldown_steps scaled from 200 to 100"]),
     ],
 )
 def test_a_shortened_run_gives_at_most_half_to_its_presets_schedule(tmp_path, overrides, warmup, cooldown, noted):

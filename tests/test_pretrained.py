@@ -178,6 +178,29 @@ def test_images_come_alone_in_lists_and_in_tensors(model, monkeypatch):
     assert not model.encode_image(pixels).requires_grad
 
 
+def test_pixels_of_another_size_are_resized_as_images_are(model):
+    images = [random_image(seed, 50, 70) for seed in range(3)]
+    pixels = torch.stack([torch.from_numpy(np.array(image)).permute(2, 0, 1) for image in images])
+    for given in (pixels, list(pixels), [pixels[0], images[1], pixels[2]]):
+        assert torch.equal(model.encode_image(given), model.encode_image(images))
+    assert torch.equal(model.classify(pixels[0], NAMES), model.classify(images[0], NAMES))
+    mixed = [torch.zeros(3, size, size, dtype=torch.uint8) for size in (24, 17)]
+    assert model.encode_image(mixed).shape == (2, 32)
+
+
+def test_a_bright_image_among_normalised_ones_is_taken(model, monkeypatch):
+    """Only floats that all lie in [0, 1] are refused, whatever the passes they are split into."""
+    pixels = torch.cat([torch.randn(2, 3, 24, 24), torch.ones(1, 3, 24, 24)])
+    monkeypatch.setattr(pretrained, "BATCH", 1)
+    assert model.encode_image(pixels).shape == model.encode_image(list(pixels)).shape == (3, 32)
+
+
+def test_texts_that_are_not_strings_are_named_by_their_type(model):
+    for texts in ([1, 2], ["cat", 3], 4):
+        with pytest.raises(ValueError, match=r"^texts must be strings; found int$"):
+            model.encode_text(texts)
+
+
 def test_texts_come_alone_and_in_lists(model, monkeypatch):
     texts = [f"{name} {number}" for number in range(2) for name in NAMES]
     expected = model.encode_text(texts, normalize=False)
@@ -287,7 +310,13 @@ MISTAKES = {
     "integers": lambda m: m.encode_image(torch.zeros(1, 3, 24, 24, dtype=torch.int64)),
     "channels last": lambda m: m.encode_image(torch.zeros(1, 24, 24, 3, dtype=torch.uint8)),
     "no batch": lambda m: m.encode_image(torch.zeros(0, 3, 24, 24, dtype=torch.uint8)),
-    "two sizes": lambda m: m.encode_image([torch.zeros(3, s, s, dtype=torch.uint8) for s in (24, 16)]),
+    "two sizes": lambda m: m.dense([torch.zeros(3, s, s, dtype=torch.uint8) for s in (24, 16)]),
+    "two sizes of floats": lambda m: m.encode_image([torch.randn(3, s, s) for s in (24, 16)]),
+    "floats of an odd side": lambda m: m.encode_image(torch.randn(1, 3, 24, 20)),
+    "no pixels in a tensor": lambda m: m.encode_image(torch.zeros(1, 3, 0, 24, dtype=torch.uint8)),
+    "pixels divided by 255": lambda m: m.encode_image(torch.rand(2, 3, 24, 24)),
+    "pixels divided by 255 in a list": lambda m: m.classify([torch.rand(3, 24, 24)], NAMES),
+    "pixels divided by 255 for dense": lambda m: m.dense(torch.rand(2, 3, 24, 24)),
     "odd side": lambda m: m.dense(torch.zeros(1, 3, 24, 20, dtype=torch.uint8)),
     "odd size": lambda m: m.preprocess(IMAGES[0], 20),
     "no pixels": lambda m: m.preprocess(IMAGES[0], 0),
@@ -321,7 +350,7 @@ MISTAKES = {
 
 @pytest.mark.parametrize("mistake", MISTAKES)
 def test_a_mistake_is_told_with_the_way_out(model, mistake):
-    with pytest.raises(ValueError, match=r"give |take |divided|must be of one size|Image\.fromarray"):
+    with pytest.raises(ValueError, match=r"give |take |divided|must be |Image\.fromarray"):
         MISTAKES[mistake](model)
 
 
@@ -348,12 +377,13 @@ def test_arguments_of_load_are_checked(run, tmp_path):
         silc.load(run / "open_clip", model="teacher")
     (tmp_path / "file").write_text("")
     for missing in (tmp_path / "none", tmp_path / "file"):
-        with pytest.raises(ValueError, match="is no folder; give a run folder, a checkpoint, or an export"):
+        wrong = "is not a folder" if missing.exists() else "does not exist"
+        with pytest.raises(ValueError, match=f"'{missing}' {wrong}; give a run folder, a checkpoint or an export"):
             silc.load(missing)
     for path in (None, b"runs", 5, "a\0b"):
         with pytest.raises(ValueError, match="give the path of a folder"):
             silc.load(path)
-    with pytest.raises(ValueError, match="no whole checkpoint"):
+    with pytest.raises(ValueError, match="holds neither a checkpoint nor an export; give a run folder, a checkpoint"):
         silc.load(tmp_path)
 
 

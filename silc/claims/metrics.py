@@ -106,7 +106,7 @@ def select(measured: Iterable[Measurement], variant: str, claim: tuple[str, str]
 
 
 def gain(measured: Sequence[Measurement], baseline: str, claim: tuple[str, str], pairs: int) -> Mean | None:
-    """SILC less the baseline, seed by seed; None where no seed has both."""
+    """SILC minus the baseline, seed by seed; None where no seed has both."""
     ours, theirs = (select(measured, variant, claim, pairs) for variant in (SILC, baseline))
     differences = [ours[seed].value - theirs[seed].value for seed in ours if seed in theirs]
     return mean(differences) if differences else None

@@ -134,7 +134,7 @@ def _gains(measured: Sequence[Measurement], pairs: int) -> Table:
     for claim, name in _claims(measured).items():
         differences = [gain(measured, baseline, claim, pairs) for baseline in BASELINES]
         rows.append([name, *(f"{_cell(each, sign=True)} ({verdict(each)})" for each in differences)])
-    return Table(["SILC less", *BASELINES], rows)
+    return Table(["SILC minus", *BASELINES], rows)
 
 
 def _scaling(measured: Sequence[Measurement]) -> Table:
@@ -144,7 +144,7 @@ def _scaling(measured: Sequence[Measurement]) -> Table:
         cells = [_cell(mean(each) if each else None, sign=True) for each in slopes]
         more = steeper(measured, "clip", claim)
         rows.append([name, *cells, f"{_cell(more, sign=True)} ({verdict(more)})"])
-    return Table(["metric", *VARIANTS, "SILC less clip"], rows)
+    return Table(["metric", *VARIANTS, "SILC minus clip"], rows)
 
 
 def _costs(measured: Sequence[Measurement]) -> Table:

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from silc import config_io
 from silc.config import TASKS, Config
+from silc.config_rules import has_evaluation_data
 from silc.train.estimate import step_flops
 
 SILC = "silc"
@@ -132,6 +133,11 @@ def _refuse_unseen(config: Config) -> None:
         raise ValueError("eval.models has no student: CLIP has no teacher, so the tables compare students")
     if not config.eval.after:
         raise ValueError("eval.after is empty: nothing would be measured")
+    if not has_evaluation_data(config):
+        raise ValueError(
+            "there is no data set to measure on: give eval.classification, eval.retrieval or "
+            "eval.segmentation=LAYOUT:FOLDER"
+        )
     if "fewshot" in config.eval.after and SHOTS not in config.eval.shots:
         raise ValueError(f"eval.shots={config.eval.shots} lacks {SHOTS}, the images per class that the tables show")
 

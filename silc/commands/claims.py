@@ -44,7 +44,12 @@ GRACE = 600  # seconds in which a run may save after it was asked to stop
 
 
 def whole_numbers(text: str) -> list[int]:
-    return [int(word.replace("_", "")) for word in text.split(",")]
+    try:
+        return [int(word.replace("_", "")) for word in text.split(",")]
+    except ValueError:
+        raise argparse.ArgumentTypeError(
+            f"{text!r}: give whole numbers separated by commas, as in 8000,32000"
+        ) from None
 
 
 def parse(argv: Sequence[str]) -> argparse.Namespace:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import difflib
 import os
+import re
 import sys
 from collections.abc import Iterable
 from typing import Any, NoReturn
@@ -15,16 +17,50 @@ MISTAKE = 2  # exit status
 
 
 class Parser(argparse.ArgumentParser):
-    """Ends a mistake with one line and status 2: no usage text, and once for all ranks of a machine."""
+    """Ends a mistake with one line and status 2: no usage text, and once for all ranks of a machine.
 
-    def __init__(self, prog: str, description: str | None, **options: Any) -> None:
+    others: options that another program takes, for hints.
+    """
+
+    def __init__(self, prog: str, description: str | None, others: Iterable[str] = (), **options: Any) -> None:
         super().__init__(
             prog=prog, description=description, formatter_class=argparse.RawDescriptionHelpFormatter, **options
         )
+        self._others = list(others)
+        self._argv: list[str] = []
+
+    def parse_intermixed_args(self, args: Any = None, namespace: Any = None) -> Any:
+        self._argv = list(args or ())
+        return super().parse_intermixed_args(args, namespace)
 
     def error(self, message: str) -> NoReturn:
+        stray = re.match(r"unrecognized arguments: (--[\w-]+)", message)
+        if stray:
+            message += self._hint(stray[1])
         defer_to_first_rank()
         self.exit(MISTAKE, f"{self.prog}: {message}\n")
+
+    def _hint(self, option: str) -> str:
+        """What may be meant by an unknown option: a key of the configuration, or another option."""
+        leaf = option.lstrip("-").replace("-", "_")
+        key = "train.global_batch" if leaf == "batch_size" else _key_ending_in(leaf)
+        if key is not None:
+            at = self._argv.index(option) + 1 if option in self._argv else len(self._argv)
+            value = self._argv[at] if at < len(self._argv) and not self._argv[at].startswith("-") else "VALUE"
+            return f"; configuration keys are section.key=value: {key}={value}"
+        return did_you_mean(option, [*self._option_string_actions, *self._others], quoted=False)
+
+
+def _key_ending_in(leaf: str) -> str | None:
+    return next((key for key in config_io.valid_keys() if key.rpartition(".")[2] == leaf), None)
+
+
+def did_you_mean(word: str, known: Iterable[str], *, quoted: bool = True) -> str:
+    """The nearest known word, for the end of a message; empty where none is near."""
+    close = difflib.get_close_matches(word, list(known), n=1)
+    if not close:
+        return ""
+    return f"; did you mean {close[0]!r}?" if quoted else f"; did you mean {close[0]}?"
 
 
 def add_local_rank(parser: argparse.ArgumentParser) -> None:

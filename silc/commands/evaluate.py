@@ -7,7 +7,8 @@ silc evaluate runs/b16/checkpoints/step_00100000 \\
 silc evaluate exported eval.retrieval=wds:/data/wds_mscoco_captions     an open_clip export
 silc evaluate --num_gpus 8 runs/b16                            the same metrics, sooner
 
-Layouts of data sets: silc/data/layouts.py. A checkpoint brings its own configuration; keys of eval, data, kernels and
+Data sets are LAYOUT:FOLDER; the layouts are wds, imagefolder, ade20k, voc20, voc21, context59, context60, coco_stuff
+and cityscapes (docs/evaluation.md). A checkpoint brings its own configuration; keys of eval, data, kernels and
 engine can follow as section.key=value. Writes evaluation.json and, unless eval.report=false, report.html into the run
 folder, or --out. With options of DeepSpeed's launcher (--num_gpus, --hostfile, ...) the work is shared by its ranks.
 """
@@ -25,7 +26,7 @@ from typing import TYPE_CHECKING
 
 from silc import config_io
 from silc.commands import launcher
-from silc.commands.common import MISTAKE, Parser, add_local_rank, passive_threads, with_new_names
+from silc.commands.common import MISTAKE, Parser, add_local_rank, did_you_mean, passive_threads, with_new_names
 from silc.config import TASKS, Config
 from silc.config_rules import validate_eval
 from silc.errors import defer_to_first_rank
@@ -44,7 +45,7 @@ Weights = dict[str, "Tensor"]
 
 def parse(argv: Sequence[str]) -> argparse.Namespace:
     """Command line. Mistakes end with a message and status 2."""
-    parser = Parser(PROG, __doc__)
+    parser = Parser(PROG, __doc__, others=launcher.NAMES)
     parser.add_argument("model", type=Path, help="run folder (its newest checkpoint), checkpoint, or open_clip export")
     parser.add_argument("overrides", nargs="*", default=[], metavar="section.key=value", help="overrides, applied last")
     parser.add_argument("--tasks", default=",".join(TASKS), help=f"some of {', '.join(TASKS)} (default: all)")
@@ -53,10 +54,10 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     add_local_rank(parser)
     args = parser.parse_intermixed_args(list(argv))  # overrides may follow an option
     args.argv = ["silc", "evaluate", *argv]
-    args.tasks = args.tasks.split(",")
+    args.tasks = [task.strip() for task in args.tasks.split(",")]
     for task in args.tasks:
         if task not in TASKS:
-            parser.error(f"--tasks: {task!r} is no task; tasks: {', '.join(TASKS)}")
+            parser.error(f"--tasks: {task!r} is not a task{did_you_mean(task, TASKS)}; tasks: {', '.join(TASKS)}")
     args.overrides = with_new_names(PROG, args.overrides)
     try:
         config_io.check_words(args.overrides)
@@ -82,9 +83,7 @@ def load(args: argparse.Namespace) -> tuple[Config, Weights, Weights, int | None
     if is_export(args.model):
         config, student = load_export(args.model)
         return _configure(config, args), student, {}, None, args.model
-    if not args.model.exists():
-        raise ValueError(f"{args.model} does not exist; give a run folder, a checkpoint or an open_clip export")
-    path = checkpoint.find(args.model)
+    path = checkpoint.find(args.model, or_export=True)
     saved = checkpoint.load_config(path)
     teacher = checkpoint.load_weights(path, "teacher") if saved.objective.distill else {}
     folder = args.model if path != args.model else path.parent.parent
@@ -150,6 +149,8 @@ def find_data(config: Config, args: argparse.Namespace, world: World) -> EvalDat
 def evaluate(args: argparse.Namespace) -> int:
     """Exit status: 0 measured, 1 a task gave up, or there is no report. Raises ValueError for a user's mistake."""
     from silc import distributed
+
+    distributed.name_accelerator()
     from silc.evaluate import runner
     from silc.evaluate.report import output
     from silc.evaluate.towers import build_towers

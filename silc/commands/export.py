@@ -5,6 +5,7 @@ silc export runs/sample/checkpoints/step_00000600 exported --teacher
 
 OUT is made, or is an earlier export, which is replaced.
 
+import open_clip
 model, _, preprocess = open_clip.create_model_and_transforms("local-dir:/absolute/path/of/exported")
 """
 
@@ -43,13 +44,15 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise ValueError(f"{args.out} is a file; an export is a folder: give a new name")
         if args.out.is_dir() and any(args.out.iterdir()) and not is_export(args.out):
             raise ValueError(f"{args.out} holds other files and no earlier export; give a new folder")
+        if is_export(args.checkpoint):
+            raise ValueError(f"{args.checkpoint} is already an export; give a run folder or a checkpoint")
         path = find(args.checkpoint)
         call = export_open_clip(path, args.out, teacher=args.teacher)
     except (OSError, SafetensorError) as error:
         return _refused(f"{args.checkpoint} cannot be exported to {args.out}: {error}")
     except ValueError as error:
         return _refused(str(error))
-    print(f"{path} -> {call}")
+    print(f"{path} -> {args.out}; to load it:\n{call}")
     return 0
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import importlib.util
 import os
 import signal
@@ -44,9 +45,12 @@ OPTIONS: tuple[tuple[tuple[str, ...], type | None], ...] = (
     (("--log_level",), str),
     (("--quiet", "-q"), None),
 )
+NAMES = [name for names, _ in OPTIONS for name in names if name.startswith("--")]
 LEFT_OUT = ("--module", "--no_python", "--autotuning")  # decided here, or of no use to this trainer
 HOSTFILE = Path("/job/hostfile")  # read by the launcher when no other is named
 SEVERAL = ("--hostfile", "--num_nodes", "--node_rank", "--master_addr", "--launcher", "--force_multi", "--no_ssh")
+# Device files of NVIDIA's and AMD's GPUs, of Jetson boards and of WSL: asking torch would load it.
+GPU_DEVICES = ("/dev/nvidia*", "/dev/nvhost*", "/dev/nvmap", "/dev/kfd", "/dev/dxg")
 KNOWN = (0, 1, 2, STOPPED_BY_SIGNAL)  # exit statuses that a rank has explained
 
 
@@ -63,7 +67,7 @@ def split(prog: str, argv: Sequence[str]) -> tuple[list[str], list[str]]:
     if values.get("num_gpus", 1) < 1:
         parser.error(f"--num_gpus {values['num_gpus']}: give at least 1, or leave it out")
     if "hostfile" in values and not Path(values["hostfile"]).is_file():  # the launcher would take this machine alone
-        parser.error(f"--hostfile {values['hostfile']} is no file")
+        parser.error(f"--hostfile {values['hostfile']} is not a file")
     return [f"--{name}" if value is True else f"--{name}={value}" for name, value in values.items()], rest
 
 
@@ -111,7 +115,10 @@ def environment() -> dict[str, str]:
     before = os.environ.get("PYTHONPATH")
     path = os.pathsep.join([*folders, *([before] if before else [])])
     # Without PYTHONSAFEPATH `--module` would look in the working directory first.
-    return os.environ | {"PYTHONSAFEPATH": "1"} | ({"PYTHONPATH": path} if path else {})
+    found = os.environ | {"PYTHONSAFEPATH": "1"} | ({"PYTHONPATH": path} if path else {})
+    if not any(glob.glob(device) for device in GPU_DEVICES):
+        found.setdefault("DS_ACCELERATOR", "cpu")  # as DeepSpeed would choose, but without its warning
+    return found
 
 
 def run(prog: str, module: str, options: Sequence[str], words: Sequence[str]) -> int:

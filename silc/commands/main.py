@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-import difflib
 import importlib
+import os
+import select
+import signal
 import sys
 from collections.abc import Sequence
 
-from silc.commands.common import MISTAKE
+from silc.commands.common import MISTAKE, did_you_mean
 from silc.version import __version__
 
 # Name -> (module, function, one line of help). A module is imported when its command is asked for.
@@ -16,7 +18,7 @@ COMMANDS = {
     "evaluate": ("silc.commands.evaluate", "launch", "measure a run, a checkpoint or an export"),
     "export": ("silc.commands.export", "main", "write a checkpoint as a folder that open_clip loads"),
     "claims": ("silc.commands.claims", "main", "train and measure SILC and its baselines alike"),
-    "keys": ("silc.commands.main", "keys", "list every configuration key with type, default and meaning"),
+    "keys": ("silc.commands.keys", "main", "list every configuration key with type, default and meaning"),
 }
 
 
@@ -35,16 +37,29 @@ def usage() -> str:
     )
 
 
-def keys(argv: Sequence[str]) -> int:
-    """`silc keys` is `silc train --keys`."""
-    from silc.commands import train
-
-    return train.main(["--keys", *argv])
-
-
 def main(argv: Sequence[str] | None = None) -> int:
-    """Entry point. Returns the exit status."""
-    words = list(sys.argv[1:] if argv is None else argv)
+    """Entry point. Returns the exit status; 141, as a shell has it, where the reader of the output left (`| head`)."""
+    try:
+        try:
+            return run(list(sys.argv[1:] if argv is None else argv))
+        finally:
+            sys.stdout.flush()
+    except BrokenPipeError:
+        if not _reader_left():
+            raise
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for the flush at the end of Python
+        return 128 + signal.SIGPIPE
+
+
+def _reader_left() -> bool:
+    """Whether the standard output is a pipe that no one reads any more."""
+    poll = select.poll()
+    poll.register(sys.stdout.fileno(), 0)
+    return any(event & select.POLLERR for _, event in poll.poll(0))
+
+
+def run(words: list[str]) -> int:
+    """Exit status of a command with its words."""
     if words[:1] in (["--help"], ["-h"]):
         print(usage())
         return 0
@@ -52,9 +67,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"silc {__version__}")
         return 0
     if not words or words[0] not in COMMANDS:
-        close = difflib.get_close_matches(words[0], COMMANDS, n=1) if words else []
-        hint = f"; did you mean {close[0]!r}?" if close else ""
-        wrong = f"{words[0]!r} is no command{hint}" if words else "name a command"
+        wrong = f"{words[0]!r} is not a command{did_you_mean(words[0], COMMANDS)}" if words else "name a command"
         print(f"silc: {wrong}; commands: {', '.join(COMMANDS)} (silc --help)", file=sys.stderr)
         return MISTAKE
     module, function, _ = COMMANDS[words[0]]

@@ -21,7 +21,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from silc import config_io, presets
-from silc.commands import launcher
+from silc.commands import keys, launcher
 from silc.commands.common import MISTAKE, Parser, add_local_rank, passive_threads, with_new_names
 from silc.config import Config
 from silc.config_rules import validate
@@ -35,7 +35,7 @@ def parse(argv: Sequence[str], ranks: int | None = None) -> argparse.Namespace:
 
     ranks: of the job, if known; by default as the launcher's environment says.
     """
-    parser = Parser(PROG, __doc__)
+    parser = Parser(PROG, __doc__, others=launcher.NAMES)
     parser.add_argument("overrides", nargs="*", default=[], metavar="section.key=value", help="overrides, applied last")
     parser.add_argument(
         "--preset",
@@ -87,6 +87,9 @@ def parse(argv: Sequence[str], ranks: int | None = None) -> argparse.Namespace:
 
 def dry_run(config: Config, ranks: int, gpu: Gpu | None, mfu: float | None) -> int:
     """Print what the run would be. Exit status: 1 if it does not fit the GPU that was asked about."""
+    from silc.distributed import name_accelerator
+
+    name_accelerator()
     from silc.train.plan.plan import MFU, make_plan, visible_gpu
     from silc.train.plan.text import dry_run_text
 
@@ -98,8 +101,7 @@ def dry_run(config: Config, ranks: int, gpu: Gpu | None, mfu: float | None) -> i
 def answer(args: argparse.Namespace) -> int | None:
     """Print what --keys or --dry-run ask for. The exit status, or None if there is a run to train."""
     if args.keys:
-        print_keys()
-        return 0
+        return keys.main([])
     if args.dry_run:
         try:
             return dry_run(args.config, args.ranks, args.gpu, args.mfu)
@@ -107,12 +109,6 @@ def answer(args: argparse.Namespace) -> int | None:
             print(f"{PROG}: {error}", file=sys.stderr)
             return MISTAKE
     return None
-
-
-def print_keys() -> None:
-    """Print every key of the configuration."""
-    for dotted, kind, default, doc in config_io.describe():
-        print(f"{dotted} ({kind}, default {default}): {doc}" if default != "required" else f"{dotted} ({kind}): {doc}")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -125,6 +121,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     status = answer(args)
     if status is not None:
         return status
+    from silc.distributed import name_accelerator
+
+    name_accelerator()
     from silc.train.run import train
 
     return train(args.config)

@@ -20,6 +20,7 @@ imagefolder, and of a wds without classnames.txt; every other layout has its own
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -40,7 +41,7 @@ def read_names(path: Path, what: str) -> tuple[str, ...]:
     except OSError as error:
         raise ValueError(f"cannot read {what}={path}: {error.strerror}") from None
     if not names:
-        raise ValueError(f"{what}={path} is empty; write one name a line")
+        raise ValueError(f"{what}={path} is empty; write one name per line")
     if "" in names:
         raise ValueError(
             f"{what}={path}: line {names.index('') + 1} is blank, and a class has the number of its line; "
@@ -55,8 +56,12 @@ def open_data_set(spec: str, config: DataConfig, classes: tuple[str, ...] | None
     Raises ValueError: an unknown layout, a missing file, an empty split, a class list or a prompt that does not fit.
     """
     layout, colon, folder = spec.partition(":")
-    if not colon or layout not in LAYOUTS:
+    if not colon:
         raise ValueError(f"{spec!r} is not of the form LAYOUT:FOLDER; layouts: {', '.join(LAYOUTS)}")
+    if layout not in LAYOUTS:
+        close = difflib.get_close_matches(layout, LAYOUTS, n=1)
+        hint = f"; did you mean {close[0]!r}?" if close else ""
+        raise ValueError(f"{spec!r}: {layout!r} is not a layout{hint}; layouts: {', '.join(LAYOUTS)}")
     root = Path(folder).expanduser()
     if not root.is_dir():
         raise ValueError(f"{spec}: {root} is not a folder")

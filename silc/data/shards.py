@@ -64,8 +64,10 @@ class Shard:
         return Path(self.path).stem
 
 
-def expand_shards(patterns: Sequence[str]) -> list[str]:
+def expand_shards(patterns: Sequence[str], what: str = "data.shards") -> list[str]:
     """Paths of the shards that brace patterns, wildcards, folders (all their *.tar) and plain paths name, in order.
+
+    what: where they are named, for messages.
 
     Raises:
         ValueError: a pattern that matches nothing, a shard that is missing or named twice, or an address that is not a
@@ -73,7 +75,7 @@ def expand_shards(patterns: Sequence[str]) -> list[str]:
     """
     if not patterns:
         raise ValueError("no shards given: set data.shards to tar files, brace patterns or folders")
-    paths = [path for pattern in patterns for path in _expand(str(pattern))]
+    paths = [path for pattern in patterns for path in _expand(str(pattern), what)]
     seen = set()
     for path in paths:
         if (place := os.path.abspath(path)) in seen:
@@ -82,22 +84,24 @@ def expand_shards(patterns: Sequence[str]) -> list[str]:
     return paths
 
 
-def _expand(pattern: str) -> list[str]:
+def _expand(pattern: str, what: str) -> list[str]:
     if re.match(r"^(pipe:|[a-z0-9]+://)", pattern):
-        raise ValueError(f"shards {pattern!r} are not on a local disk; copy or mount them and give the local path")
+        raise ValueError(f"{what}: {pattern!r} is not on a local disk; copy or mount it and give the local path")
     paths = []
     for name in expand_urls(os.path.expanduser(pattern)):
         if os.path.isdir(name):
             found = sorted(glob.glob(os.path.join(glob.escape(name), "*.tar")))
+            if not found:
+                raise ValueError(f"{what}: folder {name!r} holds no .tar; pack the files as docs/data.md shows")
         elif glob.has_magic(name) and not os.path.exists(name):
             found = sorted(glob.glob(name))
         else:
             found = [name]
         if not found:
-            raise ValueError(f"shards {pattern!r}: no tar file matches {name!r}")
+            raise ValueError(f"{what}: no tar file matches {name!r}")
         for path in found:
             if not os.path.isfile(path):
-                raise ValueError(f"shards {pattern!r}: {path} does not exist")
+                raise ValueError(f"{what}: no such file or folder {path!r}")
         paths += found
     return paths
 
@@ -227,14 +231,17 @@ class ShardIndex:
         patterns: see :func:`expand_shards`.
         columns: the members of a sample that are read.
         required: columns that at least one sample must have.
+        what: where the shards are named, for messages.
 
     Raises:
         ValueError: see :func:`expand_shards` and :func:`scan_shard`; or no sample at all, none with a required column.
     """
 
-    def __init__(self, patterns: Sequence[str], columns: Columns, required: Sequence[str]) -> None:
+    def __init__(
+        self, patterns: Sequence[str], columns: Columns, required: Sequence[str], what: str = "data.shards"
+    ) -> None:
         self._column = {name: number for number, name in enumerate(columns)}
-        self.shards = [scan_shard(path, columns) for path in expand_shards(patterns)]
+        self.shards = [scan_shard(path, columns) for path in expand_shards(patterns, what)]
         self.counts = [len(shard.keys) for shard in self.shards]
         self._files: OrderedDict[int, io.FileIO] = OrderedDict()
         if not sum(self.counts):

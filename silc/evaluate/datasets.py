@@ -124,7 +124,7 @@ def _own(config: Config, classes: tuple[str, ...] | None) -> DataSet:
     if classes is None:
         raise ValueError(
             "eval.shards and eval.classes go together: images with a `class` number, and the names of the classes; "
-            "give eval.classes=FILE, a name a line"
+            "give eval.classes=FILE, one name per line"
         )
     test = TarSplit(config.data, evaluation.shards, title="eval.shards", classes=len(classes))
     if LABELS not in test.has and evaluation.classification is None:

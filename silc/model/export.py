@@ -90,8 +90,9 @@ def named_sizes(name: str) -> VisionConfig | None:
 
 def loading_call(config: Config, folder: Path) -> str:
     """The Python that loads an export with open_clip, for a message."""
-    call = f"open_clip.create_model('local-dir:{folder}')"
-    return call if timm_name(config.model.vision) else f"import silc.model.timm_tower; {call}"
+    modules = "open_clip" if timm_name(config.model.vision) else "open_clip, silc.model.timm_tower"
+    place = repr(f"local-dir:{folder}")
+    return f"import {modules}; model, _, preprocess = open_clip.create_model_and_transforms({place})"
 
 
 def open_clip_config(config: Config, timm_model_name: str) -> dict[str, Any]:

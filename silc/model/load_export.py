@@ -113,13 +113,13 @@ def load_export(folder: Path) -> tuple[Config, dict[str, Tensor]]:
         student's names, fp32 on the CPU, and with them logit_scale and for the sigmoid loss logit_bias, 0-dimensional.
 
     Raises:
-        ValueError: a folder that is no export of this package, a file that is missing or damaged, or weights that do
-            not fit the description.
+        ValueError: a folder that is not an export of this package, a file that is missing or damaged, or weights that
+            do not fit the description.
     """
     try:
         return _load(folder)
     except ValidationError as error:  # sizes beyond the limits of silc.config
-        raise ValueError(f"{folder / CONFIG} is not of an export that silc export writes: {_first(error)}") from None
+        raise ValueError(f"{folder / CONFIG} was not written by silc export ({_first(error)})") from None
 
 
 def _load(folder: Path) -> tuple[Config, dict[str, Tensor]]:
@@ -165,7 +165,9 @@ def _read(path: Path, kind: type[T]) -> T:
     except OSError as error:
         raise ValueError(f"{path} cannot be read: {error.strerror}; export again") from None
     except ValidationError as error:
-        raise ValueError(f"{path} is not of an export that silc export writes: {_first(error)}") from None
+        raise ValueError(
+            f"{path} was not written by silc export ({_first(error)}); only such exports load here"
+        ) from None
 
 
 def _first(error: ValidationError) -> str:

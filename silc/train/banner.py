@@ -9,6 +9,7 @@ import torch
 
 import silc_kernels
 from silc.config import Config
+from silc.config_rules import has_evaluation_data
 from silc.model.attention import report as attention_report
 from silc.objective import plan_views
 from silc.text import plural
@@ -20,7 +21,14 @@ def device_line(device: torch.device) -> str:
     if device.type == "cuda":
         memory = torch.cuda.get_device_properties(device).total_memory / 2**30
         return f"{torch.cuda.get_device_name(device)} ({memory:.0f} GiB)"
-    return f"CPU {platform.machine()}, {plural(torch.get_num_threads(), 'thread')} a rank"
+    return f"CPU {platform.machine()}, {plural(torch.get_num_threads(), 'thread')} per rank"
+
+
+def no_evaluation(config: Config) -> list[str]:
+    """A line that says so where tasks are asked for and there is nothing to evaluate on; else none."""
+    if not config.eval.after or has_evaluation_data(config):
+        return []
+    return ["no evaluation: no data set; give eval.classification, eval.retrieval or eval.segmentation=LAYOUT:FOLDER"]
 
 
 def backend_lines(config: Config, device: torch.device, dtype: torch.dtype) -> list[str]:
@@ -58,5 +66,7 @@ def banner(config: Config, state: TrainState, folder: Path) -> str:
             f"  teacher            fp32 {kind}, momentum {config.ema_momentum:.5f}, from step "
             f"{config.distill_start_step}"
         )
-    notes = [f"  note               {note}" for note in config.notes]
+    if state.engine.frozen is not None:
+        lines.append(f"  optimiser          {state.engine.frozen}")
+    notes = [f"  note               {note}" for note in [*config.notes, *no_evaluation(config)]]
     return "\n".join([*lines, *backend_lines(config, world.device, engine.dtype), *notes])

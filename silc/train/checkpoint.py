@@ -101,20 +101,24 @@ def _or_stop(draft: Path) -> Iterator[None]:
         ) from error
 
 
-def find(where: str | Path) -> Path:
+def find(where: str | Path, *, or_export: bool = False) -> Path:
     """A whole checkpoint from its own path, or the newest one of a run folder.
+
+    or_export: whether the caller takes an export too, which this is not; for the message.
 
     Raises ValueError saying what is wrong.
     """
     path = Path(where)
+    kinds = "a run folder, a checkpoint or an export" if or_export else "a run folder or a checkpoint"
+    if not path.is_dir():
+        wrong = "is not a folder" if path.exists() else "does not exist"
+        raise ValueError(f"{str(where)!r} {wrong}; give {kinds}")
     if (path / "manifest.json").is_file():
         return verify(path)
     whole = _whole(path / "checkpoints")
     if not whole:
-        raise ValueError(
-            f"no whole checkpoint at {path}: give a run folder with checkpoints/step_*/manifest.json, or one of "
-            "these folders"
-        )
+        nothing = "neither a checkpoint nor an export" if or_export else "no whole checkpoint"
+        raise ValueError(f"{path} holds {nothing}; give {kinds}")
     return verify(whole[-1])
 
 
@@ -155,7 +159,7 @@ def load_trainer(path: Path, world_size: int, device: torch.device) -> dict[str,
     if trainer["world_size"] != world_size:
         raise ValueError(
             f"checkpoint {path} was written by {plural(trainer['world_size'], 'rank')} and resumes with that many, not "
-            f"{world_size}"
+            f"{world_size}; start it with --num_gpus {trainer['world_size']}"
         )
     return trainer
 

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from silc.config import Config
 from silc.distributed import World
 from silc.teacher import Fragment
-from silc.train.optim import build_optimizer, parameter_groups, set_learning_rate
+from silc.train.optim import build_optimizer, frozen, parameter_groups, set_learning_rate
 
 
 def precision(config: Config, device: torch.device) -> torch.dtype:
@@ -84,11 +84,13 @@ class Engine:
         accumulation: micro-batches a step.
         json: DeepSpeed's configuration.
         optimizer_reason: which AdamW it is, and why.
+        frozen: what optim.rules freeze, in words; None for nothing.
     """
 
     def __init__(self, config: Config, model: nn.Module, world: World) -> None:
         self.dtype = precision(config, world.device)
         groups = parameter_groups(model.named_parameters(), config.optim)
+        self.frozen = frozen(model.named_parameters(), config.optim)
         self._names = [name for name, _ in model.named_parameters()]
         self.json = deepspeed_json(config, world)
         optimizer, self.optimizer_reason = build_optimizer(groups, config.optim, world.device)

@@ -20,7 +20,9 @@ def train_in_process(preset: str | Path, sections: Mapping[str, Any]) -> Path:
     if "torch" not in sys.modules:  # read when torch loads: waiting threads must not spin
         os.environ.setdefault("OMP_WAIT_POLICY", "passive")
         os.environ.setdefault("GOMP_SPINCOUNT", "0")
-    from silc.distributed import left_afterwards
+    from silc.distributed import left_afterwards, name_accelerator
+
+    name_accelerator()
     from silc.train.run import run
 
     with left_afterwards():

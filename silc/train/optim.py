@@ -18,6 +18,30 @@ from silc.config import OptimConfig
 _TABLES = re.compile(r"(pos_embed|positional_embedding|attn_pool\.latent)$")
 
 
+def frozen(parameters: Iterable[tuple[str, nn.Parameter]], optim: OptimConfig) -> str | None:
+    """What the rules freeze, in words; None where they freeze nothing.
+
+    parameters: (name, parameter), whole. Raises ValueError where nothing is left to train.
+    """
+    rules = [(re.compile(rule.pattern), rule) for rule in optim.rules]
+    total = kept_still = 0
+    patterns = []
+    for name, parameter in parameters:
+        total += parameter.numel()
+        rule = next((rule for compiled, rule in rules if compiled.search(name)), None)
+        if rule is not None and rule.lr == 0:
+            kept_still += parameter.numel()
+            patterns.append(rule.pattern)
+    if not patterns:
+        return None
+    listed = ", ".join(f"'{pattern}'" for pattern in dict.fromkeys(patterns))
+    if kept_still == total:
+        raise ValueError(
+            f"optim.rules: {listed} with lr: 0 freeze all {total:,} weights, which leaves nothing to train"
+        )
+    return f"frozen {kept_still:,} of {total:,} weights (optim.rules {listed})"
+
+
 def parameter_groups(parameters: Iterable[tuple[str, nn.Parameter]], optim: OptimConfig) -> list[dict[str, Any]]:
     """One group for each (lr multiplier, weight decay), in order of first appearance.
 

@@ -25,11 +25,11 @@ from silc.evaluate.report import examples, output
 from silc.evaluate.towers import Towers, build_towers
 from silc.text import plural
 from silc.train import checkpoint, sources
-from silc.train.banner import backend_lines
+from silc.train.banner import backend_lines, no_evaluation
 from silc.train.engine import precision
 from silc.train.loop import Trainer
 from silc.train.metrics import check_loggers
-from silc.train.start import start
+from silc.train.start import find_resumed, start
 
 
 def train(config: Config) -> int:
@@ -79,8 +79,9 @@ def _prepare(config: Config) -> tuple[Trainer, EvalData | None]:
     validate(config, world.size)
     backend_lines(config, world.device, precision(config, world.device))  # refuses a backend that cannot run here
     folder = _run_folder(config)
+    resumed = find_resumed(config, world, folder)  # before the sample set is rendered
     shards, data = sources.resolve(config, world, default_root())
-    return start(config, world, shards, folder), data
+    return start(config, world, shards, folder, resumed), data
 
 
 def _finish(trainer: Trainer, data: EvalData | None, command: Sequence[str]) -> None:
@@ -90,6 +91,8 @@ def _finish(trainer: Trainer, data: EvalData | None, command: Sequence[str]) -> 
         _export(trainer, path)
         if data is not None:
             _evaluate_last(trainer, data, command)
+        elif trainer.world.main:
+            print("\n".join(no_evaluation(trainer.config)), flush=True)
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
@@ -194,6 +197,11 @@ def _run_folder(config: Config) -> Path:
                 f"train.out={folder} holds an earlier run; take another folder, train.resume=auto to go on, or "
                 "remove it"
             )
+        if not _taken(folder) and (strange := _other_files(folder)):
+            raise ValueError(
+                f"train.out={folder} is not empty and holds no run (there is {strange[0]}, but no config.yaml); take "
+                "a new or an empty folder"
+            )
     else:
         base = Path("runs") / config.preset
         numbered = (base if n == 1 else base.with_name(f"{base.name}-{n}") for n in itertools.count(1))
@@ -209,6 +217,11 @@ def _run_folder(config: Config) -> Path:
 
 def _taken(folder: Path) -> bool:
     return (folder / "config.yaml").exists()
+
+
+def _other_files(folder: Path) -> list[str]:
+    """Names in a folder that no run has begun; a start that was killed may have left an empty folder or checkpoints."""
+    return sorted(path.name for path in folder.iterdir() if path.name != "checkpoints") if folder.is_dir() else []
 
 
 def _quiet() -> None:

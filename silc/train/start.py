@@ -1,19 +1,20 @@
 """From a configuration to a trainer that stands before its first step.
 
-In this order: the checkpoint to resume from, the data, the state, the run folder. First what a mistake in a checkpoint
-or the data shows, then what takes time, last what leaves traces.
+In this order: the checkpoint to resume from (:func:`find_resumed`); then, in :func:`start`, the data, the state, the
+run folder. First what a mistake in a checkpoint or the data shows, then what takes time, last what leaves traces.
 """
 
 from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from silc import config_io
 from silc.config import Config
+from silc.config_rules import has_evaluation_data
 from silc.data import build_loader
-from silc.distributed import World
+from silc.distributed import World, broadcast_object
 from silc.train import checkpoint
 from silc.train.banner import banner
 from silc.train.loop import Trainer
@@ -22,45 +23,78 @@ from silc.train.same_run import check_same_run
 from silc.train.state import TrainState, build_state
 
 
-def start(config: Config, world: World, shards: list[str], folder: Path) -> Trainer:
-    """A trainer for `shards`, resumed where `train.resume` says so (collective; the arguments are the same on every
-    rank).
+class Resumed(NamedTuple):
+    """A checkpoint to continue from. saved: its `trainer.pt`, see :func:`silc.train.checkpoint.load_trainer`."""
+
+    path: Path
+    saved: dict[str, Any]
+
+
+def start(config: Config, world: World, shards: list[str], folder: Path, resumed: Resumed | None) -> Trainer:
+    """A trainer for `shards` (collective; the arguments are the same on every rank).
+
+    resumed: of :func:`find_resumed`.
 
     Raises ValueError for what cannot be read, resumed or written.
     """
-    resumed, saved = _resumed(config, world, folder)
     loader = build_loader(
         config,
         rank=world.rank,
         world=world.size,
-        start_position=saved["counters"]["position"] if resumed else 0,
+        start_position=0 if resumed is None else resumed.saved["counters"]["position"],
         local_from_position=config.distill_start_step * config.train.global_batch,
         shards=shards,
     )
     state = build_state(config, world)
     if resumed is not None:
-        checkpoint.restore(resumed, saved, state)
+        checkpoint.restore(resumed.path, resumed.saved, state)
         if world.main:
-            print(f"resumed from {resumed} at step {state.counters.step}", flush=True)
+            print(f"resumed from {resumed.path} at step {state.counters.step}", flush=True)
     log = open_folder(config, state, folder)
     if world.main:
         print(banner(config, state, folder), flush=True)
     return Trainer(config, state, loader, folder, log)
 
 
-def _resumed(config: Config, world: World, folder: Path) -> tuple[Path | None, dict[str, Any]]:
-    """The checkpoint to continue from and its `trainer.pt`; None for a run that starts anew."""
+def find_resumed(config: Config, world: World, folder: Path) -> Resumed | None:
+    """The checkpoint that `train.resume` asks for; None for a run that starts anew (collective).
+
+    Raises ValueError for one that cannot be read, is of another run, or after which nothing is left to do.
+    """
     wanted = config.train.resume
     if wanted is None:
-        return None, {}
+        return None
     path = checkpoint.newest(folder) if wanted == "auto" else checkpoint.find(wanted)
     if path is None:
-        return None, {}
+        return None
     saved = checkpoint.load_trainer(path, world.size, world.device)
-    warning = check_same_run(checkpoint.load_config(path), config, path)
-    if warning is not None and world.main:
-        print(warning, flush=True)
-    return path, saved
+    notes = check_same_run(checkpoint.load_config(path), config, path)
+    step = saved["counters"]["step"]
+    if broadcast_object(nothing_left(config, step, path, folder)):
+        raise ValueError(
+            f"cannot resume from {path}: already at step {step} of {config.train.steps}; give a larger train.steps"
+        )
+    if world.main and notes:
+        print("\n".join(notes), flush=True)
+    return Resumed(path, saved)
+
+
+def nothing_left(config: Config, step: int, path: Path, folder: Path) -> bool:
+    """Whether a run that stands at `step` has all its steps, and its last evaluation if it has one.
+
+    A run that ended in its last evaluation, or that is to be evaluated by other rules, is exported and evaluated again
+    without being trained.
+    """
+    if step != config.train.steps or not path.resolve().is_relative_to(folder.resolve()):
+        return step >= config.train.steps
+    if not config.eval.after or not has_evaluation_data(config):
+        return (folder / "open_clip").exists()
+    try:
+        found = json.loads((folder / "evaluation.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    same = (found["step"], found.get("eval")) == (step, config_io.to_dict(config)["eval"])
+    return same and all(result["error"] is None for result in found["results"])
 
 
 def open_folder(config: Config, state: TrainState, folder: Path) -> MetricLog | None:

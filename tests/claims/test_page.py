@@ -39,8 +39,8 @@ def test_tables_hold_values_gains_slopes_and_costs(measured):
     text = page.markdown(measured, "Title", ["Made so."], "x")
     name = CLAIMS["retrieval", "image_to_text_r5"]
     assert row(text, "## After 640", name)[1:] == ["0.200 ± 0.000"] * 3 + ["0.310 ± 0.006", "0.0080"]
-    assert row(text, "## After 640 pairs\n", "SILC less") == ["SILC less", "clip", "clip_views", "clip_compute"]
-    gains = text.partition("## After 640")[2].partition("SILC less")[2]
+    assert row(text, "## After 640 pairs\n", "SILC minus") == ["SILC minus", "clip", "clip_views", "clip_compute"]
+    gains = text.partition("## After 640")[2].partition("SILC minus")[2]
     assert f"| {name} | +0.110 ± 0.006 (better) |" in gains
     assert row(text, "## Scaling", name)[-1] == "+0.020 ± 0.000 (better)"
     assert row(text, "## What each run cost", "1,280 | silc") == ["1,280", "silc", "20", "1,280", "2.0"]

@@ -58,6 +58,7 @@ def test_what_the_trainer_is_given_is_what_was_planned():
         (["eval.models=[teacher]"], "sample", [640], "no student"),
         (["eval.after=[]"], "sample", [640], "eval.after is empty"),
         (["eval.after=[fewshot]", "eval.shots=[1]"], "sample", [640], "lacks 5"),
+        (["data.shards=[/mine]"], "sample", [640], "no data set to measure on: give eval"),
         (["train.seed=1"], "sample", [640], "--seeds"),
         ([], "clip_vit_b16", [1 << 20], "clip_vit_b16 distils nothing"),
         ([], "sample", [63], "--pairs 63 is less than one batch"),

@@ -131,7 +131,7 @@ def test_mistakes_end_it_before_a_run(claims, data, tmp_path, monkeypatch, capfd
         ("optim.warmup_steps=99", "64 pairs are 4 steps of clip: optim.warmup_steps=99"),
         ("optim.no_such_key=1", "no_such_key"),
         ("--num_gpus=0", "--num_gpus 0"),
-        ("--pairs=x", "invalid"),
+        ("--pairs=8k", "--pairs: '8k': give whole numbers separated by commas, as in 8000,32000"),
     ):
         with pytest.raises(SystemExit, match="2"):
             claims.main(words(data, tmp_path / "c", more))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import io
 import json
+import re
 import shutil
 from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
@@ -14,8 +15,10 @@ import pytest
 from PIL import Image
 
 from silc import config_io
+from silc.commands import evaluate as command
 from silc.commands.evaluate import load, main, parse
 from silc.config import TASKS
+from silc.data.layouts import LAYOUTS
 from silc.train import checkpoint
 
 from .conftest import CLASSES, STEPS
@@ -172,6 +175,11 @@ def test_nothing_measured_leaves_earlier_results(evaluate, here, one_rank, tmp_p
     assert (tmp_path / "evaluation.json").read_text() == "earlier"
 
 
+def test_the_help_names_every_layout():
+    (listed,) = re.findall(r"the layouts are ([\w,\s]+) \(", command.__doc__)
+    assert tuple(re.split(r",\s+|\s+and\s+", listed)) == LAYOUTS
+
+
 @pytest.mark.parametrize("place", ["file", "file/below"])
 def test_a_folder_that_cannot_be_written_shows_before_measuring(evaluate, here, one_rank, tmp_path, monkeypatch, place):
     (tmp_path / "file").write_text("in the way")
@@ -203,9 +211,10 @@ def test_a_task_that_gives_up_is_status_1(evaluate, here, one_rank, tmp_path):
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["NOWHERE"], ["NOWHERE does not exist", "run folder"]),
-        (["TMP"], ["no whole checkpoint at"]),
-        (["RUN", "--tasks=zeroshot"], ["'zeroshot' is no task", "zeroshot_classification"]),
+        (["NOWHERE"], ["NOWHERE' does not exist; give a run folder, a checkpoint or an export"]),
+        (["TMP"], ["holds neither a checkpoint nor an export; give a run folder, a checkpoint or an export"]),
+        (["RUN", "--tasks=zeroshot"], ["'zeroshot' is not a task", "zeroshot_classification"]),
+        (["RUN", "--tasks=fewshot, retreival"], ["'retreival' is not a task; did you mean 'retrieval'?"]),
         (["RUN", "model.vision.width=64"], ["model.vision.width=64", "the rest is the checkpoint's"]),
         (
             ["RUN", "eval.shards=a.tar", "b.tar"],

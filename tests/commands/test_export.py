@@ -35,3 +35,11 @@ def test_what_cannot_be_written_is_told_without_a_traceback(capsys, tmp_path, mo
     said = refused(capsys, "run", tmp_path / "file" / "out")
     assert f"run cannot be exported to {tmp_path}/file/out: " in said
     assert "Not a directory" in said
+
+
+def test_an_export_is_not_exported_again(capsys, tmp_path):
+    (tmp_path / "open_clip").mkdir()
+    (tmp_path / "open_clip" / CONFIG).write_text("{}")
+    said = refused(capsys, tmp_path / "open_clip", tmp_path / "new")
+    assert f"{tmp_path}/open_clip is already an export; give a run folder or a checkpoint" in said
+    assert not (tmp_path / "new").exists()

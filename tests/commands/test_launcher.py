@@ -13,11 +13,12 @@ from pathlib import Path
 
 import pytest
 
+from silc import config_io
 from silc.commands import evaluate, launcher, train
 from silc.commands.main import COMMANDS, main
 from silc.version import __version__
 
-from .conftest import checkout
+from .conftest import checkout, environment
 
 
 def test_the_options_are_those_of_the_installed_launcher(monkeypatch):
@@ -51,8 +52,12 @@ def test_options_are_told_from_words_wherever_they_stand(tmp_path):
     [
         (["--num_gpus", "x"], "invalid int value: 'x'"),
         (["--num_gpus", "0"], "--num_gpus 0: give at least 1"),
+        (["--num_gpu", "2"], "unrecognized arguments: --num_gpu; did you mean --num_gpus?"),
+        (["--steps", "5"], "--steps; configuration keys are section.key=value: train.steps=5"),
+        (["--batch-size", "64"], "--batch-size; configuration keys are section.key=value: train.global_batch=64"),
+        (["--seed"], "--seed; configuration keys are section.key=value: train.seed=VALUE"),
         (["--num_gpus"], "expected one argument"),
-        (["--hostfile", "/nowhere/hosts"], "--hostfile /nowhere/hosts is no file"),
+        (["--hostfile", "/nowhere/hosts"], "--hostfile /nowhere/hosts is not a file"),
         (["--module", "x.y=1"], "--module"),
         (["--num_gpus", "3", "train.global_batch=100"], "not divisible by the 3 ranks; take 99"),
     ],
@@ -62,6 +67,14 @@ def test_a_mistake_starts_no_launcher(monkeypatch, capsys, argv, said):
     with pytest.raises(SystemExit, match="2"):
         train.launch(argv)
     assert said in capsys.readouterr().err.splitlines()[-1]
+
+
+def test_deepspeed_is_told_of_a_machine_without_a_gpu_device(monkeypatch, tmp_path):
+    monkeypatch.delenv("DS_ACCELERATOR", raising=False)
+    monkeypatch.setattr(launcher, "GPU_DEVICES", (str(tmp_path / "nvidia*"),))
+    assert launcher.environment()["DS_ACCELERATOR"] == "cpu"
+    (tmp_path / "nvidia0").touch()
+    assert "DS_ACCELERATOR" not in launcher.environment()
 
 
 def test_each_command_starts_its_module_where_it_should(monkeypatch):
@@ -169,6 +182,31 @@ def test_the_front_door_lists_its_commands(capsys):
         assert said in capsys.readouterr().err
     assert main(["keys"]) == 0
     assert "optim.lr (float" in capsys.readouterr().out
+
+
+def test_keys_are_chosen_by_a_part_of_their_name(capsys):
+    assert main(["keys", "optim.", "batch"]) == 0
+    names = [line.split()[0] for line in capsys.readouterr().out.splitlines()]
+    assert names == [dotted for dotted, *_ in config_io.describe() if "optim." in dotted or "batch" in dotted]
+    with pytest.raises(SystemExit, match="0"):
+        main(["keys", "--help"])
+    assert "silc keys optim" in capsys.readouterr().out
+    with pytest.raises(SystemExit, match="2"):
+        main(["keys", "optimm.lr"])
+    assert "no key contains 'optimm.lr'; did you mean 'optim.lr'?" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("words", ["keys", "export --help"])
+def test_a_reader_that_leaves_ends_a_command_silently(words, tmp_path):
+    """As in `silc keys | head -1`, with an output longer than a pipe holds, and one that is written at the end."""
+    command = [sys.executable, "-m", "silc", *words.split()]
+    read, write = os.pipe()
+    os.close(read)
+    env = environment(PYTHONPATH=checkout())
+    env.pop("PYTHONUNBUFFERED", None)  # argparse passes over what fails to be written at once
+    done = subprocess.run(command, stdout=write, stderr=subprocess.PIPE, cwd=tmp_path, env=env, text=True, timeout=60)
+    os.close(write)
+    assert (done.returncode, done.stderr) == (141, "")
 
 
 @pytest.mark.parametrize("name", ["train", "evaluate", "export", "claims"])

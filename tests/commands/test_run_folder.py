@@ -72,3 +72,18 @@ def test_a_folder_that_cannot_be_made(config, tmp_path):
     config.train.out = str(tmp_path / "file/run")
     with pytest.raises(ValueError, match=r"file/run cannot be made: .*another train\.out"):
         _run_folder(config)
+
+
+def test_a_folder_of_other_files_is_left_alone(config, tmp_path):
+    mine = tmp_path / "mine"
+    config.train.out = str(mine)
+    (mine / "checkpoints").mkdir(parents=True)
+    assert _run_folder(config) == mine  # of a start that was killed
+    (mine / "thesis.tex").write_text("")
+    for resume in (None, "auto"):
+        config.train.resume = resume
+        with pytest.raises(ValueError, match=r"train\.out=.*mine is not empty and holds no run \(there is thesis\.tex"):
+            _run_folder(config)
+    (mine / "thesis.tex").unlink()
+    (mine / "checkpoints").rmdir()
+    assert _run_folder(config) == mine

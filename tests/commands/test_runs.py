@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from pathlib import Path
 
 import open_clip
@@ -43,6 +44,7 @@ def config_of(run: Run) -> config_io.Config:
 def test_it_ends_well(run):
     assert run.status == 0, run.output
     assert "Traceback" not in run.output
+    assert not re.search(r"unable to detect", run.output)
     assert f"trained {STEPS} steps, {STEPS * BATCH} pairs" in run.output
     assert f"step {STEPS}/{STEPS}" in run.output
     assert "ETA" in run.output

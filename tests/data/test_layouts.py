@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -153,7 +154,10 @@ def test_a_layout_with_a_list_of_its_own_keeps_it(tmp_path):
 
 
 def test_what_is_neither_layout_nor_folder_is_an_error(tmp_path):
-    for spec in ("ade:/x", "/data/ade", ""):
+    for spec, hint in (("imgfolder:/x", "; did you mean 'imagefolder'?"), ("zzz:/x", "")):
+        with pytest.raises(ValueError, match=re.escape(f"{spec.partition(':')[0]!r} is not a layout{hint}; layouts: ")):
+            open_data_set(spec, DataConfig(), None)
+    for spec in ("/data/ade", ""):
         with pytest.raises(ValueError, match="is not of the form LAYOUT:FOLDER; layouts: wds, imagefolder, ade20k"):
             open_data_set(spec, DataConfig(), None)
     for layout in LAYOUTS:

@@ -270,7 +270,7 @@ def test_equal_captions_are_kept_apart(write_shards, make_config, block):
     ("change", "says"),
     [
         ({"batch": 34}, r"global_batch=34 is more than the 33 samples"),
-        ({"shards": ["/nowhere/{0..3}.tar"]}, r"/nowhere/0\.tar does not exist"),
+        ({"shards": ["/nowhere/{0..3}.tar"]}, r"data\.shards: no such file or folder '/nowhere/0\.tar'"),
         ({"caption_key": "caption"}, r"has a caption \(caption\)"),
         ({"batch": 9}, r"global_batch=9 is not divisible by the 2 ranks"),
         ({"tokenizer": "/nowhere"}, r"data\.tokenizer='/nowhere'"),

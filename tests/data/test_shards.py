@@ -97,9 +97,9 @@ def test_expansion(tmp_path):
 @pytest.mark.parametrize(
     ("pattern", "says"),
     [
-        ("{root}/x-{{00..05}}.tar", "x-03.tar does not exist"),
+        ("{root}/x-{{00..05}}.tar", r"^data\.shards: no such file or folder '.*x-03\.tar'"),
         ("{root}/nothing-*.tar", "no tar file matches"),
-        ("{root}/empty", "no tar file matches"),
+        ("{root}/empty", r"^data\.shards: folder '.*empty' holds no \.tar; pack the files as docs/data\.md shows"),
         ("s3://bucket/x.tar", "not on a local disk"),
         ("pipe:cat x.tar", "not on a local disk"),
     ],

@@ -119,3 +119,4 @@ def test_prompts_are_the_configurations_or_else_the_data_sets(config, towers, jo
     assert "3 prompts averaged, such as '{}'" in job.notes[-1]
     config.eval.templates = []
     assert torch.equal(class_embeddings(towers, data, job), towers.classes(NAMES, ["one {}"]))
+    assert job.notes[-1].endswith(", 1 prompt: 'one {}'")

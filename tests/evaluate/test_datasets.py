@@ -101,10 +101,10 @@ def test_no_shards_mean_the_sample_set_and_the_unseen_artist(config, world, tmp_
         (lambda c: setattr(c.eval, "shards", []), "it goes together with eval.shards"),
         (
             lambda c: setattr(c.eval, "segmentation", "voc22:/data"),
-            "'voc22:/data' is not of the form LAYOUT:FOLDER; layouts: wds",
+            "'voc22:/data': 'voc22' is not a layout; did you mean 'voc2",
         ),
         (lambda c: setattr(c.eval, "segmentation", "voc20:/nowhere"), "/nowhere is not a folder"),
-        (lambda c: setattr(c.eval, "shards", ["absent.tar"]), "absent.tar does not exist"),
+        (lambda c: setattr(c.eval, "shards", ["absent.tar"]), "eval.shards: no such file or folder 'absent.tar'"),
         (lambda c: setattr(c.eval, "classes", "absent.txt"), "absent.txt"),
         (lambda c: setattr(c.eval, "stride", 40), "eval.stride=40 is larger than eval.window=32"),
     ],

@@ -125,6 +125,7 @@ def test_a_value_logged_once_is_a_number_and_no_curve(write):
     text = write("x").read_text(encoding="utf-8")
     once = text.partition("Values logged once")[2].partition("</table>")[0]
     rows = [" ".join(" ".join(Parsed(row).text).split()) for row in re.findall(r"<tr>(.*?)</tr>", once)]
+    assert rows[0] == "group step values"
     assert rows[1:] == ["logit scale 8 logit_scale 12.5", "few-shot: knn_5shot 8 student 0.375"]
     assert 'aria-label="logit scale"' not in text
 

@@ -13,6 +13,7 @@ import open_clip
 import pytest
 import timm
 import torch
+from PIL import Image
 
 from silc.config import Config, ModelConfig, ObjectiveConfig, VisionConfig
 from silc.model import LogitScale, SilcModel, build
@@ -155,11 +156,20 @@ torch.save(model.encode_image(torch.load(f"{folder}/../pixels.pt")).detach(), f"
 
 def test_the_message_says_what_loads_the_folder(tmp_path):
     config = tiny_config()
-    assert loading_call(config, tmp_path) == (
-        f"import silc.model.timm_tower; open_clip.create_model('local-dir:{tmp_path}')"
-    )
+    call = f"model, _, preprocess = open_clip.create_model_and_transforms('local-dir:{tmp_path}')"
+    assert loading_call(config, tmp_path) == f"import open_clip, silc.model.timm_tower; {call}"
     config.model.vision = VisionConfig()
-    assert loading_call(config, tmp_path) == f"open_clip.create_model('local-dir:{tmp_path}')"
+    assert loading_call(config, tmp_path) == f"import open_clip; {call}"
+
+
+def test_the_message_can_be_pasted(tmp_path):
+    config = tiny_config()
+    export(SilcModel.of(config, with_head=False).state_dict(), LogitScale.of(config.objective), config, tmp_path)
+    found: dict = {}
+    exec(loading_call(config, tmp_path), found)
+    size = config.model.vision.image_size
+    assert found["model"].encode_image(found["preprocess"](Image.new("RGB", (9, 7)))[None]).shape[0] == 1
+    assert found["preprocess"](Image.new("RGB", (9, 7))).shape == (3, size, size)
 
 
 @pytest.mark.parametrize("tag", ["", "image48", "image0_patch8_width128_depth4_heads4_mlp512"])

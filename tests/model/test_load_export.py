@@ -111,7 +111,7 @@ def test_a_folder_that_asks_for_another_model_is_refused(config, model, tmp_path
     rewrite(tmp_path / CONFIG, field, FOREIGN[field])
     with pytest.raises(ValueError, match=CONFIG) as refused:
         load_export(tmp_path)
-    assert "silc export writes" in str(refused.value)
+    assert "silc export" in str(refused.value)
 
 
 @pytest.mark.parametrize("sizes", ["depth9", "heads3", "depth999999"])
@@ -133,7 +133,7 @@ def test_sizes_that_the_weights_do_not_have_are_refused_before_a_model_is_built(
 def test_hostile_json_is_refused(config, model, tmp_path, text):
     export(model.state_dict(), LogitScale("softmax"), config, tmp_path)
     (tmp_path / CONFIG).write_text(text)
-    with pytest.raises(ValueError, match="silc export writes"):
+    with pytest.raises(ValueError, match="silc export"):
         load_export(tmp_path)
 
 

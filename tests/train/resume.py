@@ -12,7 +12,7 @@ import webdataset as wds
 from silc.config import Config, DataConfig
 from silc.distributed import World, barrier
 from silc.train.loop import Trainer
-from silc.train.start import start
+from silc.train.start import find_resumed, start
 from tests.train import cases
 from tests.train.runs import state_of
 
@@ -45,7 +45,7 @@ def resumed(world: World, folder: Path, *, stage: int) -> dict[str, Any]:
 
 
 def _trainer(run: Config, world: World, folder: Path) -> Trainer:
-    return start(run, world, run.data.shards, folder)
+    return start(run, world, run.data.shards, folder, find_resumed(run, world, folder))
 
 
 def _refusal(run: Config, world: World, folder: Path) -> str:

@@ -218,7 +218,7 @@ def test_the_newest_passes_over_a_damaged_one_and_says_so(tmp_path: Path, capsys
 
 def test_nothing_to_resume_from(tmp_path: Path) -> None:
     assert checkpoint.newest(tmp_path) is None
-    with pytest.raises(ValueError, match="no whole checkpoint at"):
+    with pytest.raises(ValueError, match="no whole checkpoint; give a run folder or"):
         checkpoint.find(tmp_path)
 
 

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from silc.config import OptimConfig, ParameterRule
-from silc.train.optim import build_optimizer, parameter_groups, set_learning_rate
+from silc.train.optim import build_optimizer, frozen, parameter_groups, set_learning_rate
 from tests.train import cases
 
 CPU = torch.device("cpu")
@@ -54,6 +54,27 @@ def test_a_rule_without_a_parameter_is_a_mistake(patterns: list[str]) -> None:
     with pytest.raises(ValueError, match="match no parameter") as error:
         grouped(OptimConfig(rules=rules))
     assert repr(patterns[-1]) in str(error.value)
+
+
+def frozen_by(*rules: ParameterRule) -> str | None:
+    return frozen(cases.first_model(cases.config()).named_parameters(), OptimConfig(rules=list(rules)))
+
+
+def test_what_is_frozen_is_counted_by_the_first_rule_that_matches() -> None:
+    model = cases.first_model(cases.config())
+    total = sum(parameter.numel() for parameter in model.parameters())
+    text = {name: parameter.numel() for name, parameter in model.named_parameters() if name.startswith("text.")}
+    rules = [ParameterRule(pattern=r"^text\.ln_final", lr=0.5), ParameterRule(pattern=r"^text\.", lr=0.0)]
+    still = sum(size for name, size in text.items() if not name.startswith("text.ln_final"))
+    assert frozen_by(*rules) == rf"frozen {still:,} of {total:,} weights (optim.rules '^text\.')"
+    assert frozen_by(rules[0]) is None
+    assert frozen_by() is None
+
+
+def test_a_model_frozen_as_a_whole_is_a_mistake() -> None:
+    rules = [ParameterRule(pattern="^visual", lr=0.0), ParameterRule(pattern=".", lr=0.0)]
+    with pytest.raises(ValueError, match=r"optim\.rules: '\^visual', '\.' with lr: 0 freeze all"):
+        frozen_by(*rules)
 
 
 def test_set_learning_rate_gives_each_group_its_share() -> None:

@@ -238,7 +238,7 @@ def test_words_of_a_plan_for_a_cpu() -> None:
     assert "fp32, 1 rank" in text
     assert "no GPU that PyTorch sees. To plan for one: --gpu h100-80gb" in text
     assert "GPU-hours" not in text
-    assert text.splitlines()[-1].startswith("no verdict: ")
+    assert text.splitlines()[-1].startswith("not checked: needs about ")
 
 
 def test_the_visible_gpu_has_its_own_memory(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ import pytest
 from silc import config_io
 from silc.config import Config
 from silc.train.same_run import check_same_run
+from silc.train.start import nothing_left
 
 SAVED = Config()
 PATH = Path("run/checkpoints/step_00000004")
@@ -43,18 +45,58 @@ def test_all_differences_are_named_at_once():
         check_same_run(SAVED, changed("views.n_local=4", "train.global_batch=32"), PATH)
 
 
-@pytest.mark.parametrize(
-    "word", ["train.steps=7", "optim.lr=0.1", "data.workers=1", "train.micro_batch=2", "eval.every=3"]
-)
+@pytest.mark.parametrize("word", ["optim.lr=0.1", "data.workers=1", "train.micro_batch=2", "eval.every=3"])
 def test_what_may_change(word):
-    assert check_same_run(SAVED, changed(word), PATH) is None
+    assert check_same_run(SAVED, changed(word), PATH) == []
 
 
 def test_other_names_of_shards_are_a_warning():
     """Data that were moved are the same data; and beside shards the sample set's keys mean nothing."""
     before, after = changed("data.shards=[/old]"), changed("data.shards=[/new]", "data.sample_scenes=9")
-    warning = check_same_run(before, after, PATH)
+    (warning,) = check_same_run(before, after, PATH)
     assert "['/new']" in warning
     assert "['/old']" in warning
-    assert check_same_run(before, before, PATH) is None
-    assert "data.shards" in check_same_run(SAVED, changed("data.shards=[/new]"), PATH)
+    assert "continue with different samples" in warning
+    assert check_same_run(before, before, PATH) == []
+
+
+def test_another_number_of_steps_is_a_note():
+    (note,) = check_same_run(SAVED, changed("train.steps=70"), PATH)
+    assert note == ("note: train.steps is 70, it was 100000: the schedule is recomputed for the new number of steps")
+
+
+def test_shards_against_the_sample_set_are_refused():
+    """Either way: a command without data.shards would go on with the embedded drawings."""
+    own = changed("data.shards=[/mine]")
+    with pytest.raises(ValueError, match=r"data\.shards=\['/mine'\], with the embedded sample set") as refused:
+        check_same_run(own, SAVED, PATH)
+    assert "give data.shards=... again (a resumed run takes its configuration from the command)" in str(refused.value)
+    with pytest.raises(ValueError, match=r"trained on the embedded sample set, with data\.shards=\['/mine'\]"):
+        check_same_run(SAVED, own, PATH)
+
+
+def finished(folder: Path, **other) -> None:
+    rules = config_io.to_dict(Config())["eval"]
+    found = {"step": 30, "eval": rules, "results": [{"error": None}]} | other
+    (folder / "evaluation.json").write_text(json.dumps(found))
+
+
+def test_a_run_with_all_its_steps_and_its_evaluation_has_nothing_left(tmp_path):
+    config, path = changed("train.steps=30"), tmp_path / "checkpoints" / "step_00000030"
+    assert not nothing_left(config, 20, path, tmp_path)
+    assert nothing_left(config, 40, path, tmp_path)
+    assert not nothing_left(config, 30, path, tmp_path)  # it ended in its last evaluation
+    assert nothing_left(config, 30, path, tmp_path / "another")
+    for other in ({"step": 20}, {"eval": {}}, {"results": [{"error": "out of time"}]}):
+        finished(tmp_path, **other)
+        assert not nothing_left(config, 30, path, tmp_path)
+    finished(tmp_path)
+    assert nothing_left(config, 30, path, tmp_path)
+
+
+@pytest.mark.parametrize("word", ["eval.after=[]", "data.shards=[/mine]"])
+def test_a_run_that_is_not_evaluated_ends_with_its_export(word, tmp_path):
+    config, path = changed("train.steps=30", word), tmp_path / "checkpoints" / "step_00000030"
+    assert not nothing_left(config, 30, path, tmp_path)
+    (tmp_path / "open_clip").mkdir()
+    assert nothing_left(config, 30, path, tmp_path)

@@ -47,9 +47,8 @@ class Task:
 def class_embeddings(model: Towers, data: DataSet, job: Job) -> Tensor:
     """Unit-length embeddings [C, D] of a data set's classes, on the device (collective)."""
     templates = tuple(job.config.eval.templates) or data.templates or TEMPLATES
-    job.notes.append(
-        f"{plural(len(data.classes), 'class', 'classes')}, {plural(len(templates), 'prompt')} averaged, such as "
-        f"{templates[0]!r}"
-    )
+    averaged = "" if len(templates) == 1 else " averaged, such as"
+    prompts = f"{plural(len(templates), 'prompt')}{averaged or ':'} {templates[0]!r}"
+    job.notes.append(f"{plural(len(data.classes), 'class', 'classes')}, {prompts}")
     chunks = [data.classes[first : first + NAMES] for first in range(0, len(data.classes), NAMES)]
     return torch.cat(job.each(chunks, lambda names: model.classes(names, templates).cpu())).to(model.device)

@@ -126,10 +126,10 @@ def _verdict(plan: Plan) -> Iterator[str]:
     own, other = plan.choices
     need = own.asked.total / GIB
     if plan.gpu is None:
-        yield f"no verdict: needs about {_rounded(need)} GiB a rank; whether this machine has them is not looked at"
+        yield f"not checked: needs about {_rounded(need)} GiB per rank; this machine's memory was not measured"
         return
     room = (
-        f"needs {_rounded(need)} of {_rounded(plan.usable / GIB)} usable GiB a GPU with "
+        f"needs {_rounded(need)} of {_rounded(plan.usable / GIB)} usable GiB per GPU with "
         f"{_count(plan.micro, 'pair')} at a time"
     )
     if plan.fits:
