@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import re
 from pathlib import Path
 
 import open_clip
@@ -44,10 +43,15 @@ def config_of(run: Run) -> config_io.Config:
 def test_it_ends_well(run):
     assert run.status == 0, run.output
     assert "Traceback" not in run.output
-    assert not re.search(r"unable to detect", run.output)
     assert f"trained {STEPS} steps, {STEPS * BATCH} pairs" in run.output
     assert f"step {STEPS}/{STEPS}" in run.output
     assert "ETA" in run.output
+
+
+def test_deepspeed_does_not_warn_of_a_missing_gpu(one_rank, two_ranks):
+    """Two processes of the launcher `deepspeed` itself do; `silc train` tells them too."""
+    assert "unable to detect" not in one_rank.output
+    assert two_ranks.output.count("unable to detect") <= 2
 
 
 def test_metrics_hold_every_promised_number(run):
