@@ -16,6 +16,10 @@ class RunStopped(RuntimeError):
     """
 
 
+class StoreFailed(RunStopped):
+    """A file or a remote store could not be read within the patience; the message names it and what was tried."""
+
+
 class RunInterrupted(Exception):
     """A signal asked for the end; a checkpoint of the last step is written, and the message names it."""
 

@@ -69,6 +69,7 @@ FLOORS = {
     "silc.text": 0,
     "silc.files": 0,
     "silc.ports": 0,
+    "silc.storage": 0,
     "silc.presets": 0,
     "silc.version": 0,
     "silc.yaml_safe": 0,
@@ -87,6 +88,7 @@ FLOOR_0 = {  # who may import whom on the lowest floor
     "silc.config_rules": {"silc.config"},
     "silc.config_io": {"silc.config", "silc.presets", "silc.yaml_safe"},
     "silc.yaml_safe": {"silc.files"},
+    "silc.storage": {"silc.errors", "silc.files", "silc.text"},
     "silc.distributed": {"silc.ports"},
 }
 
