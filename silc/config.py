@@ -185,10 +185,15 @@ class DataConfig:
     max_image_pixels: Positive = key(89_478_485, "larger images are skipped before they are decoded")
     max_skipped: Fraction = key(0.1, "share of recent samples that may be skipped as unreadable before the run stops")
     store_minutes: Minutes = key(10.0, "how long a file or remote store may fail before the run stops")
-    cache: str | None = key(None, "folder in which the ranks of a machine keep what they read of remote shards; null: none")
-    cache_gb: Annotated[float, Field(gt=0, le=1e7)] = key(100.0, "upper limit of that folder in GB; the oldest goes first")
+    cache: str | None = key(
+        None, "folder in which the ranks of a machine keep what they read of remote shards; null: none"
+    )
+    cache_gb: Annotated[float, Field(gt=0, le=1e7)] = key(
+        100.0, "upper limit of that folder in GB; the oldest goes first"
+    )
     allow_changed: bool = key(
-        False, "resume although the shards, their weights or the version of the order changed: samples may repeat or be left out"
+        False,
+        "resume although the shards, their weights or the version of the order changed: samples may repeat or be left out",
     )
 
 
@@ -270,7 +275,7 @@ class TrainConfig:
     save_every: NonNegative = key(5000, "steps between checkpoints; 0: only at the end")
     keep_checkpoints: Positive = key(2, "periodic checkpoints kept")
     resume: str | None = key(
-        None, "run folder or checkpoint to resume from, at the same number of ranks; auto: the newest in `out`, if any"
+        None, "run folder or checkpoint to resume from, at any number of ranks; auto: the newest in `out`, if any"
     )
     out: str | None = key(None, "run folder; null: runs/PRESET, or runs/PRESET-2, -3, ... when taken")
     tensorboard: bool = key(True, "write TensorBoard events")

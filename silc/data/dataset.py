@@ -16,7 +16,7 @@ from silc.data.crops import MultiCrop
 from silc.data.decode import decode_caption, decode_image
 from silc.data.randomness import Purpose, uniform_rows
 from silc.data.shards import Sample, Unreadable
-from silc.data.shards.reader import Place, SampleReader
+from silc.data.shards.reader import Place, SampleReader, Unusable
 from silc.data.stream import SampleStream, deal
 from silc.data.tokenizer import build_tokenizer
 from silc.data.training_set import TrainingSet
@@ -94,7 +94,7 @@ class BatchDataset(Dataset["Batch | Failure"]):
         return Batch(large, small, tokens, keys, self._n_original, after, skipped)
 
     def _usable(
-        self, position: int, place: Place, found: Sample | Unreadable, skipped: list[Skip]
+        self, position: int, place: Place, found: Sample | Unusable, skipped: list[Skip]
     ) -> tuple[str, torch.Tensor, str]:
         """Key, image and caption of the sample at a position, or of another, chosen by the position alone."""
         others = ((other, next(self._reader.read([other]))) for other in self._substitutes(position, place))
@@ -108,13 +108,13 @@ class BatchDataset(Dataset["Batch | Failure"]):
             f"{skipped[-1].key}: {skipped[-1].reason}; check the shards"
         )
 
-    def _decoded(self, place: Place, sample: Sample | Unreadable) -> tuple[str, torch.Tensor, str]:
-        if isinstance(sample, Unreadable):
-            raise sample
+    def _decoded(self, place: Place, sample: Sample | Unusable) -> tuple[str, torch.Tensor, str]:
+        if isinstance(sample, Unusable):
+            raise Unreadable(sample.reason)
         caption = decode_caption(sample.column([self._caption_key]))
         return self._key(place, sample), decode_image(sample.column(self._image_keys), self._max_pixels), caption
 
-    def _key(self, place: Place, sample: Sample | Unreadable) -> str:
+    def _key(self, place: Place, sample: Sample | Unusable) -> str:
         """Name in logs: shard/key, or shard/#number where the key cannot be read."""
         shard, number = place
         return f"{self._reader.name(shard)}/{sample.key or f'#{number}'}"

@@ -50,9 +50,7 @@ def build_loader(
     """
     data = open_training_set(config, shards)
     board = Board(max(1, config.data.workers))
-    dataset = BatchDataset(
-        config, data, rank=rank, world=world, local_from_position=local_from_position, board=board
-    )
+    dataset = BatchDataset(config, data, rank=rank, world=world, local_from_position=local_from_position, board=board)
     return Loader(config, dataset, start_position, data.describe())
 
 

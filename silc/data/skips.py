@@ -15,6 +15,7 @@ RECENT = 16384  # samples over which the share of skipped ones is computed
 FEWEST = 256  # the share is computed over at least this many, so that a few early skips do not end a run
 LOGGED = 5  # skips that are logged one by one; afterwards each time their number has doubled
 
+
 class SkipGuard:
     """Counts and logs skipped samples, and ends the run when there are too many.
 
@@ -56,5 +57,3 @@ class SkipGuard:
 
     def _summary(self) -> str:
         return ", ".join(f"{reason}: {count}" for reason, count in self.reasons.most_common())
-
-

@@ -3,8 +3,8 @@
     run/checkpoints/
         latest                   name of the newest whole checkpoint
         step_00012000/
-            engine/              DeepSpeed's shards: weights, masters, moments (one file a rank)
-            student.safetensors  the student's fp32 weights, whole: for export, evaluation and other programs
+            engine/              the optimiser's moments, one file a rank, see silc.train.moments
+            student.safetensors  the student's fp32 master weights, whole: also for export and other programs
             teacher.safetensors  the teacher's fp32 average, whole
             trainer.pt           counters, data position, center, logit scale and bias with their optimiser's state
             config.yaml          the resolved configuration
@@ -12,7 +12,7 @@
 
 A checkpoint is written as `step_*.tmp` and renamed when its manifest is in place; readers trust only folders with a
 manifest that matches. All that the trainer needs to resume is here; nothing random is kept because order and
-augmentation are functions of (seed, position).
+augmentation are functions of (seed, position). The number of ranks and the ZeRO stage are no part of it.
 """
 
 from __future__ import annotations
@@ -42,8 +42,10 @@ from silc.text import plural
 if TYPE_CHECKING:  # to read weights, no engine is needed
     from silc.train.state import TrainState
 
-FORMAT = 3  # 1 had the configuration in trainer.pt too; 1 and 2 do not say which samples their position counts in
-READABLE = (1, 2, 3)
+FORMAT = 3
+RESUMABLE = (
+    3,
+)  # 1 and 2 had the optimiser's state in DeepSpeed's pickles, which are never loaded; their weights are read
 MAX_MANIFEST, MAX_NAME = 64 << 20, 4096  # bytes
 
 
@@ -146,30 +148,44 @@ def load_config(path: Path) -> Config:
     return read_config(path / "config.yaml")
 
 
-def load_trainer(path: Path, world_size: int, device: torch.device) -> dict[str, Any]:
-    """`trainer.pt`: `TrainState.state_dict` and the number of ranks, after checking that as many can resume from it.
+def load_trainer(path: Path, device: torch.device) -> dict[str, Any]:
+    """`trainer.pt`: `TrainState.state_dict` and the number of ranks that wrote it.
 
-    Raises ValueError where they cannot.
+    Raises ValueError for one that is damaged, or of a format that this version does not resume from.
     """
-    check_regular(path / "trainer.pt")
-    trainer = torch.load(path / "trainer.pt", map_location=device, weights_only=True)
-    if trainer["format"] not in READABLE:
-        readable = f"{', '.join(map(str, READABLE[:-1]))} and {READABLE[-1]}"
-        raise ValueError(f"checkpoint {path} has format {trainer['format']}, this version reads {readable}")
-    if trainer["world_size"] != world_size:
+    trainer = _load(path / "trainer.pt", device)
+    if trainer.get("format") not in RESUMABLE:
         raise ValueError(
-            f"checkpoint {path} was written by {plural(trainer['world_size'], 'rank')} and resumes with that many, not "
-            f"{world_size}; start it with --num_gpus {trainer['world_size']}"
+            f"checkpoint {path} has format {trainer.get('format')!r:.20}, this version resumes from "
+            f"{', '.join(map(str, RESUMABLE))}; its weights can still be evaluated and exported"
         )
     return trainer
 
 
-def restore(path: Path, trainer: dict[str, Any], state: TrainState) -> None:
-    """Bring a state to where it was when :func:`save` wrote it (collective). trainer: of :func:`load_trainer`."""
-    state.engine.load(path)
+def _load(file: Path, device: torch.device | str) -> dict[str, Any]:
+    """A dictionary of tensors and plain values. Raises ValueError for anything else; no code in it is run."""
+    check_regular(file)
+    try:
+        found = torch.load(file, map_location=device, weights_only=True)
+        if not isinstance(found, dict):
+            raise TypeError(f"it holds a {type(found).__name__}")
+    except (OSError, EOFError, RuntimeError, ValueError, KeyError, TypeError, AttributeError, UnpicklingError) as error:
+        raise ValueError(f"{file} is damaged ({str(error).partition(chr(10))[0]}); take an older checkpoint") from None
+    return found
+
+
+def restore(path: Path, trainer: dict[str, Any], state: TrainState, student: dict[str, Tensor]) -> None:
+    """Bring a state to where it was when :func:`save` wrote it, on any number of ranks (collective).
+
+    trainer: of :func:`load_trainer`. student: of :func:`load_weights`; the engine must have begun with them.
+    """
+    state.engine.load(path, student)
     if state.teacher is not None:
         state.teacher.load_average(load_weights(path, "teacher"))
-    state.load_state_dict(trainer)
+    try:
+        state.load_state_dict(trainer)
+    except (KeyError, TypeError, ValueError, RuntimeError) as error:
+        raise ValueError(f"{path / 'trainer.pt'} is damaged ({str(error)[:200]}); take an older checkpoint") from None
 
 
 def load_weights(path: Path, name: str) -> dict[str, Tensor]:
@@ -196,9 +212,8 @@ def load_config_and_scale(path: Path) -> tuple[Config, LogitScale]:
     config, file = load_config(path), path / "trainer.pt"
     scale = LogitScale.of(config.objective)
     try:
-        check_regular(file)
-        scale.load_state_dict(torch.load(file, map_location="cpu", weights_only=True)["scale"])
-    except (OSError, EOFError, RuntimeError, KeyError, TypeError, AttributeError, UnpicklingError) as error:
+        scale.load_state_dict(_load(file, "cpu")["scale"])
+    except (RuntimeError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"{file} is damaged ({str(error).partition(chr(10))[0]}); take an older checkpoint") from None
     return config, scale
 

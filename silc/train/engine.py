@@ -6,17 +6,19 @@ top-level keys are accepted silently and defaults have moved between releases (g
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import deepspeed
 import torch
-from deepspeed.utils import safe_get_full_fp32_param, safe_get_local_fp32_param
+from deepspeed.utils import safe_get_full_fp32_param, safe_get_local_fp32_param, safe_get_local_optimizer_state
 from torch import Tensor, nn
 
 from silc.config import Config
 from silc.distributed import World
 from silc.teacher import Fragment
+from silc.train.moments import Part, load_moments, save_moments
 from silc.train.optim import build_optimizer, frozen, parameter_groups, set_learning_rate
 
 
@@ -132,26 +134,40 @@ class Engine:
 
     def fragments(self) -> list[Fragment]:
         """This rank's parts of the fp32 master weights."""
-        # These take `parameter` as Any: they read what DeepSpeed hangs on it.
-        make = self._fragment_stage3 if self._stage == 3 else self._fragment_stage12
-        named = zip(self._names, self._engine.module.parameters(), strict=True)
-        return [f for f in (make(name, parameter) for name, parameter in named) if f is not None]
+        return [Fragment(part.name, part.start, part.numel, part.master) for part in self._parts()]
 
-    @staticmethod
-    def _fragment_stage12(name: str, parameter: Any) -> Fragment | None:
+    def _parts(self) -> list[Part]:
+        # These take `parameter` as Any: they read what DeepSpeed hangs on it.
+        make = self._part_stage3 if self._stage == 3 else self._part_stage12
+        named = zip(self._names, self._engine.module.parameters(), strict=True)
+        return [part for part in (make(name, parameter) for name, parameter in named) if part is not None]
+
+    def _part_stage12(self, name: str, parameter: Any) -> Part | None:
         mapping = parameter._hp_mapping
         if mapping is None:
             return None
-        address = mapping.lp_fragment_address
-        return Fragment(name, address.start, address.numel, lambda: parameter._hp_mapping.hp_fragment.view(-1))
+        zero, where = self._engine.optimizer, mapping.hp_fragment_address
 
-    def _fragment_stage3(self, name: str, parameter: Any) -> Fragment | None:
+        def moment(key: str) -> Tensor:
+            flat = zero.single_partition_of_fp32_groups[mapping.param_group_index]
+            return zero.optimizer.state[flat][key].narrow(0, where.start, where.numel)
+
+        address = mapping.lp_fragment_address
+        return Part(name, address.start, address.numel, lambda: parameter._hp_mapping.hp_fragment.view(-1), moment)
+
+    def _part_stage3(self, name: str, parameter: Any) -> Part | None:
         size = parameter.ds_tensor.ds_numel
         start = size * self._rank
         numel = min(size, parameter.ds_numel - start)
         if numel <= 0:
             return None
-        return Fragment(name, start, numel, lambda: safe_get_local_fp32_param(parameter).view(-1)[:numel])
+        return Part(
+            name,
+            start,
+            numel,
+            lambda: safe_get_local_fp32_param(parameter).view(-1)[:numel],
+            lambda key: safe_get_local_optimizer_state(parameter, key).view(-1)[:numel],
+        )
 
     def master_weights(self, keep: bool = True) -> dict[str, Tensor]:
         """The student's whole fp32 weights on the CPU (collective); an empty dictionary where `keep` is false."""
@@ -163,14 +179,62 @@ class Engine:
         return whole
 
     def save(self, folder: Path) -> None:
-        """Write DeepSpeed's shards below `folder` (collective)."""
-        self._engine.save_checkpoint(str(folder), tag="engine", save_latest=False)
+        """Write the optimiser's state below `folder`, one file a rank; see :mod:`silc.train.moments`."""
+        self._begin_state()
+        (folder / "engine").mkdir(exist_ok=True)
+        save_moments(folder / "engine", self._rank, self._parts(), self._steps())
 
-    def load(self, folder: Path) -> None:
-        """Read what :meth:`save` wrote, at the same number of ranks and stage (collective).
+    @torch.no_grad()
+    def load(self, folder: Path, masters: dict[str, Tensor]) -> None:
+        """Take the optimiser's state that :meth:`save` wrote on any number of ranks in any stage, and whole masters.
 
-        Raises ValueError otherwise.
+        masters: of :meth:`master_weights`; the student must have begun with these weights, so that its low-precision
+        copy, which DeepSpeed rounds from them, needs no refresh.
+
+        Raises ValueError for what is damaged.
         """
-        path, _ = self._engine.load_checkpoint(str(folder), tag="engine", load_lr_scheduler_states=False)
-        if path is None:
-            raise ValueError(f"{folder} holds no engine state that DeepSpeed can read")
+        self._begin_state()
+        parts = self._parts()
+        for part in parts:
+            part.master().copy_(masters[part.name].flatten()[part.start : part.start + part.numel])
+        self._set_steps(load_moments(folder / "engine", parts))
+
+    @torch.no_grad()
+    def _begin_state(self) -> None:
+        """Have the optimiser make its state, as its first step would, without moving a weight: by a step of size 0."""
+        zero, inner = self._engine.optimizer, self._engine.optimizer.optimizer
+        flats = zero.fp32_partitioned_groups_flat if self._stage == 3 else zero.single_partition_of_fp32_groups
+        if all("exp_avg" in inner.state.get(flat, {}) for flat in flats):
+            return
+        rates, grads = [group["lr"] for group in inner.param_groups], [flat.grad for flat in flats]
+        set_learning_rate(inner.param_groups, 0.0)
+        for flat in flats:
+            flat.grad = torch.zeros_like(flat)
+        if self._stage == 3:  # which gives the optimiser one of these at a time
+            for number in range(len(flats)):
+                zero._optimizer_step(number)
+        else:
+            inner.step()
+        for flat, grad in zip(flats, grads, strict=True):
+            flat.grad = grad
+        for group, rate in zip(inner.param_groups, rates, strict=True):
+            group["lr"] = rate
+        self._set_steps(0)
+
+    def _steps(self) -> int:
+        """Of the optimiser's bias correction; the same for every parameter."""
+        inner = self._engine.optimizer.optimizer
+        return int(next(step for step in self._step_counters(inner)))
+
+    def _set_steps(self, step: int) -> None:
+        # torch and DeepSpeed count for each parameter, torch in a tensor; apex for each group.
+        inner = self._engine.optimizer.optimizer
+        for state in (*inner.state.values(), *inner.param_groups):
+            if isinstance(state.get("step"), Tensor):
+                state["step"].fill_(step)
+            elif "step" in state:
+                state["step"] = step
+
+    @staticmethod
+    def _step_counters(inner: torch.optim.Optimizer) -> Iterator[Any]:
+        return (state["step"] for state in (*inner.state.values(), *inner.param_groups) if "step" in state)

@@ -81,9 +81,7 @@ class Trainer:
         progress.close()
         return counters
 
-    def _next(
-        self, batches: Iterator[Batch | None], request: StopRequest, meter: Meter, progress: Progress
-    ) -> Batch:
+    def _next(self, batches: Iterator[Batch | None], request: StopRequest, meter: Meter, progress: Progress) -> Batch:
         """This rank's next batch, when every rank has one and none was asked to stop (collective).
 
         Else it ends the run after a checkpoint: raises RunInterrupted or RunStopped.
@@ -102,16 +100,16 @@ class Trainer:
         step = self.state.counters.step
         with meter.paused():
             path = self.save() if step > self._saved_step else None
-        where = f"at step {step} of {self.config.train.steps}; {f'checkpoint {path}' if path else 'nothing new to save'}"
+        where = (
+            f"at step {step} of {self.config.train.steps}; {f'checkpoint {path}' if path else 'nothing new to save'}"
+        )
         if asked is not True:
             raise RunInterrupted(f"{asked.name} {where}. The same command with train.resume=auto continues from it")
         rank, reason = next(iter(reasons.items()))
         named = f"rank {rank}" if len(reasons) == 1 else f"rank {rank} and {plural(len(reasons) - 1, 'other')}"
         raise RunStopped(f"{reason} ({f'{named}, ' if self.world.size > 1 else ''}{where})")
 
-    def _arrived(
-        self, batches: Iterator[Batch | None], request: StopRequest, progress: Progress
-    ) -> Batch | None:
+    def _arrived(self, batches: Iterator[Batch | None], request: StopRequest, progress: Progress) -> Batch | None:
         """This rank's next batch; None when it was asked to stop before one arrived. Says what it waits for."""
         began = said = time.monotonic()
         while (batch := next(batches)) is None and not request.received:

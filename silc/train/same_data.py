@@ -46,7 +46,7 @@ def _differences(saved: dict[str, Any] | None, now: dict[str, Any]) -> list[str]
     found = [f"the order's {name} is {after}, it was {before}" for name, after, before in order if after != before]
     before, after = saved["sources"], now["sources"]
     if len(before) != len(after):
-        return [*found, f"there are {plural(len(after), 'source')}, there were {len(before)}"]
+        return [*found, f"the number of sources is {len(after)}, it was {len(before)}"]
     for number, (was, is_now) in enumerate(zip(before, after, strict=True)):
         which = f"source {number}" if len(after) > 1 else "the data"
         if (was["shards"], was["samples"]) != (is_now["shards"], is_now["samples"]):

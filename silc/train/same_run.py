@@ -26,7 +26,6 @@ _FIXED = (
     "data.shuffle_block",
     "data.unique_captions",
     "optim.rules",
-    "engine.zero_stage",
     "engine.precision",
     "train.global_batch",
     "train.seed",

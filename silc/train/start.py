@@ -15,6 +15,8 @@ from silc.config import Config
 from silc.config_rules import has_evaluation_data
 from silc.data import build_loader
 from silc.distributed import World, broadcast_object
+from silc.model.silc import build
+from silc.text import plural
 from silc.train import checkpoint
 from silc.train.banner import banner
 from silc.train.loop import Trainer
@@ -53,16 +55,31 @@ def start(config: Config, world: World, shards: list[str] | None, folder: Path, 
         note = check_same_data(resumed.saved.get("data"), loader.data, resumed.path, allowed=config.data.allow_changed)
         if world.main and note:
             print(note, flush=True)
-    state = build_state(config, world)
+    state = build_state(config, world) if resumed is None else _restored(config, world, resumed)
     state.data = loader.data
-    if resumed is not None:
-        checkpoint.restore(resumed.path, resumed.saved, state)
-        if world.main:
-            print(f"resumed from {resumed.path} at step {state.counters.step}", flush=True)
     log = open_folder(config, state, folder)
     if world.main:
         print(banner(config, state, folder), flush=True)
     return Trainer(config, state, loader, folder, log)
+
+
+def _restored(config: Config, world: World, resumed: Resumed) -> TrainState:
+    """The state of a checkpoint, whatever ranks wrote it (collective). Raises ValueError where it is damaged."""
+    weights = checkpoint.load_weights(resumed.path, "student")
+    student = build(config)
+    try:
+        student.load_state_dict(weights)
+    except RuntimeError as error:
+        raise ValueError(
+            f"{resumed.path}: student.safetensors does not fit the model ({str(error)[:300]}); take an older checkpoint"
+        ) from None
+    state = build_state(config, world, student)
+    checkpoint.restore(resumed.path, resumed.saved, state, weights)
+    if world.main:
+        ranks = resumed.saved["world_size"]
+        other = "" if ranks == world.size else f", written by {plural(ranks, 'rank')}, on {plural(world.size, 'rank')}"
+        print(f"resumed from {resumed.path} at step {state.counters.step}{other}", flush=True)
+    return state
 
 
 def find_resumed(config: Config, world: World, folder: Path) -> Resumed | None:
@@ -76,7 +93,7 @@ def find_resumed(config: Config, world: World, folder: Path) -> Resumed | None:
     path = checkpoint.newest(folder) if wanted == "auto" else checkpoint.find(wanted)
     if path is None:
         return None
-    saved = checkpoint.load_trainer(path, world.size, world.device)
+    saved = checkpoint.load_trainer(path, world.device)
     notes = check_same_run(checkpoint.load_config(path), config, path)
     step = saved["counters"]["step"]
     if broadcast_object(nothing_left(config, step, path, folder)):

@@ -37,7 +37,7 @@ def launched(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Callab
                 fcntl.flock(lock, fcntl.LOCK_EX)
                 output = folder / f"{ranks}.log"
                 if not output.exists():
-                    _launch(ranks, folder, output)
+                    launch([Path(__file__).with_name("worker.py"), folder], ranks, output)
             files = [folder / f"{ranks}-{rank}.pt" for rank in range(ranks)]
             if not all(file.exists() for file in files):
                 pytest.fail(f"the launch on {ranks} ranks failed:\n{output.read_text()[-6000:]}")
@@ -47,14 +47,13 @@ def launched(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Callab
     return findings
 
 
-def _launch(ranks: int, folder: Path, output: Path) -> None:
-    """Run the worker through DeepSpeed's launcher, to the end or the limit."""
+def launch(words: list[Any], ranks: int, output: Path) -> None:
+    """Run a script with its arguments through DeepSpeed's launcher, to the end or the limit."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     launcher = Path(sys.executable).with_name("deepspeed")
-    worker = Path(__file__).with_name("worker.py")
-    command = [launcher, "--num_gpus", ranks, "--master_port", port, worker, folder]
+    command = [launcher, "--num_gpus", ranks, "--master_port", port, *words]
     paths = {"PYTHONPATH": f"{ROOT}:{ROOT / 'kernels'}", "PATH": f"{launcher.parent}:{os.environ['PATH']}"}
     one_thread = {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "passive"}
     with output.open("w") as log:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from silc.data.batch import Batch
 from silc.distributed import World, barrier
 from silc.errors import RunStopped
+from silc.train.checkpoint import newest
 from silc.train.loop import Trainer
 from silc.train.step import StepReport
 from tests.train import cases
@@ -156,3 +157,25 @@ def stopped(world: World, folder: Path) -> dict[str, Any]:
             message = str(error)
     trainer.close()
     return {"message": message, "counters": vars(trainer.state.counters), "log": _skipped_log(trainer.folder)}
+
+
+def without_data(world: World, folder: Path) -> dict[str, Any]:
+    """A run in which rank 1 has no data after the first step, while the others have."""
+
+    def batches() -> Iterator[Batch | None]:
+        yield from shares(run, world, 1)
+        if world.rank == 1:
+            raise RunStopped("far/away.tar could not be read")
+        while True:
+            yield shares(run, world, 2)[1]
+
+    run = cases.config(steps=CLEAN + 1)
+    trainer = make_trainer(run, world, folder / "without-data", batches())
+    message = ""
+    try:
+        trainer.run()
+    except RunStopped as error:
+        message = str(error)
+    trainer.close()
+    saved = newest(trainer.folder)
+    return {"message": message, "step": trainer.state.counters.step, "saved": None if saved is None else saved.name}

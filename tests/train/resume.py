@@ -26,7 +26,7 @@ def resumed(world: World, folder: Path, *, stage: int) -> dict[str, Any]:
     """Both runs' last states, and the words that refuse a changed model."""
     shards = folder / "shards"
     if world.main:
-        _write_shards(shards)
+        write_shards(shards)
     barrier()
     run = cases.config(stage=stage, steps=STEPS, vocabulary=BPE, save_every=HALF)
     run.data = DataConfig(shards=[str(shards)], workers=0, shuffle_block=16)
@@ -59,7 +59,8 @@ def _refusal(run: Config, world: World, folder: Path) -> str:
     return ""
 
 
-def _write_shards(folder: Path) -> None:
+def write_shards(folder: Path) -> None:
+    """Two shards of random images."""
     folder.mkdir(parents=True)
     rng = np.random.default_rng(0)
     for shard in range(2):

@@ -11,7 +11,6 @@ import pytest
 import torch
 
 from silc.config import Config, TrainConfig
-from silc.config_io import to_dict
 from silc.distributed import World
 from silc.errors import RunStopped
 from silc.model import LogitScale
@@ -28,12 +27,13 @@ class StandIn:
 
     def save(self, folder: Path) -> None:
         (folder / "engine").mkdir()
-        (folder / "engine" / "shard.pt").write_bytes(bytes(100))
+        (folder / "engine" / "shard").write_bytes(bytes(100))
 
     def master_weights(self, keep: bool) -> dict[str, torch.Tensor]:
         return {"w": torch.arange(3.0)}
 
-    def load(self, folder: Path) -> None:
+    def load(self, folder: Path, masters: dict[str, torch.Tensor]) -> None:
+        assert torch.equal(masters["w"], torch.arange(3.0))
         self.loaded = folder.name
 
     def load_average(self, whole: dict[str, torch.Tensor]) -> None:
@@ -67,29 +67,24 @@ def test_holds_everything_and_says_so(tmp_path: Path) -> None:
     present = {str(f.relative_to(path)): f.stat().st_size for f in path.rglob("*") if f.is_file()}
     present.pop("manifest.json")
     assert manifest["files"] == present
-    parts = {"engine/shard.pt", "student.safetensors", "teacher.safetensors", "trainer.pt", "config.yaml"}
+    parts = {"engine/shard", "student.safetensors", "teacher.safetensors", "trainer.pt", "config.yaml"}
     assert present.keys() == parts
     assert (tmp_path / "checkpoints" / "latest").read_text() == "step_00000012\n"
-    assert checkpoint.load_trainer(path, 1, CPU)["counters"]["step"] == 12
+    assert checkpoint.load_trainer(path, CPU)["counters"]["step"] == 12
     assert checkpoint.load_config(path).preset == "mine"
     assert torch.equal(checkpoint.load_weights(path, "student")["w"], torch.arange(3.0))
     assert torch.equal(checkpoint.load_weights(path, "teacher")["w"], torch.ones(3))
 
 
-@pytest.mark.parametrize("form", [1, 2])
-def test_a_state_comes_back_whole_from_this_format_and_the_one_before(tmp_path: Path, form: int) -> None:
-    """Format 1 kept the configuration in trainer.pt as well; nothing else was different."""
+def test_a_state_comes_back_whole(tmp_path: Path) -> None:
     saved = state_at(12, teacher=StandIn())
     saved.center += torch.arange(4.0)
     sum(parameter.sum() for parameter in saved.scale.parameters()).backward()
     saved.scale_optimizer.step()
     config = Config(preset="mine")
     path = checkpoint.save(tmp_path, saved, config)
-    if form == 1:
-        now = torch.load(path / "trainer.pt", weights_only=True)
-        torch.save(now | {"format": 1, "config": to_dict(config)}, path / "trainer.pt")
     state = state_at(0, teacher=StandIn())
-    checkpoint.restore(path, checkpoint.load_trainer(path, 1, CPU), state)
+    checkpoint.restore(path, checkpoint.load_trainer(path, CPU), state, checkpoint.load_weights(path, "student"))
     assert (state.engine.loaded, state.teacher.loaded) == (path.name, "average")
     assert state.counters == Counters(12, position=96, skipped_samples=3)
     torch.testing.assert_close(state.state_dict(), saved.state_dict(), rtol=0, atol=0)
@@ -114,7 +109,7 @@ def test_without_a_teacher_there_are_no_teacher_weights(tmp_path: Path) -> None:
         checkpoint.load_weights(path, "teacher")
 
 
-@pytest.mark.parametrize("name", ["trainer.pt", "engine/shard.pt"])
+@pytest.mark.parametrize("name", ["trainer.pt", "engine/shard"])
 def test_a_truncated_or_missing_file_is_refused(tmp_path: Path, name: str) -> None:
     path = save(tmp_path, 1)
     file = path / name
@@ -222,13 +217,30 @@ def test_nothing_to_resume_from(tmp_path: Path) -> None:
         checkpoint.find(tmp_path)
 
 
-def test_other_ranks_and_other_formats_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("form", [1, 2, 99, "x", None])
+def test_other_formats_are_not_resumed_but_their_weights_are_read(tmp_path: Path, form: object) -> None:
+    """Formats 1 and 2 had the optimiser's state in pickles."""
     path = save(tmp_path, 1)
-    with pytest.raises(ValueError, match="written by 1 rank and resumes with that many, not 2"):
-        checkpoint.load_trainer(path, 2, CPU)
-    monkeypatch.setattr(checkpoint, "READABLE", (98, 99))
-    with pytest.raises(ValueError, match="has format 2, this version reads 98 and 99"):
-        checkpoint.load_trainer(path, 1, CPU)
+    found = torch.load(path / "trainer.pt", weights_only=True)
+    torch.save(found | {"format": form}, path / "trainer.pt")
+    with pytest.raises(
+        ValueError, match=rf"has format {form!r}, this version resumes from 3; its weights can still be"
+    ):
+        checkpoint.load_trainer(path, CPU)
+    assert torch.equal(checkpoint.load_weights(path, "student")["w"], torch.arange(3.0))
+
+
+@pytest.mark.parametrize("content", [b"", b"no archive", [1, 2], {"format": 3}])
+def test_a_damaged_trainer_file_is_named(tmp_path: Path, content: object) -> None:
+    path = save(tmp_path, 1)
+    if isinstance(content, bytes):
+        (path / "trainer.pt").write_bytes(content)
+    else:
+        torch.save(content, path / "trainer.pt")
+    with pytest.raises(ValueError, match=r"trainer\.pt is damaged"):
+        checkpoint.restore(
+            path, checkpoint.load_trainer(path, CPU), state_at(0), checkpoint.load_weights(path, "student")
+        )
 
 
 def test_nothing_waits_for_a_pipe(tmp_path):
@@ -236,7 +248,7 @@ def test_nothing_waits_for_a_pipe(tmp_path):
     os.mkfifo(tmp_path / "pipe")
     mark = tmp_path / "checkpoints" / "latest"
     for file, read in (
-        (path / "trainer.pt", lambda: checkpoint.load_trainer(path, 1, CPU)),
+        (path / "trainer.pt", lambda: checkpoint.load_trainer(path, CPU)),
         (path / "trainer.pt", lambda: checkpoint.load_config_and_scale(path)),
         (path / "student.safetensors", lambda: checkpoint.load_weights(path, "student")),
         (path / "config.yaml", lambda: checkpoint.load_config(path)),

@@ -51,3 +51,11 @@ def test_too_many_in_a_row_end_the_run(launched) -> None:
         assert "skipped_steps.jsonl" in found["message"]
         assert (found["counters"]["step"], found["counters"]["skipped_steps"]) == (1, faults.MAX_BAD)
         assert [row["keys"] for row in found["log"]] == [[faults.BAD_KEY]] * faults.MAX_BAD
+
+
+def test_a_rank_without_data_ends_the_run_for_all(launched) -> None:
+    """With a checkpoint of the last step and the rank's name, and without a rank that waits for another."""
+    for findings in launched(2):
+        found = findings["without_data"]
+        assert found["message"].startswith("far/away.tar could not be read (rank 1, at step 1 of 3; checkpoint ")
+        assert (found["step"], found["saved"]) == (1, "step_00000001")

@@ -31,12 +31,6 @@ def test_a_changed_model_is_refused(launched, ranks: int) -> None:
         assert "model.vision" in findings["resumed"]["refused"]
 
 
-def test_another_number_of_ranks_is_refused(launched) -> None:
-    saved = Path(launched(2)[0]["resumed"]["saved"])
-    with pytest.raises(ValueError, match=r"written by 2 ranks and resumes with that many, not 3; .* --num_gpus 2"):
-        checkpoint.load_trainer(saved, 3, torch.device("cpu"))
-
-
 def test_whole_weights_in_the_checkpoint_are_those_of_its_step(launched) -> None:
     """student.safetensors and teacher.safetensors serve others; they hold fp32 under the model's names."""
     saved = Path(launched(2)[0]["resumed"]["saved"])

@@ -50,14 +50,12 @@ def test_what_may_change(word):
     assert check_same_run(SAVED, changed(word), PATH) == []
 
 
-def test_other_names_of_shards_are_a_warning():
+def test_other_names_of_shards_are_left_to_the_data_themselves():
     """Data that were moved are the same data; and beside shards the sample set's keys mean nothing."""
     before, after = changed("data.shards=[/old]"), changed("data.shards=[/new]", "data.sample_scenes=9")
-    (warning,) = check_same_run(before, after, PATH)
-    assert "['/new']" in warning
-    assert "['/old']" in warning
-    assert "continue with different samples" in warning
-    assert check_same_run(before, before, PATH) == []
+    assert check_same_run(before, after, PATH) == []
+    mixed = changed("data.sources=[{shards: [/new]}]")
+    assert check_same_run(before, mixed, PATH) == []
 
 
 def test_another_number_of_steps_is_a_note():
@@ -73,6 +71,10 @@ def test_shards_against_the_sample_set_are_refused():
     assert "give data.shards=... again (a resumed run takes its configuration from the command)" in str(refused.value)
     with pytest.raises(ValueError, match=r"trained on the embedded sample set, with data\.shards=\['/mine'\]"):
         check_same_run(SAVED, own, PATH)
+    with pytest.raises(
+        ValueError, match=r"with data\.sources=\['/a', '/b'\]: leave data\.shards and data\.sources out"
+    ):
+        check_same_run(SAVED, changed("data.sources=[{shards: [/a, /b]}]"), PATH)
 
 
 def finished(folder: Path, **other) -> None:

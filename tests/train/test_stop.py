@@ -7,22 +7,21 @@ import signal
 import threading
 
 import pytest
-import torch
-
 from silc.train.stop import SIGNALS, StopRequest
-
-CPU = torch.device("cpu")
 
 
 @pytest.mark.parametrize("number", SIGNALS)
 def test_a_signal_is_remembered_and_handlers_come_back(number):
     before = [signal.getsignal(one) for one in SIGNALS]
     with StopRequest() as request:
-        assert request.agreed(CPU) is None
+        assert request.agreed() is False
+        assert not request.received
         os.kill(os.getpid(), number)
-        assert request.agreed(CPU) == number
+        assert request.received
+        assert request.agreed() == number
         os.kill(os.getpid(), signal.SIGTERM)  # the launcher's, behind the terminal's SIGINT
-        assert request.agreed(CPU) == number
+        assert request.agreed() == number
+        assert request.agreed(failed=True) is True
     assert [signal.getsignal(one) for one in SIGNALS] == before
 
 
@@ -33,12 +32,12 @@ def test_another_thread_than_the_main_one_leaves_signals_alone():
 
     def work():
         with StopRequest() as request:
-            seen.extend([request.agreed(CPU), [signal.getsignal(one) for one in SIGNALS]])
+            seen.extend([request.agreed(), [signal.getsignal(one) for one in SIGNALS]])
 
     thread = threading.Thread(target=work)
     thread.start()
     thread.join()
-    assert seen == [None, before]
+    assert seen == [False, before]
 
 
 def test_a_second_interrupt_interrupts():

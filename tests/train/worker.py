@@ -26,6 +26,7 @@ def everything(world: World, folder: Path) -> dict[str, Any]:
     if world.size > 1:
         findings |= {"averages": runs.averages(world, folder)}
         findings |= {"discarded": faults.discarded(world, folder), "stopped": faults.stopped(world, folder)}
+        findings |= {"without_data": faults.without_data(world, folder)}
     return findings | {"resumed": resume.resumed(world, folder, stage=2 if world.size > 1 else 3)}
 
 

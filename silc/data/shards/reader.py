@@ -1,0 +1,170 @@
+"""From places to samples: one range of bytes for each run of neighbours, many ranges asked for at once.
+
+A reader belongs to a process: its store is opened with the first read, so that it can be made in a parent and sent to
+workers, however they are started.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from silc.data.shards.manifest import Manifest
+from silc.data.shards.errors import Unreadable
+from silc.data.shards.samples import Sample, first_key, parse
+from silc.data.shards.sidecar import Offsets
+from silc.storage import Range, Store, is_remote
+
+MAX_SAMPLE = 256 << 20  # bytes; a larger one is not read
+LONGEST = 16 << 20  # bytes of a range; a longer run is read in parts
+AT_ONCE = 64 << 20  # bytes asked for at once, all of which are held
+# A sample between two that are wanted is read with them where that saves a request. On a disk a request costs less.
+REMOTE_GAP, LOCAL_GAP = 1, 0
+
+Place = tuple[int, int]  # shard, and sample in it
+
+
+class Unusable(NamedTuple):
+    """A sample that cannot be used: the reason, one of a few, and its key where that can be read."""
+
+    reason: str
+    key: str | None = None
+
+
+class _Run(NamedTuple):
+    """Wanted samples of one shard, close together: the indices of their places, and where each is."""
+
+    shard: int
+    first: int  # sample
+    wanted: list[int]  # samples, counted from `first`
+
+
+class _Piece(NamedTuple):
+    """A range of bytes, and the samples to take from it: offsets [start, stop) of each inside the range."""
+
+    bytes: Range
+    samples: list[tuple[int, int]]
+
+
+class SampleReader:
+    """Reads the samples of a list of shards.
+
+    Args:
+        manifest: the shards.
+        open_store: called in the process that reads, at its first read.
+    """
+
+    def __init__(self, manifest: Manifest, open_store: Callable[[], Store]) -> None:
+        self.manifest = manifest
+        self._open_store = open_store
+        self._store: Store | None = None
+        self._offsets: Offsets | None = None
+
+    def __getstate__(self) -> dict:
+        return self.__dict__ | {"_store": None, "_offsets": None}  # both belong to a process
+
+    def name(self, shard: int) -> str:
+        """The shard's name in logs: that of its file, without the ending."""
+        return self.manifest.addresses[shard].rsplit("/", 1)[-1].removesuffix(".tar")
+
+    def read(self, places: Sequence[Place]) -> Iterator[Sample | Unusable]:
+        """The sample of each place, in order, or why it cannot be used. Raises StoreFailed."""
+        store, offsets = self._opened()
+        runs = list(_runs(places, self._gap))
+        edges = offsets.lookup([(run.shard, run.first, run.wanted[-1] + 1) for run in runs])
+        held: list[_Piece | Unusable] = []
+        size = 0
+        for run, found in zip(runs, edges, strict=True):
+            for piece in self._pieces(run, found):
+                length = piece.bytes.stop - piece.bytes.start if isinstance(piece, _Piece) else 0
+                if held and size + length > AT_ONCE:
+                    yield from _samples(store, held)
+                    held, size = [], 0
+                held.append(piece)
+                size += length
+        yield from _samples(store, held)
+
+    def hashes(self, shards: np.ndarray, samples: np.ndarray) -> np.ndarray:
+        """Caption hash of each place, uint64 [n]; the places are int64 [n] each. Raises StoreFailed."""
+        order = np.lexsort((samples, shards))
+        runs = list(_runs(list(zip(shards[order].tolist(), samples[order].tolist(), strict=True)), lambda _: 64))
+        _, offsets = self._opened()
+        found = offsets.hashes([(run.shard, run.first, run.wanted[-1] + 1) for run in runs])
+        out = np.empty(len(order), dtype=np.uint64)
+        out[order] = np.concatenate([values[run.wanted] for run, values in zip(runs, found, strict=True)])
+        return out
+
+    def close(self) -> None:
+        """Close what is open; reading opens it again."""
+        if self._store is not None:
+            self._store.close()
+        self._store = self._offsets = None
+
+    def _opened(self) -> tuple[Store, Offsets]:
+        if self._store is None or self._offsets is None:
+            self._store = self._open_store()
+            self._offsets = Offsets(self.manifest, self._store)
+        return self._store, self._offsets
+
+    def _gap(self, shard: int) -> int:
+        return REMOTE_GAP if is_remote(self.manifest.addresses[shard]) else LOCAL_GAP
+
+    def _pieces(self, run: _Run, edges: np.ndarray | Unreadable) -> Iterator[_Piece | Unusable]:
+        """A run cut at borders of samples into ranges of bounded length, the first and last byte wanted in each."""
+        if isinstance(edges, Unreadable):
+            yield from (Unusable(str(edges)) for _ in run.wanted)
+            return
+        address = self.manifest.addresses[run.shard]
+        borders = edges.tolist()
+        spans: list[tuple[int, int]] = []
+        for sample in run.wanted:
+            start, stop = borders[sample], borders[sample + 1]
+            if spans and (stop - spans[0][0] > LONGEST or stop - start > MAX_SAMPLE):
+                yield _piece(address, spans)
+                spans = []
+            if stop - start > MAX_SAMPLE:
+                yield Unusable(f"larger than {MAX_SAMPLE >> 20} MiB")
+            else:
+                spans.append((start, stop))
+        if spans:
+            yield _piece(address, spans)
+
+
+def _runs(places: Sequence[Place], gap: Callable[[int], int]) -> Iterator[_Run]:
+    """Places one after another in a shard, with at most gap(shard) samples between two, as one run."""
+    run: _Run | None = None
+    allowed = 0
+    for shard, sample in places:
+        if run is not None and shard == run.shard and 0 < sample - run.first - run.wanted[-1] <= allowed + 1:
+            run.wanted.append(sample - run.first)
+            continue
+        if run is not None:
+            yield run
+        run, allowed = _Run(shard, sample, [0]), gap(shard)
+    if run is not None:
+        yield run
+
+
+def _piece(address: str, spans: list[tuple[int, int]]) -> _Piece:
+    start = spans[0][0]
+    return _Piece(Range(address, start, spans[-1][1]), [(a - start, b - start) for a, b in spans])
+
+
+def _samples(store: Store, pieces: Sequence[_Piece | Unusable]) -> Iterator[Sample | Unusable]:
+    found = iter(store.read([piece.bytes for piece in pieces if isinstance(piece, _Piece)]))
+    for piece in pieces:
+        if isinstance(piece, Unusable):
+            yield piece
+            continue
+        data = memoryview(next(found))
+        for start, stop in piece.samples:
+            yield _sample(data[start:stop])
+
+
+def _sample(data: memoryview) -> Sample | Unusable:
+    try:
+        return parse(data)
+    except Unreadable as error:
+        return Unusable(str(error), first_key(data))
