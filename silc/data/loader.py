@@ -87,10 +87,10 @@ class BatchDataset(Dataset[Batch]):
                 f"train.global_batch={batch} is more than the {plural(samples, 'sample')} of {list(patterns)}; "
                 "take a smaller batch or add shards"
             )
-        # Whole batches in each block, so that equal captions can be dealt out to them.
-        block = -(-data.shuffle_block // batch) * batch if data.unique_captions else data.shuffle_block
         arrange = self._deal if data.unique_captions else None
-        self.stream = SampleStream(self._index.counts, seed=config.train.seed, block=block, arrange=arrange)
+        self.stream = SampleStream(
+            [self._index.counts], seed=config.train.seed, block=data.shuffle_block, batch=batch, arrange=arrange
+        )
         text = config.model.text
         self._tokenizer = build_tokenizer(data.tokenizer, text.context_length)
         if self._tokenizer.vocab_size > text.vocab_size:
@@ -124,7 +124,7 @@ class BatchDataset(Dataset[Batch]):
 
     def _read(self, position: int, place: Place, skipped: list[Skip]) -> tuple[Place, torch.Tensor, str]:
         """The sample at a position, or in place of an unreadable one another, chosen by the position alone."""
-        for candidate in itertools.chain([place], self._substitutes(position)):
+        for candidate in itertools.chain([place], self._substitutes(position, place)):
             try:
                 caption = decode_caption(self._index.read(*candidate, "caption"))
                 return candidate, decode_image(self._index.read(*candidate, "image"), self._max_pixels), caption
@@ -135,13 +135,15 @@ class BatchDataset(Dataset[Batch]):
             f"{skipped[-1].key}: {skipped[-1].reason}; check the shards"
         )
 
-    def _substitutes(self, position: int) -> Iterator[Place]:
+    def _substitutes(self, position: int, place: Place) -> Iterator[Place]:
         for u in uniform_rows(self._seed, Purpose.SUBSTITUTE, position, 1, SUBSTITUTES)[0].tolist():
-            yield self.stream.sample_at(int(u * self.stream.samples_per_pass))
+            yield self.stream.substitute(place[0], u)
 
     def _deal(self, shards: np.ndarray, samples: np.ndarray, first: int) -> np.ndarray:
         places = zip(shards.tolist(), samples.tolist(), strict=True)
-        return deal([self._caption_key(*place) for place in places], first, self._global_batch)
+        numbers: dict[str, int] = {}
+        keys = [self._caption_key(*place) for place in places]
+        return deal(np.array([numbers.setdefault(key, len(numbers)) for key in keys]), first, self._global_batch)
 
     def _caption_key(self, shard: int, sample: int) -> str:
         """The key by which captions are compared: case and spacing are ignored, a missing caption equals no other."""
