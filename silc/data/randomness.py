@@ -22,6 +22,8 @@ class Purpose(IntEnum):
     BLOCK = 2
     CROPS = 3
     SUBSTITUTE = 4
+    TAILS = 5
+    ROTATION = 6
 
 
 def random_words(seed: int, purpose: Purpose, counter: int, count: int) -> np.ndarray:

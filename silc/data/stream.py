@@ -1,17 +1,24 @@
-"""The order of samples: an endless stream whose every position names one sample, a pure function of (seed, position).
+"""The order of samples, version 2: an endless stream whose every position names one sample.
 
-The order does not depend on ranks or workers: each computes which samples its positions name and reads only those. The
-state of the stream is one integer, the position, and a run can continue exactly from any position.
+It is a pure function of (seed, position, global batch). The order does not depend on ranks or workers: each computes
+which samples its positions name and reads only those. The state of the stream is one integer, the position, and a run
+can continue exactly from any position.
 
-A pass goes through every sample once. Its order is made in two steps:
+1. Each source has an order of its own, pass after pass, in chunks of neighbouring samples (silc.data.order).
+2. The stream is cut into blocks of whole global batches. A block takes the next samples of each source, as many as its
+   share asks for (silc.data.mixture).
+3. Chunks are cut into runs, and each chunk's runs are spread evenly over the batches of the block from a random place
+   on, so that a batch has one run of each of its CHUNKS_PER_BLOCK chunks. In a block of one batch a run is a chunk.
+4. Optionally the samples of a block are rearranged (`deal`).
+5. Within a batch the samples of a run stand together, whole runs before broken ones, runs otherwise in random order. A
+   rank takes a contiguous share, which is then one range of a shard, or a few, and holds no more bytes than are used.
 
-1. shards are cut into chunks of neighbouring samples, and the chunks of all shards are permuted by (seed, pass), so
-   that neighbours in the stream come from many shards while reads stay in few places;
-2. the stream is cut into blocks, and each block is permuted by (seed, block). The places of samples are shuffled, so
-   that neither bytes nor pixels wait in a buffer. In a block that contains the end of a pass, the two sides are
-   permuted separately.
+Neighbours of a shard meet on one rank. Losses, the teacher's statistics and gradients are means over the global batch,
+whichever rank and micro-batch holds a sample (silc/train/step.py), so that only what a batch holds can matter: measured
+(benchmarks/data/locality.py), 16,384 samples come from 129 chunks, and a rank of 256 reads 1.0 ranges for its 64.
 
-A batch that the last samples of a pass do not fill continues with the first of the next pass: none is dropped.
+A pass of a single source holds each sample once: where a pass ends inside a block, the two sides are ordered apart, and
+none is dropped. In a mixture each source has passes of its own.
 """
 
 from __future__ import annotations
@@ -21,50 +28,96 @@ from functools import lru_cache
 
 import numpy as np
 
-from silc.data.randomness import Purpose, random_permutation
+from silc.data.mixture import Mixture, Quota
+from silc.data.order import TABLE_LIMIT, PassOrder
+from silc.data.randomness import Purpose, random_words
 
-CHUNKS_PER_BLOCK = 32  # shards that a block mixes, where there are that many
+VERSION = 2  # 1 permuted the samples of a block one by one, over all its batches
+
+# Places in the shards that a batch is taken from. More make a batch more varied where neighbours are alike; fewer make
+# longer ranges. At 128 a run of a batch of 16,384 is as long as two shares of 256 ranks, so that each reads one range,
+# and one of 4,096 is half a share of 64 ranks: two ranges. 256 would double the latter for as many places as a batch of
+# 16,384 has anyway in version 1, with 28 shards in 64 samples (benchmarks/results/locality.csv has 32 to 256).
+CHUNKS_PER_BLOCK = 128
 
 Arrange = Callable[[np.ndarray, np.ndarray, int], np.ndarray]
-"""(shard [n], sample [n], first position) -> permutation [n]: the last step of the order within a block."""
+"""(shard [n], sample [n], first position) -> permutation [n]: moves samples between the batches of a block."""
+
+Places = tuple[np.ndarray, np.ndarray]
+"""shard [n] and sample in it [n], int64."""
 
 
 class SampleStream:
     """Maps positions to samples.
 
     Args:
-        counts: samples in each shard.
+        sources: for each source the samples of its shards. Shards are numbered through all sources, in order.
+        weights: shares of the sources in every block. None: all shards are one source, and each sample comes once in
+            `samples_per_pass` positions.
         seed: of the order.
-        block: samples permuted together.
-        arrange: rearranges each block after its permutation; must be a pure function.
+        block: samples that are mixed with each other; rounded up to whole global batches.
+        batch: samples of a global batch.
+        arrange: rearranges the samples of each block, or of each side of a pass's end in it; must be a pure function.
+            Not called where a block is one batch, since it could change nothing.
+        chunks_per_block, table_limit: other values than the defaults are for tests and measurements.
+
+    Attributes:
+        samples_per_pass: samples of all sources.
+
+    Raises:
+        ValueError: a source without samples; weights that no block can follow, see :class:`Mixture`.
     """
 
-    def __init__(self, counts: Sequence[int], *, seed: int, block: int, arrange: Arrange | None = None) -> None:
-        self.samples_per_pass = int(sum(counts))
-        assert self.samples_per_pass > 0
+    def __init__(
+        self,
+        sources: Sequence[Sequence[int]],
+        *,
+        weights: Sequence[float] | None = None,
+        seed: int,
+        block: int,
+        batch: int,
+        arrange: Arrange | None = None,
+        chunks_per_block: int = CHUNKS_PER_BLOCK,
+        table_limit: int = TABLE_LIMIT,
+    ) -> None:
         assert block > 0
-        self._seed = seed
-        self._block = block
-        self._arrange = arrange
-        self._shard_ends = np.cumsum(counts)
-        chunk = max(1, block // CHUNKS_PER_BLOCK)
-        firsts = [np.arange(0, count, chunk) for count in counts]
-        self._chunk_shard = np.repeat(np.arange(len(counts)), [len(first) for first in firsts])
-        self._chunk_first = np.concatenate(firsts)
-        self._chunk_size = np.minimum(chunk, np.asarray(counts)[self._chunk_shard] - self._chunk_first)
+        assert batch > 0
+        counts = [np.asarray(source, dtype=np.int64) for source in sources]
+        if weights is None:
+            counts = [np.concatenate(counts)]
+        for number, source in enumerate(counts):
+            if not source.sum():
+                raise ValueError(f"source {number} has no samples in its {len(source)} shards; add shards or remove it")
+        self._seed, self._batch, self._arrange = seed, batch, arrange
+        self._block = -(-block // batch) * batch
+        self._run = max(1, batch // chunks_per_block)
+        self._chunk = max(1, self._block // chunks_per_block // self._run) * self._run
+        self._orders = [
+            PassOrder(source, self._chunk, seed, number, table_limit=table_limit)
+            for number, source in enumerate(counts)
+        ]
+        self._first_shards = np.cumsum([0] + [len(source) for source in counts[:-1]])
+        self._mixture = Mixture([1.0] if weights is None else weights, self._block)
+        assert len(self._mixture.weights) == len(counts)
+        self.samples_per_pass = sum(order.samples for order in self._orders)
+        self._start_cache()
+
+    def _start_cache(self) -> None:
         # Blocks are used in order; two are kept since a batch may cross their border.
         self._cached_block = lru_cache(maxsize=2)(self._make_block)
-        self._cached_pass = lru_cache(maxsize=2)(self._make_pass)
 
     def __getstate__(self) -> dict:
-        return {name: value for name, value in self.__dict__.items() if not name.startswith("_cached")}
+        return {name: value for name, value in self.__dict__.items() if name != "_cached_block"}
 
     def __setstate__(self, state: dict) -> None:
         self.__dict__.update(state)
-        self._cached_block = lru_cache(maxsize=2)(self._make_block)
-        self._cached_pass = lru_cache(maxsize=2)(self._make_pass)
+        self._start_cache()
 
-    def locate(self, start: int, stop: int) -> tuple[np.ndarray, np.ndarray]:
+    def describe(self) -> dict[str, int]:
+        """What the order depends on besides seed and shards; a checkpoint's position is of this order alone."""
+        return {"version": VERSION, "block": self._block, "chunk": self._chunk, "batch": self._batch}
+
+    def locate(self, start: int, stop: int) -> Places:
         """The samples at positions [start, stop): their shards and their indices there, int64 [stop - start] each."""
         shards, samples = [], []
         for number in range(start // self._block, -(-stop // self._block)):
@@ -75,61 +128,121 @@ class SampleStream:
             samples.append(sample[inside])
         return np.concatenate(shards), np.concatenate(samples)
 
-    def sample_at(self, index: int) -> tuple[int, int]:
-        """(shard, sample) of an index in [0, samples_per_pass), counted through the shards in order."""
-        shard = int(np.searchsorted(self._shard_ends, index, side="right"))
-        return shard, index - int(self._shard_ends[shard - 1]) * (shard > 0)
+    def substitute(self, shard: int, u: float) -> tuple[int, int]:
+        """A sample (shard, sample) of the same source as a shard, uniform over it for u uniform in [0, 1)."""
+        source = int(np.searchsorted(self._first_shards, shard, side="right")) - 1
+        order, first_shard = self._orders[source], int(self._first_shards[source])
+        shard, sample = order.sample_at(min(int(u * order.samples), order.samples - 1))
+        return first_shard + shard, sample
 
-    def _make_pass(self, number: int) -> tuple[np.ndarray, np.ndarray]:
-        """The permutation of chunks in a pass, and the position in the pass at which each begins."""
-        chunks = random_permutation(self._seed, Purpose.CHUNKS, number, len(self._chunk_size))
-        sizes = self._chunk_size[chunks]
-        return chunks, np.cumsum(sizes) - sizes
+    def _make_block(self, number: int) -> Places:
+        shard, sample, side = self._taken(number)
+        batch = np.arange(self._block) // self._batch
+        several = self._block > self._batch
+        if several or len(self._orders) > 1:  # a batch of one source is in random order as it is
+            order = self._spread(number, shard, sample, side)
+            if self._arrange is not None and several:
+                dealt = self._arranged(number, shard[order], sample[order], side)
+                order = order[dealt[np.lexsort((dealt, side, batch))]]
+            shard, sample = shard[order], sample[order]
+        order = self._whole_runs_first(shard, sample, side, batch)
+        return shard[order], sample[order]
 
-    def _unshuffled(self, number: int, index: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        chunks, begins = self._cached_pass(number)
-        slot = np.searchsorted(begins, index, side="right") - 1
-        chunk = chunks[slot]
-        return self._chunk_shard[chunk], self._chunk_first[chunk] + index - begins[slot]
+    def _taken(self, number: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """The samples of a block in their sources' order; and its sides, numbered: those of a single source's passes."""
+        parts, sizes = [], []
+        quotas = self._mixture.quotas(number)
+        for order, first_shard, quota in zip(self._orders, self._first_shards, quotas, strict=True):
+            for shard, sample in _passes(order, quota):
+                parts.append((shard + first_shard, sample))
+                sizes.append(len(shard))
+        shard, sample = (np.concatenate(column) for column in zip(*parts, strict=True))
+        side = np.repeat(np.arange(len(sizes)), sizes) if len(quotas) == 1 else np.zeros_like(shard)
+        return shard, sample, side
 
-    def _make_block(self, number: int) -> tuple[np.ndarray, np.ndarray]:
-        shards, samples = [], []
-        start, stop = number * self._block, (number + 1) * self._block
-        keys = np.argsort(random_permutation(self._seed, Purpose.BLOCK, number, self._block), kind="stable")
-        at = start
-        while at < stop:
-            pass_number, index = divmod(at, self.samples_per_pass)
-            size = min(stop - at, self.samples_per_pass - index)
-            order = np.argsort(keys[at - start : at - start + size], kind="stable")
-            shard, sample = self._unshuffled(pass_number, index + order)
-            if self._arrange is not None:
-                dealt = self._arrange(shard, sample, at)
-                shard, sample = shard[dealt], sample[dealt]
-            shards.append(shard)
-            samples.append(sample)
-            at += size
-        return np.concatenate(shards), np.concatenate(samples)
+    def _spread(self, number: int, shard: np.ndarray, sample: np.ndarray, side: np.ndarray) -> np.ndarray:
+        """A permutation, int64 [block], that keeps runs and sides together and spreads the runs of each chunk evenly.
+
+        The keys of a chunk's runs are equally far from each other on a circle, the first at a random place.
+        """
+        begins = np.flatnonzero(np.diff(_numbered(side, shard, sample // self._run), prepend=-1))
+        sizes = np.diff(begins, append=len(side))
+        side, shard, sample = side[begins], shard[begins], sample[begins]
+        chunk = _numbered(side, shard, sample // self._chunk)
+        words = random_words(self._seed, Purpose.BLOCK, number << 64, int(chunk[-1]) + 1)
+        step = np.uint64(2**64 // (self._chunk // self._run) % 2**64)
+        keys = words[chunk] + (sample % self._chunk // self._run).astype(np.uint64) * step
+        order = np.lexsort((keys, side))
+        sizes, begins = sizes[order], begins[order]
+        return np.repeat(begins - np.cumsum(sizes) + sizes, sizes) + np.arange(self._block)
+
+    def _arranged(self, number: int, shard: np.ndarray, sample: np.ndarray, side: np.ndarray) -> np.ndarray:
+        assert self._arrange is not None
+        ends = np.flatnonzero(np.diff(side, append=-1)) + 1
+        dealt, begin = [], 0
+        for end in ends.tolist():
+            inside = slice(begin, end)
+            dealt.append(begin + self._arrange(shard[inside], sample[inside], number * self._block + begin))
+            begin = end
+        return np.concatenate(dealt)
+
+    def _whole_runs_first(
+        self, shard: np.ndarray, sample: np.ndarray, side: np.ndarray, batch: np.ndarray
+    ) -> np.ndarray:
+        """A permutation, int64 [block], within each batch and side.
+
+        The borders of whole runs then lie at multiples of a run, as those of the shares do: a broken run (the tail of a
+        shard, or a chunk that began in another batch) would shift all that come after it.
+        """
+        run = _numbered(batch, side, shard, sample // self._run)
+        broken = (np.bincount(run) < self._run)[run]
+        return np.lexsort((broken, side, batch))
 
 
-def deal(captions: Sequence[str], first: int, batch: int) -> np.ndarray:
+def _passes(order: PassOrder, quota: Quota) -> list[Places]:
+    """The samples that a source contributes to a block, one part for each of its passes."""
+    parts = []
+    at, stop = quota.first, quota.first + quota.size
+    while at < stop:
+        number, index = divmod(at, order.samples)
+        size = min(stop - at, order.samples - index)
+        parts.append(order.locate(np.arange(index, index + size), number))
+        at += size
+    return parts
+
+
+def _numbered(*columns: np.ndarray) -> np.ndarray:
+    """Numbers the stretches in which no column changes, from 0, int64 [n]."""
+    changes = np.zeros(len(columns[0]), dtype=bool)
+    for column in columns:
+        changes[1:] |= column[1:] != column[:-1]
+    return np.cumsum(changes)
+
+
+def deal(codes: np.ndarray, first: int, batch: int) -> np.ndarray:
     """Spread equal captions over batches.
 
-    Samples are grouped by caption and dealt to the batches in turn, like cards: a caption that occurs at most as often
-    as there are whole batches occurs at most once in each, and one that occurs more often is spread evenly. This holds
-    within the given samples: other parts of the first and the last batch are dealt separately.
+    Samples whose caption comes again are grouped by it and dealt to the batches in turn, like cards: a caption that
+    occurs at most as often as there are whole batches occurs at most once in each, and one that occurs more often is
+    spread evenly. All others keep their order in the places that are left, and so mostly their batch: what can be read
+    together stays together. This holds within the given samples: other parts of the first and the last batch are dealt
+    separately.
 
     Args:
-        captions: of consecutive samples.
+        codes: the caption hashes of consecutive samples, integers [n].
         first: stream position of the first; batches begin at the multiples of `batch`.
         batch: samples a global batch.
 
     Returns:
-        Permutation, int64 [len(captions)].
+        Permutation, int64 [n].
     """
-    numbers: dict[str, int] = {}
-    code = np.array([numbers.setdefault(caption, len(numbers)) for caption in captions])
-    positions = first + np.arange(len(captions))
+    _, firsts, inverse, counts = np.unique(codes, return_index=True, return_inverse=True, return_counts=True)
+    again = counts[inverse] > 1
+    groups = np.flatnonzero(again)
+    groups = groups[np.argsort(firsts[inverse[groups]], kind="stable")]  # in the order in which captions are met
+    positions = first + np.arange(len(codes))
     slots = np.lexsort((positions // batch, positions % batch))
     order = np.empty_like(slots)
-    order[slots] = np.argsort(code, kind="stable")
+    order[slots[: len(groups)]] = groups
+    order[np.sort(slots[len(groups) :])] = np.flatnonzero(~again)
     return order

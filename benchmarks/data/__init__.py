@@ -1,0 +1,1 @@
+"""The data stream: what an order costs to read."""
