@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Iterator
 from typing import NamedTuple
 
@@ -17,7 +18,7 @@ from silc.data.decode import decode_caption, decode_image
 from silc.data.randomness import Purpose, uniform_rows
 from silc.data.shards import Sample, Unreadable
 from silc.data.shards.reader import Place, SampleReader, Unusable
-from silc.data.stream import SampleStream, deal
+from silc.data.stream import Arrange, SampleStream, deal
 from silc.data.tokenizer import build_tokenizer
 from silc.data.training_set import TrainingSet
 from silc.errors import RunStopped
@@ -135,24 +136,26 @@ class BatchDataset(Dataset["Batch | Failure"]):
         )
 
 
-def _stream(config: Config, data: TrainingSet, arrange) -> SampleStream:
+def _stream(config: Config, data: TrainingSet, arrange: Arrange | None) -> SampleStream:
     """The order of samples. Raises ValueError for a source that would repeat samples within a batch."""
-    batch = config.train.global_batch
+    batch, several = config.train.global_batch, len(data.sources) > 1
     total = sum(source.weight for source in data.sources)
     for source in data.sources:
-        wanted = -int(-batch * source.weight // total)
-        if source.samples < wanted:
-            part = f"the {wanted} that a batch of " if len(data.sources) > 1 else "a batch of "
+        wanted = math.ceil(batch * source.weight / total)
+        if source.samples >= wanted:
+            continue
+        held = plural(source.samples, "sample")
+        if not several:
             raise ValueError(
-                f"train.global_batch={batch} is more than the {plural(source.samples, 'sample')} of {source.name}; "
-                "take a smaller batch or add shards"
-                if len(data.sources) == 1
-                else f"{source.name} has {plural(source.samples, 'sample')}, less than {part}{batch} takes of it: they "
-                "would repeat within a batch; lower its weight, take a smaller train.global_batch, or add shards"
+                f"train.global_batch={batch} is more than the {held} of {source.name}; take a smaller batch or add shards"
             )
+        raise ValueError(
+            f"{source.name} has {held}, and a batch of {batch} takes {wanted} of it, so that some would come twice; lower "
+            "its weight, take a smaller train.global_batch, or add shards"
+        )
     return SampleStream(
         data.counts(),
-        weights=[source.weight for source in data.sources],
+        weights=[source.weight for source in data.sources] if several else None,
         seed=config.train.seed,
         block=config.data.shuffle_block,
         batch=batch,
