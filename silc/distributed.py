@@ -88,6 +88,11 @@ def init(timeout_minutes: float) -> World:
     return World(dist.get_rank(), dist.get_world_size(), device)
 
 
+def first_of_machine() -> bool:
+    """Whether this is the first rank of its machine, or the only process."""
+    return os.environ.get("LOCAL_RANK", "0") == "0"
+
+
 @contextmanager
 def left_afterwards() -> Iterator[None]:
     """A job that :func:`init` joins inside the block is left when the block ends, with the environment as it was.

@@ -17,11 +17,10 @@ from silc.config import Config
 from silc.data.batch import Batch
 from silc.data.dataset import BatchDataset, Failure
 from silc.data.skips import SkipGuard
-from silc.data.training_set import open_training_set
+from silc.data.training_set import TrainingSet, open_training_set
 from silc.data.workers import context, initializer
 from silc.errors import RunStopped
-from silc.storage import Board
-from silc.storage.board import Waiting
+from silc.storage import Board, Waiting
 
 PAUSE = 1  # seconds between looks at what a worker waits for
 
@@ -34,6 +33,7 @@ def build_loader(
     start_position: int = 0,
     local_from_position: int = 0,
     shards: Sequence[str] | None = None,
+    data: TrainingSet | None = None,
 ) -> Loader:
     """The training batches of a rank.
 
@@ -43,12 +43,13 @@ def build_loader(
         start_position: first stream position: the `position` of the last batch used, or 0.
         local_from_position: batches that begin before this position have no local crops.
         shards: in place of config.data.shards and config.data.sources.
+        data: opened before; None: opened here.
 
     Raises:
         ValueError: shards that are missing, are not tar files, or have fewer samples than a global batch; a tokenizer
             with more tokens than the model's table; a global batch that the number of ranks does not divide.
     """
-    data = open_training_set(config, shards)
+    data = open_training_set(config, shards) if data is None else data
     board = Board(max(1, config.data.workers))
     dataset = BatchDataset(config, data, rank=rank, world=world, local_from_position=local_from_position, board=board)
     return Loader(config, dataset, start_position, data.describe())
@@ -113,7 +114,7 @@ class Loader:
 
     def waiting(self) -> Waiting | None:
         """What the readers of this rank have waited for the longest; None where none waits."""
-        return max(self.board.waiting(), key=lambda one: one.seconds, default=None)
+        return next(iter(self.board.waiting()), None)
 
 
 def _no_data_yet(error: RuntimeError) -> bool:

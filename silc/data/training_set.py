@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -9,8 +10,8 @@ from typing import Any
 import numpy as np
 
 from silc.config import Config, DataConfig
-from silc.data.shards.manifest import Manifest
-from silc.data.shards.prepare import prepare
+from silc.data.shards.manifest import Manifest, joined
+from silc.data.shards.prepare import open_prepared, prepare
 from silc.text import plural
 
 
@@ -65,26 +66,26 @@ class TrainingSet:
         }
 
 
-def open_training_set(config: Config, shards: Sequence[str] | None = None) -> TrainingSet:
-    """Open the shards that a run trains on, indexed first where they are few and local.
-
-    Several processes may call it at once; one of them indexes, the others wait.
+def open_training_set(
+    config: Config, shards: Sequence[str] | None = None, *, prepared: bool = False
+) -> TrainingSet:
+    """Open the shards that a run trains on; where they are few and local, an index is made first.
 
     Args:
         config: of the run.
         shards: in place of `data.shards` and `data.sources`.
+        prepared: another process of this machine has done so with the same arguments: open what it left.
 
     Raises:
         ValueError: shards that are missing, have no index, are no tar files, or lack images or captions.
+        RunStopped: the index cannot be read or written.
     """
     named = [("data.shards", list(config.data.shards if shards is None else shards), 1.0)]
     if shards is None and config.data.sources:
         named = _sources(config.data)
-    opened = [(name, _open(config.data, name, patterns), weight) for name, patterns, weight in named]
-    sources = [
-        Source(name, len(one.addresses), int(one.samples.sum()), weight, one.identity()) for name, one, weight in opened
-    ]
-    manifest = Manifest.concatenate([one for _, one, _ in opened])
+    opened = [(name, _open(config.data, name, patterns, prepared), weight) for name, patterns, weight in named]
+    sources = [Source(name, len(one), int(one.samples.sum()), weight, one.identity()) for name, one, weight in opened]
+    manifest = joined([one for _, one, _ in opened])
     _refuse_twice(manifest, sources)
     return TrainingSet(manifest, sources)
 
@@ -96,27 +97,25 @@ def _sources(data: DataConfig) -> list[tuple[str, list[str], float]]:
     ]
 
 
-def _open(data: DataConfig, name: str, patterns: Sequence[str]) -> Manifest:
-    return prepare(
-        patterns,
-        images=data.image_keys,
-        caption=data.caption_key,
-        hashes=data.unique_captions,
-        max_lost=data.max_skipped,
-        what=name,
-    )
+def _open(data: DataConfig, name: str, patterns: Sequence[str], prepared: bool) -> Manifest:
+    caption, images, hashes = data.caption_key, data.image_keys, data.unique_captions
+    if prepared:
+        return open_prepared(patterns, caption=caption, images=images, hashes=hashes, what=name)
+    return prepare(patterns, caption=caption, images=images, hashes=hashes, max_lost=data.max_skipped, what=name)
 
 
 def _refuse_twice(manifest: Manifest, sources: Sequence[Source]) -> None:
     """Raises ValueError for a shard that two sources name: it would have two weights."""
-    seen: dict[str, str] = {}
-    at = 0
+    if len(sources) == 1:
+        return
+    owner: dict[str, str] = {}
+    addresses = iter(manifest.addresses)
     for source in sources:
-        both = [address for address in manifest.addresses[at : at + source.shards] if address in seen]
+        mine = list(itertools.islice(addresses, source.shards))
+        both = [address for address in mine if address in owner]
         if both:
             raise ValueError(
-                f"{plural(len(both), 'shard')} of {source.name}, {both[0]} for one, are in {seen[both[0]]} too; name "
+                f"{plural(len(both), 'shard')} of {source.name}, {both[0]} for one, are in {owner[both[0]]} too; name "
                 "each shard in one source, and weigh that source"
             )
-        seen |= dict.fromkeys(manifest.addresses[at : at + source.shards], source.name)
-        at += source.shards
+        owner |= dict.fromkeys(mine, source.name)

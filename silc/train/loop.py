@@ -126,7 +126,7 @@ class Trainer:
         found = self.batches.waiting() if isinstance(self.batches, Loader) else None
         if found is None:
             return ""
-        return f": {found.address}: {found.what}, {plural(found.tries, 'try', 'tries')} in {found.seconds:.0f} s"
+        return f": {found.address}: {found.words}, {plural(found.tries, 'try', 'tries')} in {found.seconds:.0f} s"
 
     def _one(self, batch: Batch) -> StepReport:
         """One step of the schedule."""

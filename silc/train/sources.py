@@ -6,7 +6,9 @@ from pathlib import Path
 
 from silc.config import Config
 from silc.config_rules import own_data
-from silc.distributed import World
+from silc.data.training_set import TrainingSet, open_training_set
+from silc.distributed import World, all_gather_objects, first_of_machine
+from silc.errors import RunStopped
 from silc.evaluate.datasets import EvalData, find_data, sample_set
 
 
@@ -21,3 +23,22 @@ def resolve(config: Config, world: World, data_root: Path) -> tuple[list[str] | 
     shards = sample_set(config, world, data_root).shards("train") if on_sample else None
     data = find_data(config, world, data_root, on_sample=on_sample)
     return shards, None if data.empty else data
+
+
+def open_everywhere(config: Config, shards: list[str] | None) -> TrainingSet:
+    """The training data on every rank (collective). The first rank of each machine makes an index where one is missing,
+    and the others read what it left.
+
+    shards: see :func:`resolve`.
+
+    Raises ValueError on every rank where one of the first cannot open them.
+    """
+    data, wrong = None, None
+    if first_of_machine():
+        try:
+            data = open_training_set(config, shards)
+        except (ValueError, RunStopped) as error:
+            wrong = str(error)
+    if failed := next((text for text in all_gather_objects(wrong) if text is not None), None):
+        raise ValueError(failed)
+    return data or open_training_set(config, shards, prepared=True)

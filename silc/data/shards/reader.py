@@ -14,8 +14,8 @@ import numpy as np
 from silc.data.shards.manifest import Manifest
 from silc.data.shards.errors import Unreadable
 from silc.data.shards.samples import Sample, first_key, parse
-from silc.data.shards.sidecar import Offsets
-from silc.storage import Range, Store, is_remote
+from silc.data.shards.sidecar import Hashes, Offsets
+from silc.storage import Range, Store, is_remote, name_of
 
 MAX_SAMPLE = 256 << 20  # bytes; a larger one is not read
 LONGEST = 16 << 20  # bytes of a range; a longer run is read in parts
@@ -48,6 +48,12 @@ class _Piece(NamedTuple):
     samples: list[tuple[int, int]]
 
 
+class _Opened(NamedTuple):
+    store: Store
+    offsets: Offsets
+    hashes: Hashes
+
+
 class SampleReader:
     """Reads the samples of a list of shards.
 
@@ -59,19 +65,18 @@ class SampleReader:
     def __init__(self, manifest: Manifest, open_store: Callable[[], Store]) -> None:
         self.manifest = manifest
         self._open_store = open_store
-        self._store: Store | None = None
-        self._offsets: Offsets | None = None
+        self._opened: _Opened | None = None
 
     def __getstate__(self) -> dict:
-        return self.__dict__ | {"_store": None, "_offsets": None}  # both belong to a process
+        return self.__dict__ | {"_opened": None}  # belongs to a process
 
     def name(self, shard: int) -> str:
         """The shard's name in logs: that of its file, without the ending."""
-        return self.manifest.addresses[shard].rsplit("/", 1)[-1].removesuffix(".tar")
+        return name_of(self.manifest.addresses[shard]).removesuffix(".tar")
 
     def read(self, places: Sequence[Place]) -> Iterator[Sample | Unusable]:
         """The sample of each place, in order, or why it cannot be used. Raises StoreFailed."""
-        store, offsets = self._opened()
+        store, offsets, _ = self._open()
         runs = list(_runs(places, self._gap))
         edges = offsets.lookup([(run.shard, run.first, run.wanted[-1] + 1) for run in runs])
         held: list[_Piece | Unusable] = []
@@ -87,26 +92,32 @@ class SampleReader:
         yield from _samples(store, held)
 
     def hashes(self, shards: np.ndarray, samples: np.ndarray) -> np.ndarray:
-        """Caption hash of each place, uint64 [n]; the places are int64 [n] each. Raises StoreFailed."""
+        """Caption hash of each place, uint64 [n]; the places are int64 [n] each.
+
+        A place whose hash cannot be read has one of its own. Raises StoreFailed.
+        """
         order = np.lexsort((samples, shards))
         runs = list(_runs(list(zip(shards[order].tolist(), samples[order].tolist(), strict=True)), lambda _: 64))
-        _, offsets = self._opened()
-        found = offsets.hashes([(run.shard, run.first, run.wanted[-1] + 1) for run in runs])
+        found = self._open().hashes.lookup([(run.shard, run.first, run.wanted[-1] + 1) for run in runs])
+        parts = []
+        for run, values in zip(runs, found, strict=True):
+            unknown = isinstance(values, Unreadable)
+            parts.append(_unlike(run) if unknown else values[run.wanted])
         out = np.empty(len(order), dtype=np.uint64)
-        out[order] = np.concatenate([values[run.wanted] for run, values in zip(runs, found, strict=True)])
+        out[order] = np.concatenate(parts)
         return out
 
     def close(self) -> None:
         """Close what is open; reading opens it again."""
-        if self._store is not None:
-            self._store.close()
-        self._store = self._offsets = None
+        if self._opened is not None:
+            self._opened.store.close()
+        self._opened = None
 
-    def _opened(self) -> tuple[Store, Offsets]:
-        if self._store is None or self._offsets is None:
-            self._store = self._open_store()
-            self._offsets = Offsets(self.manifest, self._store)
-        return self._store, self._offsets
+    def _open(self) -> _Opened:
+        if self._opened is None:
+            store = self._open_store()
+            self._opened = _Opened(store, Offsets(self.manifest, store), Hashes(self.manifest, store))
+        return self._opened
 
     def _gap(self, shard: int) -> int:
         return REMOTE_GAP if is_remote(self.manifest.addresses[shard]) else LOCAL_GAP
@@ -145,6 +156,11 @@ def _runs(places: Sequence[Place], gap: Callable[[int], int]) -> Iterator[_Run]:
         run, allowed = _Run(shard, sample, [0]), gap(shard)
     if run is not None:
         yield run
+
+
+def _unlike(run: _Run) -> np.ndarray:
+    """A number for each place of a run that no other place has."""
+    return np.array([(run.shard << 32) + run.first + wanted for wanted in run.wanted], dtype=np.uint64)
 
 
 def _piece(address: str, spans: list[tuple[int, int]]) -> _Piece:
