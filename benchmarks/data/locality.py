@@ -1,11 +1,11 @@
-"""What the order of samples costs to read: ranges and bytes of a rank's share of a batch. A simulation, nothing is read.
+"""What the order of samples costs to read: ranges and bytes of a rank's share of a batch, simulated.
 
-python -m benchmarks.data.locality                 the table, in a few minutes on one core
+python -m benchmarks.data.locality                 the table, in a minute on one core
 python -m benchmarks.data.locality --save          and write benchmarks/results/locality.csv
 python -m benchmarks.data.locality --batches 10    fewer batches of each
 
-140,000 shards of 10,000 samples, or of 1 to 20,000; samples are taken to be of one size. Samples that are neighbours in a
-shard are one range. In the columns "merged" a reader also bridges gaps of up to --gap samples, and "bytes" is what it
+140,000 shards of 10,000 samples, or of 1 to 20,000; all samples have one size. Samples that are neighbours in a shard
+are one range. In the columns "merged" a reader also bridges gaps of up to --gap samples, and "bytes" is what it
 then reads, in multiples of what is used; without that it is 1. "version 1" permutes the samples of a block of 8,192 one
 by one, as the stream did before. p99 is over all ranks of all batches.
 """

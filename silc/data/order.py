@@ -22,9 +22,7 @@ import numpy as np
 from silc.data.randomness import Purpose, random_permutation, random_words
 
 TABLE_LIMIT = 65_536  # full chunks up to which their permutation is a table: half a MiB a pass, 5 ms to make
-ROUNDS = (
-    8  # of the Feistel network; from four on it is indistinguishable from random in theory (Luby and Rackoff, 1988)
-)
+ROUNDS = 8  # of the Feistel network; four suffice where its functions are ideal (Luby and Rackoff, 1988)
 
 
 class PassOrder:
@@ -188,7 +186,7 @@ def _rounds(values: np.ndarray, left: int, right: int, keys: np.ndarray) -> np.n
 
 
 def _mix(words: np.ndarray) -> np.ndarray:
-    """A hash of 64-bit words, each bit of which depends on all: the finaliser of SplitMix64 (Steele and others, 2014)."""
+    """A hash of 64-bit words, each bit of which depends on all: SplitMix64's finaliser (Steele and others, 2014)."""
     words = (words ^ (words >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     words = (words ^ (words >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     return words ^ (words >> np.uint64(31))

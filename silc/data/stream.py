@@ -11,11 +11,14 @@ can continue exactly from any position.
    on, so that a batch has one run of each of its CHUNKS_PER_BLOCK chunks. In a block of one batch a run is a chunk.
 4. Optionally the samples of a block are rearranged (`deal`).
 5. Within a batch the samples of a run stand together, whole runs before broken ones, runs otherwise in random order. A
-   rank takes a contiguous share, which is then one range of a shard, or a few, and holds no more bytes than are used.
+   rank takes a contiguous share: a few ranges of shards, of which every byte is used.
 
 Neighbours of a shard meet on one rank. Losses, the teacher's statistics and gradients are means over the global batch,
-whichever rank and micro-batch holds a sample (silc/train/step.py), so that only what a batch holds can matter: measured
-(benchmarks/data/locality.py), 16,384 samples come from 129 chunks, and a rank of 256 reads 1.0 ranges for its 64.
+whichever rank and micro-batch holds a sample (silc/train/step.py), so that only what a batch holds can matter, and that
+is more varied than in version 1: 16,384 samples of 1.4 billion come from 130 shards in place of 67, while a rank of 256
+reads 1.01 ranges in place of 64 (benchmarks/data/locality.py).
+
+Runs are not sorted by shard: where samples of some shards take longer to decode, the same ranks would always have them.
 
 A pass of a single source holds each sample once: where a pass ends inside a block, the two sides are ordered apart, and
 none is dropped. In a mixture each source has passes of its own.
@@ -34,10 +37,10 @@ from silc.data.randomness import Purpose, random_words
 
 VERSION = 2  # 1 permuted the samples of a block one by one, over all its batches
 
-# Places in the shards that a batch is taken from. More make a batch more varied where neighbours are alike; fewer make
-# longer ranges. At 128 a run of a batch of 16,384 is as long as two shares of 256 ranks, so that each reads one range,
-# and one of 4,096 is half a share of 64 ranks: two ranges. 256 would double the latter for as many places as a batch of
-# 16,384 has anyway in version 1, with 28 shards in 64 samples (benchmarks/results/locality.csv has 32 to 256).
+# More chunks make a batch more varied where neighbours are alike; fewer make longer ranges. Measured for 32, 64, 128 and
+# 256 (benchmarks/results/locality.csv), in ranges of a rank: 1.0 each for 16,384 samples on 256 ranks; 1.0, 1.0, 2.0 and
+# 4.0 for 4,096 on 64; 4, 8, 16 and 32 for 16,384 on 8; in shards of a batch of 16,384: 34, 66, 130 and 258. 128 is the
+# most with two ranges at the second, of 32 samples or about a megabyte each.
 CHUNKS_PER_BLOCK = 128
 
 Arrange = Callable[[np.ndarray, np.ndarray, int], np.ndarray]
@@ -149,7 +152,7 @@ class SampleStream:
         return shard[order], sample[order]
 
     def _taken(self, number: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """The samples of a block in their sources' order; and its sides, numbered: those of a single source's passes."""
+        """A block's shards and samples in their sources' order, and the numbers of its sides (of a single source)."""
         parts, sizes = [], []
         quotas = self._mixture.quotas(number)
         for order, first_shard, quota in zip(self._orders, self._first_shards, quotas, strict=True):
