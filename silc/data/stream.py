@@ -37,10 +37,10 @@ from silc.data.randomness import Purpose, random_words
 
 VERSION = 2  # 1 permuted the samples of a block one by one, over all its batches
 
-# More chunks make a batch more varied where neighbours are alike; fewer make longer ranges. Measured for 32, 64, 128 and
-# 256 (benchmarks/results/locality.csv), in ranges of a rank: 1.0 each for 16,384 samples on 256 ranks; 1.0, 1.0, 2.0 and
-# 4.0 for 4,096 on 64; 4, 8, 16 and 32 for 16,384 on 8; in shards of a batch of 16,384: 34, 66, 130 and 258. 128 is the
-# most with two ranges at the second, of 32 samples or about a megabyte each.
+# More chunks make a batch more varied where neighbours are alike; fewer make longer ranges. Measured for 32, 64, 128
+# and 256 (benchmarks/results/locality.csv), in ranges of a rank: 1.0 each for 16,384 samples on 256 ranks; 1.0, 1.0,
+# 2.0 and 4.0 for 4,096 on 64; 4, 8, 16 and 32 for 16,384 on 8; in shards of a batch of 16,384: 34, 66, 130 and 258. 128
+# is the most with two ranges at the second, of 32 samples or about a megabyte each.
 CHUNKS_PER_BLOCK = 128
 
 Arrange = Callable[[np.ndarray, np.ndarray, int], np.ndarray]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import pickle
 import subprocess
@@ -279,6 +280,23 @@ def test_deal_spreads_equal_captions(captions, others, first, batch, seed):
         times = Counter(dealt)
         for (_, code), met in Counter(zip(numbers, dealt, strict=True)).items():
             assert met <= math.ceil(times[code] / whole)
+
+
+def test_runs_stay_together_when_equal_captions_are_dealt():
+    captions = np.random.default_rng(0).integers(0, 4000, (20, 400))  # some twice in a block, most once
+
+    def arrange(shard: np.ndarray, sample: np.ndarray, first: int) -> np.ndarray:
+        return deal(captions[shard, sample], first, 64)
+
+    stream = make([400] * 20, (256, 64, 8), arrange=arrange)  # runs of 8
+    moved = 0
+    for number in range(80):
+        found = places(stream, number * 64, (number + 1) * 64)
+        runs = [(shard, sample // 8) for shard, sample in found]
+        assert 1 + sum(a != b for a, b in itertools.pairwise(runs)) == len(set(runs))
+        assert len({captions[place] for place in found}) == 64
+        moved += len(set(runs)) > 10
+    assert moved > 10
 
 
 def test_deal_leaves_the_others_in_order():
