@@ -49,14 +49,19 @@ def validate(config: Config, world_size: int) -> None:
         )
     if min(config.data.std) <= 0:
         raise ValueError(f"data.std={config.data.std} must be positive in every channel")
-    _validate_data(config.data)
+    _validate_data(config.data, train.global_batch)
     validate_eval(config)
 
 
-def _validate_data(data: DataConfig) -> None:
+def _validate_data(data: DataConfig, batch: int) -> None:
     if data.shards and data.sources:
         raise ValueError(
             "data.shards and data.sources are both given; name all shards in data.sources, or leave one of the two out"
+        )
+    if data.unique_captions and data.shuffle_block < 2 * batch:
+        raise ValueError(
+            f"data.unique_captions has no effect in a block of one batch: data.shuffle_block={data.shuffle_block} is less "
+            f"than two batches of {batch}; take {8 * batch}"
         )
     for number, source in enumerate(data.sources):
         if not source.shards:
