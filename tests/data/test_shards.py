@@ -175,6 +175,16 @@ def test_a_shard_that_changes_is_noticed(tmp_path):
         found.read(0, 2, "image")
 
 
+def test_a_shard_that_is_cut_while_it_is_used(tmp_path):
+    path = write(tmp_path / "a.tar", MEMBERS)
+    found = ShardIndex([path], COLUMNS, required=())
+    assert found.read(0, 1, "image") == bytes([1]) * 900
+    os.truncate(path, 3 * STEP + 600)
+    assert found.read(0, 1, "image") == bytes([1]) * 900
+    with pytest.raises(Unreadable, match=r"^cut off by the end of a damaged shard$"):
+        found.read(0, 1, "caption")
+
+
 def test_members_that_stand_apart(tmp_path):
     """`tar cf x.tar *.jpg *.txt`."""
     images, captions = pairs(range(64))[::2], pairs(range(64))[1::2]
@@ -235,14 +245,21 @@ def test_few_files_stay_open(tmp_path, monkeypatch):
     assert pickle.loads(pickle.dumps(found)).read(5, 0, "image") == b"5"  # opens files of its own
 
 
-def test_a_sample_is_read_once_for_its_members(tmp_path, monkeypatch):
-    write(tmp_path / "a.tar", pairs(range(10)))
+def test_only_what_is_asked_for_is_read(tmp_path, monkeypatch):
+    write(
+        tmp_path / "a.tar",
+        [(f"{n}.{ext}", b"x" * size) for n in range(9) for ext, size in (("jpg", 10**6), ("txt", 9))],
+    )
     found = ShardIndex([str(tmp_path)], COLUMNS, required=())
     reads, pread = [], os.pread
-    monkeypatch.setattr(os, "pread", lambda *call: reads.append(call) or pread(*call))
-    for sample in range(10):
-        found.read(0, sample, "image"), found.read(0, sample, "caption"), found.key(0, sample)
-    assert len(reads) == 10
+    monkeypatch.setattr(os, "pread", lambda *call: reads.append(call[1]) or pread(*call))
+    for sample in range(9):
+        assert len(found.read(0, sample, "caption")) == 9
+    assert sum(reads) < 10**5
+    assert [found.key(0, sample) for sample in range(9)] == [f"a/{sample}" for sample in range(9)]
+    before = len(reads)
+    assert all(len(found.read(0, sample, "image")) == 10**6 for sample in range(9))
+    assert len(reads) == before + 9  # where the members are was known
 
 
 def test_threads_share_an_index(tmp_path, monkeypatch):
