@@ -31,6 +31,7 @@ setup(
         "torchvision>=0.25",
         "deepspeed>=0.19.8,<0.20",
         "webdataset>=1.0.2,<2",
+        "braceexpand>=0.1.7,<0.2",
         "open_clip_torch>=3.3,<4",
         "timm>=1.0.31",  # open_clip requires it; silc.model.timm_tower registers a name there
         "numpy>=1.26,<2.4",  # triton 3.6's interpreter breaks on 2.4

@@ -197,7 +197,7 @@ class TarSplit:
             "mask": ["mask.png"],
         }
         self.title = title
-        self._index = ShardIndex(patterns, columns, required=("image",), what=title)
+        self._index = ShardIndex(patterns, columns, required=("image",), what=title, max_lost=config.max_skipped)
         self._places = [(shard, sample) for shard, count in enumerate(self._index.counts) for sample in range(count)]
         self._max_pixels, self._classes, self._single_objects = config.max_image_pixels, classes, single_objects
         self._rule = numbered_from_one(classes)

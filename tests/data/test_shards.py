@@ -95,7 +95,7 @@ def test_expansion(tmp_path):
         ("{root}/x-{{00..05}}.tar", r"^data\.shards: no such file or folder '.*x-03\.tar'"),
         ("{root}/nothing-*.tar", "no tar file matches"),
         ("{root}/empty", r"^data\.shards: folder '.*empty' holds no \.tar; pack the files as docs/data\.md shows"),
-        ("s3://bucket/x.tar", "not on a local disk"),
+        ("ftp://host/x.tar", "not on a local disk"),
         ("pipe:cat x.tar", "not on a local disk"),
     ],
 )

@@ -15,12 +15,13 @@ class CutShort(Exception):
     """A tar ends, or stops making sense, before its end mark.
 
     Attributes:
-        at: offset of the first byte that cannot be used.
+        at: offset of the first header, or of the first member, that cannot be used.
+        ended: whether the bytes ended there; otherwise they make no sense.
     """
 
-    def __init__(self, at: int, why: str) -> None:
+    def __init__(self, at: int, why: str, *, ended: bool = False) -> None:
         super().__init__(why)
-        self.at = at
+        self.at, self.ended = at, ended
 
 
 def few(items: Sequence[object]) -> str:
@@ -31,6 +32,6 @@ def few(items: Sequence[object]) -> str:
 
 
 def shorten(text: str) -> str:
-    """Text for a message, the middle left out where it is long; unprintable characters are escaped."""
+    """Text for a message: unprintable characters escaped, the middle left out where it is long."""
     text = text if text.isprintable() else repr(text)[1:-1]
     return text if len(text) <= LONGEST else f"{text[: LONGEST // 2]}...{text[-LONGEST // 2 :]}"

@@ -1,4 +1,4 @@
-"""The samples of local shards, held in memory and read in any order: for evaluation, and for training on few shards."""
+"""The samples of local shards, found by scanning them and read in any order: for evaluation, and for small sets."""
 
 from __future__ import annotations
 
@@ -13,14 +13,20 @@ from pathlib import Path
 
 import numpy as np
 
-from silc.data.shards.errors import Unreadable
-from silc.data.shards.expand import expand_shards
-from silc.data.shards.samples import Sample, first_key, parse, scan_file
+from silc.data.shards.errors import Unreadable, few, shorten
+from silc.data.shards.expand import MANIFEST, expand_shards, is_remote
+from silc.data.shards.lost import Tally, check_lost
+from silc.data.shards.runs import REST
+from silc.data.shards.samples import Sample, Scan, first_key, parse, scan_file
+from silc.errors import StoreFailed
 from silc.text import plural
 
 log = logging.getLogger(__name__)
 
 OPEN_SHARDS = 64  # files each process keeps open
+LAST_SAMPLES = 4  # samples that are kept: their members are asked for one by one
+MAX_SAMPLE = 256 << 20  # bytes of a sample
+NOTED = 8  # shards whose damage is logged one by one
 
 Columns = Mapping[str, Sequence[str]]
 """Name of a column -> the extensions that may contain it, the preferred one first."""
@@ -44,61 +50,89 @@ class Shard:
     def name(self) -> str:
         return Path(self.path).stem
 
+    def __len__(self) -> int:
+        return len(self.starts) - 1
+
 
 class ShardIndex:
-    """The samples of a list of shards, and their bytes.
+    """The samples of a list of local shards, and their bytes. Threads may share it.
 
     Args:
         patterns: see :func:`expand_shards`.
         columns: the members of a sample that are read.
-        required: columns that at least one sample must have.
+        required: columns that at least one sample must have, that of the images first.
         what: where the shards are named, for messages.
+        max_lost: largest share of samples that may be unusable because of how the shards were packed.
+
+    Attributes:
+        shards: in order.
+        counts: samples of each.
 
     Raises:
-        ValueError: see :func:`expand_shards` and :func:`scan_shard`; or no sample at all, none with a required column.
+        ValueError: see :func:`expand_shards`, :func:`scan_file` and :func:`check_lost`; or no sample at all, none with
+            a required column.
     """
 
     def __init__(
-        self, patterns: Sequence[str], columns: Columns, required: Sequence[str], what: str = "data.shards"
+        self,
+        patterns: Sequence[str],
+        columns: Columns,
+        required: Sequence[str],
+        what: str = "data.shards",
+        max_lost: float = 0.1,
     ) -> None:
         self._columns = {name: [extension.lower() for extension in each] for name, each in columns.items()}
-        self.shards = [self._scan(path) for path in expand_shards(patterns, what)]
-        self.counts = [len(shard.starts) - 1 for shard in self.shards]
         self._files: OrderedDict[int, io.FileIO] = OrderedDict()
-        self._last: tuple[tuple[int, int], Sample] | None = None
+        self._last: OrderedDict[tuple[int, int], Sample] = OrderedDict()
         self._lock = threading.Lock()
+        paths = expand_shards(patterns, what)
+        _check_local(paths, what)
+        images = self._columns[required[0]] if required else []
+        scans = [_scan(path, images) for path in paths]
+        self.shards = [Shard(path, each.starts, each.extensions) for path, each in zip(paths, scans, strict=True)]
+        self.counts = [len(shard) for shard in self.shards]
+        _log_notes(paths, scans)
+        check_lost([Tally(path, len(each), each.lost) for path, each in zip(paths, scans, strict=True)], max_lost, what)
+        self._check_contents(patterns, required, what)
+
+    def _check_contents(self, patterns: Sequence[str], required: Sequence[str], what: str) -> None:
+        named = f"[{few(patterns)}]"
         if not sum(self.counts):
             raise ValueError(
-                f"shards {list(patterns)} contain no sample in {plural(len(self.shards), 'tar file')}: they are empty, "
-                "or their members' names have no extension"
+                f"{what}: {named} contain no sample in {plural(len(self.shards), 'tar file')}: they are empty, or "
+                "their members' names have no extension"
             )
-        for shard, count in zip(self.shards, self.counts, strict=True):
-            if not count:
-                log.warning("shard %s contains no sample", shard.path)
+        if empty := [shard.path for shard in self.shards if not len(shard)]:
+            log.warning("no sample in %s: %s", plural(len(empty), "shard"), few(empty))
         for name in required:
             if not self.holds(name):
                 seen = sorted(set().union(*(shard.extensions for shard in self.shards)))
                 raise ValueError(
-                    f"no sample in {list(patterns)} has a {name} ({'/'.join(columns[name])}); "
-                    f"the extensions found are {', '.join(seen)}"
+                    f"{what}: no sample in {named} has a {name} ({'/'.join(self._columns[name])}); the extensions "
+                    f"found are {few(seen)}"
                 )
 
-    def _scan(self, path: str) -> Shard:
-        scan = scan_file(path)
-        for note in scan.notes:
-            log.warning("shard %s is damaged (%s): %s before the damage can be used", path, note, len(scan))
-        return Shard(path, scan.starts, scan.extensions)
-
     def __getstate__(self) -> dict:
-        return self.__dict__ | {"_files": OrderedDict(), "_last": None, "_lock": None}  # open files belong to a process
+        # Open files, and bytes in memory, belong to a process.
+        return self.__dict__ | {"_files": OrderedDict(), "_last": OrderedDict(), "_lock": None}
 
     def __setstate__(self, state: dict) -> None:
         self.__dict__.update(state)
         self._lock = threading.Lock()
 
     def holds(self, column: str) -> bool:
-        """Whether any member has an extension of this column."""
-        return any(extension in shard.extensions for shard in self.shards for extension in self._columns[column])
+        """Whether any sample has this column. Reads samples only where a shard has too many extensions to list."""
+        wanted = self._columns[column]
+        if any(extension in shard.extensions for shard in self.shards for extension in wanted):
+            return True
+        unlisted = [number for number, shard in enumerate(self.shards) if REST in shard.extensions]
+        return any(self._has(shard, sample, wanted) for shard in unlisted for sample in range(self.counts[shard]))
+
+    def _has(self, shard: int, sample: int, wanted: Sequence[str]) -> bool:
+        try:
+            return any(extension in self._sample(shard, sample).members for extension in wanted)
+        except Unreadable:
+            return False
 
     def key(self, shard: int, sample: int) -> str:
         """The sample's name in logs: shard/key."""
@@ -110,18 +144,29 @@ class ShardIndex:
         return f"{self.shards[shard].name}/{key or f'sample {sample}'}"
 
     def read(self, shard: int, sample: int, column: str) -> bytes | None:
-        """A member's bytes; None where the sample has no such member. Raises Unreadable past the end of the shard."""
+        """A member's bytes; None where the sample has no such member.
+
+        Raises:
+            Unreadable: the sample is cut, or is not where it was when the shard was scanned.
+            StoreFailed: the file cannot be read.
+        """
         return self._sample(shard, sample).column(self._columns[column])
 
     def _sample(self, shard: int, sample: int) -> Sample:
         with self._lock:
-            if self._last is None or self._last[0] != (shard, sample):
-                self._last = (shard, sample), parse(self._bytes(shard, sample))
-            return self._last[1]
+            if (place := (shard, sample)) not in self._last:
+                found = parse(self._bytes(shard, sample))
+                while len(self._last) >= LAST_SAMPLES:
+                    self._last.popitem(last=False)
+                self._last[place] = found
+            return self._last[place]
 
     def _bytes(self, shard: int, sample: int) -> bytes:
         start, stop = self.shards[shard].starts[sample : sample + 2].tolist()
-        return os.pread(self._open(shard).fileno(), stop - start, start)
+        try:
+            return os.pread(self._open(shard).fileno(), min(stop - start, MAX_SAMPLE), start)
+        except OSError as error:
+            raise StoreFailed(f"{self.shards[shard].path} cannot be read: {error.strerror}") from error
 
     def _open(self, shard: int) -> io.FileIO:
         if shard in self._files:
@@ -134,6 +179,33 @@ class ShardIndex:
 
     def close(self) -> None:
         """Close the shards; reading opens them again."""
-        for file in self._files.values():
-            file.close()
-        self._files.clear()
+        with self._lock:
+            self._last.clear()
+            for file in self._files.values():
+                file.close()
+            self._files.clear()
+
+
+def _check_local(paths: Sequence[str], what: str) -> None:
+    for path in paths:
+        if is_remote(path):
+            raise ValueError(
+                f"{what}: {shorten(path)} is not on a local disk; copy or mount it and give the local path"
+            )
+        if path.endswith(MANIFEST):
+            raise ValueError(f"{what}: {shorten(path)} is a list of shards; name the tar files or their folder")
+
+
+def _scan(path: str, images: Sequence[str]) -> Scan:
+    try:
+        return scan_file(path, images=images)
+    except OSError as error:
+        raise ValueError(f"shard {shorten(path)} cannot be read: {error.strerror}") from error
+
+
+def _log_notes(paths: Sequence[str], scans: Sequence[Scan]) -> None:
+    noted = [(path, each) for path, each in zip(paths, scans, strict=True) if each.notes]
+    for path, each in noted[:NOTED]:
+        log.warning("shard %s %s; it has %s", path, "; it ".join(each.notes), plural(len(each), "sample"))
+    if len(noted) > NOTED:
+        log.warning("%s more like these", plural(len(noted) - NOTED, "shard"))

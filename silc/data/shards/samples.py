@@ -10,27 +10,28 @@ like ``__meta__``, links and folders are passed over.
 from __future__ import annotations
 
 import os
-from array import array
-from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from hashlib import blake2b
 
 import numpy as np
 
 from silc.data.shards.errors import CutShort, Unreadable
-from silc.data.shards.tar import RECORD, Members, NotTar, Source, windowed
+from silc.data.shards.lost import CROWDED
+from silc.data.shards.runs import MAX_MEMBERS, Runs
+from silc.data.shards.tar import Members, NotTar, Source, windowed
 from silc.files import check_regular
 from silc.text import plural
 
-TWICE = "key comes twice"
-APART = "members not adjacent"
-DOTTED = "dot in the name"
-
-AHEAD = 4096  # bytes read at a time from local files: a header, and often a caption and the next header
+AHEAD = 4096  # bytes read at a time: a header, and often a caption and the next header
+TAIL = 1 << 20  # bytes behind the end mark that are looked at
 MAX_SAMPLES = 20_000_000  # in a shard
-KINDS = 63  # extensions told apart in a shard; others share REST
-REST = "..."
+MAX_EXTENSION = 255  # bytes, as in file systems
+MAX_CAPTION = 1 << 20  # bytes of a caption that is compared with others
+_UNDERSCORE = ord("_")
+
+CUT = "cut off by the end of a damaged shard"
+NOWHERE = "no sample where the index points"
+DAMAGED = "a damaged header"
 
 
 @dataclass(frozen=True)
@@ -39,11 +40,11 @@ class Scan:
 
     Attributes:
         starts: uint64 [n + 1]: offset of each sample's first header (pax and long-name headers before it included); the
-            last is the end of the last sample.
+            last is the end of the last sample. Where samples were left out, their bytes follow those of the one before.
         size: of the file, in bytes.
         extensions: lower-case extension -> members; at most KINDS of them, the rest under REST.
         lost: samples that cannot be used, by reason.
-        notes: sentences about damage, for the log.
+        notes: what the log should say of the shard, behind its name.
         hashes: uint64 [n], caption hash of each sample; None: not asked for.
     """
 
@@ -77,51 +78,51 @@ def split_name(name: bytes) -> tuple[bytes, bytes] | None:
     """Key and lower-case extension of a member's name; None where it is passed over."""
     base = name.rfind(b"/") + 1
     dot = name.find(b".", base)
-    if dot <= base:  # none, or the first character
+    if dot <= base or len(name) - dot > MAX_EXTENSION + 1:  # dot == base: a hidden file
         return None
-    if name.startswith(b"__"):
+    if name[0] == _UNDERSCORE and name.startswith(b"__"):
         top = name.partition(b"/")[0]
         if len(top) > 3 and top.endswith(b"__"):
             return None
     return name[:dot], name[dot + 1 :].lower()
 
 
-def scan(source: Source, size: int, name: str, *, caption: str | None = None, images: Sequence[str] = ()) -> Scan:
-    """Read the headers of a tar, forward, and group its members into samples.
-
-    Args:
-        source: of its bytes.
-        size: in bytes.
-        name: of the shard, for messages.
-        caption: extension of the captions whose hashes are wanted.
-        images: extensions of images.
+def parse(data: bytes) -> Sample:
+    """The first sample in the bytes of its range; what belongs to another key is ignored.
 
     Raises:
-        ValueError: the file is not a tar, or has more than MAX_SAMPLES samples.
+        Unreadable: the bytes do not begin with a sample, or end inside it, or it has more than MAX_MEMBERS members.
     """
-    starts = array("Q")
-    extensions: Counter[str] = Counter()
-    notes = []
-    current = None
-    members = Members(windowed(source, size, AHEAD), size)
-    end = 0
+    key, found, view = None, {}, memoryview(data)
     try:
-        for start, regular, path, offset, length in members:
-            if not regular or (parts := split_name(path)) is None:
+        for _, regular, name, offset, length in Members(lambda start, stop: data[start:stop], len(data)):
+            if not regular or (parts := split_name(name)) is None:
                 continue
-            key, extension = parts
-            if key != current:
-                starts.append(start)
-                current = key
-            extensions[extension.decode("utf-8", "surrogateescape")] += 1
-            end = offset + -(-length // RECORD) * RECORD
-    except NotTar as error:
-        raise ValueError(f"shard {name} is {error}") from None
+            if key is None:
+                key = parts[0]
+            elif key != parts[0]:
+                break
+            found[parts[1].decode("utf-8", "surrogateescape")] = view[offset : offset + length]
+    except NotTar:
+        raise Unreadable(NOWHERE) from None
     except CutShort as cut:
-        end = cut.at
-        notes.append(f"{cut} at byte {cut.at}: {plural(size - cut.at, 'byte')} behind it cannot be used")
-    starts.append(min(end, size))
-    return Scan(np.array(starts, dtype=np.uint64), size, dict(extensions), {}, notes, None)
+        raise Unreadable(CUT if cut.ended else DAMAGED) from None
+    if key is None:
+        raise Unreadable(NOWHERE)
+    if len(found) > MAX_MEMBERS:
+        raise Unreadable(CROWDED)
+    return Sample(key.decode("utf-8", "surrogateescape"), found)
+
+
+def first_key(data: bytes) -> str | None:
+    """Key of the sample that the bytes of a range begin with, also of one that is cut; None where there is none."""
+    try:
+        for _, regular, name, _, _ in Members(lambda start, stop: data[start:stop], len(data)):
+            if regular and (parts := split_name(name)) is not None:
+                return parts[0].decode("utf-8", "surrogateescape")
+    except (NotTar, CutShort):
+        pass
+    return None
 
 
 def scan_file(path: str, *, caption: str | None = None, images: Sequence[str] = ()) -> Scan:
@@ -137,58 +138,67 @@ def scan_file(path: str, *, caption: str | None = None, images: Sequence[str] = 
         os.close(descriptor)
 
 
-def parse(data: bytes) -> Sample:
-    """The first sample in the bytes of its range; what belongs to another key is ignored.
+def scan(source: Source, size: int, name: str, *, caption: str | None = None, images: Sequence[str] = ()) -> Scan:
+    """Read the headers of a tar, forward, and group its members into samples.
+
+    Samples that cannot be used are counted and left out: of a key that comes again, all but the last version; those
+    whose members are not adjacent; those whose names have a dot too many. A sample that is cut by the end of a damaged
+    tar stays, so that whoever reads it counts it.
+
+    Memory: 24 bytes a sample, 32 with captions. Keys are compared by 64-bit hashes; should two of a shard be equal (a
+    chance of 3e-12 in 10,000 samples), one sample is counted as lost.
+
+    Args:
+        source: of its bytes; for remote files one with a window, see :func:`silc.data.shards.tar.windowed`.
+        size: in bytes.
+        name: of the shard, for messages.
+        caption: extension of the captions whose hashes are wanted.
+        images: extensions of images.
 
     Raises:
-        Unreadable: the bytes do not begin with a sample, or end inside it.
+        ValueError: the file is not a tar, or has more than MAX_SAMPLES samples.
     """
-    key, found, view = None, {}, memoryview(data)
+    read = windowed(source, size, AHEAD)
+    wanted = None if caption is None else caption.lower().encode()
+    members, runs = Members(read, size), Runs(images, captions=wanted is not None)
+    notes: list[str] = []
+    passed, cut, end = 0, -1, size
     try:
-        for _, regular, name, offset, length in Members(lambda start, stop: data[start:stop], len(data)):
-            if not regular or (parts := split_name(name)) is None:
+        for start, regular, path, offset, length in members:
+            if (parts := split_name(path)) is None:
                 continue
-            if key is None:
-                key = parts[0]
-            elif key != parts[0]:
-                break
-            found[parts[1].decode("utf-8", "surrogateescape")] = view[offset : offset + length]
-    except NotTar:
-        raise Unreadable("no sample where the index points") from None
-    except CutShort:
-        raise Unreadable("cut off by the end of a damaged shard") from None
-    if key is None:
-        raise Unreadable("no sample where the index points")
-    return Sample(key.decode("utf-8", "surrogateescape"), found)
+            if not regular:
+                passed += 1
+                continue
+            key, extension = parts
+            runs.add(key, extension, start)
+            if len(runs) > MAX_SAMPLES:
+                raise ValueError(f"shard {name} has more than {MAX_SAMPLES:,} samples; make several of it")
+            if offset + length > size:
+                cut = start
+            if extension == wanted:
+                runs.caption = read(offset, offset + length) if length <= MAX_CAPTION else None
+        end = members.end
+        notes += _oddities(source, size, members)
+    except NotTar as error:
+        raise ValueError(f"shard {name} is {error}") from None
+    except CutShort as damage:
+        if damage.at != cut:
+            end = damage.at
+        notes.append(
+            f"is damaged ({damage} at byte {damage.at:,}): its last {plural(size - damage.at, 'byte')} are lost"
+        )
+    if passed:
+        notes.append(f"has {plural(passed, 'link or sparse file', 'links or sparse files')}, which are passed over")
+    runs.close()
+    result = runs.result(end, cut=cut >= 0)
+    return Scan(result.starts, size, result.extensions, result.lost, notes, result.hashes)
 
 
-def first_key(data: bytes) -> str | None:
-    """Key of the sample that the bytes of a range begin with, also of one that is cut; None where there is none."""
-    try:
-        for _, regular, name, _, _ in Members(lambda start, stop: data[start:stop], len(data)):
-            if regular and (parts := split_name(name)) is not None:
-                return parts[0].decode("utf-8", "surrogateescape")
-    except (NotTar, CutShort):
-        pass
-    return None
-
-
-def caption_hash(caption: bytes | None, key: bytes) -> bytes:
-    """8 bytes that are equal for captions that differ in case and white space alone.
-
-    A caption that is missing, empty or not utf-8 has the hash of its key and equals no other of its shard.
-    """
-    try:
-        words = (caption or b"").decode("utf-8").casefold().split()
-    except UnicodeDecodeError:
-        words = []
-    text = " ".join(words).encode() if words else b"\0" + key
-    return blake2b(text, digest_size=8).digest()
-
-
-def lost_of(scans: Sequence[Scan]) -> Mapping[str, int]:
-    """Lost samples of all shards, by reason."""
-    total: Counter[str] = Counter()
-    for each in scans:
-        total.update(each.lost)
-    return total
+def _oddities(source: Source, size: int, members: Members) -> Iterator[str]:
+    """What is odd about the end of a tar without damage."""
+    if not members.marked:
+        yield f"has no end mark: it may be cut off at byte {size:,}" if size else "is empty"
+    elif any(source(members.end, min(size, members.end + TAIL))):
+        rest = plural(size - members.end, "byte")
+        yield f"has {rest} behind its end mark at byte {members.end:,}, which are not read: join tars by tar -A"

@@ -25,26 +25,19 @@ REGULAR = frozenset(b"0\x007")
 _EMPTY = frozenset(b"123456")  # links, devices, folders, pipes: no payload, whatever their size field holds
 _LONG_NAME, _SPARSE = ord("L"), ord("S")
 _PAX = frozenset(b"xX")  # X is Solaris' own letter
-_DESCRIPTIONS = frozenset(b"LKNxXg")  # the payload describes the next member (g: all that follow)
+_DESCRIPTIONS = frozenset(b"LKxXg")  # the payload describes the next member (g: all that follow)
 _SPARSE_PAX = b"GNU.sparse."
+_BLANKS = 8 * ord(" ")  # the checksum counts its own field as blanks
 
 
-class Member(NamedTuple):
-    """One entry of a tar.
+Member = tuple[int, bool, bytes, int, int]
+"""One entry of a tar (a plain tuple: many are made).
 
-    Attributes:
-        start: offset of its first header, those with a long name or pax records included.
-        regular: whether it is a regular file with its bytes as they are: no link, folder or sparse file.
-        name: of the file, as stored.
-        offset: of the payload.
-        size: of the payload in bytes, which may reach beyond the end of a damaged tar.
-    """
-
-    start: int
-    regular: bool
-    name: bytes
-    offset: int
-    size: int
+- offset of its first header, those with a long name or pax records included;
+- whether it is a regular file with its bytes as they are: no link, folder or sparse file;
+- its name, as stored;
+- offset and size of the payload, which may reach beyond the end of a damaged tar.
+"""
 
 
 class Pax(NamedTuple):
@@ -53,6 +46,9 @@ class Pax(NamedTuple):
     path: bytes = b""
     size: int | None = None
     sparse: bool = False
+
+
+_NOTHING = Pax()
 
 
 class NotTar(ValueError):
@@ -76,42 +72,60 @@ class Members:
         self.end, self.marked = 0, False
 
     def __iter__(self) -> Iterator[Member]:
-        source, size, at = self._source, self._size, 0
-        while at < size:
-            start, name, pax, described = at, b"", Pax(), 0
-            while True:
-                header = source(at, at + RECORD)
-                if not is_header(header) and self._ends(header, start, at):
+        source, size, start = self._source, self._size, 0
+        while start < size:
+            header, at = source(start, start + RECORD), start
+            name, pax = b"", _NOTHING
+            if not is_header(header) and self._ends(header, start, at):
+                return
+            kind = header[156]
+            if kind in _DESCRIPTIONS:
+                header, at, name, pax = self._described(header, start)
+                if not header:
                     return
-                kind, offset = header[156], at + RECORD
-                if kind not in _DESCRIPTIONS:
-                    break
-                described += 1
-                length = _description_size(header, start, described)
-                payload = source(offset, offset + length)
-                if len(payload) < length:
-                    raise CutShort(start, "cut inside the description of a member")
-                if kind == _LONG_NAME:
-                    name = payload.partition(b"\0")[0]
-                elif kind in _PAX:
-                    pax = _pax(payload, start)
-                at = offset + -(-length // RECORD) * RECORD
-            length, regular = 0, kind in REGULAR
-            if kind not in _EMPTY:
+                kind = header[156]
+            offset, regular, length = at + RECORD, kind in REGULAR, 0
+            name = pax.path or name or _name(header)
+            if kind not in _EMPTY and (kind or name[-1:] != b"/"):  # older tars have folders of kind 0
                 length = number(header[124:136], start) if pax.size is None else pax.size
             if kind == _SPARSE:
                 offset = _behind_sparse_maps(source, header, offset, start)
-            name = pax.path or name or _name(header)
-            yield Member(start, regular and not pax.sparse, name, offset, length)
+            yield start, regular and not pax.sparse, name, offset, length
             if offset + length > size:
-                raise CutShort(size, f"cut inside a member of {plural(length, 'byte')}")
-            at = offset + -(-length // RECORD) * RECORD
-        self.end = at
+                raise CutShort(start, f"cut inside a member of {plural(length, 'byte')}", ended=True)
+            start = offset + -(-length // RECORD) * RECORD
+        self.end = start
+
+    def _described(self, header: bytes, start: int) -> tuple[bytes, int, bytes, Pax]:
+        """Headers that describe a member -> the member's own header and its offset, its long name and pax records.
+
+        The header is empty where the end mark stands in its place.
+        """
+        at, name, pax = start, b"", _NOTHING
+        for _ in range(MAX_DESCRIPTIONS):
+            kind, length = header[156], number(header[124:136], start)
+            if length > MAX_DESCRIPTION:
+                raise CutShort(start, f"a name or pax header of {plural(length, 'byte')}")
+            padded = -(-length // RECORD) * RECORD
+            block = self._source(at + RECORD, at + 2 * RECORD + padded)  # with the header behind it
+            if len(block) < length:
+                raise CutShort(start, "cut inside a name or pax header", ended=True)
+            if kind == _LONG_NAME:
+                name = block[:length].partition(b"\0")[0]
+            elif kind in _PAX:
+                pax = _pax(block[:length], start)
+            at += RECORD + padded
+            header = block[padded:]
+            if not is_header(header) and self._ends(header, start, at):
+                return b"", at, name, pax
+            if header[156] not in _DESCRIPTIONS:
+                return header, at, name, pax
+        raise CutShort(start, "too many headers before a member")
 
     def _ends(self, header: bytes, start: int, at: int) -> bool:
         """Whether a record that is no header is the end mark. Raises NotTar and CutShort if it is damage."""
         if len(header) < RECORD:
-            raise CutShort(start, "cut inside a header")
+            raise CutShort(start, "cut inside a header", ended=True)
         if not any(header):
             self.end, self.marked = start, True
             return True
@@ -122,54 +136,56 @@ class Members:
 
 def is_header(record: bytes) -> bool:
     """Whether a record holds the checksum of its bytes, as every header does."""
-    field = record[148:156]
     try:
-        stated = number(field, 0)
+        # Six digits is what all writers write today. The low half of Adler-32 is 1 + the sum of the bytes modulo 65521.
+        field = record[148:156]
+        if adler32(record) & 0xFFFF == (int(field[:6], 8) + sum(field) - _BLANKS + 1) % 65521:
+            return len(record) == RECORD
+    except ValueError:
+        pass
+    return len(record) == RECORD and _adds_up(record)
+
+
+def _adds_up(record: bytes) -> bool:
+    """The same for other ways to write the number, and for old writers that added the bytes as signed numbers."""
+    try:
+        stated = number(record[148:156], 0)
     except CutShort:
         return False
-    # The low half of Adler-32 is 1 + the sum of the bytes modulo 65521: twenty times as fast as sum().
-    if adler32(record) & 0xFFFF == (1 + stated + sum(field) - 8 * 32) % 65521:
-        return len(record) == RECORD
-    # Some old writers added the bytes as signed numbers.
-    rest = record[:148] + record[156:]
-    return len(record) == RECORD and stated == 8 * 32 + sum(rest) - 256 * sum(byte > 127 for byte in rest)
+    total = sum(record) - sum(record[148:156]) + _BLANKS
+    above = sum(byte > 127 for byte in record) - sum(byte > 127 for byte in record[148:156])
+    return stated in (total, total - 256 * above)
 
 
 def number(field: bytes, at: int) -> int:
     """A number in a header: octal digits, or base 256 with the top bit set. Raises CutShort, naming the offset `at`."""
-    digits = field.partition(b"\0")[0].strip(b" ")
-    if not digits:
-        return 0
-    if digits.isdigit():
-        try:
+    digits = field.rstrip(b"\0 ")
+    if not digits.isdigit():
+        if field[0] == 0x80:  # 0xff begins a negative number
+            return int.from_bytes(field[1:], "big")
+        digits = field.partition(b"\0")[0].strip(b" ")
+        if not digits:
+            return 0
+    try:
+        if digits.isdigit():
             return int(digits, 8)
-        except ValueError:
-            pass
-    elif field[0] == 0x80:  # 0xff begins a negative number
-        return int.from_bytes(field[1:], "big")
+    except ValueError:  # 8 and 9 are digits too
+        pass
     raise CutShort(at, "a bad number in a header")
 
 
 def _name(header: bytes) -> bytes:
-    name = header[:100].partition(b"\0")[0]
+    end = header.find(b"\0", 0, 100)
+    name = header[: 100 if end < 0 else end]
     # GNU headers, whose magic ends in blanks, keep times there.
     if header[345] and header[257:263] == b"ustar\0":
         return header[345:500].partition(b"\0")[0] + b"/" + name
     return name
 
 
-def _description_size(header: bytes, start: int, count: int) -> int:
-    if count > MAX_DESCRIPTIONS:
-        raise CutShort(start, "too many headers before a member")
-    length = number(header[124:136], start)
-    if length > MAX_DESCRIPTION:
-        raise CutShort(start, f"a name or pax header of {plural(length, 'byte')}")
-    return length
-
-
 def _pax(data: bytes, at: int) -> Pax:
     """A pax header: records of "length key=value", the length counting the whole line. Raises CutShort."""
-    found, begin = Pax(), 0
+    found, begin = _NOTHING, 0
     # Most headers have only times and owners, which are not needed.
     if b"path=" not in data and b"size=" not in data and _SPARSE_PAX not in data:
         return found
@@ -199,7 +215,7 @@ def _behind_sparse_maps(source: Source, header: bytes, offset: int, start: int) 
     while more:
         record = source(offset, offset + RECORD)
         if len(record) < RECORD:
-            raise CutShort(start, "cut inside a header")
+            raise CutShort(start, "cut inside a header", ended=True)
         more, offset = record[504], offset + RECORD
     return offset
 
