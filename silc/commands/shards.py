@@ -93,13 +93,28 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _index(args: argparse.Namespace) -> int:
+    from silc.data.shards.errors import few
     from silc.data.shards.expand import expand_shards
     from silc.data.shards.places import absolute
 
-    addresses = [absolute(address) for address in expand_shards(args.patterns, PROG)]
+    addresses = [absolute(shard) for name in expand_shards(args.patterns, "SHARDS") for shard in _listed(name)]
+    if not addresses:
+        raise ValueError(f"no tar file in {few(args.patterns)}")
     out = None if args.out is None else absolute(args.out).rstrip("/") + "/"
     work = _check if args.check else _build
     return max([work(each, folder, args) for folder, each in _groups(addresses, out).items()])
+
+
+def _listed(name: str) -> list[str]:
+    """The shards of a remote folder; otherwise the one that is named."""
+    from silc.storage import check_address, is_remote, list_tars
+
+    if is_remote(name):
+        check_address(name, "SHARDS")
+        return [name] if name.endswith(".tar") else list_tars(name)
+    if name.endswith(".manifest"):
+        raise ValueError(f"{name} is an index; name the shards")
+    return [name]
 
 
 def _groups(addresses: Sequence[str], out: str | None) -> dict[str, list[str]]:

@@ -120,10 +120,10 @@ def build(
             work.append(job)
         rows = _collect(work, built, jobs, journal, progress)
         others = _others(before, root, names)
-        if keep:
-            rows |= {row.name: row for row in others}
-        else:
+        if not keep:
             built.gone = [row.name for row in others]
+        elif before is not None and before.caption == caption and set(images) <= set(before.images):
+            rows |= {row.name: row for row in others}
         if built.bad and not skip_bad:
             return built
         order = sorted(rows) if keep else [name for name in names if name in rows]

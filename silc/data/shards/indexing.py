@@ -18,7 +18,8 @@ import numpy as np
 from silc.data.shards import imports, sidecar
 from silc.data.shards.errors import Unreadable, shorten
 from silc.data.shards.manifest import HASHES, OFFSETS, Row, capped
-from silc.data.shards.samples import caption_hash, parse, scan
+from silc.data.shards.runs import caption_hash
+from silc.data.shards.samples import parse, scan
 from silc.data.shards.tar import RECORD, Source, windowed
 from silc.errors import StoreFailed
 from silc.files import check_regular
@@ -194,7 +195,7 @@ def _read(job: Job, found: Stat, source: Source) -> Outcome:
     _write(job.out + OFFSETS, sidecar.packed(result.starts))
     details = {"has": _few(result.extensions)} | ({"lost": result.lost} if result.lost else {})
     row = Row(job.name, samples, found.size, found.version, json.dumps(details))
-    notes = [f"{shorten(job.name)}: {note}" for note in result.notes]
+    notes = [f"{shorten(job.name)} {note}" for note in result.notes]
     counted, origin = job.counted or (None, imports.IMG2DATASET)
     if job.stats and job.counted is None:
         counted = imports.stats_of(job.address, read_whole)

@@ -22,15 +22,16 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
+from urllib.parse import unquote
 
 import numpy as np
 
 from silc.data.shards.errors import few
-from silc.data.shards.samples import REST
+from silc.data.shards.expand import FOLDER_MANIFEST, MANIFEST
+from silc.data.shards.runs import REST
 from silc.data.shards.texts import Texts
 
-NAME = "shards.manifest"
-SUFFIX = ".manifest"
+NAME, SUFFIX = FOLDER_MANIFEST, MANIFEST
 OFFSETS, HASHES = ".idx", ".cap"  # behind the name of a shard: its sidecars
 KINDS = 64  # extensions told apart in a set
 
@@ -114,8 +115,10 @@ class Manifest:
         """sha256 over the file name, samples and bytes of each shard: the same in another folder or store."""
         digest = hashlib.sha256()
         for address, samples, size in zip(self.addresses, self.samples.tolist(), self.sizes.tolist(), strict=True):
-            line = f"{address.rpartition('/')[2]}\t{samples}\t{size}\n"
-            digest.update(line.encode("utf-8", "surrogateescape"))
+            name = address.rpartition("/")[2]
+            if "%" in name and address.startswith(("http://", "https://")):
+                name = unquote(name)
+            digest.update(f"{name}\t{samples}\t{size}\n".encode("utf-8", "surrogateescape"))
         return digest.hexdigest()
 
     def rows(self) -> Iterable[Row]:

@@ -173,7 +173,10 @@ def _checked_head(head: dict[str, Any], address: str) -> _Head:
         if not (base.startswith("/") or is_remote(base)):
             raise ValueError(f"{address} names its shards from {base!r}, which is no absolute address; {_WAY}")
         check_address(base, address)
-    extensions, lost = totals([json.dumps({"has": head["extensions"], "lost": head["lost"]})])
+    try:
+        extensions, lost = totals([json.dumps({"has": head["extensions"], "lost": head["lost"]})])
+    except ValueError as error:
+        raise TypeError(error) from None
     counts = head["shards"], head["samples"]
     if any(isinstance(count, bool) or not isinstance(count, int) for count in counts):
         raise TypeError(f"{shorten(repr(counts))} where counts belong")

@@ -13,6 +13,7 @@ import errno
 import hashlib
 import json
 import os
+import shlex
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -29,9 +30,9 @@ from silc.data.shards.places import LOCK, Say, absolute, cache_of, made, only_on
 from silc.data.shards.sidecar import WORD
 from silc.data.shards.stats import ABSENT, Stats, twice
 from silc.data.shards.texts import Texts
-from silc.data.shards.wanted import Wanted, again, find, numbers_of, quoted, rows_of
+from silc.data.shards.wanted import Wanted, find, numbers_of, rows_of
 from silc.files import write_text
-from silc.storage import fetch_apart, is_remote, put, read_whole
+from silc.storage import fetch_apart, is_remote, list_tars, put, read_whole
 from silc.text import plural
 
 AUTOMATIC = 2000  # shards that are indexed when a run starts; for more there is the command
@@ -103,7 +104,7 @@ def prepare(
     """
     needs = _needs(caption, images, hashes)
     chosen = [
-        _remote(wanted, needs, what) if wanted.remote else _local(wanted, needs, what, say)
+        _remote(wanted, needs, what) if is_remote(wanted.manifest) else _local(wanted, needs, what, say)
         for wanted in find(patterns, what)
     ]
     manifest = _joined(chosen)
@@ -181,17 +182,16 @@ def _check_each_once(manifest: Manifest, chosen: Sequence[Chosen], what: str) ->
 
 def _remote(wanted: Wanted, needs: Needs, what: str) -> Chosen:
     """The manifest of remote shards, copied into the cache."""
-    options = () if needs.caption is None else ("--captions", needs.caption)
     try:
         data = fetch_apart(wanted.manifest, LIMIT)
     except ValueError as error:
         raise ValueError(
-            f"{what}: {shorten(wanted.entry)!r} is in a remote store and has no index ({error}); "
-            f"{again(wanted, *options)}"
+            f"{what}: {shorten(wanted.shown)} is in a remote store and has no index ({error}); "
+            f"{wanted.again(needs.caption)}"
         ) from None
     manifest = parsed(data, wanted.manifest)
     if wrong := _unfit(manifest, needs):
-        raise ValueError(f"{what}: {wanted.manifest} {wrong}; {again(wanted, *options)}")
+        raise ValueError(f"{what}: {wanted.manifest} {wrong}; {wanted.again(needs.caption)}")
     copy = made(cache_of("copy", wanted.manifest)) / NAME
     put(str(copy), data)
     return Chosen(manifest, rows_of(wanted, manifest, what), wanted.manifest, str(copy), _digest(data))
@@ -212,12 +212,12 @@ def _local(wanted: Wanted, needs: Needs, what: str, say: Say) -> Chosen:
     if isinstance(found, Chosen):
         return found
     if found.todo > AUTOMATIC:
-        options = () if needs.caption is None else ("--captions", needs.caption)
         raise ValueError(
-            f"{what}: {plural(found.todo, 'shard')} of {found.folder} have no index, or one that does not fit them any "
-            f"more; {again(wanted, *options)}"
+            f"{what}: {plural(found.todo, 'shard')} of {wanted.shown} have no index, or one that does not fit them any "
+            f"more; {wanted.again(needs.caption)}"
         )
     for out, keep in found.places:
+        made(Path(out))
         try:
             with only_one(Path(out) / LOCK, say):
                 now = _look(wanted, needs, say)  # the process that was waited for may have made it
@@ -258,11 +258,12 @@ class Looked(NamedTuple):
 def _look(wanted: Wanted, needs: Needs, say: Say) -> Chosen | Looked:
     cache = cache_of(wanted.manifest if wanted.named else wanted.folder, needs.caption or "")
     own, addresses = _opened(wanted.manifest, wanted.named, say), wanted.addresses
-    if addresses is None:
-        assert own is not None
+    if own is not None and _elsewhere(own.manifest, wanted):
         addresses = list(own.manifest.addresses)
         if addresses and is_remote(addresses[0]):
             return own
+    if addresses is None:
+        raise ValueError(f"{wanted.manifest} is gone")
     files = Stats(addresses)
     if (absent := np.flatnonzero(files.sizes == ABSENT)).size:
         raise ValueError(f"{wanted.manifest}: no such files: {few([addresses[i] for i in absent.tolist()])}")
@@ -276,10 +277,23 @@ def _look(wanted: Wanted, needs: Needs, say: Say) -> Chosen | Looked:
             return each._replace(rows=rows, files=files)
         if count <= todo:
             best, todo = each.manifest, count
-    places = [(f"{made(cache)}/", not wanted.named)]
-    if wanted.covers and (own is None or own.manifest.caption is None or not _unfit(own.manifest, needs)):
+    places = [(f"{cache}/", not wanted.named)]
+    if addresses == list_tars(wanted.folder) and (
+        own is None or own.manifest.caption is None or not _unfit(own.manifest, needs)
+    ):
         places.insert(0, (wanted.folder, False))
     return Looked(addresses, wanted.manifest if wanted.named else wanted.folder, todo, best, places)
+
+
+def _elsewhere(manifest: Manifest, wanted: Wanted) -> bool:
+    """Whether a manifest alone tells which shards are meant: it is named, or lists those of another folder."""
+    base = manifest.parts[0].base
+    if wanted.addresses is not None and wanted.addresses and base != wanted.folder:
+        raise ValueError(
+            f"{wanted.manifest} lists the shards of {base}, and {wanted.folder} holds tar files too; name the "
+            "manifest, or move one of them"
+        )
+    return wanted.named or base != wanted.folder
 
 
 def _opened(path: str, named: bool, say: Say) -> Chosen | None:
@@ -340,7 +354,8 @@ def _make(found: Looked, out: str, needs: Needs, what: str, say: Say, *, keep: b
         say(f"warning: and {len(built.notes) - SHOWN:,} more such notes")
     if built.bad:
         bad = few([f"{name}: {wrong}" for name, wrong in built.bad])
+        command = shlex.join(["silc", "shards", "index", "--skip-bad", found.folder])
         raise ValueError(
             f"{what}: {len(built.bad):,} of {plural(len(found.addresses), 'shard')} cannot be indexed: {bad}. Repair "
-            f"or remove them, or leave them out with `silc shards index --skip-bad {quoted(found.folder)}`"
+            f"or remove them, or leave them out with `{command}`"
         )

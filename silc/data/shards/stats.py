@@ -40,11 +40,10 @@ class Stats:
 
 def twice(stats: Sequence[Stats]) -> tuple[tuple[int, int], tuple[int, int]] | None:
     """Two names of one file among several lists, each as (list, file); None where there are none."""
-    inodes = np.concatenate([each.inodes for each in stats])
-    devices = np.concatenate([each.devices for each in stats])
-    order = np.lexsort((inodes, devices))
-    inodes, devices = inodes[order], devices[order]
-    at = np.flatnonzero((inodes[1:] == inodes[:-1]) & (devices[1:] == devices[:-1]))
+    # Size and time too, since some network file systems give one inode to two files.
+    table = np.concatenate([np.stack([each.devices, each.inodes, each.sizes, each.times]) for each in stats], axis=1)
+    order = np.lexsort(table)
+    at = np.flatnonzero((table[:, order[1:]] == table[:, order[:-1]]).all(axis=0))
     if not len(at):
         return None
     ends = np.cumsum([len(each.inodes) for each in stats])
