@@ -178,16 +178,14 @@ def scan(source: Source, size: int, name: str, *, caption: str | None = None, im
                 cut = start
             if extension == wanted:
                 runs.caption = read(offset, offset + length) if length <= MAX_CAPTION else None
-        end = members.end
+        end = min(members.end, size)  # the padding may be cut
         notes += _oddities(source, size, members)
     except NotTar as error:
         raise ValueError(f"shard {name} is {error}") from None
     except CutShort as damage:
         if damage.at != cut:
             end = damage.at
-        notes.append(
-            f"is damaged ({damage} at byte {damage.at:,}): its last {plural(size - damage.at, 'byte')} are lost"
-        )
+        notes.append(f"is damaged ({damage} at byte {damage.at:,} of {size:,})")
     if passed:
         notes.append(f"has {plural(passed, 'link or sparse file', 'links or sparse files')}, which are passed over")
     runs.close()
