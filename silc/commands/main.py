@@ -17,6 +17,7 @@ COMMANDS = {
     "train": ("silc.commands.train", "launch", "train SILC or one of its baselines"),
     "evaluate": ("silc.commands.evaluate", "launch", "measure a run, a checkpoint or an export"),
     "export": ("silc.commands.export", "main", "write a checkpoint as a folder that open_clip loads"),
+    "shards": ("silc.commands.shards", "main", "index the shards that a run reads"),
     "claims": ("silc.commands.claims", "main", "train and measure SILC and its baselines alike"),
     "keys": ("silc.commands.keys", "main", "list every configuration key with type, default and meaning"),
 }

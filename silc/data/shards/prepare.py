@@ -1,0 +1,361 @@
+"""The index that a run needs, found or made when it starts, by the first process of each machine.
+
+Local shards: an index is taken where it fits the files as they are now, by size and time of change; where it does not,
+the few shards that need it are read, and the index is kept beside the shards or in the cache. Remote shards: their
+manifest is copied into the cache; it has to be made beforehand. A record of what was chosen lets the other processes of
+the machine open the same (:func:`open_prepared`).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import errno
+import hashlib
+import json
+import os
+import shlex
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from silc.data.shards import usable
+from silc.data.shards.build import IMAGES, build
+from silc.data.shards.errors import SHOWN, few, shorten
+from silc.data.shards.manifest import NAME, Manifest, joined
+from silc.data.shards.manifest_file import LIMIT, parsed, repeated
+from silc.data.shards.places import LOCK, Say, absolute, cache_of, made, only_one
+from silc.data.shards.sidecar import WORD
+from silc.data.shards.stats import ABSENT, Stats, twice
+from silc.data.shards.texts import Texts
+from silc.data.shards.wanted import Wanted, find, numbers_of, rows_of
+from silc.files import write_text
+from silc.storage import fetch_apart, is_remote, list_tars, put, read_whole
+from silc.text import plural
+
+AUTOMATIC = 2000  # shards that are indexed when a run starts; for more there is the command
+PAUSE = 10.0  # seconds between lines that tell how far the index is
+RECORD = "prepared.json"
+RECORD_LIMIT = 64 << 20
+
+
+class Needs(NamedTuple):
+    """What an index must have.
+
+    Attributes:
+        caption: extension of the captions whose hashes are needed; None: none are.
+        images: extensions of images, in lower case.
+    """
+
+    caption: str | None
+    images: tuple[str, ...]
+
+
+class Chosen(NamedTuple):
+    """A manifest, and which of its shards are meant.
+
+    Attributes:
+        manifest: all of it.
+        rows: int64 [m].
+        address: of the manifest.
+        path: where the other processes of this machine read it.
+        digest: of its bytes.
+        files: what the file system says of the shards; None where they are remote, or were not looked at.
+    """
+
+    manifest: Manifest
+    rows: np.ndarray
+    address: str
+    path: str
+    digest: str
+    files: Stats | None = None
+
+
+def prepare(
+    patterns: Sequence[str],
+    *,
+    caption: str,
+    images: Sequence[str],
+    max_lost: float,
+    hashes: bool = False,
+    what: str = "data.shards",
+    say: Say = print,
+) -> Manifest:
+    """The manifest of the shards that patterns name. Call it in one process of a machine, before the others.
+
+    Nothing remote is read in this process, so that workers may be forked from it.
+
+    Args:
+        patterns: shards, brace patterns, wildcards, folders and manifests, local or remote.
+        caption: extension of the captions.
+        images: extensions of images.
+        max_lost: share of the samples that may be unusable.
+        hashes: whether caption hashes are needed (data.unique_captions).
+        what: where the shards are named, for messages.
+        say: told what is done and what is wrong; whole sentences.
+
+    Raises:
+        ValueError: shards that are missing, named twice, without index, without samples, images or captions, or that
+            lose more than max_lost of their samples.
+        StoreFailed: a remote manifest cannot be read.
+        RunStopped: the disk of the index fails.
+    """
+    needs = _needs(caption, images, hashes)
+    chosen = [
+        _remote(wanted, needs, what) if is_remote(wanted.manifest) else _local(wanted, needs, what, say)
+        for wanted in find(patterns, what)
+    ]
+    manifest = _joined(chosen)
+    _check_each_once(manifest, chosen, what)
+    columns = {"image": images, "caption": [caption]}
+    usable.check(manifest, patterns, columns, max_lost=max_lost, what=what, say=say)
+    record = [
+        {"address": each.address, "path": each.path, "digest": each.digest, "rows": _ranges(each.rows)}
+        for each in chosen
+    ]
+    write_text(made(_record_folder(patterns, needs)) / RECORD, json.dumps(record))
+    return _without_details(manifest)
+
+
+def open_prepared(
+    patterns: Sequence[str], *, caption: str, images: Sequence[str], hashes: bool = False, what: str = "data.shards"
+) -> Manifest:
+    """What :func:`prepare` returned to a process of this machine for the same arguments; nothing else is looked at.
+
+    Raises ValueError where that was not called before, or its manifests have changed since.
+    """
+    path = _record_folder(patterns, _needs(caption, images, hashes)) / RECORD
+    try:
+        record = json.loads(read_whole(str(path), RECORD_LIMIT))
+        return _without_details(_joined([_recorded(each) for each in record]))
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise ValueError(
+            f"{what}: the index that this machine prepared is gone or changed ({error}); start again"
+        ) from None
+
+
+def _recorded(entry: dict[str, Any]) -> Chosen:
+    data = read_whole(entry["path"], LIMIT)
+    if _digest(data) != entry["digest"]:
+        raise ValueError(f"{entry['path']} is another one")
+    rows = np.concatenate([np.arange(first, stop) for first, stop in entry["rows"]])
+    return Chosen(parsed(data, entry["address"]), rows, entry["address"], entry["path"], entry["digest"])
+
+
+def _record_folder(patterns: Sequence[str], needs: Needs) -> Path:
+    return cache_of("prepared", *map(absolute, map(str, patterns)), *map(str, needs))
+
+
+def _needs(caption: str, images: Sequence[str], hashes: bool) -> Needs:
+    return Needs(caption.lower() if hashes else None, tuple(sorted({image.lower() for image in images})))
+
+
+def _joined(chosen: Sequence[Chosen]) -> Manifest:
+    return joined([each.manifest.select(each.rows) for each in chosen])
+
+
+def _without_details(manifest: Manifest) -> Manifest:
+    """Details are for messages; a run keeps what it reads samples by."""
+    return dataclasses.replace(manifest, details=Texts(b"", np.zeros(len(manifest), np.int64)))
+
+
+def _digest(data: bytes) -> str:
+    return hashlib.blake2b(data, digest_size=16).hexdigest()
+
+
+def _ranges(rows: np.ndarray) -> list[list[int]]:
+    """Runs of neighbouring numbers as [first, stop]."""
+    turns = np.flatnonzero(np.diff(rows) != 1) + 1
+    return [[int(run[0]), int(run[-1]) + 1] for run in np.split(rows, turns)] if len(rows) else []
+
+
+def _check_each_once(manifest: Manifest, chosen: Sequence[Chosen], what: str) -> None:
+    if (address := repeated(manifest.addresses)) is not None:
+        raise ValueError(f"{what}: {address} is named twice")
+    local = [(each.manifest.addresses, each.rows, each.files) for each in chosen if each.files is not None]
+    if local and (pair := twice([files for _, _, files in local])) is not None:
+        a, b = (local[number][0][int(local[number][1][i])] for number, i in pair)
+        raise ValueError(f"{what}: {a} and {b} are the same file; name it once")
+
+
+def _remote(wanted: Wanted, needs: Needs, what: str) -> Chosen:
+    """The manifest of remote shards, copied into the cache."""
+    try:
+        data = fetch_apart(wanted.manifest, LIMIT)
+    except ValueError as error:
+        raise ValueError(
+            f"{what}: {shorten(wanted.shown)} is in a remote store and has no index ({error}); "
+            f"{wanted.again(needs.caption)}"
+        ) from None
+    manifest = parsed(data, wanted.manifest)
+    if wrong := _unfit(manifest, needs):
+        raise ValueError(f"{what}: {wanted.manifest} {wrong}; {wanted.again(needs.caption)}")
+    copy = made(cache_of("copy", wanted.manifest)) / NAME
+    put(str(copy), data)
+    return Chosen(manifest, rows_of(wanted, manifest, what), wanted.manifest, str(copy), _digest(data))
+
+
+def _unfit(manifest: Manifest, needs: Needs) -> str:
+    """What an index lacks for the whole run; empty where it lacks nothing."""
+    if needs.caption is not None and manifest.caption != needs.caption:
+        return f"holds no hashes of the {needs.caption} captions, which data.unique_captions needs"
+    if not set(needs.images) <= set(manifest.images):
+        return f"was made for images in {'/'.join(manifest.images)}, not in {'/'.join(needs.images)}"
+    return ""
+
+
+def _local(wanted: Wanted, needs: Needs, what: str, say: Say) -> Chosen:
+    """An index of local shards that fits them, made or mended where that is needed."""
+    found = _look(wanted, needs, say)
+    if isinstance(found, Chosen):
+        return found
+    if found.todo > AUTOMATIC:
+        raise ValueError(
+            f"{what}: {plural(found.todo, 'shard')} of {wanted.shown} have no index, or one that does not fit them any "
+            f"more; {wanted.again(needs.caption)}"
+        )
+    for out, keep in found.places:
+        made(Path(out))
+        try:
+            with only_one(Path(out) / LOCK, say):
+                now = _look(wanted, needs, say)  # the process that was waited for may have made it
+                if isinstance(now, Looked):
+                    _make(now, out, needs, what, say, keep=keep)
+                    now = _look(wanted, needs, say)
+        except OSError as error:
+            if error.errno not in (errno.EACCES, errno.EPERM, errno.EROFS):
+                raise
+            continue
+        if isinstance(now, Chosen):
+            return now
+        raise ValueError(f"{what}: {plural(now.todo, 'shard')} of {found.folder} change while they are read")
+    raise ValueError(
+        f"{what}: no index can be kept for {found.folder}; set SILC_CACHE to a folder that can be written to"
+    )
+
+
+class Looked(NamedTuple):
+    """What was found where no index fits.
+
+    Attributes:
+        addresses: of the shards.
+        folder: that names them, for messages.
+        todo: shards that have to be looked into.
+        best: the index that fits most of them.
+        places: folders where an index may be kept, and whether rows of other shards are kept there, the first choice
+            first.
+    """
+
+    addresses: list[str]
+    folder: str
+    todo: int
+    best: Manifest | None
+    places: list[tuple[str, bool]]
+
+
+def _look(wanted: Wanted, needs: Needs, say: Say) -> Chosen | Looked:
+    cache = cache_of(wanted.manifest if wanted.named else wanted.folder, needs.caption or "")
+    own, addresses = _opened(wanted.manifest, wanted.named, say), wanted.addresses
+    if own is not None and _elsewhere(own.manifest, wanted):
+        addresses = list(own.manifest.addresses)
+        if addresses and is_remote(addresses[0]):
+            return own
+    if addresses is None:
+        raise ValueError(f"{wanted.manifest} is gone")
+    files = Stats(addresses)
+    if (absent := np.flatnonzero(files.sizes == ABSENT)).size:
+        raise ValueError(f"{wanted.manifest}: no such files: {few([addresses[i] for i in absent.tolist()])}")
+    best, todo = None, len(addresses)
+    for each in (own, _opened(f"{cache}/{NAME}", False, say)):
+        if each is None or _unfit(each.manifest, needs):
+            continue
+        rows = numbers_of(addresses, each.manifest)
+        count = int(np.count_nonzero(_stale(each.manifest, rows, files, needs)))
+        if not count:
+            return each._replace(rows=rows, files=files)
+        if count <= todo:
+            best, todo = each.manifest, count
+    places = [(f"{cache}/", not wanted.named)]
+    if addresses == list_tars(wanted.folder) and (
+        own is None or own.manifest.caption is None or not _unfit(own.manifest, needs)
+    ):
+        places.insert(0, (wanted.folder, False))
+    return Looked(addresses, wanted.manifest if wanted.named else wanted.folder, todo, best, places)
+
+
+def _elsewhere(manifest: Manifest, wanted: Wanted) -> bool:
+    """Whether a manifest alone tells which shards are meant: it is named, or lists those of another folder."""
+    base = manifest.parts[0].base
+    if wanted.addresses is not None and wanted.addresses and base != wanted.folder:
+        raise ValueError(
+            f"{wanted.manifest} lists the shards of {base}, and {wanted.folder} holds tar files too; name the "
+            "manifest, or move one of them"
+        )
+    return wanted.named or base != wanted.folder
+
+
+def _opened(path: str, named: bool, say: Say) -> Chosen | None:
+    """A local manifest; None where there is none. A damaged one is said, or where it was named an error."""
+    if not os.path.exists(path):
+        return None
+    try:
+        data = read_whole(path, LIMIT)
+        manifest = parsed(data, path)
+    except ValueError as error:
+        if named:
+            raise
+        say(f"warning: {error}")
+        return None
+    return Chosen(manifest, np.arange(len(manifest)), path, path, _digest(data))
+
+
+def _stale(manifest: Manifest, rows: np.ndarray, files: Stats, needs: Needs) -> np.ndarray:
+    """Whether each shard has to be looked into: bool [n].
+
+    rows: the shards' numbers in the manifest; -1: it does not list them.
+    """
+    stale = rows < 0
+    known = np.flatnonzero(~stale)
+    stale[known] = manifest.sizes[rows[known]] != files.sizes[known]
+    times = files.times.tolist()
+    for i in known.tolist():
+        stale[i] |= manifest.versions[int(rows[i])] != str(times[i])
+    # Shards that were left out have no sidecars.
+    known = np.array([i for i in known.tolist() if not manifest.left_out(int(rows[i]))], np.int64)
+    samples = manifest.samples[rows[known]]
+    sidecars = [manifest.sidecar(row) for row in rows[known].tolist()]
+    stale[known] |= Stats(sidecars).sizes != (samples + 1) * WORD.itemsize
+    if needs.caption is not None:
+        hashes = [manifest.hashes(row) for row in rows[known].tolist()]
+        stale[known] |= Stats(hashes).sizes != samples * WORD.itemsize
+    return stale
+
+
+def _make(found: Looked, out: str, needs: Needs, what: str, say: Say, *, keep: bool) -> None:
+    """Make the index in a folder. Raises ValueError for shards that cannot be indexed."""
+    say(f"indexing {plural(found.todo, 'shard')} of {found.folder} (once; the index is kept in {out})")
+    begun = told = time.monotonic()
+
+    def progress(done: int, total: int, samples: int, _: int) -> None:
+        nonlocal told
+        if (now := time.monotonic()) - told > PAUSE:
+            told = now
+            say(f"indexed {done:,} of {plural(total, 'shard')}, {plural(samples, 'sample')}, in {now - begun:.0f} s")
+
+    images = sorted({*needs.images, *(found.best.images if found.best is not None else IMAGES)})
+    built = build(
+        found.addresses, out, caption=needs.caption, images=images, keep=keep, earlier=found.best, progress=progress
+    )
+    for note in built.notes[:SHOWN]:
+        say(f"warning: {note}")
+    if len(built.notes) > SHOWN:
+        say(f"warning: and {len(built.notes) - SHOWN:,} more such notes")
+    if built.bad:
+        bad = few([f"{name}: {wrong}" for name, wrong in built.bad])
+        command = shlex.join(["silc", "shards", "index", "--skip-bad", found.folder])
+        raise ValueError(
+            f"{what}: {len(built.bad):,} of {plural(len(found.addresses), 'shard')} cannot be indexed: {bad}. Repair "
+            f"or remove them, or leave them out with `{command}`"
+        )
