@@ -148,25 +148,48 @@ class ObjectiveConfig:
 
 
 @dataclass(config=_STRICT, kw_only=True)
+class SourceRule:
+    """One source of a mixture of training pairs."""
+
+    shards: list[str] = Field(description="as data.shards")
+    weight: PositiveFloat = key(1.0, "share of the samples, relative to the other sources")
+
+
+@dataclass(config=_STRICT, kw_only=True)
 class DataConfig:
     """Image-text pairs from WebDataset tar shards."""
 
     shards: list[str] = key(
-        [], "shards, brace patterns (data/{000..099}.tar) or folders; empty: the embedded sample set"
+        [],
+        "shards, brace patterns (data/{000..099}.tar), folders or .manifest files, on disks, http(s)://, s3://, gs:// or "
+        "az://; empty: `sources`, or else the embedded sample set",
+    )
+    sources: list[SourceRule] = Field(
+        default_factory=list,
+        description="a mixture in place of `shards`, as [{shards: [/data/a], weight: 3}, {shards: [s3://b/c], weight: 1}]",
     )
     sample_concepts: Literal["default", "all"] = key("default", "concepts of the embedded sample set")
     sample_scenes: Positive = key(24000, "training scenes rendered from the embedded sample set")
     image_keys: list[str] = key(["jpg", "jpeg", "png", "webp"], "tar member extensions that hold the image")
     caption_key: str = key("txt", "tar member extension that holds the caption")
     tokenizer: str = key("open_clip_bpe", "open_clip's own BPE, or the name or folder of a Hugging Face tokenizer")
-    workers: NonNegative = key(4, "decoding processes per rank")
+    workers: Annotated[int, Field(ge=0, le=4096)] = key(4, "decoding processes per rank")
+    worker_start: Literal["auto", "fork", "forkserver", "spawn"] = key(
+        "auto", "how these are started; auto: fork where that is safe, else forkserver"
+    )
     prefetch: Positive = key(2, "batches each worker keeps ready")
-    shuffle_block: Positive = key(8192, "samples shuffled together (as raw bytes, never pixels)")
+    shuffle_block: Positive = key(8192, "samples shuffled together, rounded up to whole global batches")
     unique_captions: bool = key(False, "keep equal captions out of one global batch where the shuffle block allows")
     mean: Rgb = key((0.5, 0.5, 0.5), "pixel mean on [0, 1], folded into the patch embedding")
     std: Rgb = key((0.5, 0.5, 0.5), "pixel standard deviation on [0, 1]")
     max_image_pixels: Positive = key(89_478_485, "larger images are skipped before they are decoded")
     max_skipped: Fraction = key(0.1, "share of recent samples that may be skipped as unreadable before the run stops")
+    store_minutes: Minutes = key(10.0, "how long a file or remote store may fail before the run stops")
+    cache: str | None = key(None, "folder in which the ranks of a machine keep what they read of remote shards; null: none")
+    cache_gb: Annotated[float, Field(gt=0, le=1e7)] = key(100.0, "upper limit of that folder in GB; the oldest goes first")
+    allow_changed: bool = key(
+        False, "resume although the shards, their weights or the version of the order changed: samples may repeat or be left out"
+    )
 
 
 @dataclass(config=_STRICT, kw_only=True)

@@ -23,7 +23,7 @@ from typing import Any
 import yaml
 from pydantic import TypeAdapter, ValidationError
 
-from silc.config import Config, ParameterRule
+from silc.config import Config, ParameterRule, SourceRule
 from silc.presets import PRESETS
 from silc.yaml_safe import read_plain
 
@@ -35,7 +35,11 @@ RENAMED = {
     "eval.test_pictures": "eval.test_images",
     "eval.train_pictures": "eval.train_images",
 }
-_RULE_KEYS = [field.name for field in dataclasses.fields(ParameterRule)]
+# Keys that hold a list of sections -> (what one is called, its class, how to write the list).
+_ENTRIES = {
+    "optim.rules": ("rule", ParameterRule, "[{pattern: ^text, lr: 0}]"),
+    "data.sources": ("source", SourceRule, "[{shards: [/data/a], weight: 3}, {shards: [/data/b], weight: 1}]"),
+}
 EXAMPLES = {"int": "500", "float": "0.001", "bool": "true", "str": "NAME"}  # by type
 RENAMED_BACKENDS = {"reference": "torch"}  # values of the keys of `kernels`
 
@@ -365,7 +369,7 @@ def _with_lists(tree: dict[str, Any]) -> dict[str, Any]:
     for dotted, kind, *_ in describe():
         section, _, name = dotted.rpartition(".")
         inside = tree.get(section)
-        if not (kind.startswith("list[") and isinstance(inside, dict)) or kind == "list[ParameterRule]":
+        if not (kind.startswith("list[") and isinstance(inside, dict)) or dotted in _ENTRIES:
             continue
         value = inside.get(name)
         if isinstance(value, bool) or not isinstance(value, str | int | float):
@@ -390,10 +394,11 @@ def _refuse_booleans(tree: dict[str, Any]) -> None:
 
 def _explain(item: Any, known: set[str]) -> str:
     dotted = ".".join(str(part) for part in item["loc"])
-    in_a_rule = re.fullmatch(r"optim\.rules\.\d+\.\w+", dotted)
+    entry = re.fullmatch(r"(\w+\.\w+)\.\d+\.\w+", dotted)
     if item["type"] == "unexpected_keyword_argument":
-        if in_a_rule:
-            return f"unknown key {dotted!r}; a rule has {', '.join(_RULE_KEYS)}"
+        if entry and entry[1] in _ENTRIES:
+            name, cls, _ = _ENTRIES[entry[1]]
+            return f"unknown key {dotted!r}; a {name} has {', '.join(field.name for field in dataclasses.fields(cls))}"
         return f"unknown key {dotted!r}{_nearest(dotted, known)}"
     if item["type"] == "missing":
         section, _, name = dotted.rpartition(".")
@@ -405,8 +410,8 @@ def _explain(item: Any, known: set[str]) -> str:
 def _way_out(dotted: str, item: Any) -> str:
     """What to write instead, for the end of a message; empty where the message says it."""
     given = item["input"]
-    if dotted == "optim.rules":
-        return ", as in [{pattern: ^text, lr: 0}]"
+    if dotted in _ENTRIES:
+        return f", as in {_ENTRIES[dotted][2]}"
     if item["type"] == "int_parsing" and isinstance(given, str):
         try:
             number = float(given.replace("_", ""))

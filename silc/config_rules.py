@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 
-from silc.config import Config, ModelConfig, ViewsConfig
+from silc.config import Config, DataConfig, ModelConfig, ViewsConfig
 
 
 def divisors(number: int) -> list[int]:
@@ -49,7 +49,22 @@ def validate(config: Config, world_size: int) -> None:
         )
     if min(config.data.std) <= 0:
         raise ValueError(f"data.std={config.data.std} must be positive in every channel")
+    _validate_data(config.data)
     validate_eval(config)
+
+
+def _validate_data(data: DataConfig) -> None:
+    if data.shards and data.sources:
+        raise ValueError(
+            "data.shards and data.sources are both given; name all shards in data.sources, or leave one of the two out"
+        )
+    for number, source in enumerate(data.sources):
+        if not source.shards:
+            raise ValueError(f"data.sources.{number}.shards is empty; name its shards, or leave the source out")
+
+
+def _named(data: DataConfig) -> list[str]:
+    return [*data.shards, *(name for source in data.sources for name in source.shards)]
 
 
 def _validate_model(model: ModelConfig, views: ViewsConfig) -> None:
@@ -74,11 +89,16 @@ def is_prompt(template: str) -> bool:
     return template.count("{}") == 1 and not {"{", "}"} & set(template.replace("{}", ""))
 
 
+def own_data(config: Config) -> list[str]:
+    """Every address that the configuration names to train on; empty: the embedded sample set is trained on."""
+    return _named(config.data)
+
+
 def has_evaluation_data(config: Config) -> bool:
     """Whether there is a data set to evaluate on: one that the configuration names, or the embedded sample set."""
     evaluation = config.eval
     named = (evaluation.classification, evaluation.retrieval, evaluation.segmentation)
-    return not config.data.shards or bool(evaluation.shards) or any(spec is not None for spec in named)
+    return not own_data(config) or bool(evaluation.shards) or any(spec is not None for spec in named)
 
 
 def validate_eval(config: Config) -> None:

@@ -18,6 +18,8 @@ from silc.ports import free_port
 
 _NAMES = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")  # a job in a launcher's environment
 
+_HOST_GROUPS: dict[dist.ProcessGroup, dist.ProcessGroup] = {}  # default group -> its ranks over gloo
+
 
 @dataclass(frozen=True)
 class World:
@@ -141,11 +143,24 @@ def all_reduce_min_(tensor: torch.Tensor) -> torch.Tensor:
     return tensor
 
 
-def all_reduce_max_(tensor: torch.Tensor) -> torch.Tensor:
-    """Largest over ranks, in place: for flags, 'is it so anywhere'."""
-    if _many():
-        dist.all_reduce(tensor, op=dist.ReduceOp.MAX)
-    return tensor
+def largest(value: int) -> int:
+    """Largest of a whole number over ranks, exchanged on the hosts: no device is waited for."""
+    if not _many():
+        return value
+    tensor = torch.tensor(value)
+    dist.all_reduce(tensor, op=dist.ReduceOp.MAX, group=_host_group())
+    return int(tensor)
+
+
+def _host_group() -> dist.ProcessGroup | None:
+    """A group of all ranks that exchanges CPU tensors, made with its first use (collective); None: the default one."""
+    world = dist.group.WORLD
+    if dist.get_backend() == "gloo" or world is None:
+        return None
+    if world not in _HOST_GROUPS:
+        _HOST_GROUPS.clear()  # of a job that was left
+        _HOST_GROUPS[world] = dist.new_group(backend="gloo")
+    return _HOST_GROUPS[world]
 
 
 def all_gather_objects(value: Any) -> list[Any]:

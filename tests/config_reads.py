@@ -46,7 +46,7 @@ def _field_types() -> dict[Key, str | None]:
     return out
 
 
-ITEMS = {("OptimConfig", "rules"): "ParameterRule"}
+ITEMS = {("OptimConfig", "rules"): "ParameterRule", ("DataConfig", "sources"): "SourceRule"}
 TYPES = _field_types()
 
 

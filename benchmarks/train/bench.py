@@ -39,7 +39,7 @@ from benchmarks.train.report import Measured, Row
 from benchmarks.train.worker import StepTime
 from silc import config_io
 from silc.config import Config
-from silc.config_rules import validate
+from silc.config_rules import own_data, validate
 from silc.data import build_loader
 from silc.data.sample_set.cache import default_root, ensure_sample
 from silc.train.engine import precision
@@ -209,7 +209,7 @@ def main(argv: list[str] | None = None) -> None:
     clip = config_io.build(tree | {section: tree[section] | changes for section, changes in PLAIN_CLIP.items()})
     configs = {"silc": config, "glued": config, "clip": clip}
     data = config.data
-    shards = data.shards or ensure_sample(
+    shards = own_data(config) or ensure_sample(
         default_root(), concepts=data.sample_concepts, scenes_train=data.sample_scenes
     ).shards("train")
     dtype = precision(config, train_worker.device())

@@ -38,7 +38,7 @@ from silc.presets import PRESETS
 
 PROG = "silc claims"
 # What may differ between a run that is there and the one asked for; with other words of eval it is measured again.
-FREE = {"train": ("resume", "out"), "data": ("workers",)}
+FREE = {"train": ("resume", "out"), "data": ("workers", "worker_start", "store_minutes", "cache", "cache_gb", "allow_changed")}
 FREE_SECTIONS = ("preset", "unverified", "notes", "eval")
 GRACE = 600  # seconds in which a run may save after it was asked to stop
 

@@ -28,7 +28,7 @@ from silc import config_io
 from silc.commands import launcher
 from silc.commands.common import MISTAKE, Parser, add_local_rank, did_you_mean, passive_threads, with_new_names
 from silc.config import TASKS, Config
-from silc.config_rules import validate_eval
+from silc.config_rules import own_data, validate_eval
 from silc.errors import defer_to_first_rank
 
 if TYPE_CHECKING:
@@ -135,7 +135,7 @@ def find_data(config: Config, args: argparse.Namespace, world: World) -> EvalDat
     from silc.evaluate import datasets
     from silc.model.load_export import is_export
 
-    on_sample = not config.data.shards and (args.preset is not None or not is_export(args.model))
+    on_sample = not own_data(config) and (args.preset is not None or not is_export(args.model))
     data = datasets.find_data(config, world, default_root(), args.tasks, on_sample=on_sample)
     if data.empty:
         way = "--preset sample" if is_export(args.model) else "data.shards=[]"

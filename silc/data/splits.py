@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import io
 import json
-import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -21,7 +20,7 @@ from torch import Tensor
 
 from silc.config import DataConfig
 from silc.data.decode import decode_image
-from silc.data.shards import ABSENT, ShardIndex, Unreadable
+from silc.data.shards import ShardIndex, Unreadable
 
 IGNORE = -1  # in masks: pixels that nothing is trained on and no metric counts
 LABELS, CAPTIONS, MASKS = "labels", "captions", "masks"
@@ -202,11 +201,7 @@ class TarSplit:
         self._places = [(shard, sample) for shard, count in enumerate(self._index.counts) for sample in range(count)]
         self._max_pixels, self._classes, self._single_objects = config.max_image_pixels, classes, single_objects
         self._rule = numbered_from_one(classes)
-        self._one_reader = threading.Lock()  # the index opens and closes shards while it reads
-        held = {
-            name: any((shard.spans[:, number, 0] != ABSENT).any() for shard in self._index.shards)
-            for number, name in enumerate(columns)
-        }
+        held = {name: self._index.holds(name) for name in columns}
         labelled = held["cls"] or (held["json"] and any(self.label(i) is not None for i in range(len(self))))
         found = {LABELS: labelled, CAPTIONS: held["caption"], MASKS: held["mask"]}
         self.has = frozenset(name for name, present in found.items() if present)
@@ -257,5 +252,4 @@ class TarSplit:
         return decode_mask(self._read(index, "mask"), self._rule, self._classes, self.key(index))
 
     def _read(self, index: int, column: str) -> bytes | None:
-        with self._one_reader:
-            return self._index.read(*self._places[index], column)
+        return self._index.read(*self._places[index], column)

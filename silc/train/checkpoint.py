@@ -42,8 +42,8 @@ from silc.text import plural
 if TYPE_CHECKING:  # to read weights, no engine is needed
     from silc.train.state import TrainState
 
-FORMAT = 2  # 1 had the configuration in trainer.pt too
-READABLE = (1, 2)
+FORMAT = 3  # 1 had the configuration in trainer.pt too; 1 and 2 do not say which samples their position counts in
+READABLE = (1, 2, 3)
 MAX_MANIFEST, MAX_NAME = 64 << 20, 4096  # bytes
 
 
@@ -154,7 +154,7 @@ def load_trainer(path: Path, world_size: int, device: torch.device) -> dict[str,
     check_regular(path / "trainer.pt")
     trainer = torch.load(path / "trainer.pt", map_location=device, weights_only=True)
     if trainer["format"] not in READABLE:
-        readable = " and ".join(map(str, READABLE))
+        readable = f"{', '.join(map(str, READABLE[:-1]))} and {READABLE[-1]}"
         raise ValueError(f"checkpoint {path} has format {trainer['format']}, this version reads {readable}")
     if trainer["world_size"] != world_size:
         raise ValueError(

@@ -1,15 +1,19 @@
 """The loop of a run. Code stands in the order in which it runs: the loop, then what each turn of it calls in turn: a
-step, a discarded step, the log, evaluation and checkpoints on the way, a signal that asks for the end.
+batch, or the end where there is none or a signal asks for it, a step, a discarded step, the log, evaluation and
+checkpoints on the way.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable
+import time
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 from silc.config import Config
+from silc.data import Loader
 from silc.data.batch import Batch
+from silc.distributed import all_gather_objects
 from silc.errors import RunInterrupted, RunStopped
 from silc.objective import plan_views
 from silc.text import plural
@@ -21,6 +25,9 @@ from silc.train.schedule import learning_rate
 from silc.train.state import Counters, TrainState
 from silc.train.step import SilcStep, StepReport
 from silc.train.stop import StopRequest
+
+
+SAID_EVERY = 30.0  # seconds between lines about data that do not arrive
 
 
 class Trainer:
@@ -40,21 +47,22 @@ class Trainer:
         self.config, self.state, self.world = config, state, state.world
         self.batches, self.folder, self.log = batches, folder, log
         self.step = SilcStep(config, plan_views(config), state)
+        self._saved_step = state.counters.step  # what a checkpoint holds, or nothing at all
 
     def run(self, evaluate: Callable[[], object] | None = None) -> Counters:
         """Train to `train.steps`; save every `train.save_every` steps and call `evaluate` every `eval.every`.
 
-        Raises RunStopped after too many bad steps in a row, and RunInterrupted when a signal asks for the end.
+        Raises RunStopped after too many bad steps in a row or when data cannot be read, and RunInterrupted when a
+        signal asks for the end.
         """
         config, counters = self.config, self.state.counters
         meter = Meter(config, self.state)
         progress = Progress(config.train.steps, counters.step, enabled=self.world.main)
         bad_in_a_row = 0
-        batches = iter(self.batches)
+        batches = self.batches.poll() if isinstance(self.batches, Loader) else iter(self.batches)
         with StopRequest() as request:
             while counters.step < config.train.steps:
-                with meter.waiting():
-                    batch = next(batches)
+                batch = self._next(batches, request, meter, progress)
                 report = self._one(batch)
                 counters.position = batch.position
                 counters.skipped_samples += len(batch.skipped)
@@ -69,10 +77,58 @@ class Trainer:
                     self._log(report, meter, progress)
                 progress.advance()
                 self._periodic(meter, evaluate)
-                self._heed(request, meter)
         meter.settle()
         progress.close()
         return counters
+
+    def _next(
+        self, batches: Iterator[Batch | None], request: StopRequest, meter: Meter, progress: Progress
+    ) -> Batch:
+        """This rank's next batch, when every rank has one and none was asked to stop (collective).
+
+        Else it ends the run after a checkpoint: raises RunInterrupted or RunStopped.
+        """
+        batch, reason = None, None
+        with meter.waiting():
+            try:
+                batch = self._arrived(batches, request, progress)
+            except RunStopped as error:
+                reason = str(error)
+            asked = request.agreed(failed=reason is not None)
+        if not asked:
+            assert batch is not None
+            return batch
+        reasons = {rank: text for rank, text in enumerate(all_gather_objects(reason)) if text is not None}
+        step = self.state.counters.step
+        with meter.paused():
+            path = self.save() if step > self._saved_step else None
+        where = f"at step {step} of {self.config.train.steps}; {f'checkpoint {path}' if path else 'nothing new to save'}"
+        if asked is not True:
+            raise RunInterrupted(f"{asked.name} {where}. The same command with train.resume=auto continues from it")
+        rank, reason = next(iter(reasons.items()))
+        named = f"rank {rank}" if len(reasons) == 1 else f"rank {rank} and {plural(len(reasons) - 1, 'other')}"
+        raise RunStopped(f"{reason} ({f'{named}, ' if self.world.size > 1 else ''}{where})")
+
+    def _arrived(
+        self, batches: Iterator[Batch | None], request: StopRequest, progress: Progress
+    ) -> Batch | None:
+        """This rank's next batch; None when it was asked to stop before one arrived. Says what it waits for."""
+        began = said = time.monotonic()
+        while (batch := next(batches)) is None and not request.received:
+            now = time.monotonic()
+            text = f"waiting {now - began:.0f} s for data{self._waits_for()}"
+            progress.waiting(text)
+            if now - said >= SAID_EVERY:
+                said = now
+                progress.say(text if self.world.main else f"rank {self.world.rank}: {text}")
+        return batch
+
+    def _waits_for(self) -> str:
+        """What the readers of this rank wait for, for the end of a line; empty where no read has failed."""
+        found = self.batches.waiting() if isinstance(self.batches, Loader) else None
+        if found is None:
+            return ""
+        return f": {found.address}: {found.what}, {plural(found.tries, 'try', 'tries')} in {found.seconds:.0f} s"
 
     def _one(self, batch: Batch) -> StepReport:
         """One step of the schedule."""
@@ -126,23 +182,9 @@ class Trainer:
 
     def save(self) -> Path:
         """Write a checkpoint (collective)."""
-        return checkpoint.save(self.folder, self.state, self.config)
-
-    def _heed(self, request: StopRequest, meter: Meter) -> None:
-        """End the run after a checkpoint if any rank was asked to; after the last step it ends anyway."""
-        step, every = self.state.counters.step, self.config.train.log_every
-        # Reading the answer waits for the device: on a GPU only where the log has just done so.
-        waits = self.world.device.type == "cuda" and step % every != 0
-        if waits or step >= self.config.train.steps:
-            return
-        asked = request.agreed(self.world.device)
-        if asked is not None:
-            with meter.paused():
-                path = self.save()
-            raise RunInterrupted(
-                f"{asked.name} at step {step} of {self.config.train.steps}; checkpoint {path}. The same command with "
-                "train.resume=auto continues from it"
-            )
+        path = checkpoint.save(self.folder, self.state, self.config)
+        self._saved_step = self.state.counters.step
+        return path
 
     def close(self) -> None:
         """Close the logs."""

@@ -55,6 +55,16 @@ class Progress:
         left = (self._total - done) * elapsed / max(1, done - self._bar.initial)
         print(f"step {done}/{self._total}  ETA {tqdm.format_interval(left)}  {text}", flush=True)
 
+    def waiting(self, text: str) -> None:
+        """Show on a terminal what the run waits for, until numbers are shown again."""
+        if self._terminal:
+            self._bar.set_postfix_str(text)
+
+    def say(self, text: str) -> None:
+        """A line of its own, of any rank, where there is no terminal to show it on."""
+        if not self._terminal:
+            print(text, flush=True)
+
     def close(self) -> None:
         """Leave the last line standing."""
         self._bar.close()

@@ -51,6 +51,7 @@ def train(config: Config) -> int:
         barrier()  # the launcher ends all ranks when the first one has left with this status
         return STOPPED_BY_SIGNAL
     except RunStopped as error:
+        defer_to_first_rank()
         print(f"silc train: {error}", file=sys.stderr)
         return 1
     return 0

@@ -8,6 +8,7 @@ from typing import Any
 
 from silc.config import Config
 from silc.config_io import to_dict
+from silc.config_rules import own_data
 
 # Sections, or keys of them, that the saved tensors, the order of samples or what a position yields depend on.
 _FIXED = (
@@ -38,15 +39,17 @@ def check_same_run(saved: Config, now: Config, path: Path) -> list[str]:
 
     path: of the checkpoint.
 
-    Returns notes on what may differ and changes what follows: another number of steps, and other names of the shards
-    (moved data have other names, and names do not show whether the data are the same).
+    Whether the shards are the same does not show in their names, which change when they are moved: see
+    :func:`silc.train.same_data.check_same_data`.
+
+    Returns notes on what may differ and changes what follows: another number of steps.
 
     Raises ValueError with every key that differs, and both values.
     """
     before, after = dict(_leaves(to_dict(saved))), dict(_leaves(to_dict(now)))
-    _check_kind_of_data(before["data.shards"], after["data.shards"], path)
+    _check_kind_of_data(saved, now, path)
     fixed = [key for key in before if any(key == name or key.startswith(f"{name}.") for name in _FIXED)]
-    if before["data.shards"] and after["data.shards"]:
+    if own_data(now):
         fixed = [key for key in fixed if key not in _SAMPLE_SET]
     different = [key for key in fixed if before[key] != after[key]]
     if different:
@@ -61,24 +64,27 @@ def check_same_run(saved: Config, now: Config, path: Path) -> list[str]:
             f"note: train.steps is {after['train.steps']}, it was {before['train.steps']}: the schedule is recomputed "
             "for the new number of steps"
         )
-    if before["data.shards"] != after["data.shards"]:
-        notes.append(
-            f"warning: data.shards is {after['data.shards']}, the checkpoint was written with {before['data.shards']}: "
-            "unless they hold the same shards in the same order, the run will continue with different samples"
-        )
     return notes
 
 
-def _check_kind_of_data(before: list[str], after: list[str], path: Path) -> None:
+def _check_kind_of_data(saved: Config, now: Config, path: Path) -> None:
     """Raises ValueError where one run trains on shards and the other on the embedded sample set."""
-    if bool(before) == bool(after):
+    if bool(own_data(saved)) == bool(own_data(now)):
         return
-    was, now = (f"data.shards={shards}" if shards else "the embedded sample set" for shards in (before, after))
-    way = "give data.shards=... again" if before else "leave data.shards out"
+    was, is_now = (_named(config) for config in (saved, now))
+    way = "give data.shards=... again" if own_data(saved) else "leave data.shards and data.sources out"
     raise ValueError(
-        f"cannot resume from {path}, which was trained on {was}, with {now}: {way} (a resumed run takes its "
+        f"cannot resume from {path}, which was trained on {was}, with {is_now}: {way} (a resumed run takes its "
         "configuration from the command), or start a new run without train.resume"
     )
+
+
+def _named(config: Config) -> str:
+    names = own_data(config)
+    if not names:
+        return "the embedded sample set"
+    more = f" and {len(names) - 8} more" if len(names) > 8 else ""
+    return f"{'data.shards' if config.data.shards else 'data.sources'}={names[:8]}{more}"
 
 
 def _leaves(tree: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

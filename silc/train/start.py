@@ -19,6 +19,7 @@ from silc.train import checkpoint
 from silc.train.banner import banner
 from silc.train.loop import Trainer
 from silc.train.metrics import MetricLog
+from silc.train.same_data import check_same_data, check_same_everywhere
 from silc.train.same_run import check_same_run
 from silc.train.state import TrainState, build_state
 
@@ -30,8 +31,10 @@ class Resumed(NamedTuple):
     saved: dict[str, Any]
 
 
-def start(config: Config, world: World, shards: list[str], folder: Path, resumed: Resumed | None) -> Trainer:
-    """A trainer for `shards` (collective; the arguments are the same on every rank).
+def start(config: Config, world: World, shards: list[str] | None, folder: Path, resumed: Resumed | None) -> Trainer:
+    """A trainer (collective; the arguments are the same on every rank).
+
+    shards: to train on, in place of those that the configuration names.
 
     resumed: of :func:`find_resumed`.
 
@@ -45,7 +48,13 @@ def start(config: Config, world: World, shards: list[str], folder: Path, resumed
         local_from_position=config.distill_start_step * config.train.global_batch,
         shards=shards,
     )
+    check_same_everywhere(loader.data)
+    if resumed is not None:
+        note = check_same_data(resumed.saved.get("data"), loader.data, resumed.path, allowed=config.data.allow_changed)
+        if world.main and note:
+            print(note, flush=True)
     state = build_state(config, world)
+    state.data = loader.data
     if resumed is not None:
         checkpoint.restore(resumed.path, resumed.saved, state)
         if world.main:

@@ -39,6 +39,8 @@ class TrainState:
         teacher: the EMA teacher; None without distillation.
         center: of the teacher's outputs, fp32 [K]; zeros without distillation.
         counters: what the run has done.
+        data: the samples that `counters.position` counts in and their order, see `silc.data.Loader.data`; None before
+            the loader is known.
     """
 
     world: World
@@ -48,6 +50,7 @@ class TrainState:
     teacher: EmaTeacher | None
     center: Tensor
     counters: Counters = field(default_factory=Counters)
+    data: dict[str, Any] | None = None
 
     def skipped_samples(self) -> int:
         """Samples that could not be read, of all ranks (collective)."""
@@ -63,6 +66,7 @@ class TrainState:
         counters.pop("skipped_samples")
         return {
             "counters": counters,
+            "data": self.data,
             "skipped_samples": self.skipped_samples(),
             "center": self.center,
             "scale": self.scale.state_dict(),

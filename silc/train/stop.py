@@ -1,4 +1,4 @@
-"""Signals that ask a run to stop: SIGINT, SIGTERM and SIGUSR1, answered by all ranks together at a step's end."""
+"""What ends a run between two steps, for all ranks together: SIGINT, SIGTERM and SIGUSR1, or a rank without data."""
 
 from __future__ import annotations
 
@@ -7,11 +7,10 @@ import threading
 from types import FrameType, TracebackType
 from typing import Any
 
-import torch
-
-from silc.distributed import all_reduce_max_
+from silc.distributed import largest
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
+_FAILED = 1 << 16  # larger than any signal's number, so that it wins
 
 
 class StopRequest:
@@ -34,13 +33,20 @@ class StopRequest:
         for number, handler in self._before.items():
             signal.signal(number, handler)
 
-    def agreed(self, device: torch.device) -> signal.Signals | None:
-        """The signal that any rank received; the same on every rank (collective, one number).
+    @property
+    def received(self) -> bool:
+        """Whether this rank has received a signal."""
+        return self._received != 0
 
-        A launcher may reach some ranks and not others, and a rank that stopped alone would leave the rest waiting.
+    def agreed(self, *, failed: bool = False) -> signal.Signals | bool:
+        """What the ranks do, the same on every rank (collective, one number on the host): True when any of them has
+        failed, else the signal that any received, else False.
+
+        A launcher may reach some ranks and not others, and a rank that stopped alone would leave the rest waiting. The
+        host answers, not the device, so that a GPU goes on with the step before.
         """
-        number = int(all_reduce_max_(torch.tensor(float(self._received), device=device)))
-        return signal.Signals(number) if number else None
+        number = largest(_FAILED if failed else self._received)
+        return True if number == _FAILED else signal.Signals(number) if number else False
 
     def _receive(self, number: int, frame: FrameType | None) -> None:
         self._received = self._received or number

@@ -107,6 +107,8 @@ def device_name(device: torch.device) -> str:
 
 
 def _training_data(config: Config) -> str:
+    if config.data.sources:
+        return "; ".join(f"{', '.join(source.shards)} (weight {source.weight:g})" for source in config.data.sources)
     if config.data.shards:
         return ", ".join(config.data.shards)
     return f"the embedded sample set, {plural(config.data.sample_scenes, 'scene')}"

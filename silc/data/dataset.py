@@ -1,0 +1,164 @@
+"""One rank's share of a global batch, from its position in the stream: a pure function."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch.utils.data import Dataset, get_worker_info
+
+from silc.config import Config
+from silc.data.batch import Batch, Skip
+from silc.data.crops import MultiCrop
+from silc.data.decode import decode_caption, decode_image
+from silc.data.randomness import Purpose, uniform_rows
+from silc.data.shards import Sample, Unreadable
+from silc.data.shards.reader import Place, SampleReader
+from silc.data.stream import SampleStream, deal
+from silc.data.tokenizer import build_tokenizer
+from silc.data.training_set import TrainingSet
+from silc.errors import RunStopped
+from silc.storage import Board, NodeCache, Store, open_store
+from silc.text import plural
+
+SUBSTITUTES = 64  # tries to replace an unreadable sample
+
+
+class Failure(NamedTuple):
+    """In place of a batch: why the data cannot go on. An exception would reach the trainer wrapped in a worker's trace."""
+
+    reason: str
+
+
+class BatchDataset(Dataset["Batch | Failure"]):
+    """Maps the start position of a global batch to this rank's share. See :func:`silc.data.loader.build_loader`.
+
+    Attributes:
+        stream: the order.
+        board: where readers note what they wait for.
+    """
+
+    def __init__(
+        self, config: Config, data: TrainingSet, *, rank: int, world: int, local_from_position: int, board: Board
+    ) -> None:
+        batch = config.train.global_batch
+        if batch % world:
+            raise ValueError(f"train.global_batch={batch} is not divisible by the {world} ranks")
+        self._global_batch = batch
+        self._share = batch // world
+        self._offset = rank * self._share
+        self._image_keys, self._caption_key = config.data.image_keys, config.data.caption_key
+        self.board = board
+        self._patience = config.data.store_minutes * 60
+        self._cache = (config.data.cache, config.data.cache_gb)
+        self._data = data
+        self._reader = SampleReader(data.manifest, self._open_store)
+        self.stream = _stream(config, data, self._deal if config.data.unique_captions else None)
+        self._tokenizer = build_tokenizer(config.data.tokenizer, config.model.text.context_length)
+        if self._tokenizer.vocab_size > config.model.text.vocab_size:
+            raise ValueError(
+                f"model.text.vocab_size={config.model.text.vocab_size} is less than the {self._tokenizer.vocab_size} "
+                f"tokens of data.tokenizer={config.data.tokenizer}; set at least that many"
+            )
+        self._crops = MultiCrop(config.views, config.n_original)
+        self._views, self._n_original = config.views, config.n_original
+        self._seed, self._max_pixels = config.train.seed, config.data.max_image_pixels
+        self._local_from = local_from_position
+
+    def __getitem__(self, position: int) -> Batch | Failure:
+        try:
+            return self._batch(position)
+        except RunStopped as error:
+            return Failure(str(error))
+
+    def _batch(self, position: int) -> Batch:
+        first, views, b = position + self._offset, self._views, self._share
+        large = _empty(b, self._n_original + views.n_global, views.global_size)
+        with_locals = views.n_local > 0 and position >= self._local_from
+        small = _empty(b, views.n_local, views.local_size) if with_locals else None
+        places = list(zip(*(numbers.tolist() for numbers in self.stream.locate(first, first + b)), strict=True))
+        rows = uniform_rows(self._seed, Purpose.CROPS, first, b, self._crops.width)
+        keys: list[str] = []
+        captions: list[str] = []
+        skipped: list[Skip] = []
+        for i, (place, found) in enumerate(zip(places, self._reader.read(places), strict=True)):
+            key, image, caption = self._usable(first + i, place, found, skipped)
+            self._crops(image, rows[i].tolist(), large[i], None if small is None else small[i])
+            keys.append(key)
+            captions.append(caption)
+        tokens = self._tokenizer(captions)
+        after = position + self._global_batch
+        return Batch(large, small, tokens, keys, self._n_original, after, skipped)
+
+    def _usable(
+        self, position: int, place: Place, found: Sample | Unreadable, skipped: list[Skip]
+    ) -> tuple[str, torch.Tensor, str]:
+        """Key, image and caption of the sample at a position, or of another, chosen by the position alone."""
+        others = ((other, next(self._reader.read([other]))) for other in self._substitutes(position, place))
+        for candidate, sample in itertools.chain([(place, found)], others):
+            try:
+                return self._decoded(candidate, sample)
+            except Unreadable as error:
+                skipped.append(Skip(self._key(candidate, sample), str(error)))
+        raise RunStopped(
+            f"no readable sample in {SUBSTITUTES + 1} tries at stream position {position}, last "
+            f"{skipped[-1].key}: {skipped[-1].reason}; check the shards"
+        )
+
+    def _decoded(self, place: Place, sample: Sample | Unreadable) -> tuple[str, torch.Tensor, str]:
+        if isinstance(sample, Unreadable):
+            raise sample
+        caption = decode_caption(sample.column([self._caption_key]))
+        return self._key(place, sample), decode_image(sample.column(self._image_keys), self._max_pixels), caption
+
+    def _key(self, place: Place, sample: Sample | Unreadable) -> str:
+        """Name in logs: shard/key, or shard/#number where the key cannot be read."""
+        shard, number = place
+        return f"{self._reader.name(shard)}/{sample.key or f'#{number}'}"
+
+    def _substitutes(self, position: int, place: Place) -> Iterator[Place]:
+        for u in uniform_rows(self._seed, Purpose.SUBSTITUTE, position, 1, SUBSTITUTES)[0].tolist():
+            yield self.stream.substitute(place[0], u)
+
+    def _deal(self, shards: np.ndarray, samples: np.ndarray, first: int) -> np.ndarray:
+        return deal(self._reader.hashes(shards, samples), first, self._global_batch)
+
+    def _open_store(self) -> Store:
+        worker = get_worker_info()
+        folder, size = self._cache
+        cache = None if folder is None else NodeCache(folder, round(size * 1e9), self._data.versions())
+        return open_store(
+            patience=self._patience, board=self.board, worker=0 if worker is None else worker.id, cache=cache
+        )
+
+
+def _stream(config: Config, data: TrainingSet, arrange) -> SampleStream:
+    """The order of samples. Raises ValueError for a source that would repeat samples within a batch."""
+    batch = config.train.global_batch
+    total = sum(source.weight for source in data.sources)
+    for source in data.sources:
+        wanted = -int(-batch * source.weight // total)
+        if source.samples < wanted:
+            part = f"the {wanted} that a batch of " if len(data.sources) > 1 else "a batch of "
+            raise ValueError(
+                f"train.global_batch={batch} is more than the {plural(source.samples, 'sample')} of {source.name}; "
+                "take a smaller batch or add shards"
+                if len(data.sources) == 1
+                else f"{source.name} has {plural(source.samples, 'sample')}, less than {part}{batch} takes of it: they "
+                "would repeat within a batch; lower its weight, take a smaller train.global_batch, or add shards"
+            )
+    return SampleStream(
+        data.counts(),
+        weights=[source.weight for source in data.sources],
+        seed=config.train.seed,
+        block=config.data.shuffle_block,
+        batch=batch,
+        arrange=arrange,
+    )
+
+
+def _empty(samples: int, views: int, size: int) -> torch.Tensor:
+    return torch.empty(samples, views, 3, size, size, dtype=torch.uint8)

@@ -1,0 +1,75 @@
+"""Whether a position in the stream names the same sample as in the run that saved it, and on every rank."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from silc.distributed import all_gather_objects
+from silc.text import plural
+
+
+def check_same_data(saved: dict[str, Any] | None, now: dict[str, Any], path: Path, *, allowed: bool) -> str | None:
+    """Compare what the position of a checkpoint counts in with what this run reads.
+
+    Args:
+        saved: `Loader.data` of the run that wrote the checkpoint; None: written by a version that did not save it.
+        now: of this run.
+        path: of the checkpoint.
+        allowed: `data.allow_changed`.
+
+    Returns a note where they differ and that is allowed, else None.
+
+    Raises ValueError where they differ and that is not allowed.
+    """
+    different = _differences(saved, now)
+    if not different:
+        return None
+    listed = "; ".join(different)
+    if allowed:
+        return (
+            f"note: {listed}: the run goes on at the same position, but in another order; samples of the current pass "
+            "may come again or be left out (data.allow_changed)"
+        )
+    raise ValueError(
+        f"cannot resume from {path}, whose position counts in other samples: {listed}. Give the data that it was "
+        "trained on, or data.allow_changed=true to go on with these, where samples of the current pass may come again "
+        "or be left out"
+    )
+
+
+def _differences(saved: dict[str, Any] | None, now: dict[str, Any]) -> list[str]:
+    if saved is None:
+        return [f"the order of samples is version {now['order']['version']}, it was version 1"]
+    names = sorted({*saved["order"], *now["order"]})
+    order = [(name, now["order"].get(name), saved["order"].get(name)) for name in names]
+    found = [f"the order's {name} is {after}, it was {before}" for name, after, before in order if after != before]
+    before, after = saved["sources"], now["sources"]
+    if len(before) != len(after):
+        return [*found, f"there are {plural(len(after), 'source')}, there were {len(before)}"]
+    for number, (was, is_now) in enumerate(zip(before, after, strict=True)):
+        which = f"source {number}" if len(after) > 1 else "the data"
+        if (was["shards"], was["samples"]) != (is_now["shards"], is_now["samples"]):
+            found.append(f"{which} is {_size(is_now)}, it was {_size(was)}")
+        elif was["identity"] != is_now["identity"]:
+            found.append(f"{which} has shards of other names, sizes or order")
+        if was["share"] != is_now["share"]:
+            found.append(f"{which} has a share of {is_now['share']:.4g}, it had {was['share']:.4g}")
+    return found
+
+
+def _size(source: dict[str, Any]) -> str:
+    return f"{plural(source['samples'], 'sample')} in {plural(source['shards'], 'shard')}"
+
+
+def check_same_everywhere(data: dict[str, Any]) -> None:
+    """Raises ValueError on every rank where another reads other shards than the first one (collective)."""
+    first, *others = all_gather_objects(data)
+    different = [rank for rank, other in enumerate(others, start=1) if other != first]
+    if different:
+        rank = different[0]
+        listed = "; ".join(_differences(first, others[rank - 1]))
+        raise ValueError(
+            f"rank {rank} reads other data than rank 0 ({listed}, on rank 0): copy the same shards to every machine, in "
+            "the same place"
+        )
