@@ -25,11 +25,12 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from benchmarks import RESULTS
-from benchmarks.data import report, startup
+from benchmarks.data import fake, report, startup, throughput
 
 SAMPLES = "1e5,1e6,1e7,1e8,1.4e9"
 NODES = "1x4,8x4"
@@ -114,6 +115,8 @@ def main(argv: Sequence[str] | None = None) -> None:
             _startup(plan, folder, tails, args.save)
         if args.flatness:
             _flatness(plan, folder, tails, args.save)
+        if args.throughput:
+            _throughput(args, folder, tails)
 
 
 def _startup(plan: startup.Plan, folder: Path, tails: dict[str, dict[str, str]], save: Path | None) -> None:
@@ -133,6 +136,24 @@ def _flatness(plan: startup.Plan, folder: Path, tails: dict[str, dict[str, str]]
         print(report.flat_lines(flat), flush=True)
         found.append(flat)
         _save(found, tails, "data_flatness", save)
+
+
+def _throughput(args: argparse.Namespace, folder: Path, tails: dict[str, dict[str, str]]) -> None:
+    shards, per_shard = (4, 64) if args.quick else (64, 1000)
+    made = fake.real_set(folder / "throughput", shards, per_shard, (341, 256), args.peers)
+    source = throughput.source_of(made)
+    plan = throughput.Plan(args.pythons)
+    if args.quick:
+        plan = replace(plan, workers=(0, 1), batch=8, warm=2, batches=4, turns=2, cold_batches=4)
+    print(f"\nthroughput: {made.samples:,} pairs of {source.mean / 1e3:.1f} kB in {shards} shards, batch {plan.batch}")
+    for provider, python in args.pythons.items():
+        print(throughput.gate(provider, python, made, source, plan), flush=True)
+    print(report.rate_header(), flush=True)
+    found: list[Any] = []
+    for rate in throughput.rates(plan, made, source):
+        print(report.rate_line(rate), flush=True)
+        found.append(rate)
+        _save(found, tails, "data_throughput", args.save)
 
 
 def _save(found: list[Any], tails: dict[str, dict[str, str]], name: str, folder: Path | None) -> None:

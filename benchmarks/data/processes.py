@@ -52,6 +52,10 @@ class Used:
     disk: int
     processor: float
 
+    def __sub__(self, before: Used) -> Used:
+        """What was used since."""
+        return Used(self.read - before.read, self.disk - before.disk, self.processor - before.processor)
+
 
 class Ended(Exception):
     """A stream that gives no batch: the text is why, short enough for a table."""

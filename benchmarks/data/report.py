@@ -12,6 +12,7 @@ from typing import Any
 
 from benchmarks.common.measure import commit, device
 from benchmarks.data.startup import Flat, Start
+from benchmarks.data.throughput import Rate
 from benchmarks.train.report import machine
 
 PACKAGES = ("torch", "numpy", "webdataset", "mosaicml-streaming", "obstore")
@@ -64,7 +65,7 @@ def rows(measured: Iterable[Any], tails: dict[str, dict[str, str]]) -> list[dict
     return [asdict(each) | tails[each.provider] for each in measured]
 
 
-START_COLUMNS = ("samples", "node", "first s", "imports s", "MiB", "above", "peak above", "USS", "PSS")
+START_COLUMNS = ("samples", "node", "first s", "imports s", "CPU s", "MiB", "above", "peak above", "USS", "PSS")
 
 
 def start_header() -> str:
@@ -78,7 +79,16 @@ def start_line(start: Start) -> str:
     head = f"{start.provider:15s}{start.samples:12.2g}{node:>12s}"
     if start.note:
         return f"{head}  {start.note}"
-    numbers = (start.seconds, start.imports, start.held, start.above, start.peak_above, start.uss, start.pss)
+    numbers = (
+        start.seconds,
+        start.imports,
+        start.processor,
+        start.held,
+        start.above,
+        start.peak_above,
+        start.uss,
+        start.pss,
+    )
     return head + "".join(f"{'-' if n is None else f'{n:.1f}':>12s}" for n in numbers)
 
 
@@ -89,3 +99,18 @@ def flat_lines(flat: Flat) -> str:
         f"{flat.provider}: {flat.slope:+.2f} MiB in 1,000 batches over the second half of {flat.batches[-1]:,} "
         f"({flat.workers} workers)\n    MiB: {looks}"
     )
+
+
+RATE_COLUMNS = ("workers", "samples/s", "slowest", "fastest", "CPU ms", "read/used", "disk/used", "ours/this")
+
+
+def rate_header() -> str:
+    """Heading of :func:`rate_line`."""
+    return f"{'':15s}{'':8s}" + "".join(f"{name:>11s}" for name in RATE_COLUMNS)
+
+
+def rate_line(rate: Rate) -> str:
+    """A row of the throughput benchmark."""
+    numbers = f"{rate.workers:11d}{rate.per_second:11.0f}{rate.slowest:11.0f}{rate.fastest:11.0f}{rate.ms:11.3f}"
+    ratio = "-" if rate.ratio is None else f"{rate.ratio:.2f}x"
+    return f"{rate.provider:15s}{rate.kind:8s}{numbers}{rate.read:11.3f}{rate.disk:11.3f}{ratio:>11s}"

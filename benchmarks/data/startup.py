@@ -44,8 +44,9 @@ class Plan:
 
 @dataclass(frozen=True)
 class Start:
-    """A cell. seconds: to the first batch of every rank; imports: of them, for imports. MiB; above: over the smallest
-    set. note: why there are no numbers.
+    """A cell. seconds: to the first batch of every rank; imports: of them, for imports; processor: seconds of all
+    processes until then, which a busy machine disturbs less. MiB; above: over the smallest set. note: why there are no
+    numbers.
     """
 
     provider: str
@@ -55,6 +56,7 @@ class Start:
     workers: int
     seconds: float | None = None
     imports: float | None = None
+    processor: float | None = None
     uss: float | None = None
     pss: float | None = None
     held: float | None = None
@@ -114,12 +116,14 @@ def measure(provider: str, python: str, made: PairSet, ranks: int, workers: int,
             said, peak = processes.first(plan.timeout)
         except Ended as ended:
             return replace(start, note=str(ended))
+        processor = processes.used().processor
         processes.settle()
         memory = processes.memory()
     return replace(
         start,
         seconds=max(answer["first"] for answer in said),
         imports=max(answer["imported"] for answer in said),
+        processor=processor,
         uss=memory.uss,
         pss=memory.pss,
         held=memory.held,
