@@ -7,6 +7,7 @@
     --startup      time to the first batch and memory against the number of samples (startup.py)
     --flatness     memory over 10,000 batches
     --throughput   samples/s, and bytes read over bytes used (throughput.py)
+    --remote       from an S3 server of this machine; only when asked for, as it needs node and npm (remote.py)
 
 webdataset is one of this project's requirements. mosaicml-streaming 0.13 asks for numpy below 2.2, transformers below 5
 and with it huggingface_hub below 1; the lock of this project has later ones. It needs an environment of its own,
@@ -30,7 +31,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import RESULTS
-from benchmarks.data import fake, report, startup, throughput
+from benchmarks.data import fake, remote, report, startup, throughput
 
 SAMPLES = "1e5,1e6,1e7,1e8,1.4e9"
 NODES = "1x4,8x4"
@@ -41,8 +42,8 @@ PEERS = ("streaming", "streaming-py1s")
 def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     """The command line. Mistakes end with a message and status 2."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    for part in ("startup", "flatness", "throughput"):
-        parser.add_argument(f"--{part}", action="store_true", help="this part (default: all)")
+    for part in ("startup", "flatness", "throughput", "remote"):
+        parser.add_argument(f"--{part}", action="store_true", help="this part (default: all but remote)")
     parser.add_argument("--quick", action="store_true", help="small sizes, to see that it runs")
     parser.add_argument("--peers", metavar="PYTHON", help="Python of an environment with mosaicml-streaming")
     parser.add_argument("--providers", help=f"of {','.join(OURS + PEERS)} (default: all that are there)")
@@ -58,7 +59,7 @@ def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
         "--save", type=Path, nargs="?", const=RESULTS, metavar="FOLDER", help="write CSVs (benchmarks/results)"
     )
     args = parser.parse_args(argv)
-    if not (args.startup or args.flatness or args.throughput):
+    if not (args.startup or args.flatness or args.throughput or args.remote):
         args.startup = args.flatness = args.throughput = True
     if args.quick:
         args.samples, args.nodes, args.batches = "2e3,4e3", "1x1,2x1", 2000
@@ -117,6 +118,8 @@ def main(argv: Sequence[str] | None = None) -> None:
             _flatness(plan, folder, tails, args.save)
         if args.throughput:
             _throughput(args, folder, tails)
+        if args.remote:
+            _remote(args, folder, tails)
 
 
 def _startup(plan: startup.Plan, folder: Path, tails: dict[str, dict[str, str]], save: Path | None) -> None:
@@ -154,6 +157,23 @@ def _throughput(args: argparse.Namespace, folder: Path, tails: dict[str, dict[st
         print(report.rate_line(rate), flush=True)
         found.append(rate)
         _save(found, tails, "data_throughput", args.save)
+
+
+def _remote(args: argparse.Namespace, folder: Path, tails: dict[str, dict[str, str]]) -> None:
+    shards, per_shard = (4, 64) if args.quick else (32, 500)
+    made = fake.real_set(folder / "remote", shards, per_shard, (341, 256), args.peers)
+    source = throughput.source_of(made)
+    plan = remote.Plan(args.pythons)
+    if args.quick:
+        plan = replace(plan, batch=8, warm=2, batches=4)
+    described = f"{made.samples:,} pairs of {source.mean / 1e3:.1f} kB in {shards} shards, batch {plan.batch}"
+    print(f"\nfrom an S3 server: {described}")
+    print(report.remote_header(), flush=True)
+    found: list[Any] = []
+    for row in remote.remotes(plan, made, source):
+        print(report.remote_line(row), flush=True)
+        found.append(row)
+        _save(found, tails, "data_remote", args.save)
 
 
 def _save(found: list[Any], tails: dict[str, dict[str, str]], name: str, folder: Path | None) -> None:

@@ -12,7 +12,7 @@ import subprocess
 import tempfile
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -68,9 +68,17 @@ class Ranks:
         python: interpreter that has the provider's library.
         specs: one for each rank.
         memory_gib: what all may hold together; past it they are ended.
+        variables: of their environment, besides this process's.
     """
 
-    def __init__(self, python: str, specs: Sequence[Spec], memory_gib: float = 8.0) -> None:
+    def __init__(
+        self,
+        python: str,
+        specs: Sequence[Spec],
+        memory_gib: float = 8.0,
+        variables: Mapping[str, str] | None = None,
+    ) -> None:
+        self._variables = variables or {}
         self._limit = memory_gib * 1024
         self._workers = specs[0].workers
         self._folder = tempfile.TemporaryDirectory()
@@ -90,7 +98,7 @@ class Ranks:
             process = subprocess.Popen(
                 [python, "-m", "benchmarks.data.rank", str(path)],
                 cwd=ROOT,
-                env=environment() | ranks | places,
+                env=environment() | ranks | places | self._variables,
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=errors,

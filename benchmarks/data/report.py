@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.common.measure import commit, device
+from benchmarks.data.remote import Remote
 from benchmarks.data.startup import Flat, Start
 from benchmarks.data.throughput import Rate
 from benchmarks.train.report import machine
@@ -114,3 +115,16 @@ def rate_line(rate: Rate) -> str:
     numbers = f"{rate.workers:11d}{rate.per_second:11.0f}{rate.slowest:11.0f}{rate.fastest:11.0f}{rate.ms:11.3f}"
     ratio = "-" if rate.ratio is None else f"{rate.ratio:.2f}x"
     return f"{rate.provider:15s}{rate.kind:8s}{numbers}{rate.read:11.3f}{rate.disk:11.3f}{ratio:>11s}"
+
+
+REMOTE_COLUMNS = ("workers", "first s", "samples/s", "served/used")
+
+
+def remote_header() -> str:
+    """Heading of :func:`remote_line`."""
+    return f"{'':15s}" + "".join(f"{name:>12s}" for name in REMOTE_COLUMNS)
+
+
+def remote_line(row: Remote) -> str:
+    """A row of the benchmark from an S3 server."""
+    return f"{row.provider:15s}{row.workers:12d}{row.first:12.1f}{row.per_second:12.0f}{row.served:12.3f}"

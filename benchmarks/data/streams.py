@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from tempfile import gettempdir
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -31,8 +32,8 @@ SEED = 0
 class Spec:
     """What one rank reads.
 
-    tars: folder or address of the shards, of which there are `shards`, named as in fake.name. mds: folder of
-    mosaicml-streaming's. batch: samples of this rank. kind: bytes or pixels; side: of the images in pixels. endless:
+    tars: folder or address of the shards, of which there are `shards`, named as in fake.name. mds: folder or address
+    of mosaicml-streaming's. batch: samples of this rank. kind: bytes or pixels; side: of the images in pixels. endless:
     passes without an end, in whole batches; else one pass, whose last batch may be short.
     """
 
@@ -116,8 +117,9 @@ def _webdataset(spec: Spec) -> Iterable[Taken]:
     import webdataset as wds
 
     prepare = _preparation(spec)
+    command = "pipe:curl --silent --fail --location " if "://" in spec.tars else ""
     pipeline = wds.DataPipeline(
-        wds.SimpleShardList(f"{spec.tars}/{{000000..{spec.shards - 1:06}}}.tar"),
+        wds.SimpleShardList(f"{command}{spec.tars}/{{000000..{spec.shards - 1:06}}}.tar"),
         wds.detshuffle(bufsize=SHARDS_SHUFFLED, initial=SHARDS_FIRST, seed=SEED),
         wds.split_by_node,
         wds.split_by_worker,
@@ -141,7 +143,8 @@ def _streaming(algorithm: str) -> Callable[[Spec], Iterable[Taken]]:
                 return prepare(**super().__getitem__(at))
 
         assert spec.mds is not None
-        dataset = Pairs(local=spec.mds, batch_size=spec.batch, shuffle=True, shuffle_algo=algorithm, shuffle_seed=SEED)
+        remote = {"remote": spec.mds, "local": f"{gettempdir()}/mds"} if "://" in spec.mds else {"local": spec.mds}
+        dataset = Pairs(**remote, batch_size=spec.batch, shuffle=True, shuffle_algo=algorithm, shuffle_seed=SEED)
         loader = DataLoader(
             dataset,
             batch_size=spec.batch,

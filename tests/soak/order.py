@@ -16,20 +16,16 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
-import os
-import subprocess
-import sys
 import tempfile
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from itertools import islice
 from pathlib import Path
 
-from benchmarks import ROOT
 from silc.data import build_loader
 from tests.soak.common import BATCH, Table, config, finish, write_set
+from tests.soak.served import Place, index, places, run
 
 RANKS, WORKERS = (1, 2, 3, 5, 8), (0, 1, 4)
 STARTS = ("fork", "forkserver", "spawn")
@@ -63,34 +59,34 @@ def digests(reading: Reading) -> list[list[str]]:
     return found
 
 
-def elsewhere(reading: Reading) -> list[list[str]]:
-    """The digests, computed in a fresh process."""
-    command = [sys.executable, "-m", "tests.soak.order", "--read", json.dumps(asdict(reading))]
-    paths = {"PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'kernels'}"}
-    done = subprocess.run(
-        command, cwd=ROOT, env=os.environ | paths, capture_output=True, text=True, check=False, timeout=1800
-    )
+def elsewhere(reading: Reading, environment: dict[str, str] | None = None) -> list[list[str]]:
+    """The digests, computed in a fresh process. Raises RuntimeError."""
+    done = run("-m", "tests.soak.order", "--read", json.dumps(asdict(reading)), environment=environment)
     if done.returncode:
         raise RuntimeError(done.stderr[-2000:])
     return json.loads(done.stdout.splitlines()[-1])
 
 
-def readings(windows: list[tuple[int, int]], places: dict[str, str], quick: bool) -> Iterator[tuple[str, Reading]]:
+def readings(windows: list[tuple[int, int]], found: list[Place], quick: bool) -> Iterator[tuple[Place, Reading]]:
     """All that is compared. Spawned workers take seconds each to start: one window, and few of them."""
+    disk, *servers = found
     ranks_tried, workers_tried = ((1, 3), (0, 1)) if quick else (RANKS, WORKERS)
-    for ranks in ranks_tried:
-        for workers in workers_tried:
-            yield "disk", Reading(places["disk"], ranks, workers, "fork" if workers else "auto", windows)
-    for ranks, workers, start in ((2, 4, "forkserver"), (5, 1, "forkserver"), (2, 1, "spawn"), (3, 4, "spawn")):
-        if not quick:
-            yield "disk", Reading(places["disk"], ranks, workers, start, windows[1:2] if start == "spawn" else windows)
-    for name in [name for name in places if name != "disk"]:
-        for ranks, workers, start in ((1, 0, "auto"), (3, 1, "auto"), (8, 1, "forkserver"), (2, 4, "spawn")):
-            if not quick or ranks == 1:
-                yield name, Reading(places[name], ranks, workers, start, windows[1:2] if start == "spawn" else windows)
+    ways = [(ranks, workers, "fork" if workers else "auto") for ranks in ranks_tried for workers in workers_tried]
+    if not quick:
+        ways += [(2, 4, "forkserver"), (5, 1, "forkserver"), (2, 1, "spawn"), (3, 4, "spawn")]
+    for way in ways:
+        yield disk, _reading(disk, windows, *way)
+    for server in servers:
+        ways = [(1, 0, "auto"), (3, 1, "auto"), (8, 1, "forkserver"), (2, 4, "spawn")]
+        for way in ways[:1] if quick else ways:
+            yield server, _reading(server, windows, *way)
 
 
-def check_readings(folder: Path, stack: ExitStack, quick: bool) -> Table:
+def _reading(place: Place, windows: list[tuple[int, int]], ranks: int, workers: int, start: str) -> Reading:
+    return Reading(place.shards, ranks, workers, start, windows[1:2] if start == "spawn" else windows)
+
+
+def check_readings(folder: Path, quick: bool) -> Table:
     """Parts 1 and 2."""
     counts = [50, 31, 120] if quick else [2900, 4100, 1, 3777, 5000, 640, 3583, 4999]
     samples = write_set(folder, counts)
@@ -107,20 +103,16 @@ def check_readings(folder: Path, stack: ExitStack, quick: bool) -> Table:
     once = all(len(set(keys[first : first + samples])) == samples for first in (0, samples))
     table.row("disk", 1, 0, "-", "every key once" if once else "keys missing", holds=once)
     expected = elsewhere(Reading(str(folder), 1, 0, "auto", [(0, batches)]))[0]
-    for name, reading in readings(windows, remote_places(folder, stack), quick):
-        got = elsewhere(reading)
-        differing = sum(
-            one != other
-            for (first, count), window in zip(reading.windows, got, strict=True)
-            for one, other in zip(window, expected[first : first + count], strict=True)
-        )
-        table.row(name, reading.ranks, reading.workers, reading.start, differing, holds=not differing)
+    index(folder)
+    with places(folder) as found:
+        for place, reading in readings(windows, found, quick):
+            differing = sum(
+                one != other
+                for (first, count), window in zip(reading.windows, elsewhere(reading, place.environment), strict=True)
+                for one, other in zip(window, expected[first : first + count], strict=True)
+            )
+            table.row(place.name, reading.ranks, reading.workers, reading.start, differing, holds=not differing)
     return table
-
-
-def remote_places(folder: Path, stack: ExitStack) -> dict[str, str]:
-    """The folder, and where servers give the same files."""
-    return {"disk": str(folder)}
 
 
 def check_mixture(folder: Path, quick: bool) -> Table:
@@ -168,8 +160,8 @@ def main(argv: list[str] | None = None) -> None:
     if args.read:
         print(json.dumps(digests(Reading(**json.loads(args.read)))))
         return
-    with tempfile.TemporaryDirectory() as name, ExitStack() as stack:
-        tables = [check_readings(Path(name) / "set", stack, args.quick), check_mixture(Path(name) / "mix", args.quick)]
+    with tempfile.TemporaryDirectory() as name:
+        tables = [check_readings(Path(name) / "set", args.quick), check_mixture(Path(name) / "mix", args.quick)]
     finish(*tables)
 
 
