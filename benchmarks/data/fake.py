@@ -19,6 +19,8 @@ from pathlib import Path
 
 from benchmarks import ROOT
 from benchmarks.data.pairs import POOL, pairs, pictures, write_tar
+from silc.data.shards.manifest import NAME, Row
+from silc.data.shards.manifest_file import packed
 
 LINKS = 60_000  # names for one file; ext4 allows 65,000
 TINY = (64, 64)  # pixels: a JPEG of about 2 kB
@@ -125,6 +127,12 @@ def environment() -> dict[str, str]:
 
 def write_manifest(made: PairSet, samples: Sequence[int]) -> None:
     """The list of shards with their counts, beside them, without reading them."""
+    rows = []
+    for path, count in zip(made.paths, samples, strict=True):
+        found = os.stat(path)
+        details = json.dumps({"has": {"jpg": count, "txt": count}})
+        rows.append(Row(Path(path).name, count, found.st_size, str(found.st_mtime_ns), details))
+    (made.tars / NAME).write_bytes(packed(rows, base=None, caption=None, images=["jpg"]))
 
 
 def remove(folder: Path) -> None:

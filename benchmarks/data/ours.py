@@ -1,22 +1,25 @@
-"""This project's stream in the data benchmark: the training loader, or the bytes that it reads."""
+"""This project's stream in the data benchmark: the training loader, or what its workers read."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader
 
 from benchmarks.data.streams import CONTEXT, PREFETCH, SEED, Spec, Stored, Taken
 from silc.config import Config, DataConfig, ModelConfig, ObjectiveConfig, TextConfig, TrainConfig, ViewsConfig
 from silc.data import build_loader
-from silc.data.shards import ShardIndex
-from silc.data.stream import SampleStream
+from silc.data.dataset import BatchDataset
+from silc.data.shards import Sample
+from silc.data.training_set import open_training_set
+from silc.data.workers import context, initializer
+from silc.storage import Board
 
 
 def config_of(spec: Spec) -> Config:
     """A run that takes whole images, resized, and nothing else."""
     return Config(
-        data=DataConfig(shards=[spec.tars], workers=spec.workers, prefetch=PREFETCH, shuffle_block=spec.shuffle_block),
+        data=DataConfig(shards=[spec.tars], workers=spec.workers, prefetch=PREFETCH),
         model=ModelConfig(text=TextConfig(context_length=CONTEXT)),
         views=ViewsConfig(n_global=0, n_local=0, global_size=spec.side),
         objective=ObjectiveConfig(distill=False, contrastive_views="original"),
@@ -37,29 +40,39 @@ def _pixels(spec: Spec) -> Iterator[Taken]:
 def _bytes(spec: Spec) -> Iterable[Taken]:
     dataset = _Bytes(spec)
     step, samples = spec.batch * spec.world, dataset.stream.samples_per_pass
-    positions = range(0, 10**15 if spec.endless else samples, step)
-    prefetch = PREFETCH if spec.workers else None
-    return DataLoader(dataset, batch_size=None, sampler=positions, num_workers=spec.workers, prefetch_factor=prefetch)
+    workers = spec.workers
+    return DataLoader(
+        dataset,
+        batch_size=None,
+        sampler=range(0, 10**15 if spec.endless else samples, step),
+        num_workers=workers,
+        prefetch_factor=PREFETCH if workers else None,
+        worker_init_fn=initializer(),
+        multiprocessing_context=context("auto") if workers else None,
+    )
 
 
-class _Bytes(Dataset[Taken]):
+class _Bytes(BatchDataset):
+    """The training data without decoding: the same order, index and reader."""
+
     def __init__(self, spec: Spec) -> None:
+        config = config_of(spec)
+        board = Board(max(1, spec.workers))
+        data = open_training_set(config)
+        super().__init__(config, data, rank=spec.rank, world=spec.world, local_from_position=0, board=board)
         self._spec, self._stored = spec, Stored()
-        columns = {"image": ["jpg"], "caption": ["txt"]}
-        self._index = ShardIndex([spec.tars], columns, required=("image", "caption"))
-        self.stream = SampleStream(self._index.counts, seed=SEED, block=spec.shuffle_block)
 
     def __getitem__(self, position: int) -> Taken:
         first = position + self._spec.rank * self._spec.batch
         stop = first + self._spec.batch
         if not self._spec.endless:
             stop = min(stop, self.stream.samples_per_pass)
-        places = zip(*(numbers.tolist() for numbers in self.stream.locate(first, stop)), strict=True)
+        places = list(zip(*(numbers.tolist() for numbers in self.stream.locate(first, stop)), strict=True))
         samples = []
-        for shard, sample in places:
-            key = self._index.key(shard, sample).rpartition("/")[2]
-            image, caption = (self._index.read(shard, sample, column) for column in ("image", "caption"))
+        for sample in self._reader.read(places):
+            assert isinstance(sample, Sample)
+            image, caption = sample.column(["jpg"]), sample.column(["txt"])
             assert image is not None
             assert caption is not None
-            samples.append(self._stored(key, image, caption))
+            samples.append(self._stored(sample.key, image, caption))
         return self._stored.collate(samples)

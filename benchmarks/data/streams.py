@@ -48,7 +48,6 @@ class Spec:
     kind: str = "bytes"
     side: int = 32
     endless: bool = True
-    shuffle_block: int = 8192
 
 
 class Taken(NamedTuple):
