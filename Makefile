@@ -8,7 +8,7 @@ INSTALLED := $(VENV)/.silc-checkout-$(shell { pwd; cat setup.py kernels/pyprojec
 PIP := $(VENV)/bin/python -m pip --quiet --disable-pip-version-check install
 RUN := PATH="$(abspath $(VENV))/bin:$$PATH" OMP_WAIT_POLICY=passive GOMP_SPINCOUNT=0
 
-.PHONY: help setup train claims test lint format docs bench gpu clean
+.PHONY: help setup train claims test lint format docs bench soak gpu clean
 
 help:
 	@echo "make train   set up, then 'silc train' on the embedded drawings (ARGS='--preset NAME key=value' passes on)"
@@ -17,6 +17,7 @@ help:
 	@echo "make lint    ruff and mypy alone; make format changes what ruff can"
 	@echo "make docs    the pages of docs/ as a site, in site/"
 	@echo "make bench   the microbenchmarks and the training benchmark, against public parts"
+	@echo "make soak    long checks of the data stream: order, faults of servers, mutated files (half an hour on two CPU cores)"
 	@echo "make gpu     on a machine with a GPU, no network needed: kernel tests, sanitizer, benchmarks, a short training"
 	@echo "make setup   only the environment in $(VENV): requirements.txt, and this checkout as an editable install"
 
@@ -61,6 +62,13 @@ bench: setup
 	$(RUN) python benchmarks/loss_bench.py
 	$(RUN) python benchmarks/patch_embed_bench.py
 	$(RUN) python benchmarks/train_bench.py
+	$(RUN) python benchmarks/data_bench.py
+
+# Each prints a table; all run, and the first status that is not 0 counts.
+soak: setup
+	@status=0; for name in order faults fuzz; do \
+		$(RUN) OMP_NUM_THREADS=1 python -m tests.soak.$$name || status=$$?; \
+	done; exit $$status
 
 # Without a set-up: a GPU machine may have no network, and brings its own torch (make gpu PYTHON=...).
 gpu:

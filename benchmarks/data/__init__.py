@@ -1,1 +1,1 @@
-"""The data stream: what an order costs to read."""
+"""The data benchmark: the stream of training pairs against webdataset's and mosaicml-streaming's."""
