@@ -161,12 +161,12 @@ class DataConfig:
 
     shards: list[str] = key(
         [],
-        "shards, brace patterns (data/{000..099}.tar), folders or .manifest files, on disks, http(s)://, s3://, gs:// or "
+        "shards, brace patterns (data/{000..099}.tar), folders or .manifest files, local or http(s)://, s3://, gs://, "
         "az://; empty: `sources`, or else the embedded sample set",
     )
     sources: list[SourceRule] = Field(
         default_factory=list,
-        description="a mixture in place of `shards`, as [{shards: [/data/a], weight: 3}, {shards: [s3://b/c], weight: 1}]",
+        description="a mixture in place of `shards`, as [{shards: [/a], weight: 3}, {shards: [s3://b/c], weight: 1}]",
     )
     sample_concepts: Literal["default", "all"] = key("default", "concepts of the embedded sample set")
     sample_scenes: Positive = key(24000, "training scenes rendered from the embedded sample set")
@@ -193,7 +193,7 @@ class DataConfig:
     )
     allow_changed: bool = key(
         False,
-        "resume although the shards, their weights or the version of the order changed: samples may repeat or be left out",
+        "resume although shards, weights or the version of the order changed; samples may repeat or be left out",
     )
 
 

@@ -60,8 +60,8 @@ def _validate_data(data: DataConfig, batch: int) -> None:
         )
     if data.unique_captions and data.shuffle_block < 2 * batch:
         raise ValueError(
-            f"data.unique_captions has no effect in a block of one batch: data.shuffle_block={data.shuffle_block} is less "
-            f"than two batches of {batch}; take {8 * batch}"
+            "data.unique_captions has no effect within one batch, and data.shuffle_block="
+            f"{data.shuffle_block} is less than two batches of {batch}; take {8 * batch}"
         )
     for number, source in enumerate(data.sources):
         if not source.shards:

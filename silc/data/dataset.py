@@ -29,7 +29,7 @@ SUBSTITUTES = 64  # tries to replace an unreadable sample
 
 
 class Failure(NamedTuple):
-    """In place of a batch: why the data cannot go on. An exception would reach the trainer wrapped in a worker's trace."""
+    """In place of a batch: why there is none. An exception would reach the trainer wrapped in a worker's traceback."""
 
     reason: str
 
@@ -51,7 +51,8 @@ class BatchDataset(Dataset["Batch | Failure"]):
         self._global_batch = batch
         self._share = batch // world
         self._offset = rank * self._share
-        self._image_keys, self._caption_key = config.data.image_keys, config.data.caption_key
+        self._images = [name.lower() for name in config.data.image_keys]
+        self._captions = [config.data.caption_key.lower()]
         self.board = board
         self._patience = config.data.store_minutes * 60
         self._cache = (config.data.cache, config.data.cache_gb)
@@ -112,8 +113,8 @@ class BatchDataset(Dataset["Batch | Failure"]):
     def _decoded(self, place: Place, sample: Sample | Unusable) -> tuple[str, torch.Tensor, str]:
         if isinstance(sample, Unusable):
             raise Unreadable(sample.reason)
-        caption = decode_caption(sample.column([self._caption_key]))
-        return self._key(place, sample), decode_image(sample.column(self._image_keys), self._max_pixels), caption
+        caption = decode_caption(sample.column(self._captions))
+        return self._key(place, sample), decode_image(sample.column(self._images), self._max_pixels), caption
 
     def _key(self, place: Place, sample: Sample | Unusable) -> str:
         """Name in logs: shard/key, or shard/#number where the key cannot be read."""
@@ -147,11 +148,12 @@ def _stream(config: Config, data: TrainingSet, arrange: Arrange | None) -> Sampl
         held = plural(source.samples, "sample")
         if not several:
             raise ValueError(
-                f"train.global_batch={batch} is more than the {held} of {source.name}; take a smaller batch or add shards"
+                f"train.global_batch={batch} is more than the {held} of {source.name}; take a smaller batch or add "
+                "shards"
             )
         raise ValueError(
-            f"{source.name} has {held}, and a batch of {batch} takes {wanted} of it, so that some would come twice; lower "
-            "its weight, take a smaller train.global_batch, or add shards"
+            f"{source.name} has {held}, and a batch of {batch} takes {wanted} of it, so that some would come twice; "
+            "lower its weight, take a smaller train.global_batch, or add shards"
         )
     return SampleStream(
         data.counts(),

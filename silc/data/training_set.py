@@ -66,9 +66,7 @@ class TrainingSet:
         }
 
 
-def open_training_set(
-    config: Config, shards: Sequence[str] | None = None, *, prepared: bool = False
-) -> TrainingSet:
+def open_training_set(config: Config, shards: Sequence[str] | None = None, *, prepared: bool = False) -> TrainingSet:
     """Open the shards that a run trains on; where they are few and local, an index is made first.
 
     Args:

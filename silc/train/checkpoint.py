@@ -37,7 +37,6 @@ from silc.errors import RunStopped
 from silc.files import check_regular, replacing, write_text
 from silc.model.export import export, loading_call
 from silc.model.scale import LogitScale
-from silc.text import plural
 
 if TYPE_CHECKING:  # to read weights, no engine is needed
     from silc.train.state import TrainState

@@ -26,7 +26,6 @@ from silc.train.state import Counters, TrainState
 from silc.train.step import SilcStep, StepReport
 from silc.train.stop import StopRequest
 
-
 SAID_EVERY = 30.0  # seconds between lines about data that do not arrive
 
 

@@ -70,6 +70,6 @@ def check_same_everywhere(data: dict[str, Any]) -> None:
         rank = different[0]
         listed = "; ".join(_differences(first, others[rank - 1]))
         raise ValueError(
-            f"rank {rank} reads other data than rank 0 ({listed}, on rank 0): copy the same shards to every machine, in "
-            "the same place"
+            f"rank {rank} reads other data than rank 0 ({listed}, on rank 0): copy the same shards to every machine, "
+            "to the same place"
         )

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import itertools
 import multiprocessing
-import pickle
 import subprocess
+import sys
 import tarfile
+import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -16,7 +18,9 @@ from hypothesis import strategies as st
 
 from silc.data import build_loader
 from silc.data.batch import Batch, Skip
-from silc.data.loader import FEWEST, LOGGED, RECENT, BatchDataset, SkipGuard
+from silc.data.shards.reader import SampleReader
+from silc.data.skips import FEWEST, LOGGED, RECENT, SkipGuard
+from silc.data.workers import context
 from silc.errors import RunStopped
 
 
@@ -179,7 +183,7 @@ def test_broken_samples_are_replaced_counted_and_named(write_shards, make_config
         assert f"skipped {key}: {reason}" in caplog.text
 
 
-def test_a_cut_shard_is_used_up_to_the_cut(write_shards, make_config, caplog):
+def test_a_cut_shard_is_used_up_to_the_cut(write_shards, make_config, capsys):
     shards = write_shards([20, 13])
     path = Path(shards[0]) / "000.tar"
     with tarfile.open(path) as tar:
@@ -191,7 +195,7 @@ def test_a_cut_shard_is_used_up_to_the_cut(write_shards, make_config, caplog):
     batch = next(iter(loader))
     assert batch.skipped == [Skip("000/0015", batch.skipped[0].reason)]
     assert {f"000/{i:04}" for i in range(15)} < set(batch.keys)
-    assert "000.tar is damaged" in caplog.text
+    assert "000.tar is damaged" in capsys.readouterr().out
 
 
 def test_too_large_images_are_skipped(write_shards, make_config):
@@ -310,12 +314,49 @@ def test_the_trainer_can_end_its_workers(write_shards, make_config):
     batches.close()
 
 
-def test_a_dataset_can_be_sent_to_a_spawned_worker(write_shards, make_config):
-    dataset = BatchDataset(
-        make_config(write_shards([20, 13]), unique_captions=True), rank=0, world=1, local_from_position=0, shards=None
-    )
-    before = dataset[8]
-    assert same(pickle.loads(pickle.dumps(dataset))[8], before)
+@pytest.mark.parametrize("start", ["fork", "forkserver", "spawn"])
+def test_workers_may_be_started_in_any_way(write_shards, make_config, start):
+    shards = write_shards([20, 13], break_some)
+    words = {"unique_captions": True, "max_skipped": 1.0}
+    alone = take(make_config(shards, **words), 5)
+    helped = take(make_config(shards, workers=1, worker_start=start, **words), 5)
+    assert all(same(a, b) for a, b in zip(alone, helped, strict=True))
+
+
+def test_a_process_that_has_read_a_remote_store_is_never_forked(write_shards, make_config, monkeypatch):
+    """obstore hangs in the child."""
+    monkeypatch.setitem(sys.modules, "obstore", sys)
+    assert context("auto").get_start_method() == "forkserver"
+    with pytest.raises(ValueError, match=r"data\.worker_start=fork: .* take auto, forkserver or spawn"):
+        build_loader(make_config(write_shards([20]), workers=1, worker_start="fork"), rank=0, world=1)
+    monkeypatch.delitem(sys.modules, "obstore")
+    assert context("auto").get_start_method() == "fork"
+
+
+def test_a_worker_that_was_killed_stops_the_run_in_words(write_shards, make_config):
+    batches = iter(build_loader(make_config(write_shards([20, 13]), workers=1), rank=0, world=1))
+    next(batches)
+    (worker,) = multiprocessing.active_children()
+    worker.kill()
+    with pytest.raises(RunStopped, match=r"a process that decodes images has ended .*fewer data\.workers"):
+        list(itertools.islice(batches, 9))
+
+
+def test_a_slow_worker_is_waited_for_and_the_trainer_is_told(write_shards, make_config, monkeypatch):
+    """Every second: a signal may ask for the end while nothing arrives."""
+    inner = SampleReader.read
+
+    def slow(self: SampleReader, places: list) -> Iterator:
+        time.sleep(2.5)
+        return inner(self, places)
+
+    monkeypatch.setattr(SampleReader, "read", slow)
+    polled = build_loader(make_config(write_shards([20, 13]), workers=1), rank=0, world=1).poll()
+    found = list(itertools.islice(polled, 3))
+    assert found[:2] == [None, None]
+    batches = itertools.islice((one for one in itertools.chain(found, polled) if one is not None), 3)
+    assert [batch.position for batch in batches] == [8, 16, 24]
+    polled.close()
 
 
 def test_other_shards_may_be_given(write_shards, make_config):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from pathlib import Path
 
@@ -22,7 +23,7 @@ def parts(cuts: list[int], values: dict[str, torch.Tensor]) -> list[list[Part]]:
     ranks: list[list[Part]] = [[] for _ in edges[1:]]
     at = 0
     for name, size in SIZES.items():
-        for rank, (low, high) in enumerate(zip(edges, edges[1:], strict=False)):
+        for rank, (low, high) in enumerate(itertools.pairwise(edges)):
             start, stop = max(low, at), min(high, at + size)
             if start < stop:
                 own = slice(start - at, stop - at)

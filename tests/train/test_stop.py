@@ -7,6 +7,7 @@ import signal
 import threading
 
 import pytest
+
 from silc.train.stop import SIGNALS, StopRequest
 
 

@@ -11,8 +11,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from silc.data.shards.manifest import Manifest
 from silc.data.shards.errors import Unreadable
+from silc.data.shards.manifest import Manifest
 from silc.data.shards.samples import Sample, first_key, parse
 from silc.data.shards.sidecar import Hashes, Offsets
 from silc.storage import Range, Store, is_remote, name_of
@@ -183,4 +183,4 @@ def _sample(data: memoryview) -> Sample | Unusable:
     try:
         return parse(data)
     except Unreadable as error:
-        return Unusable(str(error), first_key(data))
+        return Unusable(str(error), first_key(lambda start, stop: bytes(data[start:stop]), len(data)))

@@ -91,10 +91,10 @@ def split_name(name: bytes) -> tuple[bytes, bytes] | None:
     return name[:dot], name[dot + 1 :].lower()
 
 
-def parse(data: bytes) -> Sample:
+def parse(data: bytes | memoryview) -> Sample:
     """The first sample in the bytes of its range; what belongs to another key is ignored. See :func:`locate`."""
-    key, places = locate(lambda start, stop: data[start:stop], len(data))
     view = memoryview(data)
+    key, places = locate(lambda start, stop: bytes(view[start:stop]), len(view))
     return Sample(key, {extension: view[start:stop] for extension, (start, stop) in places.items()})
 
 
