@@ -57,7 +57,7 @@ class BatchDataset(Dataset["Batch | Failure"]):
         self._patience = config.data.store_minutes * 60
         self._cache = (config.data.cache, config.data.cache_gb)
         self._data = data
-        self._reader = SampleReader(data.manifest, self._open_store)
+        self._reader = SampleReader(data.manifest, self._open_store, self._note_used)
         self.stream = _stream(config, data, self._deal if config.data.unique_captions else None)
         self._tokenizer = build_tokenizer(config.data.tokenizer, config.model.text.context_length)
         if self._tokenizer.vocab_size > config.model.text.vocab_size:
@@ -129,12 +129,18 @@ class BatchDataset(Dataset["Batch | Failure"]):
         return deal(self._reader.hashes(shards, samples), first, self._global_batch)
 
     def _open_store(self) -> Store:
-        worker = get_worker_info()
         folder, size = self._cache
         cache = None if folder is None else NodeCache(folder, round(size * 1e9), self._data.versions())
-        return open_store(
-            patience=self._patience, board=self.board, worker=0 if worker is None else worker.id, cache=cache
-        )
+        return open_store(patience=self._patience, board=self.board, worker=_worker(), cache=cache)
+
+    def _note_used(self, size: int) -> None:
+        self.board.notes(_worker()).add(bytes_used=size)
+
+
+def _worker() -> int:
+    """Number of this worker process; 0 where there is none."""
+    found = get_worker_info()
+    return 0 if found is None else found.id
 
 
 def _stream(config: Config, data: TrainingSet, arrange: Arrange | None) -> SampleStream:

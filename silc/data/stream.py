@@ -73,7 +73,7 @@ class SampleStream:
 
     def __init__(
         self,
-        sources: Sequence[Sequence[int]],
+        sources: Sequence[Sequence[int] | np.ndarray],
         *,
         weights: Sequence[float] | None = None,
         seed: int,

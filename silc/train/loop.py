@@ -16,6 +16,7 @@ from silc.data.batch import Batch
 from silc.distributed import all_gather_objects
 from silc.errors import RunInterrupted, RunStopped
 from silc.objective import plan_views
+from silc.storage import Totals
 from silc.text import plural
 from silc.train import checkpoint
 from silc.train.meter import Meter
@@ -160,10 +161,20 @@ class Trainer:
 
     def _log(self, report: StepReport, meter: Meter, progress: Progress) -> None:
         """The interval's numbers to the log and the terminal."""
-        values = meter.read(report)
+        values = meter.read(report) | self._reading()
         if self.log is not None:
             self.log.write(self.state.counters.step, values)
         progress.show(values)
+
+    def _reading(self) -> dict[str, float]:
+        """What all ranks have read of the shards since the start, and how often it failed (collective)."""
+        if not isinstance(self.batches, Loader):
+            return {}
+        every = [sum(column) for column in zip(*all_gather_objects(tuple(self.batches.board.totals())), strict=True)]
+        totals = Totals(*every)
+        read = totals.bytes_read + totals.bytes_cached
+        found: dict[str, float] = {"read_gb": read / 1e9, "read_retries": totals.retries}
+        return found | ({"read_over_used": read / totals.bytes_used} if totals.bytes_used else {})
 
     def _periodic(self, meter: Meter, evaluate: Callable[[], object] | None) -> None:
         """Checkpoint and evaluation between steps; after the last step the caller does both."""

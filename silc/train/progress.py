@@ -43,6 +43,8 @@ class Progress:
         if "mfu" in values:
             parts.append(f"MFU {values['mfu']:.1%}")
         parts.append(f"data wait {values['waiting_for_data']:.0%}")
+        if values.get("read_retries"):
+            parts.append(plural(values["read_retries"], "read tried again", "reads tried again"))
         if values["skipped_steps"] or values["skipped_samples"]:
             steps, samples = plural(values["skipped_steps"], "step"), plural(values["skipped_samples"], "sample")
             parts.append(f"skipped {steps}, {samples}")

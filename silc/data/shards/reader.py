@@ -60,11 +60,14 @@ class SampleReader:
     Args:
         manifest: the shards.
         open_store: called in the process that reads, at its first read.
+        used: told how many of the bytes that were read belong to the samples that were asked for.
     """
 
-    def __init__(self, manifest: Manifest, open_store: Callable[[], Store]) -> None:
+    def __init__(
+        self, manifest: Manifest, open_store: Callable[[], Store], used: Callable[[int], None] = lambda _: None
+    ) -> None:
         self.manifest = manifest
-        self._open_store = open_store
+        self._open_store, self._used = open_store, used
         self._opened: _Opened | None = None
 
     def __getstate__(self) -> dict:
@@ -85,11 +88,22 @@ class SampleReader:
             for piece in self._pieces(run, found):
                 length = piece.bytes.stop - piece.bytes.start if isinstance(piece, _Piece) else 0
                 if held and size + length > AT_ONCE:
-                    yield from _samples(store, held)
+                    yield from self._samples(store, held)
                     held, size = [], 0
                 held.append(piece)
                 size += length
-        yield from _samples(store, held)
+        yield from self._samples(store, held)
+
+    def _samples(self, store: Store, pieces: Sequence[_Piece | Unusable]) -> Iterator[Sample | Unusable]:
+        found = iter(store.read([piece.bytes for piece in pieces if isinstance(piece, _Piece)]))
+        self._used(sum(b - a for piece in pieces if isinstance(piece, _Piece) for a, b in piece.samples))
+        for piece in pieces:
+            if isinstance(piece, Unusable):
+                yield piece
+                continue
+            data = memoryview(next(found))
+            for start, stop in piece.samples:
+                yield _sample(data[start:stop])
 
     def hashes(self, shards: np.ndarray, samples: np.ndarray) -> np.ndarray:
         """Caption hash of each place, uint64 [n]; the places are int64 [n] each.
@@ -99,10 +113,10 @@ class SampleReader:
         order = np.lexsort((samples, shards))
         runs = list(_runs(list(zip(shards[order].tolist(), samples[order].tolist(), strict=True)), lambda _: 64))
         found = self._open().hashes.lookup([(run.shard, run.first, run.wanted[-1] + 1) for run in runs])
-        parts = []
-        for run, values in zip(runs, found, strict=True):
-            unknown = isinstance(values, Unreadable)
-            parts.append(_unlike(run) if unknown else values[run.wanted])
+        parts = [
+            _unlike(run) if isinstance(values, Unreadable) else values[run.wanted]
+            for run, values in zip(runs, found, strict=True)
+        ]
         out = np.empty(len(order), dtype=np.uint64)
         out[order] = np.concatenate(parts)
         return out
@@ -166,17 +180,6 @@ def _unlike(run: _Run) -> np.ndarray:
 def _piece(address: str, spans: list[tuple[int, int]]) -> _Piece:
     start = spans[0][0]
     return _Piece(Range(address, start, spans[-1][1]), [(a - start, b - start) for a, b in spans])
-
-
-def _samples(store: Store, pieces: Sequence[_Piece | Unusable]) -> Iterator[Sample | Unusable]:
-    found = iter(store.read([piece.bytes for piece in pieces if isinstance(piece, _Piece)]))
-    for piece in pieces:
-        if isinstance(piece, Unusable):
-            yield piece
-            continue
-        data = memoryview(next(found))
-        for start, stop in piece.samples:
-            yield _sample(data[start:stop])
 
 
 def _sample(data: memoryview) -> Sample | Unusable:
