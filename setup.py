@@ -48,6 +48,7 @@ setup(
     ],
     extras_require={
         "xformers": ["xformers>=0.0.35"],
+        "remote": ["obstore>=0.12.1,<0.13"],
         "sample": ["resvg-py==0.5.0"],
         "wandb": ["wandb>=0.17"],
         "test": [

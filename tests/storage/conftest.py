@@ -1,0 +1,5 @@
+"""The servers' fixtures."""
+
+from tests.storage.fixtures import faulty_s3, s3, s3rver, web
+
+__all__ = ["faulty_s3", "s3", "s3rver", "web"]
