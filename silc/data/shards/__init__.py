@@ -9,7 +9,7 @@ from silc.data.shards.expand import expand_shards
 from silc.data.shards.index import Columns, ShardIndex
 from silc.data.shards.lost import Tally, check_lost
 from silc.data.shards.runs import caption_hash
-from silc.data.shards.samples import Sample, Scan, first_key, parse, scan, scan_file
+from silc.data.shards.samples import Sample, Scan, first_key, locate, parse, scan, scan_file
 from silc.data.shards.tar import Source, windowed
 
 __all__ = [
@@ -24,6 +24,7 @@ __all__ = [
     "check_lost",
     "expand_shards",
     "first_key",
+    "locate",
     "parse",
     "scan",
     "scan_file",

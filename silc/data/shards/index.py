@@ -17,16 +17,18 @@ from silc.data.shards.errors import Unreadable, few, shorten
 from silc.data.shards.expand import MANIFEST, expand_shards, is_remote
 from silc.data.shards.lost import Tally, check_lost
 from silc.data.shards.runs import REST
-from silc.data.shards.samples import Sample, Scan, first_key, parse, scan_file
+from silc.data.shards.samples import AHEAD, CUT, Scan, first_key, locate, scan_file
+from silc.data.shards.tar import Source, windowed
 from silc.errors import StoreFailed
 from silc.text import plural
 
 log = logging.getLogger(__name__)
 
 OPEN_SHARDS = 64  # files each process keeps open
-LAST_SAMPLES = 4  # samples that are kept: their members are asked for one by one
-MAX_SAMPLE = 256 << 20  # bytes of a sample
+LAST_SAMPLES = 64  # samples whose members' places are kept: the members are asked for one by one
 NOTED = 8  # shards whose damage is logged one by one
+
+Places = Mapping[str, tuple[int, int]]  # extension -> first byte and end in the file
 
 Columns = Mapping[str, Sequence[str]]
 """Name of a column -> the extensions that may contain it, the preferred one first."""
@@ -83,7 +85,7 @@ class ShardIndex:
     ) -> None:
         self._columns = {name: [extension.lower() for extension in each] for name, each in columns.items()}
         self._files: OrderedDict[int, io.FileIO] = OrderedDict()
-        self._last: OrderedDict[tuple[int, int], Sample] = OrderedDict()
+        self._last: OrderedDict[tuple[int, int], tuple[str, Places]] = OrderedDict()
         self._lock = threading.Lock()
         paths = expand_shards(patterns, what)
         _check_local(paths, what)
@@ -130,43 +132,62 @@ class ShardIndex:
 
     def _has(self, shard: int, sample: int, wanted: Sequence[str]) -> bool:
         try:
-            return any(extension in self._sample(shard, sample).members for extension in wanted)
+            return any(extension in self._places(shard, sample)[1] for extension in wanted)
         except Unreadable:
             return False
 
     def key(self, shard: int, sample: int) -> str:
         """The sample's name in logs: shard/key."""
         try:
-            key: str | None = self._sample(shard, sample).key
+            key: str | None = self._places(shard, sample)[0]
         except Unreadable:
-            with self._lock:
-                key = first_key(self._bytes(shard, sample))
+            key = first_key(*self._range(shard, sample))
         return f"{self.shards[shard].name}/{key or f'sample {sample}'}"
 
     def read(self, shard: int, sample: int, column: str) -> bytes | None:
-        """A member's bytes; None where the sample has no such member.
+        """A member's bytes; None where the sample has no such member. Other members are not read.
 
         Raises:
             Unreadable: the sample is cut, or is not where it was when the shard was scanned.
             StoreFailed: the file cannot be read.
         """
-        return self._sample(shard, sample).column(self._columns[column])
+        places = self._places(shard, sample)[1]
+        for extension in self._columns[column]:
+            if extension in places:
+                start, stop = places[extension]
+                data = self._bytes(shard, start, stop)
+                if len(data) < stop - start:
+                    raise Unreadable(CUT)
+                return data
+        return None
 
-    def _sample(self, shard: int, sample: int) -> Sample:
+    def _places(self, shard: int, sample: int) -> tuple[str, Places]:
+        """A sample's key, and where its members are."""
         with self._lock:
-            if (place := (shard, sample)) not in self._last:
-                found = parse(self._bytes(shard, sample))
-                while len(self._last) >= LAST_SAMPLES:
-                    self._last.popitem(last=False)
-                self._last[place] = found
-            return self._last[place]
+            if (found := self._last.get((shard, sample))) is not None:
+                return found
+        source, size = self._range(shard, sample)
+        first = int(self.shards[shard].starts[sample])
+        key, inside = locate(source, size)
+        found = key, {extension: (first + start, first + stop) for extension, (start, stop) in inside.items()}
+        with self._lock:
+            while len(self._last) >= LAST_SAMPLES:
+                self._last.popitem(last=False)
+            self._last[shard, sample] = found
+        return found
 
-    def _bytes(self, shard: int, sample: int) -> bytes:
-        start, stop = self.shards[shard].starts[sample : sample + 2].tolist()
-        try:
-            return os.pread(self._open(shard).fileno(), min(stop - start, MAX_SAMPLE), start)
-        except OSError as error:
-            raise StoreFailed(f"{self.shards[shard].path} cannot be read: {error.strerror}") from error
+    def _range(self, shard: int, sample: int) -> tuple[Source, int]:
+        """The bytes of a sample's range as they are asked for, and their number."""
+        first, end = self.shards[shard].starts[sample : sample + 2].tolist()
+        source = windowed(lambda start, stop: self._bytes(shard, first + start, first + stop), end - first, AHEAD)
+        return source, end - first
+
+    def _bytes(self, shard: int, start: int, stop: int) -> bytes:
+        with self._lock:  # a file may be closed to open another
+            try:
+                return os.pread(self._open(shard).fileno(), stop - start, start)
+            except OSError as error:
+                raise StoreFailed(f"{self.shards[shard].path} cannot be read: {error.strerror}") from error
 
     def _open(self, shard: int) -> io.FileIO:
         if shard in self._files:

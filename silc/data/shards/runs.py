@@ -40,7 +40,7 @@ def caption_hash(caption: bytes | None, key: bytes) -> bytes:
 
 
 class Runs:
-    """Collects the runs of a shard: 24 bytes each, 32 with captions.
+    """Collects the runs of a shard.
 
     A set of extensions is kept as 64 bits, one for each of the first KINDS extensions of the shard and one for all
     others; keys are kept as 64-bit hashes.
@@ -143,12 +143,12 @@ class Runs:
         end: of the last run, in bytes. cut: whether the last run is cut by the end of the tar.
         """
         self._forget()
-        starts = np.array([*self._starts, end], dtype=np.uint64)
-        hashes = np.frombuffer(bytes(self._keys), dtype="<u8")
+        self._starts.append(end)
+        starts, hashes = np.frombuffer(self._starts, dtype=np.uint64), np.frombuffer(self._keys, dtype="<u8")
         keep, lost = _resolve(hashes, np.array(self._masks, dtype=np.uint64), cut)
         kept = np.flatnonzero(keep)
         last = starts[kept[-1:] + 1] if len(kept) else starts[-1:]
-        captions = None if self._captions is None else np.frombuffer(bytes(self._captions), dtype="<u8")[kept]
+        captions = None if self._captions is None else np.frombuffer(self._captions, dtype="<u8")[kept]
         return Result(
             np.concatenate([starts[kept], last]),
             {name: count for name, count in self._members.items() if count},

@@ -14,9 +14,8 @@ from hypothesis import strategies as st
 
 IMAGES = ("jpg", "jpeg", "png", "webp")
 FORMATS = (tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT)
-FOLDER, SYMLINK, HARDLINK, PIPE = tarfile.DIRTYPE, tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.FIFOTYPE
-Data = bytes | None
-Entry = tuple[str, bytes]  # a name, and the bytes of a file, or the type of something else: FOLDER, SYMLINK, ...
+FOLDER, SYMLINK, HARDLINK, PIPE = "5", "2", "1", "6"  # types of entries
+Entry = tuple[str, bytes | str]  # a name, and the bytes of a file, or the type of something else
 
 
 def pack(entries: Sequence[Entry], form: int = tarfile.USTAR_FORMAT, **options) -> bytes:
@@ -30,9 +29,8 @@ def pack(entries: Sequence[Entry], form: int = tarfile.USTAR_FORMAT, **options) 
 def add(tar: tarfile.TarFile, entries: Sequence[Entry], form: int) -> None:
     for name, data in entries:
         info = tarfile.TarInfo(name)
-        if data in (FOLDER, SYMLINK, HARDLINK, PIPE):
-            info.type, info.linkname = data, "elsewhere"
-            data = b""
+        if isinstance(data, str):
+            info.type, info.linkname, data = data.encode(), "elsewhere", b""
         if form == tarfile.PAX_FORMAT:
             info.mtime = 1.5  # needs an extended header
         info.size = len(data)
