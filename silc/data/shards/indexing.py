@@ -20,7 +20,7 @@ from silc.data.shards.errors import Unreadable, shorten
 from silc.data.shards.manifest import HASHES, OFFSETS, Row, capped
 from silc.data.shards.runs import caption_hash
 from silc.data.shards.samples import parse, scan
-from silc.data.shards.tar import RECORD, Source, windowed
+from silc.data.shards.tar import RECORD, Source, is_header, windowed
 from silc.errors import StoreFailed
 from silc.files import check_regular
 from silc.storage import Range, Stat, Store, is_remote, put, read_whole, stat
@@ -223,7 +223,9 @@ def compare(
         hashes: uint64 [n] of captions, compared too where given.
         caption: their extension.
     """
-    count = len(offsets) - 1
+    count, end = len(offsets) - 1, int(offsets[-1])
+    if is_header(source(end, end + RECORD)):
+        return None  # tar -r writes into the room behind the last member, and the size stays
     members = []
     for i in sorted({*np.linspace(0, count - 1, min(count, PICKS)).astype(int).tolist()}):
         start, stop = int(offsets[i]), int(offsets[i + 1])

@@ -95,7 +95,7 @@ def parsed(data: bytes, address: str) -> Manifest:
     if len(data) > LIMIT:
         raise ValueError(f"{address} has {plural(len(data), 'byte')}; at most {LIMIT:,} are read")
     begin = data.find(b"\n", 0, MAX_HEAD) + 1
-    head = _head(data[:begin], address)
+    head = _head(data[: begin or MAX_HEAD], address)
     if head.digest != _digest(memoryview(data)[begin:]):
         raise ValueError(f"{address} is damaged: its rows are not those that were written; {_WAY}")
     folder = prefix_of(address)

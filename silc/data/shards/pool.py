@@ -6,10 +6,10 @@ import multiprocessing
 import os
 import signal
 import threading
-import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
+from multiprocessing.connection import wait as wait_for
 from typing import TypeVar
 
 from silc.errors import RunStopped
@@ -79,12 +79,15 @@ def _here(work: Work[Job, Outcome], jobs: Sequence[Job]) -> Iterator[Outcome]:
 def _begin() -> None:
     """In a new process: the terminal's interrupt is for the first process, and when that is gone this one ends too."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    threading.Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        threading.Thread(target=_end_with, args=(parent.sentinel,), daemon=True).start()
 
 
-def _end_with(parent: int) -> None:
-    while os.getppid() == parent:
-        time.sleep(0.5)
+def _end_with(sentinel: int) -> None:
+    """End when the process of this sentinel does. Its children are those of the fork server, which does not end before
+    them."""
+    wait_for([sentinel])
     os._exit(1)
 
 
