@@ -195,7 +195,7 @@ def _pax(data: bytes, at: int) -> Pax:
             raise CutShort(at, "a bad pax header")
         end = begin + int(digits)
         key, equals, value = data[begin + len(digits) + 1 : end - 1].partition(b"=")
-        if not equals or end > len(data) or data[end - 1 : end] != b"\n":
+        if not equals or data[end - 1 : end] != b"\n":
             raise CutShort(at, "a bad pax header")
         if key == b"path":
             found = found._replace(path=value)
