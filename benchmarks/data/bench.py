@@ -62,7 +62,7 @@ def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     if not (args.startup or args.flatness or args.throughput or args.remote):
         args.startup = args.flatness = args.throughput = True
     if args.quick:
-        args.samples, args.nodes, args.batches = "2e3,4e3", "1x1,2x1", 2000
+        args.samples, args.nodes, args.batches = "4e3", "2x1", 1000
     try:
         args.pythons = _pythons(args)
         args.sizes = [int(float(size)) for size in args.samples.split(",")]
@@ -147,7 +147,7 @@ def _throughput(args: argparse.Namespace, folder: Path, tails: dict[str, dict[st
     source = throughput.source_of(made)
     plan = throughput.Plan(args.pythons)
     if args.quick:
-        plan = replace(plan, workers=(0, 1), batch=8, warm=2, batches=4, turns=2, cold_batches=4)
+        plan = replace(plan, workers=(1,), batch=8, warm=2, batches=4, turns=2, cold_batches=4)
     print(f"\nthroughput: {made.samples:,} pairs of {source.mean / 1e3:.1f} kB in {shards} shards, batch {plan.batch}")
     for provider, python in args.pythons.items():
         print(throughput.gate(provider, python, made, source, plan), flush=True)

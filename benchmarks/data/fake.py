@@ -19,6 +19,7 @@ from pathlib import Path
 
 from benchmarks import ROOT
 from benchmarks.data.pairs import POOL, pairs, pictures, write_tar
+from silc.data.shards.build import IMAGES
 from silc.data.shards.manifest import NAME, Row
 from silc.data.shards.manifest_file import packed
 
@@ -132,7 +133,7 @@ def write_manifest(made: PairSet, samples: Sequence[int]) -> None:
         found = os.stat(path)
         details = json.dumps({"has": {"jpg": count, "txt": count}})
         rows.append(Row(Path(path).name, count, found.st_size, str(found.st_mtime_ns), details))
-    (made.tars / NAME).write_bytes(packed(rows, base=None, caption=None, images=["jpg"]))
+    (made.tars / NAME).write_bytes(packed(rows, base=None, caption=None, images=IMAGES))
 
 
 def remove(folder: Path) -> None:

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterable, Iterator
+from pathlib import Path
+from tempfile import gettempdir
+from unittest.mock import patch
 
 from torch.utils.data import DataLoader
 
@@ -10,8 +14,8 @@ from benchmarks.data.streams import CONTEXT, PREFETCH, SEED, Spec, Stored, Taken
 from silc.config import Config, DataConfig, ModelConfig, ObjectiveConfig, TextConfig, TrainConfig, ViewsConfig
 from silc.data import build_loader
 from silc.data.dataset import BatchDataset
-from silc.data.shards import Sample
-from silc.data.training_set import open_training_set
+from silc.data.shards import Sample, prepare
+from silc.data.training_set import TrainingSet, open_training_set
 from silc.data.workers import context, initializer
 from silc.storage import Board
 
@@ -33,7 +37,8 @@ def open_ours(spec: Spec) -> Iterable[Taken]:
 
 
 def _pixels(spec: Spec) -> Iterator[Taken]:
-    for batch in build_loader(config_of(spec), rank=spec.rank, world=spec.world):
+    config = config_of(spec)
+    for batch in build_loader(config, rank=spec.rank, world=spec.world, data=_opened(config, spec)):
         yield Taken(batch.keys, batch.large[:, 0], batch.tokens)
 
 
@@ -52,13 +57,30 @@ def _bytes(spec: Spec) -> Iterable[Taken]:
     )
 
 
+def _opened(config: Config, spec: Spec) -> TrainingSet:
+    """As in training: the first rank of a machine looks at the shards, the others open what it left.
+
+    A set that names a file twice is refused. Where the set is faked, the check runs, but what it finds is passed over.
+    """
+    done = Path(gettempdir()) / "opened_by_rank_0"
+    if not spec.rank:
+        looked = prepare.twice
+        with patch.object(prepare, "twice", lambda files: looked(files) if not spec.faked else looked(files) and None):
+            data = open_training_set(config)
+        done.touch()
+        return data
+    while not done.exists():
+        time.sleep(0.05)
+    return open_training_set(config, prepared=True)
+
+
 class _Bytes(BatchDataset):
     """The training data without decoding: the same order, index and reader."""
 
     def __init__(self, spec: Spec) -> None:
         config = config_of(spec)
         board = Board(max(1, spec.workers))
-        data = open_training_set(config)
+        data = _opened(config, spec)
         super().__init__(config, data, rank=spec.rank, world=spec.world, local_from_position=0, board=board)
         self._spec, self._stored = spec, Stored()
 

@@ -91,6 +91,7 @@ class Ranks:
         rank, world = str(spec.rank), str(spec.world)
         ranks = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": world, "LOCAL_WORLD_SIZE": world}
         places = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "TMPDIR": self._folder.name}
+        places["SILC_CACHE"] = f"{self._folder.name}/cache"
         told = json.dumps(asdict(spec) | {"born": time.monotonic()})
         path = Path(self._folder.name) / f"spec{rank}.json"
         path.write_text(told)

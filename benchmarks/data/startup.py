@@ -135,7 +135,7 @@ def spec_of(provider: str, made: PairSet, rank: int, ranks: int, workers: int) -
     """What a rank reads when it starts: silc as it trains, the peers as stored."""
     kind = "pixels" if provider == "silc" else "bytes"
     mds = None if made.mds is None else str(made.mds)
-    return Spec(provider, str(made.tars), made.shards, mds, BATCH, rank, ranks, workers, kind)
+    return Spec(provider, str(made.tars), made.shards, mds, BATCH, rank, ranks, workers, kind, faked=True)
 
 
 def _above(start: Start, smallest: Start) -> Start:

@@ -34,7 +34,8 @@ class Spec:
 
     tars: folder or address of the shards, of which there are `shards`, named as in fake.name. mds: folder or address
     of mosaicml-streaming's. batch: samples of this rank. kind: bytes or pixels; side: of the images in pixels. endless:
-    passes without an end, in whole batches; else one pass, whose last batch may be short.
+    passes without an end, in whole batches; else one pass, whose last batch may be short. faked: the shards are links
+    of a few files.
     """
 
     provider: str
@@ -48,6 +49,7 @@ class Spec:
     kind: str = "bytes"
     side: int = 32
     endless: bool = True
+    faked: bool = False
 
 
 class Taken(NamedTuple):
