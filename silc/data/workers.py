@@ -1,7 +1,7 @@
 """How decoding processes begin and end.
 
-fork is the fastest start and shares the memory of the trainer. It is wrong once this process has used obstore, whose
-threads do not exist in the child: what they hold stays locked there for ever. forkserver and spawn begin from a fresh
+fork is the fastest start and shares the memory of the trainer. Remote shards cannot be read in a forked child once this
+process has used obstore, whose threads do not exist there: what they hold stays locked for ever. forkserver and spawn begin from a fresh
 interpreter, which costs the imports, for forkserver once a rank.
 """
 
@@ -20,13 +20,17 @@ from typing import Any
 PRELOADED = ["silc.data.worker_server", "silc.data.dataset"]  # modules that the fork server imports before it forks
 
 
-def context(start: str) -> BaseContext:
-    """The multiprocessing context of decoding processes. start: see `data.worker_start`.
+def context(start: str, *, remote: bool) -> BaseContext:
+    """The multiprocessing context of decoding processes.
+
+    Args:
+        start: see `data.worker_start`.
+        remote: whether they read remote shards.
 
     Raises ValueError for a way to start that this platform does not have, and for fork where it would hang.
     """
     ways = multiprocessing.get_all_start_methods()
-    used = "obstore" in sys.modules
+    used = remote and "obstore" in sys.modules
     if start == "auto":
         start = "fork" if "fork" in ways and not used else "forkserver" if "forkserver" in ways else "spawn"
     if start not in ways:

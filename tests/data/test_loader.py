@@ -323,14 +323,15 @@ def test_workers_may_be_started_in_any_way(write_shards, make_config, start):
     assert all(same(a, b) for a, b in zip(alone, helped, strict=True))
 
 
-def test_a_process_that_has_read_a_remote_store_is_never_forked(write_shards, make_config, monkeypatch):
+def test_a_process_that_has_read_a_remote_store_is_not_forked_to_read_one(monkeypatch):
     """obstore hangs in the child."""
     monkeypatch.setitem(sys.modules, "obstore", sys)
-    assert context("auto").get_start_method() == "forkserver"
+    assert context("auto", remote=True).get_start_method() == "forkserver"
+    assert context("auto", remote=False).get_start_method() == "fork"
     with pytest.raises(ValueError, match=r"data\.worker_start=fork: .* take auto, forkserver or spawn"):
-        build_loader(make_config(write_shards([20]), workers=1, worker_start="fork"), rank=0, world=1)
+        context("fork", remote=True)
     monkeypatch.delitem(sys.modules, "obstore")
-    assert context("auto").get_start_method() == "fork"
+    assert context("auto", remote=True).get_start_method() == "fork"
 
 
 def test_a_worker_that_was_killed_stops_the_run_in_words(write_shards, make_config):

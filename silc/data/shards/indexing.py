@@ -193,15 +193,15 @@ def _read(job: Job, found: Stat, source: Source) -> Outcome:
     if result.hashes is not None:
         _write(job.out + HASHES, sidecar.packed(result.hashes))
     _write(job.out + OFFSETS, sidecar.packed(result.starts))
-    details = {"has": _few(result.extensions)} | ({"lost": result.lost} if result.lost else {})
-    row = Row(job.name, samples, found.size, found.version, json.dumps(details))
-    notes = [f"{shorten(job.name)} {note}" for note in result.notes]
+    notes = list(result.notes)
     counted, origin = job.counted or (None, imports.IMG2DATASET)
     if job.stats and job.counted is None:
         counted = imports.stats_of(job.address, read_whole)
     if counted is not None and counted not in (samples, samples + sum(result.lost.values())):
-        notes.append(f"{shorten(job.name)}: {origin} counts {counted:,} samples, {samples:,} were found")
-    return Outcome(job.name, row, READ, notes=tuple(notes))
+        notes.append(f"has {counted:,} samples by {origin}, {samples:,} were found")
+    more = {name: value for name, value in (("lost", result.lost), ("notes", notes)) if value}
+    row = Row(job.name, samples, found.size, found.version, json.dumps({"has": _few(result.extensions)} | more))
+    return Outcome(job.name, row, READ, notes=tuple(f"{shorten(job.name)} {note}" for note in notes))
 
 
 def _few(extensions: dict[str, int]) -> dict[str, int]:

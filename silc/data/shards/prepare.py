@@ -22,7 +22,7 @@ import numpy as np
 
 from silc.data.shards import usable
 from silc.data.shards.build import IMAGES, build
-from silc.data.shards.errors import SHOWN, few, shorten
+from silc.data.shards.errors import few, shorten
 from silc.data.shards.manifest import NAME, Manifest, joined
 from silc.data.shards.manifest_file import LIMIT, packed, parsed, repeated
 from silc.data.shards.places import LOCK, Say, absolute, cache_of, made, only_one
@@ -348,10 +348,6 @@ def _make(found: Looked, out: str, needs: Needs, what: str, say: Say, *, keep: b
     built = build(
         found.addresses, out, caption=needs.caption, images=images, keep=keep, earlier=found.best, progress=progress
     )
-    for note in built.notes[:SHOWN]:
-        say(f"warning: {note}")
-    if len(built.notes) > SHOWN:
-        say(f"warning: and {len(built.notes) - SHOWN:,} more such notes")
     if built.bad:
         bad = few([f"{name}: {wrong}" for name, wrong in built.bad])
         command = shlex.join(["silc", "shards", "index", "--skip-bad", found.folder])

@@ -396,7 +396,7 @@ def test_counts_of_other_programs_are_compared(tmp_path):
         text = json.dumps({"count": 10, "successes": count, "status_dict": {"success": count}})
         (tmp_path / "set" / f"0000{number}_stats.json").write_text(text)
     built = again(tmp_path / "set")
-    assert built.notes == ["00001.tar: _stats.json counts 7 samples, 6 were found"]
+    assert built.notes == ["00001.tar has 7 samples by _stats.json, 6 were found"]
     counts = {f"{tmp_path}/set/00002.tar": (8, "sizes.json")}
     built = again(tmp_path / "set", counts=counts, force=True)
     assert built.notes[1] == "00002.tar: sizes.json counts 8 samples, 7 were found"
