@@ -11,13 +11,14 @@
 from __future__ import annotations
 
 import argparse
+import io
 import os
 import random
 import signal
 import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
 
 from benchmarks.data.pairs import pairs, pictures, write_tar
@@ -86,7 +87,7 @@ def check_sets(folder: Path, count: int, seed: int) -> Table:
         rng = random.Random(f"{seed}/{number}")
         try:
             victim = _damage(folder / "set", contents, rng)
-            with limited(LIMIT):
+            with limited(LIMIT), redirect_stdout(io.StringIO()):
                 outcomes.update([_read(folder / "set", whole, intact=not victim.endswith(".tar"))])
         except Exception as error:
             table.row(number, f"{type(error).__name__}: {error}"[:90], holds=False)

@@ -48,14 +48,15 @@ def digests(reading: Reading) -> list[list[str]]:
     """For each window, a digest of every global batch: the ranks' keys, crops and tokens, joined in order."""
     found = []
     for first, count in reading.windows:
-        ways = [hashlib.blake2b(digest_size=8) for _ in range(count)]
+        ways = [[hashlib.blake2b(digest_size=8) for _ in range(3)] for _ in range(count)]
         for rank in range(reading.ranks):
             run = config([reading.place], workers=reading.workers, worker_start=reading.start, shuffle_block=BLOCK)
             loader = build_loader(run, rank=rank, world=reading.ranks, start_position=first * BATCH)
-            for way, batch in zip(ways, islice(loader, count), strict=True):
-                way.update("\n".join([*batch.keys, ""]).encode())
-                way.update(batch.large.numpy().tobytes() + batch.tokens.numpy().tobytes())
-        found.append([way.hexdigest() for way in ways])
+            for (keys, crops, tokens), batch in zip(ways, islice(loader, count), strict=True):
+                keys.update("\n".join([*batch.keys, ""]).encode())
+                crops.update(batch.large.numpy())
+                tokens.update(batch.tokens.numpy())
+        found.append(["".join(part.hexdigest() for part in way) for way in ways])
     return found
 
 
