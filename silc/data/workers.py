@@ -1,8 +1,8 @@
 """How decoding processes begin and end.
 
 fork is the fastest start and shares the memory of the trainer. Remote shards cannot be read in a forked child once this
-process has used obstore, whose threads do not exist there: what they hold stays locked for ever. forkserver and spawn begin from a fresh
-interpreter, which costs the imports, for forkserver once a rank.
+process has used obstore, whose threads do not exist there: what they hold stays locked for ever. forkserver and spawn
+begin from a fresh interpreter, which costs the imports, for forkserver once a rank.
 """
 
 from __future__ import annotations
