@@ -106,7 +106,11 @@ class Loader:
                 if _no_data_yet(error):
                     yield None
                     continue
-                raise _stopped(error) from error
+                if not str(error).startswith("DataLoader worker"):
+                    raise
+                raise _died(error) from error
+            except (EOFError, ConnectionError, FileNotFoundError) as error:  # it died while it handed over a tensor
+                raise _died(error) from error
             if isinstance(batch, Failure):
                 raise RunStopped(batch.reason)
             self.guard.update(batch)
@@ -122,13 +126,12 @@ def _no_data_yet(error: RuntimeError) -> bool:
     return str(error).startswith("DataLoader timed out")
 
 
-def _stopped(error: RuntimeError) -> RuntimeError:
-    """A worker that was killed, in words; other errors as they are."""
-    if not str(error).startswith("DataLoader worker"):
-        return error
+def _died(error: Exception) -> RunStopped:
+    """A worker that was killed, in words."""
+    why = str(error).partition(chr(10))[0] or type(error).__name__
     return RunStopped(
-        f"a process that decodes images has ended ({str(error).partition(chr(10))[0]}): often the machine is out of "
-        "memory, or of space in /dev/shm; take fewer data.workers or a smaller data.prefetch"
+        f"a process that decodes images has ended ({why}): often the machine is out of memory, or of space in /dev/shm; "
+        "take fewer data.workers or a smaller data.prefetch"
     )
 
 
