@@ -130,8 +130,8 @@ def _died(error: Exception) -> RunStopped:
     """A worker that was killed, in words."""
     why = str(error).partition(chr(10))[0] or type(error).__name__
     return RunStopped(
-        f"a process that decodes images has ended ({why}): often the machine is out of memory, or of space in /dev/shm; "
-        "take fewer data.workers or a smaller data.prefetch"
+        f"a process that decodes images has ended ({why}): often the machine is out of memory, or of space in "
+        "/dev/shm; take fewer data.workers or a smaller data.prefetch"
     )
 
 
