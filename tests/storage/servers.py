@@ -197,9 +197,9 @@ class _Handler(BaseHTTPRequestHandler):
             self.send_header(name, value)
         self.end_headers()
         body = answer.body if body is None else body
+        self.server_of_tests.count(bytes=len(body))  # before the client has them and looks at the counts
         self.wfile.write(body)
         self.wfile.flush()
-        self.server_of_tests.count(bytes=len(body))
 
     def _misbehave(self, kind: str, detail: float, answer: Answer) -> None:
         faults = self.server_of_tests.faults
