@@ -186,6 +186,16 @@ def test_counts_that_others_left(tmp_path, index):
     assert lines[0] == "note: 00000.tar: .nv-meta/.info.json counts 9 samples, 3 were found"
 
 
+def test_extensions_of_images(tmp_path, index):
+    (tmp_path / "set").mkdir()
+    entries = [(f"IMG.{i}.{end}", b"x") for i in range(9) for end in ("tif", "txt")]
+    (tmp_path / "set" / "00000.tar").write_bytes(tars.pack(entries))
+    assert index(tmp_path / "set")[1][0].startswith("1 sample in 1 shard")
+    assert index(tmp_path / "set", "--images", "jpg,TIF")[1][0].startswith(
+        "warning: 9 samples cannot be used: 9 dot in"
+    )
+
+
 def test_what_megatron_energon_left(tmp_path, index, monkeypatch):
     for path in map(Path, write(tmp_path / "set", [3, 4])):
         Path(f"{path}.idx").write_bytes(energon(path))

@@ -102,7 +102,9 @@ def index_shard(job: Job, store: Store) -> Outcome:
                 return outcome
         return _left_out(job, found, "it changes while it is read")
     except StoreFailed as error:
-        return _left_out(job, found, str(error), failed=True)
+        # A file that may not be read says nothing of the next one.
+        failed = is_remote(job.address) or os.access(job.address, os.R_OK)
+        return _left_out(job, found, str(error), failed=failed)
     except ValueError as error:
         return _left_out(job, found, str(error))
     except OSError as error:

@@ -25,12 +25,12 @@ from silc.data.shards.build import IMAGES, build
 from silc.data.shards.errors import few, shorten
 from silc.data.shards.manifest import NAME, Manifest, joined
 from silc.data.shards.manifest_file import LIMIT, packed, parsed, repeated
-from silc.data.shards.places import LOCK, Say, absolute, cache_of, made, only_one
+from silc.data.shards.places import LOCK, Say, absolute, cache_of, made, only_one, write
 from silc.data.shards.sidecar import WORD
 from silc.data.shards.stats import ABSENT, Stats, twice
 from silc.data.shards.texts import Texts
 from silc.data.shards.wanted import Wanted, find, numbers_of, rows_of
-from silc.storage import fetch_apart, is_remote, list_tars, put, read_whole
+from silc.storage import fetch_apart, is_remote, list_tars, read_whole
 from silc.text import plural
 
 AUTOMATIC = 2000  # shards that are indexed when a run starts; for more there is the command
@@ -112,7 +112,7 @@ def prepare(
     _check_each_once(manifest, chosen, what)
     columns = {"image": images, "caption": [caption]}
     usable.check(manifest, patterns, columns, max_lost=max_lost, what=what, say=say)
-    put(str(made(_record_folder(patterns, needs)) / RECORD), _packed(chosen))
+    write(made(_record_folder(patterns, needs)) / RECORD, _packed(chosen))
     return _without_details(manifest)
 
 
@@ -220,10 +220,10 @@ def _local(wanted: Wanted, needs: Needs, what: str, say: Say) -> Chosen:
         made(Path(out))
         try:
             with only_one(Path(out) / LOCK, say):
-                now = _look(wanted, needs, say)  # the process that was waited for may have made it
+                now = _look(wanted, needs, _nothing)  # the process that was waited for may have made it
                 if isinstance(now, Looked):
                     _make(now, out, needs, what, say, keep=keep)
-                    now = _look(wanted, needs, say)
+                    now = _look(wanted, needs, _nothing)
         except OSError as error:
             if error.errno not in (errno.EACCES, errno.EPERM, errno.EROFS):
                 raise
@@ -234,6 +234,10 @@ def _local(wanted: Wanted, needs: Needs, what: str, say: Say) -> Chosen:
     raise ValueError(
         f"{what}: no index can be kept for {found.folder}; set SILC_CACHE to a folder that can be written to"
     )
+
+
+def _nothing(_: str) -> None:
+    """What is said the first time is not said again."""
 
 
 class Looked(NamedTuple):

@@ -402,6 +402,37 @@ def test_counts_of_other_programs_are_compared(tmp_path):
     assert built.notes[1] == "00002.tar: sizes.json counts 8 samples, 7 were found"
 
 
+def test_a_disk_that_is_full_for_the_manifest_is_told(tmp_path, monkeypatch):
+    write(tmp_path / "set", [1, 2])
+
+    def put(address, data):
+        raise OSError(28, "No space left on device", address)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(building, "put", put)
+        with pytest.raises(
+            RunStopped, match=r"shards\.manifest could not be written: No space left on device; make room"
+        ):
+            again(tmp_path / "set")
+    assert again(tmp_path / "set").how == {"kept": 2}
+
+
+def test_shards_that_may_not_be_read_do_not_stop_the_build(tmp_path, monkeypatch):
+    write(tmp_path / "set", [1] * 30)
+    monkeypatch.setattr(building, "ALONE", 100)
+    monkeypatch.setattr(os, "access", lambda *_: False)
+
+    def stat(address, stat=indexing.stat):
+        if int(Path(address).name[:5]) < 20:
+            raise StoreFailed(f"{address}: Permission denied")
+        return stat(address)
+
+    monkeypatch.setattr(indexing, "stat", stat)
+    built = again(tmp_path / "set")
+    assert len(built.bad) == 20
+    assert built.how == {"read": 10}
+
+
 def test_compare_tells_a_sample_that_is_not_there():
     data = tars.pack(pairs(30))
     scan = indexing.scan(lambda a, b: data[a:b], len(data), "x")
