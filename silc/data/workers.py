@@ -48,15 +48,22 @@ def context(start: str, *, remote: bool) -> BaseContext:
 
 def initializer() -> Any:
     """For `worker_init_fn` of a DataLoader made in this process; it can be pickled."""
-    return partial(_begin, trainer=os.getpid())
+    return partial(_begin, trainer=os.getpid(), environment=dict(os.environ))
 
 
-def _begin(worker: int, trainer: int) -> None:
-    """Signals to stop reach the whole process group; the trainer handles them, and needs its workers to the end.
+def _begin(worker: int, trainer: int, environment: dict[str, str]) -> None:
+    """Take the trainer's environment, and leave its signals to it.
+
+    A fork server has the environment of the time when it was started, which may lack the credentials of a store.
+
+    Signals to stop reach the whole process group; the trainer handles them, and needs its workers to the end.
 
     A worker obeys SIGTERM only from the trainer itself: with it a DataLoader ends workers that it cannot reach
     otherwise (while an error is being raised), and a worker that ignored it would keep the trainer from exiting.
     """
+    os.environ.update(environment)
+    for name in os.environ.keys() - environment.keys():
+        del os.environ[name]
     for number in (signal.SIGINT, signal.SIGUSR1):
         signal.signal(number, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)

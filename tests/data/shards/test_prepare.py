@@ -294,7 +294,7 @@ def test_what_is_not_there_is_refused(tmp_path):
             start(tmp_path / pattern)
     with pytest.raises(ValueError, match=r"set eval\.shards to tar files"):
         start(what="eval.shards")
-    with pytest.raises(ValueError, match=r"not on a local disk"):
+    with pytest.raises(ValueError, match=r"is a command and is not run"):
         start("pipe:cat x.tar")
 
 
