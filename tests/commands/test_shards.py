@@ -20,7 +20,7 @@ from silc.data.shards import indexing
 from silc.data.shards.prepare import prepare
 from silc.errors import StoreFailed
 from tests.data.shards import tars
-from tests.data.shards.indexed import energon, pairs, write
+from tests.data.shards.indexed import copies, energon, pairs, write
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -277,7 +277,7 @@ def _living(group: int) -> bool:
 
 def test_an_interruption_leaves_no_process_and_the_same_command_goes_on(tmp_path):
     folder = tmp_path / "set"
-    write(folder, [600] * 60)
+    copies(folder, 60, 1500)
     environment = os.environ | {"PYTHONPATH": f"{ROOT}:{ROOT}/kernels"}
     command = [sys.executable, "-m", "silc", "shards", "index", str(folder), "--jobs", "2"]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}

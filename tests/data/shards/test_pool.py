@@ -14,7 +14,7 @@ import pytest
 from silc.data.shards import pool
 from silc.data.shards.build import JOURNAL, build
 from silc.errors import RunStopped
-from tests.data.shards.indexed import expected, read, write
+from tests.data.shards.indexed import copies, expected, read
 
 ROOT = Path(__file__).resolve().parents[3]
 
@@ -58,7 +58,7 @@ def processes_with(word: str) -> list[int]:
 
 def test_a_build_that_is_killed_leaves_nothing_half_and_the_next_goes_on(tmp_path):
     folder = tmp_path / "set"
-    paths = write(folder, [400] * 60)
+    paths = copies(folder, 60, 1500)
     environment = os.environ | {"SILC_CACHE": str(tmp_path / "cache"), "PYTHONPATH": f"{ROOT}:{ROOT}/kernels"}
     command = [sys.executable, "-m", "silc", "shards", "index", str(folder), "--captions", "txt", "--jobs", "2"]
     started = subprocess.Popen(command, env=environment, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
@@ -74,9 +74,9 @@ def test_a_build_that_is_killed_leaves_nothing_half_and_the_next_goes_on(tmp_pat
         assert time.monotonic() < until
         time.sleep(0.1)
     for sidecar in folder.glob("*.idx"):
-        assert sidecar.stat().st_size == 401 * 8
+        assert sidecar.stat().st_size == 1501 * 8
     for sidecar in folder.glob("*.cap"):
-        assert sidecar.stat().st_size == 400 * 8
+        assert sidecar.stat().st_size == 1500 * 8
     assert not (folder / "shards.manifest").exists()
     built = build(paths, f"{folder}/", caption="txt")
     assert built.how["kept"] >= noted - 1  # the last line may have been cut
