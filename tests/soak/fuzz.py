@@ -160,6 +160,8 @@ def _outcome(found: object, whole: dict[str, tuple[bytes, bytes]]) -> str:
     if not isinstance(found, Sample):
         return "unusable"
     image, caption = found.column(["jpg"]), found.column(["txt"])
+    if image is None or caption is None:
+        return "unusable"
     expected = whole.get(found.key)
     if expected is None:
         return "another name"
