@@ -100,7 +100,7 @@ def test_a_server_that_dies_ends_the_run_by_name(remote, make_config, workers):
 
 def test_what_is_waited_for_is_known(remote, make_config):
     _, address, server = remote
-    loader = build_loader(make_config([address], workers=1, store_minutes=0.2), rank=0, world=1)
+    loader = build_loader(make_config([address], workers=1, store_minutes=0.08), rank=0, world=1)
     polled = loader.poll()
     next(batch for batch in polled if batch is not None)
     server.die()
