@@ -105,8 +105,6 @@ def build(
         before = read_manifest(out)
     except ValueError as error:
         built.notes.append(str(error))
-    if before is not None and before.parts[0].base != root:
-        before = None
     caption = caption or (before.caption if before is not None else None)
     journal = Journal(out, [base, caption, list(images)])
     try:

@@ -103,6 +103,27 @@ def test_captions_asked_for_later_are_read_and_stay(tmp_path):
     assert built.manifest.caption == "txt"
 
 
+def test_hashes_of_other_captions_are_made_anew(tmp_path):
+    (tmp_path / "set").mkdir()
+    entries = [("a.jpg", b"j"), ("a.txt", b"text"), ("a.cap", b"caption")]
+    (tmp_path / "set" / "0.tar").write_bytes(tars.pack(entries))
+    for extension, words in (("txt", b"text"), ("cap", b"caption")):
+        built = again(tmp_path / "set", caption=extension)
+        assert built.how == {"read": 1}
+        assert built.manifest is not None
+        assert np.fromfile(built.manifest.hashes(0), "<u8").tolist() == [hashes(words)]
+
+
+def test_an_index_of_other_shards_in_the_same_place_is_replaced(tmp_path):
+    first, second = write(tmp_path / "a", [2, 3]), write(tmp_path / "b", [4])
+    build(first, f"{tmp_path}/index/")
+    built = build(second, f"{tmp_path}/index/")
+    assert built.how == {"read": 1}
+    assert built.gone == first
+    assert built.manifest is not None
+    assert read(built.manifest) == expected(built.manifest)
+
+
 def larger(path: Path) -> None:
     tars.append(path, [("new.jpg", b"j"), ("new.txt", b"t")])
 
@@ -225,6 +246,14 @@ def test_a_shard_that_is_no_tar_keeps_the_manifest_from_being_written_and_nothin
 
     (tmp_path / "set" / "00001.tar").write_bytes(good)
     assert again(tmp_path / "set").how == {"kept": 2, "read": 1}
+
+
+def test_a_shard_that_was_left_out_is_bad_still_though_it_has_a_sidecar(tmp_path):
+    write(tmp_path / "set", [2, 0])
+    again(tmp_path / "set")
+    (tmp_path / "set" / "00001.tar").write_bytes(b"z" * 9000)
+    assert again(tmp_path / "set", skip_bad=True).manifest is not None
+    assert [name for name, _ in again(tmp_path / "set").bad] == ["00001.tar"]
 
 
 def test_shards_that_are_gone_are_told_and_left_out(tmp_path):

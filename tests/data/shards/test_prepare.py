@@ -239,6 +239,15 @@ def test_other_extensions_of_images_need_another_look(tmp_path):
     assert manifest.lost == {"dot in the name": 9}
 
 
+def test_other_extensions_of_images_need_another_look_in_the_cache_too(tmp_path):
+    write(tmp_path / "set", [30, 30])
+    tars.append(tmp_path / "set" / "00000.tar", [(f"IMG.{i}.{end}", b"x") for i in range(9) for end in ("tif", "txt")])
+    start(tmp_path / "set" / "00000.tar")
+    start(tmp_path / "set" / "00001.tar", images=["jpg", "tif"])
+    manifest, _ = start(tmp_path / "set" / "00000.tar", images=["jpg", "tif"], max_lost=0.5)
+    assert manifest.lost == {"dot in the name": 9}
+
+
 def test_a_manifest_of_elsewhere(tmp_path):
     paths = write(tmp_path / "data" / "a", [3, 4]) + write(tmp_path / "data" / "b", [5])
     build(paths, f"{tmp_path}/index/")
