@@ -119,6 +119,11 @@ def stacked(images: list[Image.Image]) -> Tensor:
     return torch.stack([torch.from_numpy(np.array(image)).permute(2, 0, 1) for image in images])
 
 
+def same(ours: Tensor, expected: Tensor) -> None:
+    """Up to the last bits: how a product is rounded depends on where in memory its weights begin."""
+    torch.testing.assert_close(ours, expected, rtol=1e-6, atol=1e-6)
+
+
 IMAGES = [random_image(seed) for seed in range(5)]
 
 
@@ -126,8 +131,8 @@ def test_every_kind_of_folder_holds_the_same_model(run, towers, config):
     expected = towers["student"].images(stacked(IMAGES))
     for path in (run, run / "checkpoints" / "step_00000007", str(run / "open_clip")):
         model = silc.load(path, device="cpu")
-        assert torch.equal(model.encode_image(IMAGES), expected)
-        assert torch.equal(model.encode_text(NAMES), towers["student"].texts(NAMES))
+        same(model.encode_image(IMAGES), expected)
+        same(model.encode_text(NAMES), towers["student"].texts(NAMES))
         assert (model.image_size, model.patch_size, model.width, model.name) == (24, 8, 32, "student")
         assert model.logit_scale == pytest.approx(20.0)
         assert model.logit_bias is None
@@ -159,9 +164,9 @@ def test_the_features_are_open_clips(model, run):
 def test_the_teacher_is_its_image_tower_beside_the_students_text_tower(run, towers, model):
     teacher = silc.load(run, model="teacher", device="cpu")
     assert teacher.name == "teacher"
-    assert torch.equal(teacher.encode_image(IMAGES), towers["teacher"].images(stacked(IMAGES)))
+    same(teacher.encode_image(IMAGES), towers["teacher"].images(stacked(IMAGES)))
     assert not torch.allclose(teacher.encode_image(IMAGES), model.encode_image(IMAGES), atol=1e-2)
-    assert torch.equal(teacher.encode_text(NAMES), model.encode_text(NAMES))
+    same(teacher.encode_text(NAMES), model.encode_text(NAMES))
 
 
 def test_images_come_alone_in_lists_and_in_tensors(model, monkeypatch):
@@ -215,7 +220,7 @@ def test_dense_features_are_those_of_zero_shot_segmentation(model, towers):
         pixels = stacked([random_image(seed, width, height) for seed in range(3)])
         dense = model.dense(pixels)
         assert dense.shape == (3, height // 8, width // 8, 32)
-        assert torch.equal(dense, towers["student"].values(pixels))
+        same(dense, towers["student"].values(pixels))
         torch.testing.assert_close(dense.norm(dim=-1), torch.ones(dense.shape[:3]))
     assert torch.equal(model.dense(random_image(0, 30, 50)), model.dense(model.preprocess(random_image(0, 30, 50))))
 

@@ -25,7 +25,7 @@ import time
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from tqdm import tqdm
 
@@ -63,8 +63,15 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
 class _Sub(Parser):
     """The parser of a subcommand, under its own name."""
 
-    def __init__(self, *, prog: str, description: str | None = None, **options: object) -> None:
+    def __init__(self, *, prog: str, description: str | None = None, **options: Any) -> None:
         super().__init__(prog, description)
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """Refuses what it does not know: the parser above would, under its own name and without a hint."""
+        namespace, rest = super().parse_known_args(args, namespace)
+        if rest:
+            self.error(f"unrecognized arguments: {' '.join(rest)}")
+        return namespace, rest
 
 
 def _positive(text: str) -> int:

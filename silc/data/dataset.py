@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset, get_worker_info
 
-from silc.config import Config
+from silc.config import Config, DataConfig
 from silc.data.batch import Batch, Skip
 from silc.data.crops import MultiCrop
 from silc.data.decode import decode_caption, decode_image
@@ -55,10 +55,9 @@ class BatchDataset(Dataset["Batch | Failure"]):
         self._captions = [config.data.caption_key.lower()]
         self.board = board
         self._patience = config.data.store_minutes * 60
-        self._cache = (config.data.cache, config.data.cache_gb)
-        self._data = data
         self._reader = SampleReader(data.manifest, self._open_store, self._note_used)
         self.stream = _stream(config, data, self._deal if config.data.unique_captions else None)
+        self._cache = _cache(config.data, data, self.stream.describe()["block"])
         self._tokenizer = build_tokenizer(config.data.tokenizer, config.model.text.context_length)
         if self._tokenizer.vocab_size > config.model.text.vocab_size:
             raise ValueError(
@@ -129,9 +128,7 @@ class BatchDataset(Dataset["Batch | Failure"]):
         return deal(self._reader.hashes(shards, samples), first, self._global_batch)
 
     def _open_store(self) -> Store:
-        folder, size = self._cache
-        cache = None if folder is None else NodeCache(folder, round(size * 1e9), self._data.versions())
-        return open_store(patience=self._patience, board=self.board, worker=_worker(), cache=cache)
+        return open_store(patience=self._patience, board=self.board, worker=_worker(), cache=self._cache)
 
     def _note_used(self, size: int) -> None:
         self.board.notes(_worker()).add(bytes_used=size)
@@ -169,6 +166,25 @@ def _stream(config: Config, data: TrainingSet, arrange: Arrange | None) -> Sampl
         batch=batch,
         arrange=arrange,
     )
+
+
+def _cache(config: DataConfig, data: TrainingSet, block: int) -> NodeCache | None:
+    """The machine's cache of remote shards. Raises ValueError for one that cannot be used, or would be of no use."""
+    if config.cache is None:
+        return None
+    if not data.remote:
+        raise ValueError(f"data.cache={config.cache} has no effect, since all shards are local; leave it out")
+    size = round(config.cache_gb * 1e9)
+    needed = 2 * block * data.manifest.sizes.sum() / data.manifest.samples.sum()
+    if size < needed:
+        raise ValueError(
+            f"data.cache_gb={config.cache_gb:g} is less than two blocks of {plural(block, 'sample')}, so that nothing "
+            f"would be found in it again; take at least {needed / 1e9:.2g}"
+        )
+    try:
+        return NodeCache(config.cache, size, data.versions())
+    except ValueError as error:
+        raise ValueError(f"data.cache: {error}") from None
 
 
 def _empty(samples: int, views: int, size: int) -> torch.Tensor:

@@ -52,7 +52,7 @@ def build_loader(
     data = open_training_set(config, shards) if data is None else data
     board = Board(max(1, config.data.workers))
     dataset = BatchDataset(config, data, rank=rank, world=world, local_from_position=local_from_position, board=board)
-    return Loader(config, dataset, start_position, data.describe())
+    return Loader(config, dataset, start_position, data)
 
 
 class Loader:
@@ -62,7 +62,7 @@ class Loader:
         config: of the run.
         dataset: of the rank.
         start_position: see :func:`build_loader`.
-        data: what the stream's positions count in; see :meth:`TrainingSet.describe`.
+        data: what the stream's positions count in.
 
     Attributes:
         samples_per_pass: number of samples in the shards.
@@ -71,10 +71,10 @@ class Loader:
         board: what the readers of this rank wait for and have read.
     """
 
-    def __init__(self, config: Config, dataset: BatchDataset, start_position: int, data: dict[str, Any]) -> None:
+    def __init__(self, config: Config, dataset: BatchDataset, start_position: int, data: TrainingSet) -> None:
         self.samples_per_pass = dataset.stream.samples_per_pass
         self.guard = SkipGuard(config.data.max_skipped)
-        self.data = {"order": dataset.stream.describe(), **data}
+        self.data = {"order": dataset.stream.describe(), **data.describe()}
         self.board = dataset.board
         workers = config.data.workers
         self._batches = DataLoader(
@@ -87,7 +87,7 @@ class Loader:
             worker_init_fn=initializer(),
             pin_memory=torch.cuda.is_available(),
             timeout=PAUSE if workers else 0,
-            multiprocessing_context=context(config.data.worker_start) if workers else None,
+            multiprocessing_context=context(config.data.worker_start, remote=data.remote) if workers else None,
         )
 
     def __iter__(self) -> Iterator[Batch]:
@@ -106,7 +106,11 @@ class Loader:
                 if _no_data_yet(error):
                     yield None
                     continue
-                raise _stopped(error) from error
+                if not str(error).startswith("DataLoader worker"):
+                    raise
+                raise _died(error) from error
+            except (EOFError, ConnectionError, FileNotFoundError) as error:  # it died while it handed over a tensor
+                raise _died(error) from error
             if isinstance(batch, Failure):
                 raise RunStopped(batch.reason)
             self.guard.update(batch)
@@ -122,13 +126,12 @@ def _no_data_yet(error: RuntimeError) -> bool:
     return str(error).startswith("DataLoader timed out")
 
 
-def _stopped(error: RuntimeError) -> RuntimeError:
-    """A worker that was killed, in words; other errors as they are."""
-    if not str(error).startswith("DataLoader worker"):
-        return error
+def _died(error: Exception) -> RunStopped:
+    """A worker that was killed, in words."""
+    why = str(error).partition(chr(10))[0] or type(error).__name__
     return RunStopped(
-        f"a process that decodes images has ended ({str(error).partition(chr(10))[0]}): often the machine is out of "
-        "memory, or of space in /dev/shm; take fewer data.workers or a smaller data.prefetch"
+        f"a process that decodes images has ended ({why}): often the machine is out of memory, or of space in "
+        "/dev/shm; take fewer data.workers or a smaller data.prefetch"
     )
 
 

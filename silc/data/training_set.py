@@ -12,6 +12,7 @@ import numpy as np
 from silc.config import Config, DataConfig
 from silc.data.shards.manifest import Manifest, joined
 from silc.data.shards.prepare import open_prepared, prepare
+from silc.storage import is_remote
 from silc.text import plural
 
 
@@ -50,6 +51,11 @@ class TrainingSet:
         """Samples in each shard of each source: int64 [shards] for every source."""
         ends = np.cumsum([source.shards for source in self.sources])
         return np.split(self.manifest.samples, ends[:-1])
+
+    @property
+    def remote(self) -> bool:
+        """Whether any shard is in a remote store."""
+        return any(map(is_remote, self.manifest.addresses))
 
     def versions(self) -> Mapping[str, str]:
         """Version of each shard by its address, see :class:`Manifest`."""

@@ -1,8 +1,8 @@
 """How decoding processes begin and end.
 
-fork is the fastest start and shares the memory of the trainer. It is wrong once this process has used obstore, whose
-threads do not exist in the child: what they hold stays locked there for ever. forkserver and spawn begin from a fresh
-interpreter, which costs the imports, for forkserver once a rank.
+fork is the fastest start and shares the memory of the trainer. Remote shards cannot be read in a forked child once this
+process has used obstore, whose threads do not exist there: what they hold stays locked for ever. forkserver and spawn
+begin from a fresh interpreter, which costs the imports, for forkserver once a rank.
 """
 
 from __future__ import annotations
@@ -20,13 +20,17 @@ from typing import Any
 PRELOADED = ["silc.data.worker_server", "silc.data.dataset"]  # modules that the fork server imports before it forks
 
 
-def context(start: str) -> BaseContext:
-    """The multiprocessing context of decoding processes. start: see `data.worker_start`.
+def context(start: str, *, remote: bool) -> BaseContext:
+    """The multiprocessing context of decoding processes.
+
+    Args:
+        start: see `data.worker_start`.
+        remote: whether they read remote shards.
 
     Raises ValueError for a way to start that this platform does not have, and for fork where it would hang.
     """
     ways = multiprocessing.get_all_start_methods()
-    used = "obstore" in sys.modules
+    used = remote and "obstore" in sys.modules
     if start == "auto":
         start = "fork" if "fork" in ways and not used else "forkserver" if "forkserver" in ways else "spawn"
     if start not in ways:
@@ -44,15 +48,22 @@ def context(start: str) -> BaseContext:
 
 def initializer() -> Any:
     """For `worker_init_fn` of a DataLoader made in this process; it can be pickled."""
-    return partial(_begin, trainer=os.getpid())
+    return partial(_begin, trainer=os.getpid(), environment=dict(os.environ))
 
 
-def _begin(worker: int, trainer: int) -> None:
-    """Signals to stop reach the whole process group; the trainer handles them, and needs its workers to the end.
+def _begin(worker: int, trainer: int, environment: dict[str, str]) -> None:
+    """Take the trainer's environment, and leave its signals to it.
+
+    A fork server has the environment of the time when it was started, which may lack the credentials of a store.
+
+    Signals to stop reach the whole process group; the trainer handles them, and needs its workers to the end.
 
     A worker obeys SIGTERM only from the trainer itself: with it a DataLoader ends workers that it cannot reach
     otherwise (while an error is being raised), and a worker that ignored it would keep the trainer from exiting.
     """
+    os.environ.update(environment)
+    for name in os.environ.keys() - environment.keys():
+        del os.environ[name]
     for number in (signal.SIGINT, signal.SIGUSR1):
         signal.signal(number, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)

@@ -16,7 +16,11 @@ from typing import NamedTuple
 from silc.files import check_regular
 
 MAX_FILE = 1 << 20  # bytes
-_KEYS = {"access_key_id": "aws_access_key_id", "secret_access_key": "aws_secret_access_key"}
+_KEYS = {
+    "access_key_id": "aws_access_key_id",
+    "secret_access_key": "aws_secret_access_key",
+    "token": "aws_session_token",
+}
 _OWN_KEYS = (  # of the environment: with one of these the keys of the files are not used
     "AWS_ACCESS_KEY_ID",
     "AWS_WEB_IDENTITY_TOKEN_FILE",
@@ -38,10 +42,15 @@ class BadSettings(ValueError):
 
 
 class Settings(NamedTuple):
-    """options: for obstore's S3Store; by_boto: whether the credentials have to be asked from boto3."""
+    """What the files say.
+
+    options: for obstore's S3Store; keys: access_key_id, secret_access_key and perhaps token; by_boto: whether boto3 has
+    to be asked for them.
+    """
 
     options: dict[str, str]
-    by_boto: bool
+    keys: dict[str, str] | None = None
+    by_boto: bool = False
 
 
 def read_settings(environ: Mapping[str, str]) -> Settings:
@@ -59,7 +68,7 @@ def read_settings(environ: Mapping[str, str]) -> Settings:
     if keys is None and rest is None:
         if name != "default":
             raise BadSettings(f"AWS_PROFILE={name[:60]}: neither ~/.aws/credentials nor ~/.aws/config has that profile")
-        return Settings({}, False)
+        return Settings({})
     profile = {**(rest or {}), **(keys or {})}
     options = {}
     if "region" in profile and not (environ.get("AWS_REGION") or environ.get("AWS_DEFAULT_REGION")):
@@ -68,19 +77,16 @@ def read_settings(environ: Mapping[str, str]) -> Settings:
     if "endpoint_url" in profile and not any(environ.get(variable) for variable in endpoints):
         options["endpoint"] = profile["endpoint_url"]
     if any(environ.get(variable) for variable in _OWN_KEYS) or _is_true(environ.get("AWS_SKIP_SIGNATURE", "")):
-        return Settings(options, False)
-    if all(profile.get(key) for key in _KEYS.values()):
-        options |= {option: profile[key] for option, key in _KEYS.items()}
-        if profile.get("aws_session_token"):
-            options["session_token"] = profile["aws_session_token"]
-        return Settings(options, False)
+        return Settings(options)
+    if profile.get("aws_access_key_id") and profile.get("aws_secret_access_key"):
+        return Settings(options, {name: profile[key] for name, key in _KEYS.items() if profile.get(key)})
     wanted = [key for key in _BY_BOTO if key in profile]
     if wanted and importlib.util.find_spec("boto3") is None:
         raise BadSettings(
             f"profile {name[:60]} of ~/.aws has {wanted[0]}, which needs the package boto3 (pip install boto3); or "
             "export the keys: aws configure export-credentials --format env"
         )
-    return Settings(options, bool(wanted))
+    return Settings(options, by_boto=bool(wanted))
 
 
 def _parse(path: str) -> configparser.RawConfigParser:

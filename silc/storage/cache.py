@@ -87,6 +87,7 @@ class NodeCache:
         try:
             os.makedirs(os.path.join(self._folder, "locks"), mode=0o700, exist_ok=True)
             os.close(self._open_lock(0))
+            self._room.settle()
         except OSError as error:
             raise ValueError(f"the cache's folder {folder} cannot be used: {error.strerror}") from None
 
@@ -221,7 +222,7 @@ class NodeCache:
                 write_page(descriptor, name, data)
             finally:
                 os.close(descriptor)
-            os.rename(draft, path)
+            self._room.publish(draft, path)
         except FileNotFoundError:  # somebody clears the folder
             return
         except OSError as error:

@@ -11,7 +11,7 @@ import re
 import threading
 from collections import OrderedDict
 from collections.abc import Mapping
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,7 @@ from silc.storage.store import Limits
 
 HOSTS = 64  # stores that are kept; one for each bucket or host
 RUNTIME_THREADS = "2"  # of obstore in each process; its default, one for each core, times the workers of a node is many
-
+KEYS_LAST = 900.0  # seconds, after which keys are read again from the files
 _ENDPOINT = re.compile(r"https?://[A-Za-z0-9._~:/\[\]-]+", re.IGNORECASE)
 
 _used_by: int | None = None  # process that used obstore first
@@ -89,7 +89,7 @@ def _open(place: Remote, limits: Limits) -> Any:
             return stores.HTTPStore(f"{place.scheme}://{place.host}", client_options=client, retry_config=retry)
         if place.scheme == "s3":
             settings = read_settings(os.environ)
-            provider = None
+            provider: Any = _keys_of_files if settings.keys is not None else None
             if settings.by_boto:
                 from obstore.auth.boto3 import Boto3CredentialProvider
 
@@ -105,6 +105,14 @@ def _open(place: Remote, limits: Limits) -> Any:
     except Exception as error:  # of obstore or boto3: their texts hold values of the environment
         wrong = type(error).__name__
     raise ValueError(f"{place.scheme}://{place.host} cannot be set up: {wrong}; {_ADVICE[place.scheme]}")
+
+
+def _keys_of_files() -> dict[str, Any]:
+    """For obstore, which asks again before they expire: tools that renew keys write them to the files."""
+    keys = read_settings(os.environ).keys
+    if keys is None:
+        raise BadSettings("the keys in the files of ~/.aws have been removed")
+    return {"token": None} | keys | {"expires_at": datetime.now(UTC) + timedelta(seconds=KEYS_LAST)}
 
 
 _ADVICE = {

@@ -116,7 +116,7 @@ def fetch_apart(address: str, limit: int, *, patience: float = PATIENCE) -> byte
     root = str(Path(__file__).parents[2])  # the checkout: a script may have found it by itself
     paths = [root, *filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))]
     command = [sys.executable, "-P", "-m", "silc.storage.fetch", address, str(limit), str(patience)]
-    longest = patience + Limits().request + SPARE
+    longest = 2 * patience + SPARE
     try:
         done = subprocess.run(
             command,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import os
 from collections.abc import Sequence
 from typing import Any
 
@@ -45,6 +46,7 @@ class _Opened:
     ) -> None:
         self._patience, self._limits = patience, limits
         self._board, self._worker, self._cache = board, worker, cache
+        self._process = os.getpid()
         self._stores: tuple[LocalStore, RemoteStore] | None = None
 
     def __getstate__(self) -> dict[str, Any]:
@@ -53,7 +55,8 @@ class _Opened:
     def read(self, ranges: Sequence[Range]) -> list[bytes]:
         """See :class:`silc.storage.Store`."""
         notes = self._board.notes(self._worker) if self._board is not None else None
-        if self._stores is None:
+        if self._stores is None or self._process != os.getpid():  # a process that was forked notes on a slot of its own
+            self._process = os.getpid()
             self._stores = (
                 LocalStore(patience=self._patience, limits=self._limits, notes=notes),
                 RemoteStore(patience=self._patience, limits=self._limits, notes=notes),

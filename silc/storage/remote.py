@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import hashlib
 import itertools
@@ -36,7 +37,7 @@ class RemoteStore:
     """
 
     def __init__(self, *, patience: float = 600.0, limits: Limits | None = None, notes: Notes | None = None) -> None:
-        self._patience, self._limits, self._notes = patience, limits or Limits(), notes
+        self._patience, self._limits, self._notes = patience, _within(patience, limits or Limits()), notes
         self._reset()
 
     def _reset(self) -> None:
@@ -130,6 +131,17 @@ class RemoteStore:
             if size > piece.start + len(data):
                 raise Trouble(f"the answer was cut short: {len(data)} of {min(length, size - piece.start)} bytes")
         return data
+
+
+def _within(patience: float, limits: Limits) -> Limits:
+    """Limits of a try that do not go beyond the patience, so that it holds of a store that does not answer."""
+    longest = max(patience, 1.0)
+    return dataclasses.replace(
+        limits,
+        connect=min(limits.connect, longest),
+        stall=min(limits.stall, longest),
+        request=min(limits.request, longest),
+    )
 
 
 def _translated(ask: Callable[[], T]) -> T:

@@ -66,9 +66,26 @@ class Room:
                 raise
             return descriptor
 
+    def publish(self, draft: str, path: str) -> None:
+        """Give a draft the name of its page. Under the lock, since who looks through a folder meanwhile may see a file
+        that is renamed twice, or not at all. Raises OSError.
+        """
+        with self._counter() as counter:
+            if counter is None:
+                os.unlink(draft)
+            else:
+                os.rename(draft, path)
+
+    def settle(self) -> None:
+        """Let pages go out that are too many: the limit may have been larger before. Raises OSError."""
+        with self._counter() as counter:
+            if counter is not None and ((taken := _read(counter)) is None or taken > self._limit):
+                _write(counter, self._clear(0))
+
     def taken(self) -> int:
-        """Bytes of all files, by looking into the folder."""
-        return sum(file.size for file in self._files())
+        """Bytes of all files, by looking into the folder. Raises OSError."""
+        with self._counter():
+            return sum(file.size for file in self._files())
 
     @contextmanager
     def _counter(self) -> Iterator[int | None]:
@@ -144,3 +161,4 @@ def _read(counter: int) -> int | None:
 
 def _write(counter: int, taken: int) -> None:
     os.pwrite(counter, _COUNTER.pack(taken), 0)
+    os.ftruncate(counter, _COUNTER.size)

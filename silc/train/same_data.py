@@ -38,23 +38,24 @@ def check_same_data(saved: dict[str, Any] | None, now: dict[str, Any], path: Pat
     )
 
 
-def _differences(saved: dict[str, Any] | None, now: dict[str, Any]) -> list[str]:
+def _differences(saved: dict[str, Any] | None, now: dict[str, Any], was: str = "it was") -> list[str]:
+    """In words, each as "this is that now, it was other"."""
     if saved is None:
         return [f"the order of samples is version {now['order']['version']}, it was version 1"]
     names = sorted({*saved["order"], *now["order"]})
     order = [(name, now["order"].get(name), saved["order"].get(name)) for name in names]
-    found = [f"the order's {name} is {after}, it was {before}" for name, after, before in order if after != before]
+    found = [f"the order's {name} is {after}, {was} {before}" for name, after, before in order if after != before]
     before, after = saved["sources"], now["sources"]
     if len(before) != len(after):
-        return [*found, f"the number of sources is {len(after)}, it was {len(before)}"]
-    for number, (was, is_now) in enumerate(zip(before, after, strict=True)):
+        return [*found, f"the number of sources is {len(after)}, {was} {len(before)}"]
+    for number, (old, new) in enumerate(zip(before, after, strict=True)):
         which = f"source {number}" if len(after) > 1 else "the data"
-        if (was["shards"], was["samples"]) != (is_now["shards"], is_now["samples"]):
-            found.append(f"{which} is {_size(is_now)}, it was {_size(was)}")
-        elif was["identity"] != is_now["identity"]:
+        if (old["shards"], old["samples"]) != (new["shards"], new["samples"]):
+            found.append(f"{which} is {_size(new)}, {was} {_size(old)}")
+        elif old["identity"] != new["identity"]:
             found.append(f"{which} has shards of other names, sizes or order")
-        if was["share"] != is_now["share"]:
-            found.append(f"{which} has a share of {is_now['share']:.4g}, it had {was['share']:.4g}")
+        if old["share"] != new["share"]:
+            found.append(f"{which} has a share of {new['share']:.4g}, {was} {old['share']:.4g}")
     return found
 
 
@@ -68,8 +69,8 @@ def check_same_everywhere(data: dict[str, Any]) -> None:
     different = [rank for rank, other in enumerate(others, start=1) if other != first]
     if different:
         rank = different[0]
-        listed = "; ".join(_differences(first, others[rank - 1]))
+        listed = "; ".join(_differences(first, others[rank - 1], was="on rank 0 it is"))
         raise ValueError(
-            f"rank {rank} reads other data than rank 0 ({listed}, on rank 0): copy the same shards to every machine, "
+            f"rank {rank} reads other data than rank 0 ({listed}): copy the same shards to every machine, "
             "to the same place"
         )

@@ -13,6 +13,7 @@ import webdataset as wds
 from PIL import Image
 
 from silc.config import Config, DataConfig, TrainConfig, ViewsConfig
+from tests.storage.fixtures import faulty_s3, s3, s3rver, web  # noqa: F401 - fixtures
 
 
 def encode(pixels: np.ndarray, kind: str = "jpeg", **options) -> bytes:

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import itertools
 import multiprocessing
+import os
+import re
 import subprocess
 import sys
 import tarfile
 import time
+import types
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,12 +19,15 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from silc import config_io
 from silc.data import build_loader
 from silc.data.batch import Batch, Skip
 from silc.data.shards.reader import SampleReader
 from silc.data.skips import FEWEST, LOGGED, RECENT, SkipGuard
 from silc.data.workers import context
 from silc.errors import RunStopped
+
+ROOT = Path(__file__).resolve().parents[2]
 
 
 def take(config, count: int, *, rank: int = 0, world: int = 1, **keywords) -> list[Batch]:
@@ -323,23 +329,42 @@ def test_workers_may_be_started_in_any_way(write_shards, make_config, start):
     assert all(same(a, b) for a, b in zip(alone, helped, strict=True))
 
 
-def test_a_process_that_has_read_a_remote_store_is_never_forked(write_shards, make_config, monkeypatch):
+def test_a_process_that_has_read_a_remote_store_is_not_forked_to_read_one(monkeypatch):
     """obstore hangs in the child."""
-    monkeypatch.setitem(sys.modules, "obstore", sys)
-    assert context("auto").get_start_method() == "forkserver"
+    monkeypatch.setitem(sys.modules, "obstore", types.ModuleType("obstore"))
+    assert context("auto", remote=True).get_start_method() == "forkserver"
+    assert context("auto", remote=False).get_start_method() == "fork"
     with pytest.raises(ValueError, match=r"data\.worker_start=fork: .* take auto, forkserver or spawn"):
-        build_loader(make_config(write_shards([20]), workers=1, worker_start="fork"), rank=0, world=1)
+        context("fork", remote=True)
     monkeypatch.delitem(sys.modules, "obstore")
-    assert context("auto").get_start_method() == "fork"
+    assert context("auto", remote=True).get_start_method() == "fork"
 
 
-def test_a_worker_that_was_killed_stops_the_run_in_words(write_shards, make_config):
-    batches = iter(build_loader(make_config(write_shards([20, 13]), workers=1), rank=0, world=1))
-    next(batches)
-    (worker,) = multiprocessing.active_children()
-    worker.kill()
-    with pytest.raises(RunStopped, match=r"a process that decodes images has ended .*fewer data\.workers"):
-        list(itertools.islice(batches, 9))
+KILLED = """
+import itertools, multiprocessing, sys
+from pathlib import Path
+from silc import config_io
+from silc.data import build_loader
+from silc.errors import RunStopped
+
+batches = iter(build_loader(config_io.read_config(Path(sys.argv[1])), rank=0, world=1))
+next(batches)
+multiprocessing.active_children()[0].kill()
+try:
+    list(itertools.islice(batches, 99))
+except RunStopped as error:
+    print(error)
+"""
+
+
+def test_a_worker_that_was_killed_stops_the_run_in_words(write_shards, make_config, tmp_path):
+    """In a process of its own: torch answers the signal wherever the main thread is."""
+    config = make_config(write_shards([20, 13]), workers=1)
+    (tmp_path / "config.yaml").write_text(config_io.to_yaml(config))
+    words = [sys.executable, "-c", KILLED, str(tmp_path / "config.yaml")]
+    paths = {"PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "kernels")])}
+    done = subprocess.run(words, env=os.environ | paths, capture_output=True, text=True, timeout=200, check=False)
+    assert re.search(r"a process that decodes images has ended .*fewer data\.workers", done.stdout), done.stderr
 
 
 def test_a_slow_worker_is_waited_for_and_the_trainer_is_told(write_shards, make_config, monkeypatch):

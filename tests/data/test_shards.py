@@ -49,6 +49,9 @@ def test_eight_bytes_a_sample(tmp_path):
     found = ShardIndex([str(tmp_path)], COLUMNS, required=())
     assert found.shards[0].starts.nbytes == 8 * 1001
     assert len(pickle.dumps(found)) < 8 * 1001 + 2000
+    for sample in range(200):
+        found.read(0, sample, "caption")
+    assert len(found._last) == index.LAST_SAMPLES
 
 
 def test_extensions_may_be_given_in_upper_case(write_shards):

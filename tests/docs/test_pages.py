@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from silc.commands import claims, evaluate, export, launcher, train
+from silc.commands import claims, evaluate, export, launcher, shards, train
 from tools.run_blocks import blocks
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -23,7 +23,13 @@ PAGES = [
 ]
 IDS = [str(page.relative_to(ROOT)) for page in PAGES]
 SHELL = ("bash", "sh", "console")
-PARSE = {"train": train.parse, "evaluate": evaluate.parse, "export": export.parse, "claims": claims.parse}
+PARSE = {
+    "train": train.parse,
+    "evaluate": evaluate.parse,
+    "export": export.parse,
+    "claims": claims.parse,
+    "shards": shards.parse,
+}
 
 
 def commands(page: Path) -> Iterator[str]:

@@ -10,7 +10,8 @@ from __future__ import annotations
 import json
 import os
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -129,7 +130,8 @@ def build(
         order = sorted(rows) if keep else [name for name in names if name in rows]
         data = packed([rows[name] for name in order], base=base, caption=caption, images=images)
         built.manifest = parsed(data, built.path)
-        put(built.path, data)
+        with _or_stop(built.path):
+            put(built.path, data)
         journal.remove()
     finally:
         journal.close()
@@ -230,6 +232,16 @@ def processes(shards: int, jobs: int | None, *, remote: bool) -> int:
     return min(jobs or min(len(os.sched_getaffinity(0)), MOST_PROCESSES), max(1, shards))
 
 
+@contextmanager
+def _or_stop(path: str | Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise RunStopped(
+            f"{path} could not be written: {error.strerror}; make room there and start again, what is done is kept"
+        ) from error
+
+
 class Journal:
     """The rows of a build that has not ended yet, one a line behind a line that tells for what they were made.
 
@@ -262,12 +274,14 @@ class Journal:
 
     def note(self, row: Row) -> None:
         """Keep a row; what was noted outlives the process."""
-        self._file.write(line(row))
-        self._file.flush()
+        with _or_stop(self._path):
+            self._file.write(line(row))
+            self._file.flush()
 
     def close(self) -> None:
         """Stop writing; what was noted stays."""
-        self._file.close()
+        with suppress(OSError):  # of a full disk, which was told before
+            self._file.close()
 
     def remove(self) -> None:
         """Forget the rows: the manifest has them."""

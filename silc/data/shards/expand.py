@@ -5,7 +5,6 @@ from __future__ import annotations
 import glob
 import itertools
 import os
-import re
 import stat
 from collections.abc import Iterable, Iterator, Sequence
 
@@ -13,22 +12,14 @@ from braceexpand import braceexpand
 
 from silc.data.shards.braces import count_names
 from silc.data.shards.errors import shorten
+from silc.storage import check_address, is_remote, local_path
 
 MANIFEST = ".manifest"  # a list of shards with their counts, in place of the shards
 FOLDER_MANIFEST = "shards.manifest"
 MAX_NAMES = 10_000_000
 
-# silc.storage.address takes the place of these two: is_remote, check_address and local_path.
-_REMOTE = re.compile(r"(https?|s3a?|gs|gcs|az|azure|adl|abfss?)://", re.IGNORECASE)
-_OTHER = re.compile(r"pipe:|[A-Za-z][A-Za-z0-9+.-]*://", re.IGNORECASE)
-
 Seen = dict[object, str]
 """What tells files apart -> the name by which the file was given first."""
-
-
-def is_remote(address: str) -> bool:
-    """Whether an address names something in a remote store, not a local path."""
-    return _REMOTE.match(address) is not None
 
 
 def expand_shards(patterns: Sequence[str], what: str = "data.shards", *, manifests: bool = False) -> list[str]:
@@ -52,7 +43,7 @@ def expand_shards(patterns: Sequence[str], what: str = "data.shards", *, manifes
     found: list[str] = []
     seen: Seen = {}
     for name in _names([str(pattern) for pattern in patterns], what):
-        for address in [name] if is_remote(name) else _local(os.path.expanduser(name), what, manifests):
+        for address in [name] if is_remote(name) else _local(local_path(name), what, manifests):
             _note(address, what, seen)
             found.append(address)
             if len(found) > MAX_NAMES:
@@ -78,16 +69,13 @@ def _check_pattern(pattern: str, what: str) -> None:
     shown = repr(shorten(pattern))
     if not pattern.strip() or "\0" in pattern:
         raise ValueError(f"{what}: {shown} is no name of a file")
-    if is_remote(pattern):
-        if glob.has_magic(pattern):
-            raise ValueError(
-                f"{what}: {shown} has a wildcard, and a remote store is not searched; name the shards by a brace "
-                "pattern like {00000..00099}.tar, or their folder"
-            )
-    elif _OTHER.match(pattern):
+    if not is_remote(pattern) and not pattern.lower().startswith("pipe:"):
+        return
+    check_address(pattern, what)
+    if glob.has_magic(pattern):
         raise ValueError(
-            f"{what}: {shown} is not on a local disk, and not an address that can be read (s3, gs, az, http); copy or "
-            "mount it and give the local path"
+            f"{what}: {shown} has a wildcard, and a remote store is not searched; name the shards by a brace pattern "
+            "like {00000..00099}.tar, or their folder"
         )
 
 

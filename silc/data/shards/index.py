@@ -14,12 +14,13 @@ from pathlib import Path
 import numpy as np
 
 from silc.data.shards.errors import Unreadable, few, shorten
-from silc.data.shards.expand import MANIFEST, expand_shards, is_remote
+from silc.data.shards.expand import MANIFEST, expand_shards
 from silc.data.shards.lost import Tally, check_lost
 from silc.data.shards.runs import REST
 from silc.data.shards.samples import AHEAD, CUT, Scan, first_key, locate, scan_file
 from silc.data.shards.tar import Source, windowed
 from silc.errors import StoreFailed
+from silc.storage import is_remote
 from silc.text import plural
 
 log = logging.getLogger(__name__)

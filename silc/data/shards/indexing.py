@@ -102,7 +102,9 @@ def index_shard(job: Job, store: Store) -> Outcome:
                 return outcome
         return _left_out(job, found, "it changes while it is read")
     except StoreFailed as error:
-        return _left_out(job, found, str(error), failed=True)
+        # A file that may not be read says nothing of the next one.
+        failed = is_remote(job.address) or os.access(job.address, os.R_OK)
+        return _left_out(job, found, str(error), failed=failed)
     except ValueError as error:
         return _left_out(job, found, str(error))
     except OSError as error:
@@ -171,9 +173,9 @@ def _taken(job: Job, found: Stat, source: Source) -> Outcome | None:
         offsets = sidecar.offsets_of(data, found.size, job.address)
     except ValueError:
         return None
-    samples, end = len(offsets) - 1, int(offsets[-1])
+    samples = len(offsets) - 1
     members = compare(source, offsets, None, None)
-    if not members or max(map(len, members)) < 2 or any(source(end, end + RECORD)):
+    if not members or max(map(len, members)) < 2:
         return None
     if job.counted is not None and job.counted[0] != samples:
         return None
@@ -193,15 +195,15 @@ def _read(job: Job, found: Stat, source: Source) -> Outcome:
     if result.hashes is not None:
         _write(job.out + HASHES, sidecar.packed(result.hashes))
     _write(job.out + OFFSETS, sidecar.packed(result.starts))
-    details = {"has": _few(result.extensions)} | ({"lost": result.lost} if result.lost else {})
-    row = Row(job.name, samples, found.size, found.version, json.dumps(details))
-    notes = [f"{shorten(job.name)} {note}" for note in result.notes]
+    notes = list(result.notes)
     counted, origin = job.counted or (None, imports.IMG2DATASET)
     if job.stats and job.counted is None:
         counted = imports.stats_of(job.address, read_whole)
     if counted is not None and counted not in (samples, samples + sum(result.lost.values())):
-        notes.append(f"{shorten(job.name)}: {origin} counts {counted:,} samples, {samples:,} were found")
-    return Outcome(job.name, row, READ, notes=tuple(notes))
+        notes.append(f"has {counted:,} samples by {origin}, {samples:,} were found")
+    more = {name: value for name, value in (("lost", result.lost), ("notes", notes)) if value}
+    row = Row(job.name, samples, found.size, found.version, json.dumps({"has": _few(result.extensions)} | more))
+    return Outcome(job.name, row, READ, notes=tuple(f"{shorten(job.name)} {note}" for note in notes))
 
 
 def _few(extensions: dict[str, int]) -> dict[str, int]:

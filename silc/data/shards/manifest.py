@@ -44,8 +44,9 @@ class Row(NamedTuple):
         samples: that can be used; 0 in a shard that was left out.
         size: of the tar, in bytes.
         version: its etag, or its mtime in ns.
-        details: JSON object: "has", members by extension; "lost", samples by reason; "left_out", why; each where it
-            applies. "sampled": the members were counted in a few samples only.
+        details: JSON object: "has", members by extension; "lost", samples by reason; "notes", what a log should
+            say behind its name; "left_out", why; each where it applies. "sampled": the members were counted in a few
+            samples only.
     """
 
     name: str

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from silc.storage import is_remote
+from silc.storage import is_remote, local_path, put
 
 LOCK = ".shards.manifest.lock"  # in the folder of an index
 Say = Callable[[str], None]
@@ -43,11 +43,21 @@ def made(folder: Path) -> Path:
     return folder
 
 
+def write(path: Path, data: bytes) -> None:
+    """Write a file of the cache. Raises ValueError where that cannot be."""
+    try:
+        put(str(path), data)
+    except OSError as error:
+        raise ValueError(
+            f"{path} cannot be written ({error.strerror}); make room there, or set SILC_CACHE to another folder"
+        ) from None
+
+
 def absolute(address: str) -> str:
     """An address that means the same in every working directory."""
     if is_remote(address):
         return address
-    path = os.path.abspath(address)
+    path = os.path.abspath(local_path(address))
     return path + "/" if address.endswith("/") and not path.endswith("/") else path
 
 

@@ -45,7 +45,7 @@ def done(work: Work[Job, Outcome], jobs: Sequence[Job], processes: int) -> Itera
     # Neither threads nor a store of this process are copied into the others.
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload([work.__module__])
-    executor = ProcessPoolExecutor(processes, context, initializer=_begin)
+    executor = ProcessPoolExecutor(processes, context, initializer=_begin, initargs=(dict(os.environ),))
     running: set[Future[list[Outcome]]] = set()
     try:
         while True:
@@ -76,8 +76,12 @@ def _here(work: Work[Job, Outcome], jobs: Sequence[Job]) -> Iterator[Outcome]:
         store.close()
 
 
-def _begin() -> None:
-    """In a new process: the terminal's interrupt is for the first process, and when that is gone this one ends too."""
+def _begin(environment: dict[str, str]) -> None:
+    """In a new process: the terminal's interrupt is for the first process, and when that is gone this one ends too.
+
+    environment: of the first process; the fork server may have started with another.
+    """
+    os.environ.update(environment)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     parent = multiprocessing.parent_process()
     if parent is not None:

@@ -10,35 +10,33 @@ from __future__ import annotations
 
 import dataclasses
 import errno
-import hashlib
 import json
 import os
 import shlex
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
 from silc.data.shards import usable
 from silc.data.shards.build import IMAGES, build
-from silc.data.shards.errors import SHOWN, few, shorten
+from silc.data.shards.errors import few, shorten
 from silc.data.shards.manifest import NAME, Manifest, joined
-from silc.data.shards.manifest_file import LIMIT, parsed, repeated
-from silc.data.shards.places import LOCK, Say, absolute, cache_of, made, only_one
+from silc.data.shards.manifest_file import LIMIT, packed, parsed, repeated
+from silc.data.shards.places import LOCK, Say, absolute, cache_of, made, only_one, write
 from silc.data.shards.sidecar import WORD
 from silc.data.shards.stats import ABSENT, Stats, twice
 from silc.data.shards.texts import Texts
 from silc.data.shards.wanted import Wanted, find, numbers_of, rows_of
-from silc.files import write_text
-from silc.storage import fetch_apart, is_remote, list_tars, put, read_whole
+from silc.storage import fetch_apart, is_remote, list_tars, read_whole
 from silc.text import plural
 
 AUTOMATIC = 2000  # shards that are indexed when a run starts; for more there is the command
 PAUSE = 10.0  # seconds between lines that tell how far the index is
-RECORD = "prepared.json"
-RECORD_LIMIT = 64 << 20
+RECORD = "prepared"
+RECORD_LIMIT = 2 * LIMIT
 
 
 class Needs(NamedTuple):
@@ -60,16 +58,14 @@ class Chosen(NamedTuple):
         manifest: all of it.
         rows: int64 [m].
         address: of the manifest.
-        path: where the other processes of this machine read it.
-        digest: of its bytes.
+        data: its bytes.
         files: what the file system says of the shards; None where they are remote, or were not looked at.
     """
 
     manifest: Manifest
     rows: np.ndarray
     address: str
-    path: str
-    digest: str
+    data: bytes
     files: Stats | None = None
 
 
@@ -102,20 +98,21 @@ def prepare(
         StoreFailed: a remote manifest cannot be read.
         RunStopped: the disk of the index fails.
     """
-    needs = _needs(caption, images, hashes)
+    needs, entries = _needs(caption, images, hashes), find(patterns, what)
     chosen = [
         _remote(wanted, needs, what) if is_remote(wanted.manifest) else _local(wanted, needs, what, say)
-        for wanted in find(patterns, what)
+        for wanted in entries
     ]
-    manifest = _joined(chosen)
+    for wanted, each in zip(entries, chosen, strict=True):
+        if wanted.listed and len(each.rows) < len(each.manifest):
+            gone = np.setdiff1d(np.arange(len(each.manifest)), each.rows)
+            shown = few([each.manifest.addresses[i] for i in gone.tolist()])
+            say(f"warning: {plural(len(gone), 'shard')} of {each.address} are not there any more: {shown}")
+    manifest = joined([each.manifest.select(each.rows) for each in chosen])
     _check_each_once(manifest, chosen, what)
     columns = {"image": images, "caption": [caption]}
     usable.check(manifest, patterns, columns, max_lost=max_lost, what=what, say=say)
-    record = [
-        {"address": each.address, "path": each.path, "digest": each.digest, "rows": _ranges(each.rows)}
-        for each in chosen
-    ]
-    write_text(made(_record_folder(patterns, needs)) / RECORD, json.dumps(record))
+    write(made(_record_folder(patterns, needs)) / RECORD, _packed(chosen))
     return _without_details(manifest)
 
 
@@ -124,24 +121,43 @@ def open_prepared(
 ) -> Manifest:
     """What :func:`prepare` returned to a process of this machine for the same arguments; nothing else is looked at.
 
-    Raises ValueError where that was not called before, or its manifests have changed since.
+    Raises ValueError where that was not called before.
     """
     path = _record_folder(patterns, _needs(caption, images, hashes)) / RECORD
     try:
-        record = json.loads(read_whole(str(path), RECORD_LIMIT))
-        return _without_details(_joined([_recorded(each) for each in record]))
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        return _without_details(joined(_recorded(read_whole(str(path), RECORD_LIMIT))))
+    except (ValueError, TypeError, RecursionError) as error:
         raise ValueError(
-            f"{what}: the index that this machine prepared is gone or changed ({error}); start again"
+            f"{what}: the index that was prepared on this machine cannot be read ({error}); start again"
         ) from None
 
 
-def _recorded(entry: dict[str, Any]) -> Chosen:
-    data = read_whole(entry["path"], LIMIT)
-    if _digest(data) != entry["digest"]:
-        raise ValueError(f"{entry['path']} is another one")
-    rows = np.concatenate([np.arange(first, stop) for first, stop in entry["rows"]])
-    return Chosen(parsed(data, entry["address"]), rows, entry["address"], entry["path"], entry["digest"])
+def _packed(chosen: Sequence[Chosen]) -> bytes:
+    """A record of what was chosen: a line of JSON that tells where the manifests are from, and the manifests.
+
+    They are copied, not named, as another run may change an index in the cache while it adds shards of its own.
+    """
+    files = []
+    for each in chosen:
+        data, part = each.data, each.manifest.parts[0]
+        if not np.array_equal(each.rows, np.arange(len(each.manifest))):
+            some = each.manifest.select(each.rows)
+            rows = [row._replace(name=row.name.removeprefix(part.base)) for row in some.rows()]
+            data = packed(rows, base=part.base, caption=some.caption, images=some.images)
+        files.append(data)
+    head = [[each.address, len(data)] for each, data in zip(chosen, files, strict=True)]
+    return b"".join([json.dumps(head).encode() + b"\n", *files])
+
+
+def _recorded(record: bytes) -> list[Manifest]:
+    head, _, rest = record.partition(b"\n")
+    manifests, begin = [], 0
+    for address, size in json.loads(head):
+        manifests.append(parsed(rest[begin : begin + size], address))
+        begin += size
+    if not manifests or begin != len(rest):
+        raise ValueError("it is damaged")
+    return manifests
 
 
 def _record_folder(patterns: Sequence[str], needs: Needs) -> Path:
@@ -152,23 +168,9 @@ def _needs(caption: str, images: Sequence[str], hashes: bool) -> Needs:
     return Needs(caption.lower() if hashes else None, tuple(sorted({image.lower() for image in images})))
 
 
-def _joined(chosen: Sequence[Chosen]) -> Manifest:
-    return joined([each.manifest.select(each.rows) for each in chosen])
-
-
 def _without_details(manifest: Manifest) -> Manifest:
     """Details are for messages; a run keeps what it reads samples by."""
     return dataclasses.replace(manifest, details=Texts(b"", np.zeros(len(manifest), np.int64)))
-
-
-def _digest(data: bytes) -> str:
-    return hashlib.blake2b(data, digest_size=16).hexdigest()
-
-
-def _ranges(rows: np.ndarray) -> list[list[int]]:
-    """Runs of neighbouring numbers as [first, stop]."""
-    turns = np.flatnonzero(np.diff(rows) != 1) + 1
-    return [[int(run[0]), int(run[-1]) + 1] for run in np.split(rows, turns)] if len(rows) else []
 
 
 def _check_each_once(manifest: Manifest, chosen: Sequence[Chosen], what: str) -> None:
@@ -192,9 +194,7 @@ def _remote(wanted: Wanted, needs: Needs, what: str) -> Chosen:
     manifest = parsed(data, wanted.manifest)
     if wrong := _unfit(manifest, needs):
         raise ValueError(f"{what}: {wanted.manifest} {wrong}; {wanted.again(needs.caption)}")
-    copy = made(cache_of("copy", wanted.manifest)) / NAME
-    put(str(copy), data)
-    return Chosen(manifest, rows_of(wanted, manifest, what), wanted.manifest, str(copy), _digest(data))
+    return Chosen(manifest, rows_of(wanted, manifest, what), wanted.manifest, data)
 
 
 def _unfit(manifest: Manifest, needs: Needs) -> str:
@@ -220,10 +220,10 @@ def _local(wanted: Wanted, needs: Needs, what: str, say: Say) -> Chosen:
         made(Path(out))
         try:
             with only_one(Path(out) / LOCK, say):
-                now = _look(wanted, needs, say)  # the process that was waited for may have made it
+                now = _look(wanted, needs, _nothing)  # the process that was waited for may have made it
                 if isinstance(now, Looked):
                     _make(now, out, needs, what, say, keep=keep)
-                    now = _look(wanted, needs, say)
+                    now = _look(wanted, needs, _nothing)
         except OSError as error:
             if error.errno not in (errno.EACCES, errno.EPERM, errno.EROFS):
                 raise
@@ -234,6 +234,10 @@ def _local(wanted: Wanted, needs: Needs, what: str, say: Say) -> Chosen:
     raise ValueError(
         f"{what}: no index can be kept for {found.folder}; set SILC_CACHE to a folder that can be written to"
     )
+
+
+def _nothing(_: str) -> None:
+    """What is said the first time is not said again."""
 
 
 class Looked(NamedTuple):
@@ -308,7 +312,7 @@ def _opened(path: str, named: bool, say: Say) -> Chosen | None:
             raise
         say(f"warning: {error}")
         return None
-    return Chosen(manifest, np.arange(len(manifest)), path, path, _digest(data))
+    return Chosen(manifest, np.arange(len(manifest)), path, data)
 
 
 def _stale(manifest: Manifest, rows: np.ndarray, files: Stats, needs: Needs) -> np.ndarray:
@@ -348,10 +352,6 @@ def _make(found: Looked, out: str, needs: Needs, what: str, say: Say, *, keep: b
     built = build(
         found.addresses, out, caption=needs.caption, images=images, keep=keep, earlier=found.best, progress=progress
     )
-    for note in built.notes[:SHOWN]:
-        say(f"warning: {note}")
-    if len(built.notes) > SHOWN:
-        say(f"warning: and {len(built.notes) - SHOWN:,} more such notes")
     if built.bad:
         bad = few([f"{name}: {wrong}" for name, wrong in built.bad])
         command = shlex.join(["silc", "shards", "index", "--skip-bad", found.folder])

@@ -50,13 +50,14 @@ class Runs:
         captions: whether captions are hashed.
 
     Attributes:
+        starts: of the runs so far.
         caption: of the present run.
     """
 
     def __init__(self, images: Sequence[str], captions: bool) -> None:
         self.caption: bytes | None = None
         self._images = frozenset(extension.lower().encode() for extension in images)
-        self._starts, self._masks = array("Q"), array("Q")
+        self.starts, self._masks = array("Q"), array("Q")
         self._keys, self._captions = bytearray(), bytearray() if captions else None
         self._bits: dict[bytes, int] = {}
         self._members: Counter[str] = Counter()
@@ -66,15 +67,12 @@ class Runs:
         self._seen: dict[bytes, int] = {}
         self._most, self._crowded, self._dotted = 1, False, 0
 
-    def __len__(self) -> int:
-        return len(self._starts)
-
     def add(self, key: bytes, extension: bytes, start: int) -> None:
         """A member, and the offset of its first header."""
         if key != self._key:
             self.close()
             self._key = key
-            self._starts.append(start)
+            self.starts.append(start)
         seen = self._seen
         if extension in seen:
             seen[extension] += 1
@@ -143,8 +141,8 @@ class Runs:
         end: of the last run, in bytes. cut: whether the last run is cut by the end of the tar.
         """
         self._forget()
-        self._starts.append(end)
-        starts, hashes = np.frombuffer(self._starts, dtype=np.uint64), np.frombuffer(self._keys, dtype="<u8")
+        self.starts.append(end)
+        starts, hashes = np.frombuffer(self.starts, dtype=np.uint64), np.frombuffer(self._keys, dtype="<u8")
         keep, lost = _resolve(hashes, np.array(self._masks, dtype=np.uint64), cut)
         kept = np.flatnonzero(keep)
         last = starts[kept[-1:] + 1] if len(kept) else starts[-1:]

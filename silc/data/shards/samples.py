@@ -23,7 +23,7 @@ from silc.data.shards.tar import Members, NotTar, Source, windowed
 from silc.files import check_regular
 from silc.text import plural
 
-AHEAD = 4096  # bytes read at a time: a header, and often a caption and the next header
+AHEAD = 8192  # bytes read at a time: a header, and often a caption and the next headers
 TAIL = 1 << 20  # bytes behind the end mark that are looked at
 MAX_SAMPLES = 20_000_000  # in a shard
 MAX_EXTENSION = 255  # bytes, as in file systems
@@ -175,7 +175,7 @@ def scan(source: Source, size: int, name: str, *, caption: str | None = None, im
     wanted = None if caption is None else caption.lower().encode()
     members, runs = Members(read, size), Runs(images, captions=wanted is not None)
     notes: list[str] = []
-    passed, cut, end = 0, -1, size
+    starts, passed, cut, end = runs.starts, 0, -1, size
     try:
         for start, regular, path, offset, length in members:
             if (parts := split_name(path)) is None:
@@ -185,7 +185,7 @@ def scan(source: Source, size: int, name: str, *, caption: str | None = None, im
                 continue
             key, extension = parts
             runs.add(key, extension, start)
-            if len(runs) > MAX_SAMPLES:
+            if len(starts) > MAX_SAMPLES:
                 raise ValueError(f"shard {name} has more than {MAX_SAMPLES:,} samples; make several of it")
             if offset + length > size:
                 cut = start

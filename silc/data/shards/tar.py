@@ -138,8 +138,7 @@ def is_header(record: bytes) -> bool:
     """Whether a record holds the checksum of its bytes, as every header does."""
     try:
         # Six digits is what all writers write today. The low half of Adler-32 is 1 + the sum of the bytes modulo 65521.
-        field = record[148:156]
-        if adler32(record) & 0xFFFF == (int(field[:6], 8) + sum(field) - _BLANKS + 1) % 65521:
+        if adler32(record) & 0xFFFF == (int(record[148:154], 8) + sum(record[148:156]) - _BLANKS + 1) % 65521:
             return len(record) == RECORD
     except ValueError:
         pass
@@ -195,7 +194,7 @@ def _pax(data: bytes, at: int) -> Pax:
             raise CutShort(at, "a bad pax header")
         end = begin + int(digits)
         key, equals, value = data[begin + len(digits) + 1 : end - 1].partition(b"=")
-        if not equals or end > len(data) or data[end - 1 : end] != b"\n":
+        if not equals or data[end - 1 : end] != b"\n":
             raise CutShort(at, "a bad pax header")
         if key == b"path":
             found = found._replace(path=value)
@@ -229,12 +228,13 @@ def windowed(source: Source, size: int, ahead: int) -> Source:
         ahead: about how many bytes are held. For remote files some MiB; for local ones a page or two, so that payloads
             are passed over.
     """
-    begin, held = 0, b""
+    begin, end, held = 0, 0, b""
 
     def read(start: int, stop: int) -> bytes:
-        nonlocal begin, held
-        if start < begin or stop > begin + len(held):
+        nonlocal begin, end, held
+        if start < begin or stop > end:
             begin, held = start, source(start, min(max(stop, start + ahead), size))
+            end = begin + len(held)
         return held[start - begin : stop - begin]
 
     return read

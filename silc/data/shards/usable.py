@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 
-from silc.data.shards.errors import few
+from silc.data.shards.errors import SHOWN, few, shorten
 from silc.data.shards.lost import Tally, check_lost
 from silc.data.shards.manifest import Manifest
 from silc.data.shards.places import Say
@@ -23,7 +23,7 @@ def check(
     what: str,
     say: Say,
 ) -> None:
-    """Refuse shards without usable samples; say which are empty. What is lost is logged.
+    """Refuse shards without usable samples; say which are damaged or empty. What is lost is logged.
 
     Args:
         manifest: of the shards.
@@ -31,7 +31,7 @@ def check(
         required: column -> extensions of which at least one must be there.
         max_lost: share of the samples that may be unusable.
         what: where the shards are named, for messages.
-        say: told of shards without samples.
+        say: told of shards that are damaged or have no samples.
 
     Raises ValueError.
     """
@@ -48,6 +48,7 @@ def check(
                 f"{what}: no sample in {named} has a {column} ({'/'.join(extensions)}); the extensions found are "
                 f"{few(sorted(manifest.extensions))}"
             )
+    _say_notes(manifest, say)
     _say_empty(manifest, say)
 
 
@@ -60,6 +61,18 @@ def _tallies(manifest: Manifest) -> Iterator[Tally]:
             rest -= usable
             yield Tally(manifest.addresses[shard], usable, lost)
     yield Tally("", rest, {})
+
+
+def _say_notes(manifest: Manifest, say: Say) -> None:
+    """What was found when the index was made, at every start: the damage is still there."""
+    noted = [shard for shard, details in enumerate(manifest.details) if '"notes"' in details]
+    for shard in noted[:SHOWN]:
+        notes = json.loads(manifest.details[shard]).get("notes", [])
+        if isinstance(notes, list) and notes:
+            said = "; it ".join(shorten(str(note)) for note in notes[:SHOWN])
+            say(f"warning: {shorten(manifest.addresses[shard])} {said}")
+    if len(noted) > SHOWN:
+        say(f"warning: and {len(noted) - SHOWN:,} more shards with such notes")
 
 
 def _say_empty(manifest: Manifest, say: Say) -> None:

@@ -24,11 +24,13 @@ class Wanted(NamedTuple):
         manifest: address of the manifest that is named, or would be that of the folder.
         named: whether an entry names it.
         addresses: of the shards, in order; None: all that the manifest lists.
+        listed: whether these are what a folder with a manifest holds.
     """
 
     manifest: str
     named: bool
     addresses: list[str] | None
+    listed: bool = False
 
     @property
     def folder(self) -> str:
@@ -81,12 +83,12 @@ def _wanted(address: str, what: str, *, named: bool) -> Wanted:
         return Wanted(prefix_of(address) + NAME, False, [address])
     if named or is_remote(address):
         return Wanted(address, True, None)
-    return Wanted(address, False, list_tars(prefix_of(address)))
+    return Wanted(address, False, list_tars(prefix_of(address)), listed=True)
 
 
 def _added(last: Wanted, wanted: Wanted) -> bool:
     """Whether both are lists of shards of one folder, and are one now."""
-    if last.addresses is None or wanted.addresses is None or last.manifest != wanted.manifest:
+    if last.addresses is None or wanted.addresses is None or last.manifest != wanted.manifest or wanted.listed:
         return False
     last.addresses.extend(wanted.addresses)
     return True

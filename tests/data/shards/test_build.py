@@ -5,10 +5,6 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 
 import numpy as np
@@ -18,14 +14,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from silc.data.shards import build as building
-from silc.data.shards import indexing, pool
-from silc.data.shards.build import JOURNAL, Built, build
+from silc.data.shards import indexing
+from silc.data.shards.build import Built, build
 from silc.data.shards.errors import Unreadable
 from silc.errors import RunStopped, StoreFailed
 from tests.data.shards import tars
 from tests.data.shards.indexed import energon, expected, hashes, pairs, read, write
-
-ROOT = Path(__file__).resolve().parents[3]
 
 
 @pytest.fixture(autouse=True)
@@ -341,69 +335,6 @@ def test_a_full_disk_stops_the_build(tmp_path, monkeypatch):
         again(tmp_path / "set")
 
 
-def die(jobs, store):
-    os.kill(os.getpid(), signal.SIGKILL)
-
-
-def echo(jobs, store):
-    return [(job, os.getpid()) for job in jobs]
-
-
-def test_a_process_that_is_killed_is_told():
-    with pytest.raises(RunStopped, match="was killed, perhaps for want of memory"):
-        list(pool.done(die, [1, 2, 3], 2))
-
-
-def test_processes_share_the_jobs():
-    outcomes = list(pool.done(echo, list(range(100)), 2))
-    assert sorted(job for job, _ in outcomes) == list(range(100))
-    assert os.getpid() not in {process for _, process in outcomes}
-    assert [process for _, process in pool.done(echo, [1, 2], 0)] == [os.getpid()] * 2
-
-
-def processes_with(word: str) -> list[int]:
-    """Processes whose environment holds a word."""
-    found = []
-    for folder in Path("/proc").glob("[0-9]*"):
-        try:
-            if word.encode() in (folder / "environ").read_bytes():
-                found.append(int(folder.name))
-        except OSError:
-            continue
-    return found
-
-
-def test_a_build_that_is_killed_leaves_nothing_half_and_the_next_goes_on(tmp_path):
-    folder = tmp_path / "set"
-    write(folder, [400] * 60)
-    environment = os.environ | {"SILC_CACHE": str(tmp_path / "cache"), "PYTHONPATH": f"{ROOT}:{ROOT}/kernels"}
-    command = [sys.executable, "-m", "silc", "shards", "index", str(folder), "--captions", "txt", "--jobs", "2"]
-    started = subprocess.Popen(command, env=environment, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    journal, until = folder / JOURNAL, time.monotonic() + 200
-    while not (journal.exists() and journal.read_text().count("\n") > 8):
-        assert started.poll() is None
-        assert time.monotonic() < until
-    started.kill()
-    started.wait()
-    noted = journal.read_text().count("\n") - 1
-    assert 8 <= noted < 60
-    while processes_with(str(tmp_path / "cache")):
-        assert time.monotonic() < until
-        time.sleep(0.1)
-    for sidecar in folder.glob("*.idx"):
-        assert sidecar.stat().st_size == 401 * 8
-    for sidecar in folder.glob("*.cap"):
-        assert sidecar.stat().st_size == 400 * 8
-    assert not (folder / "shards.manifest").exists()
-    built = again(folder, caption="txt")
-    assert built.how["kept"] >= noted - 1  # the last line may have been cut
-    assert built.how.total() == 60
-    assert built.manifest is not None
-    assert read(built.manifest) == expected(built.manifest)
-    visible = {name for name in names(folder) if not name.startswith(".")}
-    assert visible == {"shards.manifest", *(f"{i:05}.tar{end}" for i in range(60) for end in ("", ".idx", ".cap"))}
-
-
 def test_rows_noted_for_another_purpose_are_not_used(tmp_path):
     write(tmp_path / "set", [2, 3])
     (tmp_path / "set" / "00001.tar").write_bytes(b"no tar at all" * 1000)
@@ -465,10 +396,41 @@ def test_counts_of_other_programs_are_compared(tmp_path):
         text = json.dumps({"count": 10, "successes": count, "status_dict": {"success": count}})
         (tmp_path / "set" / f"0000{number}_stats.json").write_text(text)
     built = again(tmp_path / "set")
-    assert built.notes == ["00001.tar: _stats.json counts 7 samples, 6 were found"]
+    assert built.notes == ["00001.tar has 7 samples by _stats.json, 6 were found"]
     counts = {f"{tmp_path}/set/00002.tar": (8, "sizes.json")}
     built = again(tmp_path / "set", counts=counts, force=True)
     assert built.notes[1] == "00002.tar: sizes.json counts 8 samples, 7 were found"
+
+
+def test_a_disk_that_is_full_for_the_manifest_is_told(tmp_path, monkeypatch):
+    write(tmp_path / "set", [1, 2])
+
+    def put(address, data):
+        raise OSError(28, "No space left on device", address)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(building, "put", put)
+        with pytest.raises(
+            RunStopped, match=r"shards\.manifest could not be written: No space left on device; make room"
+        ):
+            again(tmp_path / "set")
+    assert again(tmp_path / "set").how == {"kept": 2}
+
+
+def test_shards_that_may_not_be_read_do_not_stop_the_build(tmp_path, monkeypatch):
+    write(tmp_path / "set", [1] * 30)
+    monkeypatch.setattr(building, "ALONE", 100)
+    monkeypatch.setattr(os, "access", lambda *_: False)
+
+    def stat(address, stat=indexing.stat):
+        if int(Path(address).name[:5]) < 20:
+            raise StoreFailed(f"{address}: Permission denied")
+        return stat(address)
+
+    monkeypatch.setattr(indexing, "stat", stat)
+    built = again(tmp_path / "set")
+    assert len(built.bad) == 20
+    assert built.how == {"read": 10}
 
 
 def test_compare_tells_a_sample_that_is_not_there():

@@ -172,27 +172,36 @@ def test_a_name_that_leads_elsewhere_or_breaks_a_line_is_refused(name):
         packed([Row(name, 0, 0, "", "{}")], base=None, caption=None, images=[])
 
 
-@pytest.mark.parametrize(
-    "row",
-    [
-        "a.tar\t1\t100\t\t{}",  # fewer bytes than a header
-        "a.tar\t-1\t1024\t\t{}",
-        "a.tar\t1_0\t10240\t\t{}",
-        "a.tar\t\t1024\t\t{}",
-        "a.tar\t\u0661\t1024\t\t{}",
-        f"a.tar\t1\t{2**51}\t\t{{}}",
-        f"a.tar\t1\t{10**30}\t\t{{}}",
-        "a.tar\t1\t1024\t{}",
-        "a.tar\t1\t1024\t\t{}\t",
-        "a.tar\t1\t1024\n\t{}",
-        "a.tar\t1\t1024\t\x01\t{}",
-        f"a.tar\t1\t1024\t\t{' ' * 20000}",
-        "a.tar\t0\t0\t\t{}\na.tar\t0\t0\t\t{}",
-    ],
-)
-def test_a_row_that_is_none_is_refused(row):
-    with pytest.raises(ValueError, match="silc shards index"):
-        parsed(signed({}, f"{row}\n".encode()), "/a/shards.manifest")
+NUMBERS, RANGE, COLUMNS = "a column of numbers holds", "a number is out of range", "a line has not 5 columns"
+ODD_ROWS = [
+    ("a.tar\t1\t100\t\t{}", RANGE),  # fewer bytes than a header
+    (f"a.tar\t1\t{2**51}\t\t{{}}", RANGE),
+    ("a.tar\t-1\t1024\t\t{}", NUMBERS),
+    ("a.tar\t1_0\t10240\t\t{}", NUMBERS),
+    ("a.tar\t\t1024\t\t{}", NUMBERS),
+    ("a.tar\t\u0661\t1024\t\t{}", NUMBERS),
+    (f"a.tar\t1\t{10**30}\t\t{{}}", NUMBERS),
+    ("a.tar\t1\t1024\t{}", COLUMNS),
+    ("a.tar\t1\t1024\t\t{}\t", COLUMNS),
+    ("a.tar\t1\t1024\n\t{}", COLUMNS),
+    ("a.tar\t1\t1024\t\t{}\n\t", COLUMNS),
+    ("a.tar\t1\t1024\t\x01\t{}", "unprintable"),
+    ("a.tar\t1\t1024\t\t\xff", "unprintable"),
+    (f"a.tar\t1\t1024\t\t{' ' * 20000}", "longer than 16384 bytes"),
+    (f"a.tar\t1\t1024\t{'v' * 300}\t{{}}", "longer than 256 bytes"),
+    ("a.tar\t1\t1024\t\t{}\na.tar\t0\t0\t\t{}", r"/a/a\.tar stands in it twice"),
+]
+
+
+@pytest.mark.parametrize(("row", "says"), ODD_ROWS)
+def test_a_row_that_is_none_is_refused(row, says):
+    with pytest.raises(ValueError, match=rf"^/a/shards\.manifest is damaged: .*{says}.*silc shards index"):
+        parsed(signed({"samples": 1}, f"{row}\n".encode()), "/a/shards.manifest")
+
+
+def test_a_last_line_that_is_cut_is_refused():
+    with pytest.raises(ValueError, match="the last line is cut"):
+        parsed(signed({}, b"a.tar\t0\t0\t\t{}"), "/a/shards.manifest")
 
 
 @pytest.mark.parametrize(
@@ -235,7 +244,11 @@ def test_rows_of_a_list_that_is_still_written_to():
 
 def test_many_extensions_take_bounded_room():
     details = (json.dumps({"has": {f"{i}.{k}.jpg": 1 for k in range(60)} | {"txt": 100}}) for i in range(500))
+    tracemalloc.start()
     extensions, _ = totals(details)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 500_000
     assert len(extensions) == KINDS + 1
     assert extensions["txt"] == 500 * 100
     assert sum(extensions.values()) == 500 * 160

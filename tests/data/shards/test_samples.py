@@ -14,7 +14,7 @@ import webdataset as wds
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from silc.data.shards import Scan, Unreadable, caption_hash, first_key, parse, samples, scan, scan_file
+from silc.data.shards import Scan, Unreadable, caption_hash, first_key, parse, runs, samples, scan, scan_file
 from silc.data.shards.runs import KINDS, MAX_MEMBERS, REST
 from tests.data.shards.tars import FORMATS, IMAGES, KEYS, append, content, entries, files, pack
 
@@ -152,6 +152,39 @@ def test_a_sample_of_too_many_members():
         parse(data)
     data = pack(names[1:])
     assert len(read(data, scanned(data))[0][1]) == MAX_MEMBERS
+
+
+def test_an_extension_that_no_file_system_allows_is_none():
+    data = pack([*pairs([1]), ("s2." + "x" * 256, b"x"), ("s3." + "x" * 255, b"x")], tarfile.GNU_FORMAT)
+    assert [key for key, _ in read(data, scanned(data))] == ["s1", "s3"]
+
+
+def test_a_cut_sample_replaces_no_other():
+    data = pack([*pairs(range(3)), ("s1.jpg", b"x"), ("s1.txt", b"y" * 5000)])
+    found = scanned(data[:-12_000])  # inside the last payload
+    assert dict(read(data, found))["s1"] == {"jpg": b"jpg 1", "txt": b"txt 1"}
+    assert (len(found), found.lost) == (3, {"key comes twice": 1})
+
+
+def test_dotted_extensions_leave_room_for_others():
+    """Members that stand apart are told from versions, whatever else is in the shard."""
+    odd = [(f"{n}.{n}.e", b"x") for n in range(200)]
+    apart = [(f"s{n}.{ext}", b"x") for ext in ("jpg", "txt") for n in range(9)]
+    found = scanned(pack(odd + apart))
+    assert (len(found), found.lost) == (200, {"members not adjacent": 9})
+    assert found.extensions["jpg"] == found.extensions["txt"] == 9
+
+
+def test_few_sets_of_extensions_are_remembered(monkeypatch):
+    monkeypatch.setattr(runs, "_SHAPES", 3)
+    collected = runs.Runs(IMAGES, captions=False)
+    for n in range(300):
+        for extension in (b"jpg", b"e%d" % (n % 7)):
+            collected.add(b"%d" % n, extension, n)
+    collected.close()
+    assert len(collected._shapes) <= 3
+    found = collected.result(300, cut=False)
+    assert found.extensions == {"jpg": 300} | {f"e{n}": 43 - (n == 6) for n in range(7)}
 
 
 def test_many_extensions_are_counted_together():

@@ -39,6 +39,7 @@ def theirs(data: bytes) -> list[tuple[str, bytes]]:
     "data",
     {
         "old folder": header(b"a.b/", kind=b"\0", magic=b"") + AFTER,
+        "old folder with a size": header(b"a.b/", 4096, kind=b"\0", magic=b"") + AFTER,
         "old file": header(b"a.jpg", 3, kind=b"\0", magic=b"") + padded(b"abc") + AFTER,
         "contiguous": member(b"a.jpg", b"abc", kind=b"7") + AFTER,
         "prefix": member(b"a.jpg", b"abc", at_345=b"some/folder") + AFTER,
