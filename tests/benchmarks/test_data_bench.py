@@ -20,6 +20,7 @@ from PIL import Image
 from benchmarks.data import bench, fake, pairs, startup, throughput
 from benchmarks.data.processes import Ended, Ranks
 from benchmarks.data.streams import Spec
+from tests.storage.servers import need_s3rver
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -181,3 +182,16 @@ def test_it_writes_every_row(tmp_path):
     assert kinds == {(name, kind, "1") for name in ("silc", "webdataset") for kind in ("bytes", "pixels", "cold")}
     for row in found["throughput"]:
         assert 0 < float(row["slowest"]) <= float(row["per_second"]) <= float(row["fastest"])
+
+
+def test_from_an_s3_server(tmp_path):
+    need_s3rver()
+    command = ["benchmarks/data_bench.py", "--remote", "--quick", "--save", str(tmp_path), "--folder", str(tmp_path)]
+    done = subprocess.run([sys.executable, *command], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    with (tmp_path / "data_remote_cpu.csv").open(encoding="utf-8") as file:
+        rows = {row["provider"]: row for row in csv.DictReader(file)}
+    assert set(rows) == {"silc", "webdataset"}
+    for row in rows.values():
+        assert float(row["per_second"]) > 0
+        assert float(row["served"]) > 0.9  # what was used has left the server
