@@ -18,6 +18,7 @@ from silc.ports import free_port
 
 _NAMES = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")  # a job in a launcher's environment
 
+_limit = timedelta(minutes=30)  # of a collective, see init
 _HOST_GROUPS: dict[dist.ProcessGroup, dist.ProcessGroup] = {}  # default group -> its ranks over gloo
 
 
@@ -49,6 +50,7 @@ def init(timeout_minutes: float) -> World:
 
     Raises ValueError when another job holds the port.
     """
+    global _limit
     name_accelerator()
     import deepspeed  # here, so that reading a configuration does not pay for it
 
@@ -85,6 +87,9 @@ def init(timeout_minutes: float) -> World:
             raise ValueError(
                 f"port {port} is in use by another job; take another, as in silc train --master_port {int(port) + 11}"
             ) from None
+        _limit = limit
+    if _many():
+        _host_group()  # now, since what keeps hosts from each other shows here
     return World(dist.get_rank(), dist.get_world_size(), device)
 
 
@@ -164,7 +169,7 @@ def _host_group() -> dist.ProcessGroup | None:
         return None
     if world not in _HOST_GROUPS:
         _HOST_GROUPS.clear()  # of a job that was left
-        _HOST_GROUPS[world] = dist.new_group(backend="gloo")
+        _HOST_GROUPS[world] = dist.new_group(backend="gloo", timeout=_limit)
     return _HOST_GROUPS[world]
 
 

@@ -94,6 +94,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except RunStopped as error:
         print(f"{PROG}: {error}", file=sys.stderr)
         return 1
+    except OSError as error:
+        print(f"{PROG}: {error}; is the disk full, or the folder of another user? --out names another", file=sys.stderr)
+        return 1
     except KeyboardInterrupt:
         print(f"{PROG}: interrupted; the same command goes on from here", file=sys.stderr)
         return 130

@@ -141,23 +141,24 @@ def _worker() -> int:
 
 
 def _stream(config: Config, data: TrainingSet, arrange: Arrange | None) -> SampleStream:
-    """The order of samples. Raises ValueError for a source that would repeat samples within a batch."""
+    """The order of samples. Raises ValueError for sources so small that a batch would hold samples several times."""
     batch, several = config.train.global_batch, len(data.sources) > 1
     total = sum(source.weight for source in data.sources)
+    block = -(-config.data.shuffle_block // batch) * batch
     for source in data.sources:
-        wanted = math.ceil(batch * source.weight / total)
-        if source.samples >= wanted:
-            continue
         held = plural(source.samples, "sample")
-        if not several:
+        if not several and source.samples < batch:
             raise ValueError(
                 f"train.global_batch={batch} is more than the {held} of {source.name}; take a smaller batch or add "
                 "shards"
             )
-        raise ValueError(
-            f"{source.name} has {held}, and a batch of {batch} takes {wanted} of it, so that some would come twice; "
-            "lower its weight, take a smaller train.global_batch, or add shards"
-        )
+        # The passes of a source that begin in one block are mixed with each other there.
+        if several and source.samples < (wanted := math.ceil(block * source.weight / total)):
+            raise ValueError(
+                f"{source.name} has {held}, and a block of {block} takes {wanted} of it, so that a batch would hold "
+                "some several times; lower its weight, take a smaller data.shuffle_block or train.global_batch, or add "
+                "shards"
+            )
     return SampleStream(
         data.counts(),
         weights=[source.weight for source in data.sources] if several else None,

@@ -7,6 +7,8 @@ that the ranks' batches, joined in order, are the batch of a single process. Wor
 from __future__ import annotations
 
 import itertools
+import signal
+import threading
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -98,12 +100,12 @@ class Loader:
 
         Raises RunStopped: samples cannot be read, too many were skipped, or a worker has died.
         """
-        batches = iter(self._batches)
+        batches = _workers_of(self._batches)
         while True:
             try:
                 batch = next(batches)
             except RuntimeError as error:
-                if _no_data_yet(error):
+                if _no_data_yet(error, batches):
                     yield None
                     continue
                 if not str(error).startswith("DataLoader worker"):
@@ -121,9 +123,30 @@ class Loader:
         return next(iter(self.board.waiting()), None)
 
 
-def _no_data_yet(error: RuntimeError) -> bool:
-    """Whether a DataLoader has only run into its time limit; asked again, it goes on."""
-    return str(error).startswith("DataLoader timed out")
+def _workers_of(loader: DataLoader) -> Iterator[Any]:
+    """Start a DataLoader's workers, and leave the signal of ended children as it was.
+
+    torch answers it with an error wherever the main thread is, in a step for one, on this rank alone. Whether a worker
+    has died is seen at the next batch anyway.
+    """
+    before = signal.getsignal(signal.SIGCHLD)
+    batches = iter(loader)
+    if before is not None and threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGCHLD, before)
+    return batches
+
+
+def _no_data_yet(error: RuntimeError, batches: Any) -> bool:
+    """Whether a DataLoader has only run into its time limit; asked again, it goes on.
+
+    Raises RunStopped where its thread that copies to page-locked memory has ended, which it does not see itself.
+    """
+    if not str(error).startswith("DataLoader timed out"):
+        return False
+    copying = getattr(batches, "_pin_memory_thread", None)
+    if copying is not None and not copying.is_alive():
+        raise _died(RuntimeError("the thread that hands over their batches is gone")) from error
+    return True
 
 
 def _died(error: Exception) -> RunStopped:

@@ -37,7 +37,7 @@ class Mixture:
         for number, weight in enumerate(weights):
             if not (math.isfinite(weight) and weight > 0):
                 raise ValueError(
-                    f"data.sources[{number}].weight={weight}: a weight is a positive number; remove the source to take "
+                    f"data.sources.{number}.weight={weight}: a weight is a positive number; remove the source to take "
                     "nothing from it"
                 )
         self.block = block
@@ -46,7 +46,7 @@ class Mixture:
             if weight * block < WHOLE and (len(weights) > 2 or weight == 0):
                 least = f"data.shuffle_block to at least {-(-WHOLE // weight)}" if weight else "leave the source out"
                 raise ValueError(
-                    f"data.sources[{number}].weight={weights[number]} is less than one sample in a block of {block}; "
+                    f"data.sources.{number}.weight={weights[number]} is less than one sample in a block of {block}; "
                     f"raise it, or {least}"
                 )
         self._ends = [sum(self.weights[: number + 1]) for number in range(len(self.weights))]

@@ -41,10 +41,9 @@ from silc.model.scale import LogitScale
 if TYPE_CHECKING:  # to read weights, no engine is needed
     from silc.train.state import TrainState
 
+# 1 and 2 had the optimiser's state in DeepSpeed's pickles, which are never loaded: they are not resumed. Their weights
+# are read.
 FORMAT = 3
-RESUMABLE = (
-    3,
-)  # 1 and 2 had the optimiser's state in DeepSpeed's pickles, which are never loaded; their weights are read
 MAX_MANIFEST, MAX_NAME = 64 << 20, 4096  # bytes
 
 
@@ -94,6 +93,11 @@ def _or_stop(draft: Path) -> Iterator[None]:
         yield
     except (OSError, RuntimeError, SafetensorError) as error:  # torch.save has RuntimeError for a full disk
         shutil.rmtree(draft, ignore_errors=True)
+        if isinstance(error, FileNotFoundError):
+            raise RunStopped(
+                f"the checkpoint {draft.with_suffix('')} could not be written: {error.filename} is gone. Was the run "
+                "folder removed, or does each machine have one of its own? It must be on a disk that all share"
+            ) from error
         disk = next(path for path in draft.parents if path.exists())
         raise RunStopped(
             f"the checkpoint {draft.with_suffix('')} could not be written: {str(error).partition(chr(10))[0]} "
@@ -153,11 +157,14 @@ def load_trainer(path: Path, device: torch.device) -> dict[str, Any]:
     Raises ValueError for one that is damaged, or of a format that this version does not resume from.
     """
     trainer = _load(path / "trainer.pt", device)
-    if trainer.get("format") not in RESUMABLE:
+    if trainer.get("format") != FORMAT:
         raise ValueError(
             f"checkpoint {path} has format {trainer.get('format')!r:.20}, this version resumes from "
-            f"{', '.join(map(str, RESUMABLE))}; its weights can still be evaluated and exported"
+            f"{FORMAT}; its weights can still be evaluated and exported"
         )
+    counters = trainer.get("counters")
+    if not isinstance(counters, dict) or not all(type(counters.get(name)) is int for name in ("step", "position")):
+        raise ValueError(f"{path / 'trainer.pt'} is damaged (it has no counters); take an older checkpoint")
     return trainer
 
 

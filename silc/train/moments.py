@@ -77,7 +77,9 @@ def load_moments(folder: Path, parts: list[Part]) -> int:
             for part in parts:
                 for moment in MOMENTS:
                     _fill(part.moment(moment), part, moment, held[part.name])
-        except (SafetensorError, OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        except OSError as error:
+            raise ValueError(f"{folder} cannot be read ({error}); try again, or take an older checkpoint") from None
+        except (SafetensorError, ValueError, KeyError, TypeError, RecursionError) as error:
             raise ValueError(f"{folder} is damaged ({str(error)[:200]}); take an older checkpoint") from None
     return steps.pop()
 

@@ -13,7 +13,7 @@ def check_same_data(saved: dict[str, Any] | None, now: dict[str, Any], path: Pat
     """Compare what the position of a checkpoint counts in with what this run reads.
 
     Args:
-        saved: `Loader.data` of the run that wrote the checkpoint; None: written by a version that did not save it.
+        saved: `Loader.data` of the run that wrote the checkpoint; None: it was not trained on shards.
         now: of this run.
         path: of the checkpoint.
         allowed: `data.allow_changed`.
@@ -22,7 +22,10 @@ def check_same_data(saved: dict[str, Any] | None, now: dict[str, Any], path: Pat
 
     Raises ValueError where they differ and that is not allowed.
     """
-    different = _differences(saved, now)
+    try:
+        different = _differences(saved, now)
+    except (KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"{path / 'trainer.pt'} is damaged ({error!r:.200}); take an older checkpoint") from None
     if not different:
         return None
     listed = "; ".join(different)
@@ -41,7 +44,7 @@ def check_same_data(saved: dict[str, Any] | None, now: dict[str, Any], path: Pat
 def _differences(saved: dict[str, Any] | None, now: dict[str, Any], was: str = "it was") -> list[str]:
     """In words, each as "this is that now, it was other"."""
     if saved is None:
-        return [f"the order of samples is version {now['order']['version']}, it was version 1"]
+        return ["the checkpoint does not say which samples its position counts in"]
     names = sorted({*saved["order"], *now["order"]})
     order = [(name, now["order"].get(name), saved["order"].get(name)) for name in names]
     found = [f"the order's {name} is {after}, {was} {before}" for name, after, before in order if after != before]

@@ -41,7 +41,7 @@ def check_same_run(saved: Config, now: Config, path: Path) -> list[str]:
     Whether the shards are the same does not show in their names, which change when they are moved: see
     :func:`silc.train.same_data.check_same_data`.
 
-    Returns notes on what may differ and changes what follows: another number of steps.
+    Returns notes on what may differ and changes what follows: another number of steps, another limit on images.
 
     Raises ValueError with every key that differs, and both values.
     """
@@ -62,6 +62,12 @@ def check_same_run(saved: Config, now: Config, path: Path) -> list[str]:
         notes.append(
             f"note: train.steps is {after['train.steps']}, it was {before['train.steps']}: the schedule is recomputed "
             "for the new number of steps"
+        )
+    limit = "data.max_image_pixels"
+    if before[limit] != after[limit]:
+        notes.append(
+            f"note: {limit} is {after[limit]}, it was {before[limit]}: samples that are skipped now, or no longer, are "
+            "replaced by others"
         )
     return notes
 

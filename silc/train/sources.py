@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import TypeVar
 
 from silc.config import Config
 from silc.config_rules import own_data
@@ -10,6 +12,8 @@ from silc.data.training_set import TrainingSet, open_training_set
 from silc.distributed import World, all_gather_objects, first_of_machine
 from silc.errors import RunStopped
 from silc.evaluate.datasets import EvalData, find_data, sample_set
+
+T = TypeVar("T")
 
 
 def resolve(config: Config, world: World, data_root: Path) -> tuple[list[str] | None, EvalData | None]:
@@ -31,14 +35,22 @@ def open_everywhere(config: Config, shards: list[str] | None) -> TrainingSet:
 
     shards: see :func:`resolve`.
 
-    Raises ValueError on every rank where one of the first cannot open them.
+    Raises ValueError on every rank where any rank cannot open them.
     """
-    data, wrong = None, None
-    if first_of_machine():
-        try:
-            data = open_training_set(config, shards)
-        except (ValueError, RunStopped) as error:
-            wrong = str(error)
-    if failed := next((text for text in all_gather_objects(wrong) if text is not None), None):
-        raise ValueError(failed)
-    return data or open_training_set(config, shards, prepared=True)
+    first = together(lambda: open_training_set(config, shards) if first_of_machine() else None)
+    return together(lambda: first or open_training_set(config, shards, prepared=True))
+
+
+def together(make: Callable[[], T]) -> T:
+    """What `make` returns, on every rank (collective). Raises ValueError on every rank where it fails on any: a rank
+    that failed alone would leave the others waiting for it.
+    """
+    wrong = None
+    try:
+        made = make()
+    except (ValueError, RunStopped, OSError) as error:
+        wrong = str(error)
+    for rank, text in enumerate(all_gather_objects(wrong)):
+        if text is not None:
+            raise ValueError(wrong or f"{text} (on rank {rank})")
+    return made

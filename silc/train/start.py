@@ -23,7 +23,7 @@ from silc.train.loop import Trainer
 from silc.train.metrics import MetricLog
 from silc.train.same_data import check_same_data, check_same_everywhere
 from silc.train.same_run import check_same_run
-from silc.train.sources import open_everywhere
+from silc.train.sources import open_everywhere, together
 from silc.train.state import TrainState, build_state
 
 
@@ -43,13 +43,16 @@ def start(config: Config, world: World, shards: list[str] | None, folder: Path, 
 
     Raises ValueError for what cannot be read, resumed or written.
     """
-    loader = build_loader(
-        config,
-        rank=world.rank,
-        world=world.size,
-        start_position=0 if resumed is None else resumed.saved["counters"]["position"],
-        local_from_position=config.distill_start_step * config.train.global_batch,
-        data=open_everywhere(config, shards),
+    data = open_everywhere(config, shards)
+    loader = together(
+        lambda: build_loader(
+            config,
+            rank=world.rank,
+            world=world.size,
+            start_position=0 if resumed is None else resumed.saved["counters"]["position"],
+            local_from_position=config.distill_start_step * config.train.global_batch,
+            data=data,
+        )
     )
     check_same_everywhere(loader.data)
     if resumed is not None:

@@ -341,7 +341,7 @@ def test_a_process_that_has_read_a_remote_store_is_not_forked_to_read_one(monkey
 
 
 KILLED = """
-import itertools, multiprocessing, sys
+import itertools, multiprocessing, sys, time
 from pathlib import Path
 from silc import config_io
 from silc.data import build_loader
@@ -350,6 +350,7 @@ from silc.errors import RunStopped
 batches = iter(build_loader(config_io.read_config(Path(sys.argv[1])), rank=0, world=1))
 next(batches)
 multiprocessing.active_children()[0].kill()
+time.sleep(1)  # a step
 try:
     list(itertools.islice(batches, 99))
 except RunStopped as error:

@@ -58,7 +58,7 @@ def test_each_part_begins_where_the_one_before_was_stopped(phases) -> None:
 def test_the_state_comes_back_bit_for_bit(phases) -> None:
     """Masters, teacher, center and scale, as the part before left them; the moments show in the losses that follow."""
     assert phases["first"]["state"].keys() == phases["second"]["state"].keys()
-    for name, sums in phases["second"]["started"].items():
-        assert sums == phases["first"]["state"][name], name
-    for name, sums in phases["third"]["started"].items():
-        assert sums == phases["second"]["state"][name], name
+    for name, digest in phases["second"]["started"].items():
+        assert digest == phases["first"]["state"][name], name
+    for name, digest in phases["third"]["started"].items():
+        assert digest == phases["second"]["state"][name], name

@@ -55,9 +55,15 @@ def test_other_data_are_refused_or_named(change, said):
     assert "may come again or be left out" in note
 
 
-def test_a_checkpoint_of_the_first_order_is_refused():
-    with pytest.raises(ValueError, match="the order of samples is version 2, it was version 1"):
+def test_a_checkpoint_that_does_not_say_is_refused():
+    with pytest.raises(ValueError, match="does not say which samples its position counts in"):
         check_same_data(None, DATA, PATH, allowed=False)
+
+
+@pytest.mark.parametrize("saved", [{}, {"order": 3, "sources": []}, {"order": {}, "sources": [{}, 1]}, [1]])
+def test_damage_is_named(saved):
+    with pytest.raises(ValueError, match=r"trainer\.pt is damaged"):
+        check_same_data(saved, DATA, PATH, allowed=True)
 
 
 def test_every_rank_reads_the_same(monkeypatch):

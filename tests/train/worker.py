@@ -27,7 +27,9 @@ def everything(world: World, folder: Path) -> dict[str, Any]:
         findings |= {"averages": runs.averages(world, folder)}
         findings |= {"discarded": faults.discarded(world, folder), "stopped": faults.stopped(world, folder)}
         findings |= {"without_data": faults.without_data(world, folder)}
-    return findings | {"resumed": resume.resumed(world, folder, stage=2 if world.size > 1 else 3)}
+    stage = 2 if world.size > 1 else 3
+    findings |= {"resumed": resume.resumed(world, folder, stage=stage)}
+    return findings | {"resumed_bf16": resume.resumed(world, folder, stage=stage - 1, precision="bf16")}
 
 
 def main() -> None:

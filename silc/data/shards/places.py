@@ -69,8 +69,8 @@ def only_one(path: Path, say: Say) -> Iterator[None]:
     every file is written whole, so that they only do the same work twice.
     """
     while True:
-        handle = path.open("w")
-        with handle:
+        # A lock needs no permission to write: the file may be what another user's process left.
+        with os.fdopen(os.open(path, os.O_RDONLY | os.O_CREAT, 0o666), "rb") as handle:
             _lock(handle.fileno(), path, say)
             if _is_still(handle.fileno(), path):  # the process that was waited for has removed it
                 try:

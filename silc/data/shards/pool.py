@@ -5,11 +5,14 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
+import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 from multiprocessing.connection import wait as wait_for
+from types import ModuleType
 from typing import TypeVar
 
 from silc.errors import RunStopped
@@ -44,13 +47,15 @@ def done(work: Work[Job, Outcome], jobs: Sequence[Job], processes: int) -> Itera
     before = set(multiprocessing.active_children())
     # Neither threads nor a store of this process are copied into the others.
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload([work.__module__])
+    # The server of decoding processes too, if there will be any: it must outlive signals (silc.data.worker_server).
+    context.set_forkserver_preload(["silc.data.worker_server", work.__module__])
     executor = ProcessPoolExecutor(processes, context, initializer=_begin, initargs=(dict(os.environ),))
     running: set[Future[list[Outcome]]] = set()
     try:
         while True:
             while len(running) < processes * WAITING and (handful := next(handfuls, None)) is not None:
-                running.add(executor.submit(_do, work, handful))
+                with _without_main():
+                    running.add(executor.submit(_do, work, handful))
             if not running:
                 return
             ended, running = wait(running, return_when=FIRST_COMPLETED)
@@ -65,6 +70,18 @@ def done(work: Work[Job, Outcome], jobs: Sequence[Job], processes: int) -> Itera
         executor.shutdown(wait=False, cancel_futures=True)
         for child in set(multiprocessing.active_children()) - before:
             child.terminate()
+
+
+@contextmanager
+def _without_main() -> Iterator[None]:
+    """Processes that are started inside do not run this program's main script again: one without a guard would come
+    here again, and wait for the lock of its parent. What they are given needs nothing of it."""
+    main = sys.modules["__main__"]
+    sys.modules["__main__"] = ModuleType("__main__")
+    try:
+        yield
+    finally:
+        sys.modules["__main__"] = main
 
 
 def _here(work: Work[Job, Outcome], jobs: Sequence[Job]) -> Iterator[Outcome]:

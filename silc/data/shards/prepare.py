@@ -225,7 +225,7 @@ def _local(wanted: Wanted, needs: Needs, what: str, say: Say) -> Chosen:
                     _make(now, out, needs, what, say, keep=keep)
                     now = _look(wanted, needs, _nothing)
         except OSError as error:
-            if error.errno not in (errno.EACCES, errno.EPERM, errno.EROFS):
+            if error.errno not in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT):
                 raise
             continue
         if isinstance(now, Chosen):
@@ -265,6 +265,8 @@ def _look(wanted: Wanted, needs: Needs, say: Say) -> Chosen | Looked:
     if own is not None and _elsewhere(own.manifest, wanted):
         addresses = list(own.manifest.addresses)
         if addresses and is_remote(addresses[0]):
+            if wrong := _unfit(own.manifest, needs):
+                raise ValueError(f"{wanted.manifest} {wrong}; {wanted.again(needs.caption)}")
             return own
     if addresses is None:
         raise ValueError(f"{wanted.manifest} is gone")

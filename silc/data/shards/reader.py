@@ -15,7 +15,8 @@ from silc.data.shards.errors import Unreadable
 from silc.data.shards.manifest import Manifest
 from silc.data.shards.samples import Sample, first_key, parse
 from silc.data.shards.sidecar import Hashes, Offsets
-from silc.storage import Range, Store, is_remote, name_of
+from silc.errors import StoreFailed
+from silc.storage import Range, Store, is_remote, name_of, shorten
 
 MAX_SAMPLE = 256 << 20  # bytes; a larger one is not read
 LONGEST = 16 << 20  # bytes of a range; a longer run is read in parts
@@ -34,7 +35,7 @@ class Unusable(NamedTuple):
 
 
 class _Run(NamedTuple):
-    """Wanted samples of one shard, close together: the indices of their places, and where each is."""
+    """Wanted samples of one shard, close together."""
 
     shard: int
     first: int  # sample
@@ -52,6 +53,24 @@ class _Opened(NamedTuple):
     store: Store
     offsets: Offsets
     hashes: Hashes
+
+
+class _Stopping:
+    """A store whose refusals of an address or a setting stop the run: it has begun."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+
+    def read(self, ranges: Sequence[Range]) -> list[bytes]:
+        """See :class:`silc.storage.Store`."""
+        try:
+            return self._store.read(ranges)
+        except ValueError as error:
+            raise StoreFailed(str(error)) from error
+
+    def close(self) -> None:
+        """See :class:`silc.storage.Store`."""
+        self._store.close()
 
 
 class SampleReader:
@@ -108,15 +127,19 @@ class SampleReader:
     def hashes(self, shards: np.ndarray, samples: np.ndarray) -> np.ndarray:
         """Caption hash of each place, uint64 [n]; the places are int64 [n] each.
 
-        A place whose hash cannot be read has one of its own. Raises StoreFailed.
+        Raises StoreFailed also for hashes that do not fit their shard: the order depends on them, on every rank.
         """
         order = np.lexsort((samples, shards))
         runs = list(_runs(list(zip(shards[order].tolist(), samples[order].tolist(), strict=True)), lambda _: 64))
         found = self._open().hashes.lookup([(run.shard, run.first, run.wanted[-1] + 1) for run in runs])
-        parts = [
-            _unlike(run) if isinstance(values, Unreadable) else values[run.wanted]
-            for run, values in zip(runs, found, strict=True)
-        ]
+        parts = []
+        for run, values in zip(runs, found, strict=True):
+            if isinstance(values, Unreadable):
+                raise StoreFailed(
+                    f"{shorten(self.manifest.hashes(run.shard))} does not fit its shard; make the index again with "
+                    "`silc shards index --captions` and continue with train.resume=auto"
+                )
+            parts.append(values[run.wanted])
         out = np.empty(len(order), dtype=np.uint64)
         out[order] = np.concatenate(parts)
         return out
@@ -129,7 +152,7 @@ class SampleReader:
 
     def _open(self) -> _Opened:
         if self._opened is None:
-            store = self._open_store()
+            store = _Stopping(self._open_store())
             self._opened = _Opened(store, Offsets(self.manifest, store), Hashes(self.manifest, store))
         return self._opened
 
@@ -170,11 +193,6 @@ def _runs(places: Sequence[Place], gap: Callable[[int], int]) -> Iterator[_Run]:
         run, allowed = _Run(shard, sample, [0]), gap(shard)
     if run is not None:
         yield run
-
-
-def _unlike(run: _Run) -> np.ndarray:
-    """A number for each place of a run that no other place has."""
-    return np.array([(run.shard << 32) + run.first + wanted for wanted in run.wanted], dtype=np.uint64)
 
 
 def _piece(address: str, spans: list[tuple[int, int]]) -> _Piece:
