@@ -63,14 +63,12 @@ def test_exact_where_floats_are_not():
 
 @pytest.mark.parametrize("weight", [0, -1, math.nan, math.inf])
 def test_weights_that_are_none_are_refused(weight):
-    with pytest.raises(ValueError, match=r"data\.sources\[1\]\.weight=.* positive number"):
+    with pytest.raises(ValueError, match=r"data\.sources\.1\.weight=.* positive number"):
         Mixture([1, weight], 100)
 
 
 def test_a_source_too_rare_for_its_block_is_refused():
-    with pytest.raises(
-        ValueError, match=r"data\.sources\[1\]\.weight=0\.001 .*block of 100.*shuffle_block to at least"
-    ):
+    with pytest.raises(ValueError, match=r"data\.sources\.1\.weight=0\.001 .*block of 100.*shuffle_block to at least"):
         Mixture([0.5, 0.001, 0.499], 100)
     least = 1001  # the integer weight may be a little below the share
     Mixture([0.5, 0.001, 0.499], least)

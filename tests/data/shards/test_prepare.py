@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import io
 import multiprocessing
 import os
 import shutil
+import subprocess
+import sys
+import tarfile
 import tempfile
 from pathlib import Path
 
@@ -18,6 +22,8 @@ from silc.data.shards.manifest import Manifest
 from silc.data.shards.prepare import open_prepared, prepare
 from tests.data.shards import tars
 from tests.data.shards.indexed import expected, hashes, pairs, read, write
+
+ROOT = Path(__file__).resolve().parents[3]
 
 
 @pytest.fixture(autouse=True)
@@ -399,3 +405,27 @@ def test_of_several_processes_one_makes_the_index(tmp_path):
     assert [samples for samples, _ in results] == [[300] * 8] * 4
     assert sum("indexing" in said for _, said in results) <= sum("another" in said for _, said in results) + 1
     assert files(tmp_path / "set", ".*") == []
+
+
+UNGUARDED = """
+import sys
+from silc.data.shards.prepare import prepare
+print(len(prepare([sys.argv[1]], caption="txt", images=["jpg"], max_lost=0.1)), "shards")
+"""
+
+
+def test_a_script_without_a_guard_may_index(tmp_path):
+    """Its processes do not run the script again, where they would wait for the lock of the first."""
+    (tmp_path / "set").mkdir()
+    for number in range(20):  # enough for several processes
+        with tarfile.open(tmp_path / "set" / f"{number:05}.tar", "w") as tar:
+            for name in ("a.jpg", "a.txt"):
+                info = tarfile.TarInfo(name)
+                info.size = 3
+                tar.addfile(info, io.BytesIO(b"abc"))
+    script = tmp_path / "script.py"
+    script.write_text(UNGUARDED)
+    paths = {"PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "kernels")]), "SILC_CACHE": str(tmp_path / "cache")}
+    words = [sys.executable, str(script), str(tmp_path / "set")]
+    done = subprocess.run(words, env=os.environ | paths, capture_output=True, text=True, timeout=120, check=False)
+    assert done.stdout.splitlines()[-1:] == ["20 shards"], done.stderr
