@@ -38,7 +38,7 @@ from silc.storage import Limits
 S3RVER = "3.7.1"
 REQUIRED = "SILC_SERVERS_REQUIRED"
 BUCKETS = ("bucket", "other-bucket")
-SHORT = Limits(connect=2, stall=0.5, request=3, first_pause=0.01, longest_pause=0.05, absent=0.2)
+SHORT = Limits(connect=4, stall=2, request=8, first_pause=0.01, longest_pause=0.05, absent=0.2)
 
 
 @dataclass
@@ -57,7 +57,7 @@ class Faults:
     trickle: float = 0.0
     longer: float = 0.0
     statuses: tuple[int, ...] = (503,)
-    stalled: float = 3.0
+    stalled: float = 5.0
     trickled: float = 0.2
     methods: tuple[str, ...] = ("GET",)
     seed: int = 0
@@ -197,9 +197,9 @@ class _Handler(BaseHTTPRequestHandler):
             self.send_header(name, value)
         self.end_headers()
         body = answer.body if body is None else body
+        self.server_of_tests.count(bytes=len(body))  # before the client has them and looks at the counts
         self.wfile.write(body)
         self.wfile.flush()
-        self.server_of_tests.count(bytes=len(body))
 
     def _misbehave(self, kind: str, detail: float, answer: Answer) -> None:
         faults = self.server_of_tests.faults

@@ -219,6 +219,18 @@ def test_others_wait_for_a_page_that_is_being_fetched(tmp_path):
     assert second.counts == (1, 0, 0)
 
 
+def test_a_page_that_came_before_the_lock_is_not_fetched_again(tmp_path):
+    asked = [Range("s3://b/0", 5, 50)]
+
+    class Late(NodeCache):
+        def _lock(self, number, locks):
+            cache_in(tmp_path).read(asked, Source())
+            return super()._lock(number, locks)
+
+    late = Late(str(tmp_path / "cache"), 1 << 20, lambda address: "v", page=PAGE)
+    assert late.read(asked, lambda ranges: pytest.fail("it was fetched twice")) == Source()(asked)
+
+
 def test_a_store_that_fails_leaves_no_lock(tmp_path):
     def fails(ranges):
         raise StoreFailed("x")

@@ -151,6 +151,7 @@ def test_encryption_is_not_left_out_unasked(monkeypatch):
         with pytest.raises(StoreFailed, match=r"could not be read for \d s"):
             open_store(patience=0.3, limits=SHORT).read([READ])
         assert plain.requests == []
+    assert "allow_http" not in connect._client(SHORT, plain=False)  # nor after a redirection
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ import traceback
 import pytest
 
 from silc.storage import Board, Range, StoreFailed, check_address, list_tars, open_store, put, read_whole, shorten, stat
+from silc.storage.troubles import trouble_of
 from tests.storage.servers import SHORT, Answer, Faults, Server
 
 SECRETS = ["AKIAVERYSECRETID", "verySecretKey/+99", "tokenOfTheSession=="]
@@ -96,6 +97,13 @@ def test_nor_is_what_an_address_should_not_hold(address):
         with pytest.raises(ValueError, match=r"holds a|unknown scheme") as caught:
             call(address)
         clean(str(caught.value))
+
+
+@pytest.mark.parametrize("kind", [ValueError, RuntimeError, OSError])
+def test_nor_is_an_error_that_nobody_knows(kind):
+    trouble = trouble_of(kind(f"Generic error: {SECRETS} Signature={SECRETS[2]}"))
+    assert trouble.words == kind.__name__
+    clean(f"{trouble!r} {trouble.advice}")
 
 
 def test_the_usual_faults_are_told_from_their_codes(faulty_s3):
