@@ -53,7 +53,7 @@ def _bytes(spec: Spec) -> Iterable[Taken]:
         num_workers=workers,
         prefetch_factor=PREFETCH if workers else None,
         worker_init_fn=initializer(),
-        multiprocessing_context=context("auto") if workers else None,
+        multiprocessing_context=context("auto", remote=data.remote) if workers else None,
     )
 
 

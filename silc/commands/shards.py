@@ -273,7 +273,8 @@ class _Bar:
 
     def __init__(self) -> None:
         self._terminal = sys.stderr.isatty()
-        self._begun = self._told = time.monotonic()
+        self._told = time.monotonic()
+        self._first: tuple[float, int] | None = None  # when the first shards were done, and how many
         self._bar: tqdm | None = None
 
     def __enter__(self) -> _Bar:
@@ -292,9 +293,12 @@ class _Bar:
             self._bar.set_postfix_str(text, refresh=False)
             self._bar.update(done - self._bar.n)
             return
-        if (now := time.monotonic()) - self._told > PAUSE:
+        now = time.monotonic()
+        if self._first is None:  # until then processes were starting
+            self._first = now, done
+        elif now - self._told > PAUSE:
             self._told = now
-            left = (total - done) * (now - self._begun) / done
+            left = (total - done) * (now - self._first[0]) / (done - self._first[1])
             _say(f"{done:,} of {total:,} shards, {text}, {tqdm.format_interval(left)} left")
 
 
