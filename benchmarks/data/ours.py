@@ -53,7 +53,7 @@ def _bytes(spec: Spec) -> Iterable[Taken]:
         num_workers=workers,
         prefetch_factor=PREFETCH if workers else None,
         worker_init_fn=initializer(),
-        multiprocessing_context=context("auto", remote=data.remote) if workers else None,
+        multiprocessing_context=context("auto", remote=dataset.remote) if workers else None,
     )
 
 
@@ -82,6 +82,7 @@ class _Bytes(BatchDataset):
         board = Board(max(1, spec.workers))
         data = _opened(config, spec)
         super().__init__(config, data, rank=spec.rank, world=spec.world, local_from_position=0, board=board)
+        self.remote = data.remote
         self._spec, self._stored = spec, Stored()
 
     def __getitem__(self, position: int) -> Taken:
