@@ -282,12 +282,12 @@ def test_an_interruption_leaves_no_process_and_the_same_command_goes_on(tmp_path
     command = [sys.executable, "-m", "silc", "shards", "index", str(folder), "--jobs", "2"]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
     started = subprocess.Popen(command, env=environment, cwd=ROOT, text=True, start_new_session=True, **pipes)
-    journal, until = folder / building.JOURNAL, time.monotonic() + 200
+    journal, until = folder / building.JOURNAL, time.monotonic() + 400
     while not (journal.exists() and journal.read_text().count("\n") > 4):
         assert started.poll() is None
         assert time.monotonic() < until
     os.killpg(started.pid, signal.SIGINT)  # as the terminal does
-    _, errors = started.communicate(timeout=100)
+    _, errors = started.communicate(timeout=200)
     assert started.returncode == 130
     assert errors.splitlines()[-1] == "silc shards index: interrupted; the same command goes on from here"
     while _living(started.pid):
