@@ -206,7 +206,7 @@ def _check(addresses: list[str], out: str, args: argparse.Namespace) -> int:
         print(f"{found.manifest} is whole: {plural(found.samples, 'sample')} in {plural(found.shards, 'shard')}")
     else:
         print(
-            "`silc shards index` with the same words, without --check, mends the index; where it is damaged, with --force"
+            "`silc shards index` with the same words, without --check, mends the index; what is damaged, with --force"
         )
     return 0 if found.whole else 1
 
