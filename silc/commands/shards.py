@@ -205,7 +205,9 @@ def _check(addresses: list[str], out: str, args: argparse.Namespace) -> int:
     if found.whole:
         print(f"{found.manifest} is whole: {plural(found.samples, 'sample')} in {plural(found.shards, 'shard')}")
     else:
-        print("`silc shards index` with the same words, without --check, mends the index")
+        print(
+            "`silc shards index` with the same words, without --check, mends the index; what is damaged, with --force"
+        )
     return 0 if found.whole else 1
 
 

@@ -22,7 +22,7 @@ from silc.data.stream import Arrange, SampleStream, deal
 from silc.data.tokenizer import build_tokenizer
 from silc.data.training_set import TrainingSet
 from silc.errors import RunStopped
-from silc.storage import Board, NodeCache, Store, open_store
+from silc.storage import Board, NodeCache, Store, is_remote, open_store, shorten
 from silc.text import plural
 
 SUBSTITUTES = 64  # tries to replace an unreadable sample
@@ -173,6 +173,8 @@ def _cache(config: DataConfig, data: TrainingSet, block: int) -> NodeCache | Non
     """The machine's cache of remote shards. Raises ValueError for one that cannot be used, or would be of no use."""
     if config.cache is None:
         return None
+    if is_remote(config.cache):
+        raise ValueError(f"data.cache={shorten(config.cache)} is not on a local disk; give a folder")
     if not data.remote:
         raise ValueError(f"data.cache={config.cache} has no effect, since all shards are local; leave it out")
     size = round(config.cache_gb * 1e9)

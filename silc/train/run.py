@@ -217,7 +217,12 @@ def _run_folder(config: Config) -> Path:
 
 
 def _taken(folder: Path) -> bool:
-    return (folder / "config.yaml").exists()
+    try:
+        return (folder / "config.yaml").exists()
+    except PermissionError:
+        raise ValueError(
+            f"the run folder {folder} cannot be looked into: permission denied; take another train.out"
+        ) from None
 
 
 def _other_files(folder: Path) -> list[str]:

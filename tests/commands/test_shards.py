@@ -179,11 +179,11 @@ def test_counts_that_others_left(tmp_path, index):
     write(tmp_path / "set", [3, 4])
     (tmp_path / "set" / "sizes.json").write_text(json.dumps({"00000.tar": 3, "00001.tar": "5", "elsewhere.tar": 7}))
     status, lines, _ = index(tmp_path / "set")
-    assert (status, lines[0]) == (0, "note: 00001.tar: sizes.json counts 5 samples, 4 were found")
+    assert (status, lines[0]) == (0, "note: 00001.tar has 5 samples by sizes.json, 4 were found")
     (tmp_path / "set" / ".nv-meta").mkdir()
     (tmp_path / "set" / ".nv-meta" / ".info.json").write_text(json.dumps({"shard_counts": {"00000.tar": 9}}))
     status, lines, _ = index(tmp_path / "set", "--force")
-    assert lines[0] == "note: 00000.tar: .nv-meta/.info.json counts 9 samples, 3 were found"
+    assert lines[0] == "note: 00000.tar has 9 samples by .nv-meta/.info.json, 3 were found"
 
 
 def test_extensions_of_images(tmp_path, index):
@@ -282,12 +282,12 @@ def test_an_interruption_leaves_no_process_and_the_same_command_goes_on(tmp_path
     command = [sys.executable, "-m", "silc", "shards", "index", str(folder), "--jobs", "2"]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
     started = subprocess.Popen(command, env=environment, cwd=ROOT, text=True, start_new_session=True, **pipes)
-    journal, until = folder / building.JOURNAL, time.monotonic() + 200
+    journal, until = folder / building.JOURNAL, time.monotonic() + 400
     while not (journal.exists() and journal.read_text().count("\n") > 4):
         assert started.poll() is None
         assert time.monotonic() < until
     os.killpg(started.pid, signal.SIGINT)  # as the terminal does
-    _, errors = started.communicate(timeout=100)
+    _, errors = started.communicate(timeout=200)
     assert started.returncode == 130
     assert errors.splitlines()[-1] == "silc shards index: interrupted; the same command goes on from here"
     while _living(started.pid):

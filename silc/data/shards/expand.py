@@ -17,6 +17,7 @@ from silc.storage import check_address, is_remote, local_path
 MANIFEST = ".manifest"  # a list of shards with their counts, in place of the shards
 FOLDER_MANIFEST = "shards.manifest"
 MAX_NAMES = 10_000_000
+_INDEX = (".tar.idx", ".tar.cap", f"/{FOLDER_MANIFEST}")  # beside shards; a wildcard does not mean them
 
 Seen = dict[object, str]
 """What tells files apart -> the name by which the file was given first."""
@@ -89,7 +90,7 @@ def _local(name: str, what: str, manifests: bool) -> list[str]:
         if not found:
             raise ValueError(f"{what}: folder {shown} holds no .tar; pack the files as docs/data.md shows")
     elif glob.has_magic(name) and not os.path.lexists(name):
-        found = _search(name)
+        found = [path for path in _search(name) if not path.endswith(_INDEX)]
         if not found:
             raise ValueError(f"{what}: no tar file matches {shown}")
     else:

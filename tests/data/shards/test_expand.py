@@ -183,3 +183,13 @@ def test_messages_stay_short(root):
     with pytest.raises(ValueError, match="no such file") as error:
         expand_shards([f"{root}/" + "y/" * 1000 + "x.tar"])
     assert len(str(error.value)) < 400
+
+
+def test_a_wildcard_does_not_mean_the_index_beside_the_shards(root):
+    before = expand_shards([f"{root}/*.tar"])
+    for path in before:
+        (root / f"{path}.idx").write_bytes(b"")
+        (root / f"{path}.cap").write_bytes(b"")
+    (root / "shards.manifest").write_text("")
+    assert expand_shards([f"{root}/*.tar*"]) == before
+    assert not [name for name in expand_shards([f"{root}/*"]) if name.endswith((".idx", ".cap", "shards.manifest"))]

@@ -79,7 +79,7 @@ def test_counts_of_other_programs_are_compared(tmp_path):
     assert built.notes == ["00001.tar has 7 samples by _stats.json, 6 were found"]
     counts = {f"{tmp_path}/set/00002.tar": (8, "sizes.json")}
     built = again(tmp_path / "set", counts=counts, force=True)
-    assert built.notes[1] == "00002.tar: sizes.json counts 8 samples, 7 were found"
+    assert built.notes[1] == "00002.tar has 8 samples by sizes.json, 7 were found"
 
 
 def test_compare_tells_a_sample_that_is_not_there():
