@@ -22,7 +22,11 @@ class Frozen(Dataset[int]):
 def test_a_workers_collector_passes_over_what_it_shares_with_the_trainer():
     objects = len(gc.get_objects())
     loader = DataLoader(
-        Frozen(), batch_size=None, num_workers=1, worker_init_fn=initializer(), multiprocessing_context=context("fork")
+        Frozen(),
+        batch_size=None,
+        num_workers=1,
+        worker_init_fn=initializer(),
+        multiprocessing_context=context("fork", remote=False),
     )
     assert next(iter(loader)) > 0.9 * objects > 0
     assert gc.get_freeze_count() < objects
