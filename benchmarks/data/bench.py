@@ -165,7 +165,7 @@ def _remote(args: argparse.Namespace, folder: Path, tails: dict[str, dict[str, s
     source = throughput.source_of(made)
     plan = remote.Plan(args.pythons)
     if args.quick:
-        plan = replace(plan, batch=8, warm=2, batches=4)
+        plan = replace(plan, batch=8, warm=2, batches=4, ranks=16)
     described = f"{made.samples:,} pairs of {source.mean / 1e3:.1f} kB in {shards} shards, batch {plan.batch}"
     print(f"\nfrom an S3 server: {described}")
     print(report.remote_header(), flush=True)

@@ -3,7 +3,11 @@
 The server is npm's s3rver on this machine; on two cores it takes its share of the processor. silc reads ranges, a
 batch's together; webdataset streams whole tars through curl, as open_clip's users pipe them (from the server's HTTP
 address, as a client of AWS takes longer to start); mosaicml-streaming downloads whole shards into a folder. One
-provider after the other, each from an empty cache.
+provider after the other, each from an empty cache. The first batches of a peer that reads ahead come from what it has
+already; `served` shows how far ahead that is.
+
+silc is measured as the only rank, whose batch is spread over the shuffle block, and as one of 64, whose share of the
+sorted global batch lies together.
 """
 
 from __future__ import annotations
@@ -35,7 +39,7 @@ for path in sorted(Path(sys.argv[1]).iterdir()):
 
 @dataclass(frozen=True)
 class Plan:
-    """warm: batches before the clock starts. batches: on the clock."""
+    """warm: batches before the clock starts. batches: on the clock. ranks: of which silc is also measured as one."""
 
     pythons: dict[str, str]
     workers: int = 1
@@ -43,15 +47,17 @@ class Plan:
     warm: int = 16
     batches: int = 64
     timeout: float = 600.0
+    ranks: int = 64
 
 
 @dataclass(frozen=True)
 class Remote:
-    """first: seconds to the first batch, imports included. served: bytes that left the server from the start to the
-    last batch, over bytes of the images and captions in all batches taken.
+    """world: ranks, of which one reads. first: seconds to the first batch, imports included. served: bytes that left
+    the server from the start to the last batch, over bytes of the images and captions in all batches taken.
     """
 
     provider: str
+    world: int
     workers: int
     first: float
     per_second: float
@@ -104,12 +110,13 @@ def remotes(plan: Plan, made: PairSet, source: Source) -> Iterator[Remote]:
     """Each provider. Raises Ended: no batch in time."""
     with served(made) as s3:
         for provider, python in plan.pythons.items():
-            yield _measured(provider, python, plan, made, source, s3)
+            for world in (1, plan.ranks) if provider == "silc" else (1,):
+                yield _measured(provider, python, plan, made, source, s3, world)
 
 
-def _measured(provider: str, python: str, plan: Plan, made: PairSet, source: Source, s3: S3) -> Remote:
+def _measured(provider: str, python: str, plan: Plan, made: PairSet, source: Source, s3: S3, world: int) -> Remote:
     tars = f"{s3.url}/bucket/tars" if provider == "webdataset" else f"{s3.prefix}/tars"
-    spec = Spec(provider, tars, made.shards, f"{s3.prefix}/mds", plan.batch, workers=plan.workers)
+    spec = Spec(provider, tars, made.shards, f"{s3.prefix}/mds", plan.batch, world=world, workers=plan.workers)
     before = s3.written()
     with Ranks(python, [spec], variables=s3.variables) as processes:
         (start,), _ = processes.first(plan.timeout)
@@ -118,4 +125,4 @@ def _measured(provider: str, python: str, plan: Plan, made: PairSet, source: Sou
         written = s3.written() - before
     taken = (1 + plan.warm + plan.batches) * plan.batch
     per_second = said["samples"] / said["seconds"]
-    return Remote(provider, plan.workers, start["first"], per_second, written / (taken * source.mean))
+    return Remote(provider, world, plan.workers, start["first"], per_second, written / (taken * source.mean))

@@ -117,7 +117,7 @@ def rate_line(rate: Rate) -> str:
     return f"{rate.provider:15s}{rate.kind:8s}{numbers}{rate.read:11.3f}{rate.disk:11.3f}{ratio:>11s}"
 
 
-REMOTE_COLUMNS = ("workers", "first s", "samples/s", "served/used")
+REMOTE_COLUMNS = ("ranks", "workers", "first s", "samples/s", "served/used")
 
 
 def remote_header() -> str:
@@ -127,4 +127,6 @@ def remote_header() -> str:
 
 def remote_line(row: Remote) -> str:
     """A row of the benchmark from an S3 server."""
-    return f"{row.provider:15s}{row.workers:12d}{row.first:12.1f}{row.per_second:12.0f}{row.served:12.3f}"
+    return (
+        f"{row.provider:15s}{row.world:12d}{row.workers:12d}{row.first:12.1f}{row.per_second:12.0f}{row.served:12.3f}"
+    )

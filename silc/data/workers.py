@@ -8,6 +8,7 @@ begin from a fresh interpreter, which costs the imports, for forkserver once a r
 from __future__ import annotations
 
 import contextlib
+import gc
 import multiprocessing
 import os
 import signal
@@ -61,6 +62,9 @@ def _begin(worker: int, trainer: int, environment: dict[str, str]) -> None:
     A worker obeys SIGTERM only from the trainer itself: with it a DataLoader ends workers that it cannot reach
     otherwise (while an error is being raised), and a worker that ignored it would keep the trainer from exiting.
     """
+    # A full collection would write to every object that a forked worker shares with the trainer, and so copy them all:
+    # 87 MiB a worker were measured.
+    gc.freeze()
     os.environ.update(environment)
     for name in os.environ.keys() - environment.keys():
         del os.environ[name]
