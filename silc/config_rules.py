@@ -68,10 +68,6 @@ def _validate_data(data: DataConfig, batch: int) -> None:
             raise ValueError(f"data.sources.{number}.shards is empty; name its shards, or leave the source out")
 
 
-def _named(data: DataConfig) -> list[str]:
-    return [*data.shards, *(name for source in data.sources for name in source.shards)]
-
-
 def _validate_model(model: ModelConfig, views: ViewsConfig) -> None:
     for name, tower in (("vision", model.vision), ("text", model.text)):
         if tower.width % tower.heads:
@@ -96,7 +92,7 @@ def is_prompt(template: str) -> bool:
 
 def own_data(config: Config) -> list[str]:
     """Every address that the configuration names to train on; empty: the embedded sample set is trained on."""
-    return _named(config.data)
+    return [*config.data.shards, *(name for source in config.data.sources for name in source.shards)]
 
 
 def has_evaluation_data(config: Config) -> bool:

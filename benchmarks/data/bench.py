@@ -25,14 +25,15 @@ import argparse
 import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from benchmarks import RESULTS
 from benchmarks.data import fake, remote, report, startup, throughput
 
+T = TypeVar("T")
 SAMPLES = "1e5,1e6,1e7,1e8,1.4e9"
 NODES = "1x4,8x4"
 OURS = ("silc", "webdataset")
@@ -124,21 +125,13 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 def _startup(plan: startup.Plan, folder: Path, tails: dict[str, dict[str, str]], save: Path | None) -> None:
     print("\nfirst batch, and memory of all ranks and workers in MiB", report.start_header(), sep="\n", flush=True)
-    found: list[Any] = []
-    for start in startup.starts(plan, folder):
-        print(report.start_line(start), flush=True)
-        found.append(start)
-        _save(found, tails, "data_startup", save)  # after each cell: the next may take an hour
+    _show(startup.starts(plan, folder), report.start_line, tails, "data_startup", save)
 
 
 def _flatness(plan: startup.Plan, folder: Path, tails: dict[str, dict[str, str]], save: Path | None) -> None:
     print("\nmemory over many batches", flush=True)
-    found: list[Any] = []
     samples = min(10_000_000, max(plan.samples))
-    for flat in startup.flatness(plan, folder, samples, workers=2):
-        print(report.flat_lines(flat), flush=True)
-        found.append(flat)
-        _save(found, tails, "data_flatness", save)
+    _show(startup.flatness(plan, folder, samples, workers=2), report.flat_lines, tails, "data_flatness", save)
 
 
 def _throughput(args: argparse.Namespace, folder: Path, tails: dict[str, dict[str, str]]) -> None:
@@ -152,11 +145,7 @@ def _throughput(args: argparse.Namespace, folder: Path, tails: dict[str, dict[st
     for provider, python in args.pythons.items():
         print(throughput.gate(provider, python, made, source, plan), flush=True)
     print(report.rate_header(), flush=True)
-    found: list[Any] = []
-    for rate in throughput.rates(plan, made, source):
-        print(report.rate_line(rate), flush=True)
-        found.append(rate)
-        _save(found, tails, "data_throughput", args.save)
+    _show(throughput.rates(plan, made, source), report.rate_line, tails, "data_throughput", args.save)
 
 
 def _remote(args: argparse.Namespace, folder: Path, tails: dict[str, dict[str, str]]) -> None:
@@ -169,11 +158,18 @@ def _remote(args: argparse.Namespace, folder: Path, tails: dict[str, dict[str, s
     described = f"{made.samples:,} pairs of {source.mean / 1e3:.1f} kB in {shards} shards, batch {plan.batch}"
     print(f"\nfrom an S3 server: {described}")
     print(report.remote_header(), flush=True)
+    _show(remote.remotes(plan, made, source), report.remote_line, tails, "data_remote", args.save)
+
+
+def _show(
+    rows: Iterable[T], line: Callable[[T], str], tails: dict[str, dict[str, str]], name: str, save: Path | None
+) -> None:
+    """Print rows as they are measured, and write all so far after each: the next may take an hour."""
     found: list[Any] = []
-    for row in remote.remotes(plan, made, source):
-        print(report.remote_line(row), flush=True)
+    for row in rows:
+        print(line(row), flush=True)
         found.append(row)
-        _save(found, tails, "data_remote", args.save)
+        _save(found, tails, name, save)
 
 
 def _save(found: list[Any], tails: dict[str, dict[str, str]], name: str, folder: Path | None) -> None:

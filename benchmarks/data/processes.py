@@ -24,7 +24,6 @@ from benchmarks.data.fake import environment
 from benchmarks.data.streams import Spec
 from silc.ports import free_port
 
-MIB = 2**20
 POLL = 1.0  # seconds between looks at the memory while ranks start
 SHARED = Path("/dev/shm")
 LEFT_BY_STREAMING = re.compile(r"^\d{6}_")

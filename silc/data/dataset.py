@@ -57,7 +57,7 @@ class BatchDataset(Dataset["Batch | Failure"]):
         self._patience = config.data.store_minutes * 60
         self._reader = SampleReader(data.manifest, self._open_store, self._note_used)
         self.stream = _stream(config, data, self._deal if config.data.unique_captions else None)
-        self._cache = _cache(config.data, data, self.stream.describe()["block"])
+        self._cache = _cache(config.data, data, self.stream.block)
         self._tokenizer = build_tokenizer(config.data.tokenizer, config.model.text.context_length)
         if self._tokenizer.vocab_size > config.model.text.vocab_size:
             raise ValueError(
@@ -143,23 +143,7 @@ def _worker() -> int:
 def _stream(config: Config, data: TrainingSet, arrange: Arrange | None) -> SampleStream:
     """The order of samples. Raises ValueError for sources so small that a batch would hold samples several times."""
     batch, several = config.train.global_batch, len(data.sources) > 1
-    total = sum(source.weight for source in data.sources)
-    block = -(-config.data.shuffle_block // batch) * batch
-    for source in data.sources:
-        held = plural(source.samples, "sample")
-        if not several and source.samples < batch:
-            raise ValueError(
-                f"train.global_batch={batch} is more than the {held} of {source.name}; take a smaller batch or add "
-                "shards"
-            )
-        # The passes of a source that begin in one block are mixed with each other there.
-        if several and source.samples < (wanted := math.ceil(block * source.weight / total)):
-            raise ValueError(
-                f"{source.name} has {held}, and a block of {block} takes {wanted} of it, so that a batch would hold "
-                "some several times; lower its weight, take a smaller data.shuffle_block or train.global_batch, or add "
-                "shards"
-            )
-    return SampleStream(
+    stream = SampleStream(
         data.counts(),
         weights=[source.weight for source in data.sources] if several else None,
         seed=config.train.seed,
@@ -167,6 +151,22 @@ def _stream(config: Config, data: TrainingSet, arrange: Arrange | None) -> Sampl
         batch=batch,
         arrange=arrange,
     )
+    if not several and data.sources[0].samples < batch:
+        source = data.sources[0]
+        raise ValueError(
+            f"train.global_batch={batch} is more than the {plural(source.samples, 'sample')} of {source.name}; take a "
+            "smaller batch or add shards"
+        )
+    total = sum(source.weight for source in data.sources)
+    for source in data.sources if several else ():
+        # The passes of a source that begin in one block are mixed with each other there.
+        if source.samples < (wanted := math.ceil(stream.block * source.weight / total)):
+            raise ValueError(
+                f"{source.name} has {plural(source.samples, 'sample')}, and a block of {stream.block} takes {wanted} "
+                "of it, so that a batch would hold some several times; lower its weight, take a smaller "
+                "data.shuffle_block or train.global_batch, or add shards"
+            )
+    return stream
 
 
 def _cache(config: DataConfig, data: TrainingSet, block: int) -> NodeCache | None:

@@ -6,6 +6,8 @@ import logging
 from collections import Counter, deque
 
 from silc.data.batch import Batch
+from silc.data.shards.samples import NOWHERE
+from silc.data.shards.sidecar import MISFIT
 from silc.errors import RunStopped
 from silc.text import plural
 
@@ -13,6 +15,11 @@ log = logging.getLogger(__name__)
 
 RECENT = 16384  # samples over which the share of skipped ones is computed
 FEWEST = 256  # the share is computed over at least this many, so that a few early skips do not end a run
+WAYS_OUT = dict.fromkeys(
+    (NOWHERE, MISFIT),
+    "the shards have changed since they were indexed: index them again (`silc shards index`; a new start does so for a "
+    "few local ones)",
+)
 LOGGED = 5  # skips that are logged one by one; afterwards each time their number has doubled
 
 
@@ -52,7 +59,7 @@ class SkipGuard:
             raise RunStopped(
                 f"skipped {self._skipped} of the last {plural(seen, 'sample')} ({self._summary()}), last "
                 f"{batch.skipped[-1].key}: more than data.max_skipped={self._max_skipped} allows; "
-                "repair the shards or raise the limit"
+                f"{WAYS_OUT.get(self.reasons.most_common(1)[0][0], 'repair the shards or raise the limit')}"
             )
 
     def _summary(self) -> str:

@@ -66,6 +66,7 @@ class SampleStream:
 
     Attributes:
         samples_per_pass: samples of all sources.
+        block: samples that are mixed with each other, whole global batches.
 
     Raises:
         ValueError: a source without samples; weights that no block can follow, see :class:`Mixture`.
@@ -92,15 +93,15 @@ class SampleStream:
             if not source.sum():
                 raise ValueError(f"source {number} has no samples in its {len(source)} shards; add shards or remove it")
         self._seed, self._batch, self._arrange = seed, batch, arrange
-        self._block = -(-block // batch) * batch
+        self.block = -(-block // batch) * batch
         self._run = max(1, batch // chunks_per_block)
-        self._chunk = max(1, self._block // chunks_per_block // self._run) * self._run
+        self._chunk = max(1, self.block // chunks_per_block // self._run) * self._run
         self._orders = [
             PassOrder(source, self._chunk, seed, number, table_limit=table_limit)
             for number, source in enumerate(counts)
         ]
         self._first_shards = np.cumsum([0] + [len(source) for source in counts[:-1]])
-        self._mixture = Mixture([1.0] if weights is None else weights, self._block)
+        self._mixture = Mixture([1.0] if weights is None else weights, self.block)
         assert len(self._mixture.weights) == len(counts)
         self.samples_per_pass = sum(order.samples for order in self._orders)
         self._start_cache()
@@ -118,14 +119,14 @@ class SampleStream:
 
     def describe(self) -> dict[str, int]:
         """What the order depends on besides seed and shards; a checkpoint's position is of this order alone."""
-        return {"version": VERSION, "block": self._block, "chunk": self._chunk, "batch": self._batch}
+        return {"version": VERSION, "block": self.block, "chunk": self._chunk, "batch": self._batch}
 
     def locate(self, start: int, stop: int) -> Places:
         """The samples at positions [start, stop): their shards and their indices there, int64 [stop - start] each."""
         shards, samples = [], []
-        for number in range(start // self._block, -(-stop // self._block)):
-            first = number * self._block
-            inside = slice(max(start - first, 0), min(stop - first, self._block))
+        for number in range(start // self.block, -(-stop // self.block)):
+            first = number * self.block
+            inside = slice(max(start - first, 0), min(stop - first, self.block))
             shard, sample = self._cached_block(number)
             shards.append(shard[inside])
             samples.append(sample[inside])
@@ -140,8 +141,8 @@ class SampleStream:
 
     def _make_block(self, number: int) -> Places:
         shard, sample, side = self._taken(number)
-        batch = np.arange(self._block) // self._batch
-        several = self._block > self._batch
+        batch = np.arange(self.block) // self._batch
+        several = self.block > self._batch
         if several or len(self._orders) > 1:  # a batch of one source is in random order as it is
             order = self._spread(number, shard, sample, side)
             if self._arrange is not None and several:
@@ -177,7 +178,7 @@ class SampleStream:
         keys = words[chunk] + (sample % self._chunk // self._run).astype(np.uint64) * step
         order = np.lexsort((keys, side))
         sizes, begins = sizes[order], begins[order]
-        return np.repeat(begins - np.cumsum(sizes) + sizes, sizes) + np.arange(self._block)
+        return np.repeat(begins - np.cumsum(sizes) + sizes, sizes) + np.arange(self.block)
 
     def _arranged(self, number: int, shard: np.ndarray, sample: np.ndarray, side: np.ndarray) -> np.ndarray:
         assert self._arrange is not None
@@ -185,7 +186,7 @@ class SampleStream:
         dealt, begin = [], 0
         for end in ends.tolist():
             inside = slice(begin, end)
-            dealt.append(begin + self._arrange(shard[inside], sample[inside], number * self._block + begin))
+            dealt.append(begin + self._arrange(shard[inside], sample[inside], number * self.block + begin))
             begin = end
         return np.concatenate(dealt)
 

@@ -55,7 +55,7 @@ class TrainingSet:
     @property
     def remote(self) -> bool:
         """Whether any shard is in a remote store."""
-        return any(map(is_remote, self.manifest.addresses))
+        return any(is_remote(part.base) for part in self.manifest.parts)
 
     def versions(self) -> Mapping[str, str]:
         """Version of each shard by its address, see :class:`Manifest`."""
@@ -105,7 +105,15 @@ def _open(data: DataConfig, name: str, patterns: Sequence[str], prepared: bool) 
     caption, images, hashes = data.caption_key, data.image_keys, data.unique_captions
     if prepared:
         return open_prepared(patterns, caption=caption, images=images, hashes=hashes, what=name)
-    return prepare(patterns, caption=caption, images=images, hashes=hashes, max_lost=data.max_skipped, what=name)
+    return prepare(
+        patterns,
+        caption=caption,
+        images=images,
+        hashes=hashes,
+        max_lost=data.max_skipped,
+        what=name,
+        patience=data.store_minutes * 60,
+    )
 
 
 def _refuse_twice(manifest: Manifest, sources: Sequence[Source]) -> None:

@@ -199,10 +199,7 @@ def _joined(pieces: Sequence[Range], parts: Sequence[bytes]) -> bytes:
         return parts[0]
     for piece, part, after in zip(pieces, parts, parts[1:], strict=False):
         if after and len(part) < piece.stop - piece.start:
-            raise StoreFailed(
-                f"{shorten(piece.address)} changed while it was read; see who writes to it, and continue with "
-                "train.resume=auto"
-            )
+            raise StoreFailed(f"{shorten(piece.address)} changed while it was read; see who writes to it")
     return b"".join(parts)
 
 

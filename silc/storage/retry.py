@@ -108,5 +108,5 @@ def _failed(address: str, verb: str, seconds: float, tries: int, last: Trouble) 
     took = f" for {seconds:.0f} s" if last.lasting is not Lasting.REFUSED else ""
     return StoreFailed(
         f"{shorten(address)} could not be {verb}{took} ({plural(tries, 'try', 'tries')}, last: {last.words}); "
-        f"{last.advice} and continue with train.resume=auto"
+        f"{last.advice}"
     )

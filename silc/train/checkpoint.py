@@ -47,13 +47,18 @@ FORMAT = 3
 MAX_MANIFEST, MAX_NAME = 64 << 20, 4096  # bytes
 
 
+def place(run: Path, step: int) -> Path:
+    """The folder of a step's checkpoint, whether it is there or not."""
+    return run / "checkpoints" / f"step_{step:08d}"
+
+
 def save(run: Path, state: TrainState, config: Config) -> Path:
     """Write a checkpoint below the folder of a run (collective: every rank must call it). Returns its path.
 
     Raises RunStopped when it cannot be written, a full disk for one; the checkpoints before it are untouched.
     """
     world, step = state.world, state.counters.step
-    final = run / "checkpoints" / f"step_{step:08d}"
+    final = place(run, step)
     draft = final.with_suffix(".tmp")
     with _or_stop(draft):
         if world.main:

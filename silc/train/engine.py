@@ -223,18 +223,16 @@ class Engine:
 
     def _steps(self) -> int:
         """Of the optimiser's bias correction; the same for every parameter."""
-        inner = self._engine.optimizer.optimizer
-        return int(next(step for step in self._step_counters(inner)))
+        return int(next(state["step"] for state in self._counting()))
 
     def _set_steps(self, step: int) -> None:
-        # torch and DeepSpeed count for each parameter, torch in a tensor; apex for each group.
-        inner = self._engine.optimizer.optimizer
-        for state in (*inner.state.values(), *inner.param_groups):
-            if isinstance(state.get("step"), Tensor):
+        for state in self._counting():
+            if isinstance(state["step"], Tensor):
                 state["step"].fill_(step)
-            elif "step" in state:
+            else:
                 state["step"] = step
 
-    @staticmethod
-    def _step_counters(inner: torch.optim.Optimizer) -> Iterator[Any]:
-        return (state["step"] for state in (*inner.state.values(), *inner.param_groups) if "step" in state)
+    def _counting(self) -> Iterator[dict[str, Any]]:
+        # torch and DeepSpeed count for each parameter, torch in a tensor; apex for each group.
+        inner = self._engine.optimizer.optimizer
+        return (state for state in (*inner.state.values(), *inner.param_groups) if "step" in state)

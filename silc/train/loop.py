@@ -47,7 +47,7 @@ class Trainer:
         self.config, self.state, self.world = config, state, state.world
         self.batches, self.folder, self.log = batches, folder, log
         self.step = SilcStep(config, plan_views(config), state)
-        self._saved_step = state.counters.step  # what a checkpoint holds, or nothing at all
+        self._written: Path | None = None  # the last checkpoint
 
     def run(self, evaluate: Callable[[], object] | None = None) -> Counters:
         """Train to `train.steps`; save every `train.save_every` steps and call `evaluate` every `eval.every`.
@@ -99,15 +99,18 @@ class Trainer:
         reasons = {rank: text for rank, text in enumerate(all_gather_objects(reason)) if text is not None}
         step = self.state.counters.step
         with meter.paused():
-            path = self.save() if step > self._saved_step else None
-        where = (
-            f"at step {step} of {self.config.train.steps}; {f'checkpoint {path}' if path else 'nothing new to save'}"
+            path = self._saved()
+        where = f"at step {step} of {self.config.train.steps}"
+        goes_on = (
+            "nothing was trained yet"
+            if path is None
+            else f"checkpoint {path}. The same command with train.resume=auto continues from it"
         )
         if asked is not True:
-            raise RunInterrupted(f"{asked.name} {where}. The same command with train.resume=auto continues from it")
+            raise RunInterrupted(f"{asked.name} {where}; {goes_on}")
         rank, reason = next(iter(reasons.items()))
         named = f"rank {rank}" if len(reasons) == 1 else f"rank {rank} and {plural(len(reasons) - 1, 'other')}"
-        raise RunStopped(f"{reason} ({f'{named}, ' if self.world.size > 1 else ''}{where})")
+        raise RunStopped(f"{reason} ({f'{named}, ' if self.world.size > 1 else ''}{where}; {goes_on})")
 
     def _arrived(self, batches: Iterator[Batch | None], request: StopRequest, progress: Progress) -> Batch | None:
         """This rank's next batch; None when it was asked to stop before one arrived. Says what it waits for."""
@@ -190,9 +193,18 @@ class Trainer:
 
     def save(self) -> Path:
         """Write a checkpoint (collective)."""
-        path = checkpoint.save(self.folder, self.state, self.config)
-        self._saved_step = self.state.counters.step
-        return path
+        self._written = checkpoint.save(self.folder, self.state, self.config)
+        return self._written
+
+    def _saved(self) -> Path | None:
+        """The checkpoint of this step, written unless this run has done so; None before the first step (collective).
+
+        One that is there by that name may be of another course of the run, which went back to an earlier step.
+        """
+        step = self.state.counters.step
+        if not step or self._written == checkpoint.place(self.folder, step):
+            return self._written
+        return self.save()
 
     def close(self) -> None:
         """Close the logs."""

@@ -89,7 +89,6 @@ class _Moments:
 
     def __init__(self, path: Path, stack: ExitStack) -> None:
         check_regular(path)
-        self.name = path.name
         self._file: Any = stack.enter_context(safe_open(path, "pt"))
         found = self._file.metadata() or {}
         self.step = int(found["step"])

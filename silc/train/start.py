@@ -38,7 +38,6 @@ def start(config: Config, world: World, shards: list[str] | None, folder: Path, 
     """A trainer (collective; the arguments are the same on every rank).
 
     shards: to train on, in place of those that the configuration names.
-
     resumed: of :func:`find_resumed`.
 
     Raises ValueError for what cannot be read, resumed or written.

@@ -12,6 +12,7 @@ import tarfile
 import time
 import types
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -239,6 +240,12 @@ def test_too_many_skips_end_the_run():
     strict.update(skipping(1000, 0))
     with pytest.raises(RunStopped, match=r"s/0: more than data\.max_skipped=0\.0"):
         strict.update(skipping(1000, 1))
+
+
+def test_shards_that_have_changed_are_told_apart_from_bad_ones():
+    batch = replace(skipping(10, 30), skipped=[Skip("s/1", "no sample where the index points")] * 30)
+    with pytest.raises(RunStopped, match=r"the shards have changed since they were indexed: .*`silc shards index`"):
+        SkipGuard(0.1).update(batch)
 
 
 def test_only_recent_skips_count():

@@ -94,7 +94,7 @@ def test_a_server_that_dies_ends_the_run_by_name(remote, make_config, workers):
     batches = iter(loader)
     next(batches)
     server.die()
-    with pytest.raises(RunStopped, match=r"00\d\.tar.* could not be read for \d+ s.*train\.resume=auto"):
+    with pytest.raises(RunStopped, match=r"00\d\.tar.* could not be read for \d+ s .*; check the store$"):
         list(itertools.islice(batches, 40))
 
 

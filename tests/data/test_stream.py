@@ -84,7 +84,7 @@ def test_a_sample_is_in_every_batch_equally_often(counts, limit, block):
 def ungrouped(counts: list[int], stream: SampleStream, seed: int, blocks: int, arrange) -> list[Counter]:
     """The samples of each batch as the steps before the last leave them, written with lists."""
     order = stream._orders[0]
-    n, batch, block, chunk = sum(counts), stream._batch, stream._block, stream._chunk
+    n, batch, block, chunk = sum(counts), stream._batch, stream.block, stream._chunk
     runs = chunk // stream._run
     batches = []
     for number in range(blocks):

@@ -28,7 +28,6 @@ from tests.soak.common import BATCH, Table, config, finish, write_set
 from tests.soak.served import Place, index, places, run
 
 RANKS, WORKERS = (1, 2, 3, 5, 8), (0, 1, 4)
-STARTS = ("fork", "forkserver", "spawn")
 WEIGHTS = (0.7, 0.25, 0.05)
 BLOCK = 1024
 

@@ -11,15 +11,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from benchmarks import ROOT
+from benchmarks.data.remote import UPLOAD
 from tests.storage.servers import Faults, Proxy, S3Server, Server, WebServer, s3_environment
 
-UPLOAD = """
-import sys
-from pathlib import Path
-from silc.storage import put
-for path in sorted(Path(sys.argv[1]).iterdir()):
-    put(f"{sys.argv[2]}/{path.name}", path.read_bytes())
-"""
 PREFIX = "s3://bucket/set"
 
 

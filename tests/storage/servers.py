@@ -23,6 +23,7 @@ import subprocess
 import tempfile
 import threading
 import time
+from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -83,7 +84,7 @@ class Answer(NamedTuple):
     body: bytes = b""
 
 
-class Server:
+class Server(ABC):
     """A server with faults; subclasses say what it answers."""
 
     def __init__(self, faults: Faults | None = None, latency: float = 0.0) -> None:
@@ -95,8 +96,9 @@ class Server:
         self._server: Any = None
         self.port = 0
 
+    @abstractmethod
     def answer(self, method: str, path: str, headers: Mapping[str, str], body: bytes) -> Answer:
-        raise NotImplementedError
+        """The answer without its faults."""
 
     @property
     def url(self) -> str:

@@ -62,4 +62,5 @@ def test_the_s3_server_ends_with_a_process_that_is_killed():
     pid, folder = done.stdout.split()
     with contextlib.suppress(psutil.NoSuchProcess):
         psutil.Process(int(pid)).wait(timeout=30)
+    assert not psutil.pid_exists(int(pid))
     shutil.rmtree(folder)

@@ -160,17 +160,29 @@ def stopped(world: World, folder: Path) -> dict[str, Any]:
 
 
 def without_data(world: World, folder: Path) -> dict[str, Any]:
-    """A run in which rank 1 has no data after the first step, while the others have."""
+    """A run in which rank 1 has no data after the first step, while the others have; and one that goes on from step 5
+    of another folder and has none at all."""
 
     def batches() -> Iterator[Batch | None]:
         yield from shares(run, world, 1)
+        yield from nothing()
+
+    def nothing() -> Iterator[Batch | None]:
         if world.rank == 1:
             raise RunStopped("far/away.tar could not be read")
         while True:
             yield shares(run, world, 2)[1]
 
     run = cases.config(steps=CLEAN + 1)
-    trainer = make_trainer(run, world, folder / "without-data", batches())
+    ends = _ends(make_trainer(run, world, folder / "without-data", batches()))
+    run = cases.config(steps=9)
+    elsewhere = make_trainer(run, world, folder / "without-data-elsewhere", nothing())
+    elsewhere.state.counters.step = 5
+    return ends | {"elsewhere": _ends(elsewhere)}
+
+
+def _ends(trainer: Trainer) -> dict[str, Any]:
+    """Words of the end, the step, and the checkpoint that is left."""
     message = ""
     try:
         trainer.run()

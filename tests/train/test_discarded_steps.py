@@ -58,4 +58,6 @@ def test_a_rank_without_data_ends_the_run_for_all(launched) -> None:
     for findings in launched(2):
         found = findings["without_data"]
         assert found["message"].startswith("far/away.tar could not be read (rank 1, at step 1 of 3; checkpoint ")
+        assert found["message"].endswith("train.resume=auto continues from it)")
         assert (found["step"], found["saved"]) == (1, "step_00000001")
+        assert (found["elsewhere"]["step"], found["elsewhere"]["saved"]) == (5, "step_00000005")

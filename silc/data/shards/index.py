@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import io
 import logging
-import os
 import threading
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
@@ -15,19 +13,17 @@ import numpy as np
 
 from silc.data.shards.errors import Unreadable, few, shorten
 from silc.data.shards.expand import MANIFEST, expand_shards
-from silc.data.shards.lost import Tally, check_lost
+from silc.data.shards.lost import Tally, check_contents, check_lost, note_lines
 from silc.data.shards.runs import REST
 from silc.data.shards.samples import AHEAD, CUT, Scan, first_key, locate, scan_file
 from silc.data.shards.tar import Source, windowed
-from silc.errors import StoreFailed
-from silc.storage import is_remote
+from silc.storage import Range, is_remote, open_store
 from silc.text import plural
 
 log = logging.getLogger(__name__)
 
-OPEN_SHARDS = 64  # files each process keeps open
+PATIENCE = 10.0  # seconds that a file may fail
 LAST_SAMPLES = 64  # samples whose members' places are kept: the members are asked for one by one
-NOTED = 8  # shards whose damage is logged one by one
 
 Places = Mapping[str, tuple[int, int]]  # extension -> first byte and end in the file
 
@@ -85,7 +81,7 @@ class ShardIndex:
         max_lost: float = 0.1,
     ) -> None:
         self._columns = {name: [extension.lower() for extension in each] for name, each in columns.items()}
-        self._files: OrderedDict[int, io.FileIO] = OrderedDict()
+        self._store = open_store(patience=PATIENCE)
         self._last: OrderedDict[tuple[int, int], tuple[str, Places]] = OrderedDict()
         self._lock = threading.Lock()
         paths = expand_shards(patterns, what)
@@ -94,30 +90,17 @@ class ShardIndex:
         scans = [_scan(path, images) for path in paths]
         self.shards = [Shard(path, each.starts, each.extensions) for path, each in zip(paths, scans, strict=True)]
         self.counts = [len(shard) for shard in self.shards]
-        _log_notes(paths, scans)
+        for line in note_lines((path, _notes(each)) for path, each in zip(paths, scans, strict=True)):
+            log.warning(line)
         check_lost([Tally(path, len(each), each.lost) for path, each in zip(paths, scans, strict=True)], max_lost, what)
-        self._check_contents(patterns, required, what)
-
-    def _check_contents(self, patterns: Sequence[str], required: Sequence[str], what: str) -> None:
-        named = f"[{few(patterns)}]"
-        if not sum(self.counts):
-            raise ValueError(
-                f"{what}: {named} contain no sample in {plural(len(self.shards), 'tar file')}: they are empty, or "
-                "their members' names have no extension"
-            )
+        extensions = set().union(*(shard.extensions for shard in self.shards))
+        lacking = [(name, self._columns[name]) for name in required if not self.holds(name)]
+        check_contents(patterns, what, len(paths), sum(self.counts), lacking, extensions)
         if empty := [shard.path for shard in self.shards if not len(shard)]:
             log.warning("no sample in %s: %s", plural(len(empty), "shard"), few(empty))
-        for name in required:
-            if not self.holds(name):
-                seen = sorted(set().union(*(shard.extensions for shard in self.shards)))
-                raise ValueError(
-                    f"{what}: no sample in {named} has a {name} ({'/'.join(self._columns[name])}); the extensions "
-                    f"found are {few(seen)}"
-                )
 
     def __getstate__(self) -> dict:
-        # Open files, and bytes in memory, belong to a process.
-        return self.__dict__ | {"_files": OrderedDict(), "_last": OrderedDict(), "_lock": None}
+        return self.__dict__ | {"_last": OrderedDict(), "_lock": None}  # they belong to a process
 
     def __setstate__(self, state: dict) -> None:
         self.__dict__.update(state)
@@ -184,28 +167,13 @@ class ShardIndex:
         return source, end - first
 
     def _bytes(self, shard: int, start: int, stop: int) -> bytes:
-        with self._lock:  # a file may be closed to open another
-            try:
-                return os.pread(self._open(shard).fileno(), stop - start, start)
-            except OSError as error:
-                raise StoreFailed(f"{self.shards[shard].path} cannot be read: {error.strerror}") from error
-
-    def _open(self, shard: int) -> io.FileIO:
-        if shard in self._files:
-            self._files.move_to_end(shard)
-            return self._files[shard]
-        if len(self._files) == OPEN_SHARDS:
-            self._files.popitem(last=False)[1].close()
-        self._files[shard] = open(self.shards[shard].path, "rb", buffering=0)  # noqa: SIM115 - kept open
-        return self._files[shard]
+        return self._store.read([Range(self.shards[shard].path, start, stop)])[0]
 
     def close(self) -> None:
         """Close the shards; reading opens them again."""
         with self._lock:
             self._last.clear()
-            for file in self._files.values():
-                file.close()
-            self._files.clear()
+        self._store.close()
 
 
 def _check_local(paths: Sequence[str], what: str) -> None:
@@ -225,9 +193,5 @@ def _scan(path: str, images: Sequence[str]) -> Scan:
         raise ValueError(f"shard {shorten(path)} cannot be read: {error.strerror}") from error
 
 
-def _log_notes(paths: Sequence[str], scans: Sequence[Scan]) -> None:
-    noted = [(path, each) for path, each in zip(paths, scans, strict=True) if each.notes]
-    for path, each in noted[:NOTED]:
-        log.warning("shard %s %s; it has %s", path, "; it ".join(each.notes), plural(len(each), "sample"))
-    if len(noted) > NOTED:
-        log.warning("%s more like these", plural(len(noted) - NOTED, "shard"))
+def _notes(scan: Scan) -> list[str]:
+    return [*scan.notes, f"has {plural(len(scan), 'sample')}"] if scan.notes else []

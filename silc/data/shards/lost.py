@@ -1,13 +1,13 @@
-"""Samples that a tar holds and that cannot be used, because of how it was packed: counted, and refused past a bound."""
+"""Whether shards can be used: samples lost by the way they were packed, damage, and what is not there at all."""
 
 from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
-from silc.data.shards.errors import shorten
+from silc.data.shards.errors import SHOWN, few, shorten
 from silc.text import plural
 
 log = logging.getLogger(__name__)
@@ -64,6 +64,51 @@ def check_lost(tallies: Sequence[Tally], max_lost: float, what: str) -> None:
     if lost > max_lost * samples:
         raise ValueError(f"{found}: more than data.max_skipped={max_lost} allows; {way_out}, or raise the limit")
     log.warning("%s; %s", found, way_out)
+
+
+def check_contents(
+    patterns: Sequence[str],
+    what: str,
+    shards: int,
+    samples: int,
+    lacking: Sequence[tuple[str, Sequence[str]]],
+    extensions: Iterable[str],
+) -> None:
+    """Refuse shards without a sample, or without something that is needed.
+
+    Args:
+        patterns: that name them, for messages.
+        what: where they are named, for messages.
+        shards, samples: how many.
+        lacking: columns that no sample has, with the extensions that may hold them.
+        extensions: that were found.
+
+    Raises ValueError.
+    """
+    named = f"[{few(patterns)}]"
+    if not samples:
+        raise ValueError(
+            f"{what}: {named} contain no sample in {plural(shards, 'tar file')}: they are empty, or their members' "
+            "names have no extension"
+        )
+    if lacking:
+        column, wanted = lacking[0]
+        raise ValueError(
+            f"{what}: no sample in {named} has a {column} ({'/'.join(wanted)}); the extensions found are "
+            f"{few(sorted(extensions))}"
+        )
+
+
+def note_lines(noted: Iterable[tuple[str, Sequence[str]]]) -> Iterator[str]:
+    """Lines for the log: shards with what was noted of each, the first SHOWN of them, and how many more."""
+    more = 0
+    for shown, (shard, notes) in enumerate((shard, notes) for shard, notes in noted if notes):
+        if shown < SHOWN:
+            yield f"{shorten(shard)} {'; it '.join(shorten(str(note)) for note in notes[:SHOWN])}"
+        else:
+            more += 1
+    if more:
+        yield f"{plural(more, 'shard')} more like these"
 
 
 def _listed(reasons: Counter[str]) -> str:

@@ -77,6 +77,7 @@ def prepare(
     max_lost: float,
     hashes: bool = False,
     what: str = "data.shards",
+    patience: float = 120.0,
     say: Say = print,
 ) -> Manifest:
     """The manifest of the shards that patterns name. Call it in one process of a machine, before the others.
@@ -90,6 +91,7 @@ def prepare(
         max_lost: share of the samples that may be unusable.
         hashes: whether caption hashes are needed (data.unique_captions).
         what: where the shards are named, for messages.
+        patience: seconds that a remote store may fail.
         say: told what is done and what is wrong; whole sentences.
 
     Raises:
@@ -100,7 +102,7 @@ def prepare(
     """
     needs, entries = _needs(caption, images, hashes), find(patterns, what)
     chosen = [
-        _remote(wanted, needs, what) if is_remote(wanted.manifest) else _local(wanted, needs, what, say)
+        _remote(wanted, needs, what, patience, say) if is_remote(wanted.manifest) else _local(wanted, needs, what, say)
         for wanted in entries
     ]
     for wanted, each in zip(entries, chosen, strict=True):
@@ -182,10 +184,11 @@ def _check_each_once(manifest: Manifest, chosen: Sequence[Chosen], what: str) ->
         raise ValueError(f"{what}: {a} and {b} are the same file; name it once")
 
 
-def _remote(wanted: Wanted, needs: Needs, what: str) -> Chosen:
+def _remote(wanted: Wanted, needs: Needs, what: str, patience: float, say: Say) -> Chosen:
     """The manifest of remote shards, copied into the cache."""
+    say(f"reading the index {shorten(wanted.manifest)}; if that fails, trying for up to {patience:.0f} s")
     try:
-        data = fetch_apart(wanted.manifest, LIMIT)
+        data = fetch_apart(wanted.manifest, LIMIT, patience=patience)
     except ValueError as error:
         raise ValueError(
             f"{what}: {shorten(wanted.shown)} is in a remote store and has no index ({error}); "

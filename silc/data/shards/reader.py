@@ -137,7 +137,7 @@ class SampleReader:
             if isinstance(values, Unreadable):
                 raise StoreFailed(
                     f"{shorten(self.manifest.hashes(run.shard))} does not fit its shard; make the index again with "
-                    "`silc shards index --captions` and continue with train.resume=auto"
+                    "`silc shards index --captions`"
                 )
             parts.append(values[run.wanted])
         out = np.empty(len(order), dtype=np.uint64)

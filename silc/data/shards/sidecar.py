@@ -9,7 +9,7 @@ A run reads them in chunks when it needs them: eight bytes a sample are too many
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import numpy as np
 
@@ -77,20 +77,20 @@ class _Sidecars:
     Args:
         manifest: of the shards.
         store: reads the chunks.
+        address: of a shard's sidecar, by its number.
+        extra: numbers in a sidecar beyond one a sample.
         chunks: how many are kept.
     """
 
-    _extra: int  # numbers in a sidecar beyond one a sample
-
-    def __init__(self, manifest: Manifest, store: Store, *, chunks: int = CHUNKS) -> None:
+    def __init__(
+        self, manifest: Manifest, store: Store, address: Callable[[int], str], extra: int, chunks: int
+    ) -> None:
         self._manifest, self._store, self._limit = manifest, store, chunks
+        self._address, self._extra = address, extra
         self._kept: OrderedDict[tuple[int, int], bytes] = OrderedDict()
 
     def __getstate__(self) -> dict:
         return self.__dict__ | {"_kept": OrderedDict()}  # what is kept belongs to a process
-
-    def _address(self, shard: int) -> str:
-        raise NotImplementedError
 
     def _gather(self, requests: Sequence[Request]) -> Iterator[np.ndarray | None]:
         """The numbers of each request, uint64 [samples + extra], all that is missing read at once; None where the
@@ -149,10 +149,8 @@ def _runs(places: Sequence[tuple[int, int]]) -> Iterator[tuple[int, int, int]]:
 class Offsets(_Sidecars):
     """Where samples lie in their shards."""
 
-    _extra = 1
-
-    def _address(self, shard: int) -> str:
-        return self._manifest.sidecar(shard)
+    def __init__(self, manifest: Manifest, store: Store, *, chunks: int = CHUNKS) -> None:
+        super().__init__(manifest, store, manifest.sidecar, 1, chunks)
 
     def lookup(self, requests: Sequence[Request]) -> list[np.ndarray | Unreadable]:
         """For each request the offsets of its samples and the end of the last, uint64 [samples + 1].
@@ -174,10 +172,8 @@ class Offsets(_Sidecars):
 class Hashes(_Sidecars):
     """Caption hashes of samples."""
 
-    _extra = 0
-
-    def _address(self, shard: int) -> str:
-        return self._manifest.hashes(shard)
+    def __init__(self, manifest: Manifest, store: Store, *, chunks: int = CHUNKS) -> None:
+        super().__init__(manifest, store, manifest.hashes, 0, chunks)
 
     def lookup(self, requests: Sequence[Request]) -> list[np.ndarray | Unreadable]:
         """For each request the hashes of its samples, uint64 [samples]; otherwise as :meth:`Offsets.lookup`."""

@@ -7,8 +7,8 @@ from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 
-from silc.data.shards.errors import SHOWN, few, shorten
-from silc.data.shards.lost import Tally, check_lost
+from silc.data.shards.errors import few
+from silc.data.shards.lost import Tally, check_contents, check_lost, note_lines
 from silc.data.shards.manifest import Manifest
 from silc.data.shards.places import Say
 from silc.text import plural
@@ -35,20 +35,15 @@ def check(
 
     Raises ValueError.
     """
-    named = f"[{few(patterns)}]"
     check_lost(list(_tallies(manifest)), max_lost, what)
-    if not manifest.samples.any():
-        raise ValueError(
-            f"{what}: {named} contain no sample in {plural(len(manifest), 'tar file')}: they are empty, or their "
-            "members' names have no extension"
-        )
-    for column, extensions in required.items():
-        if not any(extension.lower() in manifest.extensions for extension in extensions):
-            raise ValueError(
-                f"{what}: no sample in {named} has a {column} ({'/'.join(extensions)}); the extensions found are "
-                f"{few(sorted(manifest.extensions))}"
-            )
-    _say_notes(manifest, say)
+    lacking = [
+        (column, extensions)
+        for column, extensions in required.items()
+        if not any(extension.lower() in manifest.extensions for extension in extensions)
+    ]
+    check_contents(patterns, what, len(manifest), int(manifest.samples.sum()), lacking, manifest.extensions)
+    for line in note_lines(_notes(manifest)):
+        say(f"warning: {line}")
     _say_empty(manifest, say)
 
 
@@ -63,16 +58,11 @@ def _tallies(manifest: Manifest) -> Iterator[Tally]:
     yield Tally("", rest, {})
 
 
-def _say_notes(manifest: Manifest, say: Say) -> None:
-    """What was found when the index was made, at every start: the damage is still there."""
-    noted = [shard for shard, details in enumerate(manifest.details) if '"notes"' in details]
-    for shard in noted[:SHOWN]:
-        notes = json.loads(manifest.details[shard]).get("notes", [])
-        if isinstance(notes, list) and notes:
-            said = "; it ".join(shorten(str(note)) for note in notes[:SHOWN])
-            say(f"warning: {shorten(manifest.addresses[shard])} {said}")
-    if len(noted) > SHOWN:
-        say(f"warning: and {len(noted) - SHOWN:,} more shards with such notes")
+def _notes(manifest: Manifest) -> Iterator[tuple[str, list[str]]]:
+    """What was found when the index was made, for every start: the damage is still there."""
+    for shard, details in enumerate(manifest.details):
+        if '"notes"' in details and isinstance(notes := json.loads(details).get("notes"), list):
+            yield manifest.addresses[shard], notes
 
 
 def _say_empty(manifest: Manifest, say: Say) -> None:

@@ -8,6 +8,7 @@ import tarfile
 from hashlib import blake2b
 from pathlib import Path
 
+from silc.data.shards.build import Built, build
 from silc.data.shards.manifest import Manifest
 from silc.data.shards.samples import parse
 from silc.data.shards.sidecar import offsets_of
@@ -44,6 +45,16 @@ def copies(folder: Path, shards: int, samples: int) -> list[str]:
     for number in range(shards):
         (folder / f"{number:05}.tar").write_bytes(data)
     return [str(folder / f"{number:05}.tar") for number in range(shards)]
+
+
+def again(folder: Path, **options) -> Built:
+    """The index of a folder, made or brought up to date."""
+    return build([str(path) for path in sorted(folder.glob("*.tar"))], f"{folder}/", **options)
+
+
+def names(folder: Path) -> set[str]:
+    """Of the files in a folder."""
+    return {path.name for path in folder.iterdir()}
 
 
 def read(manifest: Manifest) -> list[list[tuple[str, dict[str, bytes]]]]:

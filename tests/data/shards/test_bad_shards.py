@@ -9,22 +9,9 @@ import pytest
 
 from silc.data.shards import build as building
 from silc.data.shards import indexing
-from silc.data.shards.build import Built, build
+from silc.data.shards.build import build
 from silc.errors import RunStopped, StoreFailed
-from tests.data.shards.indexed import write
-
-
-@pytest.fixture(autouse=True)
-def _cache(tmp_path, monkeypatch):
-    monkeypatch.setenv("SILC_CACHE", str(tmp_path / "cache"))
-
-
-def again(folder: Path, **options) -> Built:
-    return build([str(path) for path in sorted(folder.glob("*.tar"))], f"{folder}/", **options)
-
-
-def names(folder: Path) -> set[str]:
-    return {path.name for path in folder.iterdir()}
+from tests.data.shards.indexed import again, names, write
 
 
 def test_a_shard_that_is_no_tar_keeps_the_manifest_from_being_written_and_nothing_else(tmp_path):

@@ -13,22 +13,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from silc.data.shards import indexing
-from silc.data.shards.build import Built, build
+from silc.data.shards.build import build
 from tests.data.shards import tars
-from tests.data.shards.indexed import expected, hashes, pairs, read, write
-
-
-@pytest.fixture(autouse=True)
-def _cache(tmp_path, monkeypatch):
-    monkeypatch.setenv("SILC_CACHE", str(tmp_path / "cache"))
-
-
-def again(folder: Path, **options) -> Built:
-    return build([str(path) for path in sorted(folder.glob("*.tar"))], f"{folder}/", **options)
-
-
-def names(folder: Path) -> set[str]:
-    return {path.name for path in folder.iterdir()}
+from tests.data.shards.indexed import again, expected, hashes, names, pairs, read, write
 
 
 def test_every_sample_is_found_as_tarfile_and_webdataset_find_it(tmp_path):

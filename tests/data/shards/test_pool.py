@@ -19,11 +19,6 @@ from tests.data.shards.indexed import copies, expected, read
 ROOT = Path(__file__).resolve().parents[3]
 
 
-@pytest.fixture(autouse=True)
-def _cache(tmp_path, monkeypatch):
-    monkeypatch.setenv("SILC_CACHE", str(tmp_path / "cache"))
-
-
 def die(jobs, store):
     os.kill(os.getpid(), signal.SIGKILL)
 

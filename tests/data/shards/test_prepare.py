@@ -26,12 +26,6 @@ from tests.data.shards.indexed import expected, hashes, pairs, read, write
 ROOT = Path(__file__).resolve().parents[3]
 
 
-@pytest.fixture(autouse=True)
-def cache(tmp_path, monkeypatch) -> Path:
-    monkeypatch.setenv("SILC_CACHE", str(tmp_path / "cache"))
-    return tmp_path / "cache"
-
-
 def start(*patterns: object, **options) -> tuple[Manifest, list[str]]:
     """What a run gets, and what it says."""
     said: list[str] = []

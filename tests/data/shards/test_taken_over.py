@@ -9,19 +9,10 @@ from pathlib import Path
 import pytest
 
 from silc.data.shards import indexing
-from silc.data.shards.build import Built, build
+from silc.data.shards.build import build
 from silc.data.shards.errors import Unreadable
 from tests.data.shards import tars
-from tests.data.shards.indexed import energon, expected, pairs, read, write
-
-
-@pytest.fixture(autouse=True)
-def _cache(tmp_path, monkeypatch):
-    monkeypatch.setenv("SILC_CACHE", str(tmp_path / "cache"))
-
-
-def again(folder: Path, **options) -> Built:
-    return build([str(path) for path in sorted(folder.glob("*.tar"))], f"{folder}/", **options)
+from tests.data.shards.indexed import again, energon, expected, pairs, read, write
 
 
 def test_offsets_of_megatron_energon_are_taken_over(tmp_path, monkeypatch):
