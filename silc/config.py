@@ -273,7 +273,19 @@ class TrainConfig:
     max_bad_steps: Positive = key(10, "non-finite steps in a row that end the run")
     log_every: Positive = key(50, "steps between metrics (one device synchronisation each)")
     save_every: NonNegative = key(5000, "steps between checkpoints; 0: only at the end")
-    keep_checkpoints: Positive = key(2, "periodic checkpoints kept")
+    save_minutes: Minutes | None = key(
+        None, "minutes between checkpoints, beside save_every; looked at every log_every steps"
+    )
+    save_in_background: bool = key(
+        False, "write periodic checkpoints beside the steps that follow; takes memory for a copy of the state"
+    )
+    keep_checkpoints: Positive = key(2, "newest checkpoints kept")
+    keep_every: NonNegative = key(0, "checkpoints of every such step are kept for good; 0: none")
+    keep_best: str | None = key(
+        None,
+        "keep the checkpoint where this metric of the evaluations on the way is highest, as "
+        "eval/zeroshot_classification/student/top1",
+    )
     resume: str | None = key(
         None, "run folder or checkpoint to resume from, at any number of ranks; auto: the newest in `out`, if any"
     )

@@ -50,7 +50,26 @@ def validate(config: Config, world_size: int) -> None:
     if min(config.data.std) <= 0:
         raise ValueError(f"data.std={config.data.std} must be positive in every channel")
     _validate_data(config.data, train.global_batch)
+    _validate_best(config)
     validate_eval(config)
+
+
+def _validate_best(config: Config) -> None:
+    best, evaluation = config.train.keep_best, config.eval
+    if best is None:
+        return
+    if not evaluation.every:
+        raise ValueError(
+            f"train.keep_best={best} takes the evaluations on the way, and eval.every is 0; give eval.every, or leave "
+            "it out"
+        )
+    parts = best.split("/")
+    if len(parts) != 4 or parts[0] != "eval" or parts[1] not in evaluation.during or parts[2] not in evaluation.models:
+        raise ValueError(
+            f"train.keep_best={best} names no metric of the evaluations on the way; give eval/TASK/MODEL/METRIC, TASK "
+            f"one of eval.during={evaluation.during}, MODEL one of eval.models={evaluation.models}, as in "
+            "eval/zeroshot_classification/student/top1"
+        )
 
 
 def _validate_data(data: DataConfig, batch: int) -> None:

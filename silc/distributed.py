@@ -5,11 +5,12 @@ from __future__ import annotations
 import ctypes
 import os
 import platform
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any
+from functools import partial
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -18,6 +19,7 @@ from silc.ports import free_port
 
 _NAMES = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")  # a job in a launcher's environment
 
+T = TypeVar("T")
 _limit = timedelta(minutes=30)  # of a collective, see init
 _HOST_GROUPS: dict[dist.ProcessGroup, dist.ProcessGroup] = {}  # default group -> its ranks over gloo
 
@@ -173,13 +175,27 @@ def _host_group() -> dist.ProcessGroup | None:
     return _HOST_GROUPS[world]
 
 
-def all_gather_objects(value: Any) -> list[Any]:
-    """Every rank's picklable value, in the order of ranks. For rare, small things."""
+def all_gather_objects(value: Any, group: dist.ProcessGroup | None = None) -> list[Any]:
+    """Every rank's picklable value, in the order of ranks. For rare, small things. group: of all ranks."""
     if not _many():
         return [value]
     out: list[Any] = [None] * dist.get_world_size()
-    dist.all_gather_object(out, value)
+    dist.all_gather_object(out, value, group=group)
     return out
+
+
+def apart() -> Callable[[Any], list[Any]]:
+    """:func:`all_gather_objects` for a thread beside the one that trains, whose collectives it does not meet
+    (collective itself).
+    """
+    group = dist.new_group(backend="gloo", timeout=_limit) if _many() else None
+    return partial(all_gather_objects, group=group)
+
+
+def of_first(make: Callable[[], T]) -> T:
+    """What `make` returns on rank 0, on every rank (collective). It must not raise."""
+    found: T = broadcast_object(make() if not _many() or dist.get_rank() == 0 else None)
+    return found
 
 
 def broadcast_object(value: Any) -> Any:

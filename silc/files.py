@@ -41,7 +41,7 @@ def replacing(path: str | Path) -> Iterator[Path]:
         draft.replace(path)
     finally:
         draft.unlink(missing_ok=True)  # nothing is left by that name after the renaming
-    _sync_folder(path.parent)
+    sync_folder(path.parent)
 
 
 def write_text(path: str | Path, text: str) -> None:
@@ -66,8 +66,8 @@ def check_regular(path: str | Path, limit: int | None = None) -> None:
         raise ValueError(f"{path} has {found.st_size} bytes; at most {limit} are read")
 
 
-def _sync_folder(folder: Path) -> None:
-    """Bring the renaming to the disk, where the file system can."""
+def sync_folder(folder: Path) -> None:
+    """Bring the names in a folder to the disk, where the file system can."""
     with contextlib.suppress(OSError):
         descriptor = os.open(folder, os.O_RDONLY)
         try:

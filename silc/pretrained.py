@@ -331,7 +331,7 @@ def _read_export(folder: Path, model: str) -> tuple[Config, Mapping[str, Tensor]
 
 
 def _read_run(folder: Path, model: str) -> tuple[Config, Mapping[str, Tensor], float, float | None]:
-    path = checkpoint.find(folder, or_export=True)
+    path = checkpoint.find(folder, or_export=True, only=checkpoint.WEIGHTS)
     config, scale = checkpoint.load_config_and_scale(path)
     weights = checkpoint.load_weights(path, "student")
     if model == "teacher":

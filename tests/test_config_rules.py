@@ -167,3 +167,22 @@ def test_a_schedule_that_was_asked_for_and_does_not_fit_is_refused(tmp_path, ove
     (tmp_path / "scheduled.yaml").write_text(WITH_SCHEDULE)
     with pytest.raises(ValueError, match=r"optim\.warmup_steps=\d+ \+ optim\.cooldown_steps=\d+ exceed train\.steps"):
         validate(load(*overrides, preset=tmp_path / "scheduled.yaml"), 1)
+
+
+@pytest.mark.parametrize(
+    ("best", "every", "words"),
+    [
+        ("eval/retrieval/student/r1", 0, "eval.every is 0"),
+        ("top1", 5, "names no metric"),
+        ("eval/linear_segmentation/student/miou", 5, "names no metric"),
+        ("eval/retrieval/both/r1", 5, "names no metric"),
+        ("eval/retrieval/student/r1", 5, None),
+    ],
+)
+def test_the_best_is_a_metric_of_the_evaluations_on_the_way(best, every, words):
+    config = load(f"train.keep_best={best}", f"eval.every={every}")
+    if words is None:
+        validate(config, 1)
+    else:
+        with pytest.raises(ValueError, match=words):
+            validate(config, 1)

@@ -16,7 +16,6 @@ folder, or --out. With options of DeepSpeed's launcher (--num_gpus, --hostfile, 
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import sys
 import tempfile
@@ -78,16 +77,16 @@ def load(args: argparse.Namespace) -> tuple[Config, Weights, Weights, int | None
     Raises ValueError for a path that holds no model, and for a preset that does not fit it.
     """
     from silc.model.load_export import is_export, load_export
-    from silc.train import checkpoint
+    from silc.train import checkpoint, manifest
 
     if is_export(args.model):
         config, student = load_export(args.model)
         return _configure(config, args), student, {}, None, args.model
-    path = checkpoint.find(args.model, or_export=True)
+    path = checkpoint.find(args.model, or_export=True, only=checkpoint.WEIGHTS)
     saved = checkpoint.load_config(path)
     teacher = checkpoint.load_weights(path, "teacher") if saved.objective.distill else {}
     folder = args.model if path != args.model else path.parent.parent
-    step = json.loads((path / "manifest.json").read_text(encoding="utf-8"))["step"]
+    step = manifest.read(path).step
     return _configure(saved, args), checkpoint.load_weights(path, "student"), teacher, step, folder
 
 

@@ -37,7 +37,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     from safetensors import SafetensorError
 
     from silc.model.load_export import is_export
-    from silc.train.checkpoint import export_open_clip, find
+    from silc.train.checkpoint import WEIGHTS, export_open_clip, find
 
     try:
         if args.out.exists() and not args.out.is_dir():
@@ -46,7 +46,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise ValueError(f"{args.out} holds other files and no earlier export; give a new folder")
         if is_export(args.checkpoint):
             raise ValueError(f"{args.checkpoint} is already an export; give a run folder or a checkpoint")
-        path = find(args.checkpoint)
+        path = find(args.checkpoint, only=WEIGHTS)
         call = export_open_clip(path, args.out, teacher=args.teacher)
     except (OSError, SafetensorError) as error:
         return _refused(f"{args.checkpoint} cannot be exported to {args.out}: {error}")

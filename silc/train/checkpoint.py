@@ -8,35 +8,38 @@
             teacher.safetensors  the teacher's fp32 average, whole
             trainer.pt           counters, data position, center, logit scale and bias with their optimiser's state
             config.yaml          the resolved configuration
-            manifest.json        names and sizes of all of the above, written last
+            manifest.json        names, sizes and hashes of all of the above, written last
+        step_00013000.tmp/       one that is being written
+        step_00012000.old/       one that is being removed, or replaced by another of its step
+        step_00011000.damaged/   one that train.resume=auto found damaged and passed over
 
-A checkpoint is written as `step_*.tmp` and renamed when its manifest is in place; readers trust only folders with a
-manifest that matches. All that the trainer needs to resume is here; nothing random is kept because order and
-augmentation are functions of (seed, position). The number of ranks and the ZeRO stage are no part of it.
+A checkpoint is written as `step_*.tmp` and renamed when its manifest is in place (:mod:`silc.train.saving`); readers
+trust only folders with a manifest that matches. All that the trainer needs to resume is here; nothing random is kept
+because order and augmentation are functions of (seed, position). The number of ranks and the ZeRO stage are no part of
+it.
 """
 
 from __future__ import annotations
 
-import json
-import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
+import contextlib
+from collections.abc import Collection
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import TYPE_CHECKING, Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 
 from silc.config import Config
-from silc.config_io import read_config, to_yaml
-from silc.distributed import barrier, broadcast_object
-from silc.errors import RunStopped
-from silc.files import check_regular, replacing, write_text
+from silc.config_io import read_config
+from silc.distributed import of_first
+from silc.files import check_regular
 from silc.model.export import export, loading_call
 from silc.model.scale import LogitScale
+from silc.text import plural
+from silc.train import manifest
 
 if TYPE_CHECKING:  # to read weights, no engine is needed
     from silc.train.state import TrainState
@@ -44,7 +47,8 @@ if TYPE_CHECKING:  # to read weights, no engine is needed
 # 1 and 2 had the optimiser's state in DeepSpeed's pickles, which are never loaded: they are not resumed. Their weights
 # are read.
 FORMAT = 3
-MAX_MANIFEST, MAX_NAME = 64 << 20, 4096  # bytes
+MAX_NAME = 4096  # bytes of `latest`
+WEIGHTS = ("student.safetensors", "teacher.safetensors", "trainer.pt", "config.yaml")  # what is read of a model
 
 
 def place(run: Path, step: int) -> Path:
@@ -52,69 +56,13 @@ def place(run: Path, step: int) -> Path:
     return run / "checkpoints" / f"step_{step:08d}"
 
 
-def save(run: Path, state: TrainState, config: Config) -> Path:
-    """Write a checkpoint below the folder of a run (collective: every rank must call it). Returns its path.
-
-    Raises RunStopped when it cannot be written, a full disk for one; the checkpoints before it are untouched.
-    """
-    world, step = state.world, state.counters.step
-    final = place(run, step)
-    draft = final.with_suffix(".tmp")
-    with _or_stop(draft):
-        if world.main:
-            for left in final.parent.glob("step_*.tmp"):  # by jobs that ended while they wrote
-                shutil.rmtree(left)
-            draft.mkdir(parents=True)
-        barrier()
-        state.engine.save(draft)
-        student = state.engine.master_weights(keep=world.main)
-        average = state.teacher.average() if state.teacher is not None else {}
-        trainer = {"format": FORMAT, "world_size": world.size, **state.state_dict()}
-        barrier()
-        if world.main:
-            with replacing(draft / "student.safetensors") as file:
-                save_file(student, file)
-            if average:
-                with replacing(draft / "teacher.safetensors") as file:
-                    save_file({k: v.cpu().contiguous() for k, v in average.items()}, file)
-            torch.save(trainer, draft / "trainer.pt")
-            (draft / "config.yaml").write_text(to_yaml(config), encoding="utf-8")
-            files = {str(p.relative_to(draft)): p.stat().st_size for p in sorted(draft.rglob("*")) if p.is_file()}
-            write_text(draft / "manifest.json", json.dumps({"format": FORMAT, "step": step, "files": files}, indent=1))
-            shutil.rmtree(final, ignore_errors=True)
-            # Before the renaming: a job that ends between the two leaves a name without a folder, which is passed over.
-            write_text(final.parent / "latest", final.name + "\n")
-            draft.rename(final)
-            for old in _whole(final.parent)[: -config.train.keep_checkpoints]:
-                shutil.rmtree(old)
-    barrier()
-    return final
-
-
-@contextmanager
-def _or_stop(draft: Path) -> Iterator[None]:
-    """Whatever keeps a checkpoint from being written ends the run with a message, and leaves no draft on the disk."""
-    try:
-        yield
-    except (OSError, RuntimeError, SafetensorError) as error:  # torch.save has RuntimeError for a full disk
-        shutil.rmtree(draft, ignore_errors=True)
-        if isinstance(error, FileNotFoundError):
-            raise RunStopped(
-                f"the checkpoint {draft.with_suffix('')} could not be written: {error.filename} is gone. Was the run "
-                "folder removed, or does each machine have one of its own? It must be on a disk that all share"
-            ) from error
-        disk = next(path for path in draft.parents if path.exists())
-        raise RunStopped(
-            f"the checkpoint {draft.with_suffix('')} could not be written: {str(error).partition(chr(10))[0]} "
-            f"({shutil.disk_usage(disk).free / 1e9:.1f} GB are free in {disk}); make room on that disk, then continue "
-            "from the last whole checkpoint with train.resume=auto"
-        ) from error
-
-
-def find(where: str | Path, *, or_export: bool = False) -> Path:
+def find(where: str | Path, *, or_export: bool = False, only: Collection[str] | None = None) -> Path:
     """A whole checkpoint from its own path, or the newest one of a run folder.
 
-    or_export: whether the caller takes an export too, which this is not; for the message.
+    Args:
+        where: its path.
+        or_export: whether the caller takes an export too, which this is not; for the message.
+        only: files whose content is compared with the manifest, see :func:`verify`.
 
     Raises ValueError saying what is wrong.
     """
@@ -123,31 +71,29 @@ def find(where: str | Path, *, or_export: bool = False) -> Path:
     if not path.is_dir():
         wrong = "is not a folder" if path.exists() else "does not exist"
         raise ValueError(f"{str(where)!r} {wrong}; give {kinds}")
-    if (path / "manifest.json").is_file():
-        return verify(path)
-    whole = _whole(path / "checkpoints")
-    if not whole:
+    if (path / manifest.NAME).is_file():
+        return verify(path, only)
+    found = whole(path / "checkpoints")
+    if not found:
         nothing = "neither a checkpoint nor an export" if or_export else "no whole checkpoint"
-        raise ValueError(f"{path} holds {nothing}; give {kinds}")
-    return verify(whole[-1])
+        drafts = [left.name for left in _left(path / "checkpoints") if _complete(left)]
+        more = f" (train.resume=auto takes {drafts[-1]}, which was written but not put in place)" if drafts else ""
+        raise ValueError(f"{path} holds {nothing}{more}; give {kinds}")
+    return verify(found[-1], only)
 
 
-def verify(path: Path) -> Path:
-    """Check a checkpoint against its manifest. Raises ValueError naming the first file that differs."""
-    manifest = path / "manifest.json"
+def verify(path: Path, only: Collection[str] | None = None) -> Path:
+    """Check a checkpoint against its manifest: all sizes, and the SHA-256 of the files in `only` (None: of all).
+
+    Raises ValueError naming the first file that differs.
+    """
     try:
-        check_regular(manifest, MAX_MANIFEST)
-        files = dict(json.loads(manifest.read_text(encoding="utf-8"))["files"])
-        if not all(isinstance(name, str) and "\0" not in name for name in files):
-            raise TypeError
-    except (OSError, ValueError, KeyError, TypeError, RecursionError):
-        raise ValueError(f"{manifest} is damaged; take an older checkpoint") from None
-    for name, size in files.items():
-        found = (path / name).stat().st_size if (path / name).is_file() else None
-        if found != size:
-            raise ValueError(
-                f"checkpoint {path}: {name} should hold {size} bytes, found {found}; take an older checkpoint"
-            )
+        wrong = manifest.faults(path, only)
+    except OSError as error:
+        raise ValueError(f"checkpoint {path} cannot be read: {error}; {manifest.OLDER}") from None
+    if wrong:
+        more = f" (and {plural(len(wrong) - 1, 'more fault')})" if len(wrong) > 1 else ""
+        raise ValueError(f"checkpoint {path}: {wrong[0]}{more}; {manifest.OLDER}")
     return path
 
 
@@ -243,35 +189,117 @@ def export_open_clip(path: Path, out: Path, *, teacher: bool = False) -> str:
     return loading_call(config, out.resolve())
 
 
+def sought(where: str) -> Path:
+    """The checkpoint that `where` names, or the newest undamaged one of a run folder, the same on every rank
+    (collective; the main rank looks, and says what it passes over).
+
+    Raises ValueError on every rank when there is none.
+    """
+
+    def look() -> tuple[str | None, str]:
+        try:
+            for path in [] if (Path(where) / manifest.NAME).is_file() else reversed(whole(Path(where) / "checkpoints")):
+                try:
+                    return str(verify(path)), ""
+                except ValueError as error:
+                    print(f"passed over: {error}", flush=True)
+            return str(find(where)), ""
+        except (OSError, ValueError) as error:
+            return None, str(error)
+
+    found, wrong = of_first(look)
+    if found is None:
+        raise ValueError(wrong)
+    return Path(found)
+
+
 def newest(run: Path) -> Path | None:
-    """The newest undamaged checkpoint of a run folder as rank 0 sees it, the same on every rank; None when it has none.
+    """The newest undamaged checkpoint of a run folder that is to go on, the same on every rank; None when it has none
+    (collective; the main rank looks, and says what it passes over).
+
+    What was written but not put in place is taken, and what is damaged is set aside under another name, so that it does
+    not count among the checkpoints that are kept.
 
     Raises ValueError when all of them are damaged: to start from nothing would lose the run silently.
     """
 
     def look() -> tuple[str | None, str | None]:
-        damaged = None
-        for path in reversed(_whole(run / "checkpoints")):
-            try:
-                return str(verify(path)), None
-            except ValueError as error:
-                damaged = str(error)
-                print(f"passed over: {error}", flush=True)
+        folder, damaged = run / "checkpoints", None
+        try:
+            for note in adopt(folder):
+                print(note, flush=True)
+            for path in reversed(whole(folder)):
+                try:
+                    return str(verify(path)), None
+                except ValueError as error:
+                    damaged = str(error)
+                    print(f"passed over: {error}", flush=True)
+                    with contextlib.suppress(OSError):  # where it cannot be renamed it stays
+                        path.rename(path.with_suffix(".damaged"))
+        except (OSError, ValueError) as error:
+            return None, f"{folder} cannot be read ({error})"
+        aside = sorted(path.name for path in folder.glob("step_*.damaged"))
+        if damaged is None and aside:
+            damaged = f"{aside[-1]} was found damaged before; remove it to start anew"
+        left = [path.name for path in _left(folder)]
+        if damaged is None and left:
+            print(f"{folder} holds no whole checkpoint: {left[-1]} was not finished", flush=True)
         return None, damaged
 
-    found, damaged = broadcast_object(look())
+    found, damaged = of_first(look)
     if damaged is not None:
-        raise ValueError(f"no undamaged checkpoint in {run}; the oldest: {damaged}")
+        raise ValueError(f"no undamaged checkpoint in {run}: {damaged}")
     return None if found is None else Path(found)
 
 
-def _whole(folder: Path) -> list[Path]:
-    """Folders with a manifest, by step. The one that `latest` names comes last: when a run went back to an earlier
-    checkpoint, it is not the highest.
+def adopt(folder: Path) -> list[str]:
+    """Put in place what was written whole but not renamed, or was about to be replaced, when a job ended.
+
+    Returns a sentence for each. Raises OSError.
     """
-    mark, last = folder / "latest", ""
-    if mark.exists():
-        check_regular(mark, MAX_NAME)
-        last = mark.read_text(encoding="utf-8").strip()
-    whole = [path.parent for path in folder.glob("step_*/manifest.json") if path.parent.suffix != ".tmp"]
-    return sorted(whole, key=lambda path: (path.name == last, path.name))
+    notes = []
+    for left in reversed(_left(folder)):  # a draft before what it was to replace
+        final = left.with_suffix("")
+        if not final.exists() and _complete(left):
+            left.rename(final)
+            notes.append(f"{left} is whole, the job ended before it was put in place: it is now {final.name}")
+    return notes
+
+
+def _left(folder: Path) -> list[Path]:
+    """What jobs that ended while they wrote have left: by step, drafts last."""
+    found = [path for path in folder.glob("step_*") if path.suffix in (".tmp", ".old") and path.is_dir()]
+    return sorted(found, key=lambda path: (path.stem, path.suffix))
+
+
+def _complete(path: Path) -> bool:
+    try:
+        return not manifest.faults(path, only=())
+    except (OSError, ValueError):
+        return False
+
+
+def whole(folder: Path) -> list[Path]:
+    """Folders with a manifest, the one written last at the end. Raises OSError.
+
+    `latest` names it; where that is missing or names nothing, the times in the manifests say which: when a run went
+    back to an earlier checkpoint, it is not the highest step.
+    """
+    found = [path.parent for path in folder.glob(f"step_*/{manifest.NAME}") if not path.parent.suffix]
+    last = _marked(folder)
+    return sorted(found, key=lambda path: (path.name == last, _written(path), path.name))
+
+
+def _marked(folder: Path) -> str:
+    try:
+        check_regular(folder / "latest", MAX_NAME)
+        return (folder / "latest").read_text(encoding="utf-8", errors="replace").strip()
+    except (OSError, ValueError):
+        return ""
+
+
+def _written(path: Path) -> float:
+    try:
+        return manifest.read(path).written
+    except (OSError, ValueError):
+        return 0.0

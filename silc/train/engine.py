@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from silc.config import Config
 from silc.distributed import World
 from silc.teacher import Fragment
-from silc.train.moments import Part, load_moments, save_moments
+from silc.train.moments import Moments, Part, load_moments
 from silc.train.optim import build_optimizer, frozen, parameter_groups, set_learning_rate
 
 
@@ -178,15 +178,17 @@ class Engine:
                 whole[name] = value.detach().cpu().clone()
         return whole
 
-    def save(self, folder: Path) -> None:
-        """Write the optimiser's state below `folder`, one file a rank; see :mod:`silc.train.moments`."""
+    def moments(self, *, copied: bool) -> Moments:
+        """The optimiser's state that this rank holds, to be written; see :mod:`silc.train.moments`.
+
+        copied: it is not changed by the steps that follow.
+        """
         self._begin_state()
-        (folder / "engine").mkdir(exist_ok=True)
-        save_moments(folder / "engine", self._rank, self._parts(), self._steps())
+        return Moments.of(self._rank, self._parts(), self._steps(), copied=copied)
 
     @torch.no_grad()
     def load(self, folder: Path, masters: dict[str, Tensor]) -> None:
-        """Take the optimiser's state that :meth:`save` wrote on any number of ranks in any stage, and whole masters.
+        """Take the optimiser's state that :meth:`moments` gave on any number of ranks in any stage, and whole masters.
 
         masters: of :meth:`master_weights`; the student must have begun with these weights, so that its low-precision
         copy, which DeepSpeed rounds from them, needs no refresh.

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 
 from silc.config import Config
@@ -18,15 +18,17 @@ from silc.errors import RunInterrupted, RunStopped
 from silc.objective import plan_views
 from silc.storage import Totals
 from silc.text import plural
-from silc.train import checkpoint
+from silc.train.cadence import Cadence
 from silc.train.meter import Meter
 from silc.train.metrics import MetricLog
 from silc.train.progress import Progress
+from silc.train.saving import Saver
 from silc.train.schedule import learning_rate
 from silc.train.state import Counters, TrainState
 from silc.train.step import SilcStep, StepReport
 from silc.train.stop import StopRequest
 
+Evaluate = Callable[[], Mapping[str, float]]  # metrics by the names of the log; empty on all ranks but the main one
 SAID_EVERY = 30.0  # seconds between lines about data that do not arrive
 
 
@@ -39,17 +41,24 @@ class Trainer:
         batches: this rank's share of each step's batch, from `state.counters.position` on.
         folder: the run folder; checkpoints and the list of discarded steps go there.
         log: where metrics are written; None on all ranks but the main one.
+        last: the checkpoint of this run folder that the state was taken from, if any.
     """
 
     def __init__(
-        self, config: Config, state: TrainState, batches: Iterable[Batch], folder: Path, log: MetricLog | None
+        self,
+        config: Config,
+        state: TrainState,
+        batches: Iterable[Batch],
+        folder: Path,
+        log: MetricLog | None,
+        last: Path | None = None,
     ) -> None:
         self.config, self.state, self.world = config, state, state.world
         self.batches, self.folder, self.log = batches, folder, log
         self.step = SilcStep(config, plan_views(config), state)
-        self._written: Path | None = None  # the last checkpoint
+        self.cadence = Cadence(config.train, Saver(folder, config, state, last))
 
-    def run(self, evaluate: Callable[[], object] | None = None) -> Counters:
+    def run(self, evaluate: Evaluate | None = None) -> Counters:
         """Train to `train.steps`; save every `train.save_every` steps and call `evaluate` every `eval.every`.
 
         Raises RunStopped after too many bad steps in a row or when data cannot be read, and RunInterrupted when a
@@ -90,6 +99,7 @@ class Trainer:
         with meter.waiting():
             try:
                 batch = self._arrived(batches, request, progress)
+                reason = self.cadence.saver.failure()
             except RunStopped as error:
                 reason = str(error)
             asked = request.agreed(failed=reason is not None)
@@ -99,7 +109,7 @@ class Trainer:
         reasons = {rank: text for rank, text in enumerate(all_gather_objects(reason)) if text is not None}
         step = self.state.counters.step
         with meter.paused():
-            path = self._saved()
+            path = self.saved()
         where = f"at step {step} of {self.config.train.steps}"
         goes_on = (
             "nothing was trained yet"
@@ -179,32 +189,23 @@ class Trainer:
         found: dict[str, float] = {"read_gb": read / 1e9, "read_retries": totals.retries}
         return found | ({"read_over_used": read / totals.bytes_used} if totals.bytes_used else {})
 
-    def _periodic(self, meter: Meter, evaluate: Callable[[], object] | None) -> None:
+    def _periodic(self, meter: Meter, evaluate: Evaluate | None) -> None:
         """Checkpoint and evaluation between steps; after the last step the caller does both."""
         step = self.state.counters.step
         if step >= self.config.train.steps:
             return
-        if self.config.train.save_every and step % self.config.train.save_every == 0:
+        if self.cadence.due(step):
             with meter.paused():
-                self.save()
+                self.cadence.save()
         if evaluate is not None and self.config.eval.every and step % self.config.eval.every == 0:
             with meter.paused():
-                evaluate()
+                self.cadence.judge(evaluate())
 
-    def save(self) -> Path:
-        """Write a checkpoint (collective)."""
-        self._written = checkpoint.save(self.folder, self.state, self.config)
-        return self._written
-
-    def _saved(self) -> Path | None:
-        """The checkpoint of this step, written unless this run has done so; None before the first step (collective).
-
-        One that is there by that name may be of another course of the run, which went back to an earlier step.
+    def saved(self) -> Path | None:
+        """The checkpoint of this step, whole on the disk, written unless this course of the run has done so; None
+        before the first step (collective). Raises RunStopped.
         """
-        step = self.state.counters.step
-        if not step or self._written == checkpoint.place(self.folder, step):
-            return self._written
-        return self.save()
+        return self.cadence.saved(self.state.counters.step)
 
     def close(self) -> None:
         """Close the logs."""

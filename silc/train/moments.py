@@ -47,16 +47,35 @@ class Part:
     moment: Callable[[str], Tensor]
 
 
-def save_moments(folder: Path, rank: int, parts: list[Part], step: int) -> None:
-    """Write this rank's file below `folder`, which must exist. Raises OSError."""
-    tensors = {
-        f"{moment}/{part.name}": part.moment(moment).detach().float().cpu().contiguous()
-        for part in parts
-        for moment in MOMENTS
-    }
-    offsets = {part.name: part.start for part in parts}
-    with replacing(folder / f"moments_{rank:05d}.safetensors") as file:
-        save_file(tensors, file, {"step": str(step), "offsets": json.dumps(offsets)})
+@dataclass(frozen=True)
+class Moments:
+    """What one rank writes: tensors fp32 [numel] by `MOMENT/NAME`, on the CPU; and the metadata of its file."""
+
+    rank: int
+    tensors: dict[str, Tensor]
+    metadata: dict[str, str]
+
+    @classmethod
+    def of(cls, rank: int, parts: list[Part], step: int, *, copied: bool) -> Moments:
+        """Of this rank's parts. copied: the tensors are not changed by the steps that follow."""
+        tensors = {
+            f"{moment}/{part.name}": on_cpu(part.moment(moment), copied=copied) for part in parts for moment in MOMENTS
+        }
+        offsets = {part.name: part.start for part in parts}
+        return cls(rank, tensors, {"step": str(step), "offsets": json.dumps(offsets)})
+
+    def write(self, folder: Path) -> Path:
+        """Write this rank's file below `folder`, which must exist. Returns its path. Raises OSError."""
+        path = folder / f"moments_{self.rank:05d}.safetensors"
+        with replacing(path) as file:
+            save_file(self.tensors, file, self.metadata)
+        return path
+
+
+def on_cpu(tensor: Tensor, *, copied: bool) -> Tensor:
+    """A tensor's fp32 values on the CPU, contiguous. copied: in memory of their own, not in the tensor's."""
+    found = tensor.detach().float().cpu().contiguous()
+    return found.clone() if copied and found.data_ptr() == tensor.data_ptr() else found
 
 
 def load_moments(folder: Path, parts: list[Part]) -> int:

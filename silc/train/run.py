@@ -107,8 +107,9 @@ def _finish(trainer: Trainer, data: EvalData | None, command: Sequence[str]) -> 
 def _train(trainer: Trainer, data: EvalData | None) -> Path:
     """The last checkpoint."""
     started, batch = time.perf_counter(), trainer.config.train.global_batch
-    counters = trainer.run(None if data is None else lambda: _evaluate(trainer, data, trainer.config.eval.during))
-    path = trainer.save()
+    counters = trainer.run(None if data is None else lambda: _evaluate_on_the_way(trainer, data))
+    path = trainer.saved()
+    assert path is not None, "train.steps is positive"
     if trainer.world.main:
         minutes = (time.perf_counter() - started) / 60
         print(
@@ -141,6 +142,12 @@ def _evaluate_last(trainer: Trainer, data: EvalData, command: Sequence[str]) -> 
             f"the last evaluation failed ({error}); the run is trained, saved and exported. Measure it again with: "
             f"silc evaluate {trainer.folder}"
         ) from error
+
+
+def _evaluate_on_the_way(trainer: Trainer, data: EvalData) -> dict[str, float]:
+    """Metrics by the names of the log; empty on all ranks but the main one (collective)."""
+    _, results = _evaluate(trainer, data, trainer.config.eval.during)
+    return runner.scalars(results) if trainer.world.main else {}
 
 
 def _evaluate(trainer: Trainer, data: EvalData, tasks: Sequence[str]) -> tuple[list[Towers], list[runner.Result]]:

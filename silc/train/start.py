@@ -14,7 +14,7 @@ from silc import config_io
 from silc.config import Config
 from silc.config_rules import has_evaluation_data
 from silc.data import build_loader
-from silc.distributed import World, broadcast_object
+from silc.distributed import World, broadcast_object, of_first
 from silc.model.silc import build
 from silc.text import plural
 from silc.train import checkpoint
@@ -63,7 +63,14 @@ def start(config: Config, world: World, shards: list[str] | None, folder: Path, 
     log = open_folder(config, state, folder)
     if world.main:
         print(banner(config, state, folder), flush=True)
-    return Trainer(config, state, loader, folder, log)
+    last = None if resumed is None or not of_first(lambda: _is_newest(resumed.path, folder)) else resumed.path
+    return Trainer(config, state, loader, folder, log, last)
+
+
+def _is_newest(path: Path, folder: Path) -> bool:
+    """Whether train.resume=auto would go on from this checkpoint: else the run goes back, or on in another folder."""
+    found = checkpoint.whole(folder / "checkpoints")
+    return bool(found) and found[-1].resolve() == path.resolve()
 
 
 def _restored(config: Config, world: World, resumed: Resumed) -> TrainState:
@@ -93,8 +100,10 @@ def find_resumed(config: Config, world: World, folder: Path) -> Resumed | None:
     wanted = config.train.resume
     if wanted is None:
         return None
-    path = checkpoint.newest(folder) if wanted == "auto" else checkpoint.find(wanted)
+    path = checkpoint.newest(folder) if wanted == "auto" else checkpoint.sought(wanted)
     if path is None:
+        if world.main:
+            print(f"train.resume=auto: {folder} has no checkpoint yet, the run starts at step 0", flush=True)
         return None
     saved = checkpoint.load_trainer(path, world.device)
     notes = check_same_run(checkpoint.load_config(path), config, path)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import stat
@@ -14,10 +15,18 @@ from silc.config import Config, TrainConfig
 from silc.distributed import World
 from silc.errors import RunStopped
 from silc.model import LogitScale
-from silc.train import checkpoint
+from silc.train import checkpoint, saving
 from silc.train.state import Counters, TrainState
 
 CPU = torch.device("cpu")
+
+
+class Written:
+    """What an engine's moments are."""
+
+    def write(self, folder: Path) -> Path:
+        (folder / "shard").write_bytes(bytes(100))
+        return folder / "shard"
 
 
 class StandIn:
@@ -25,9 +34,8 @@ class StandIn:
 
     loaded = ""
 
-    def save(self, folder: Path) -> None:
-        (folder / "engine").mkdir()
-        (folder / "engine" / "shard").write_bytes(bytes(100))
+    def moments(self, *, copied: bool) -> Written:
+        return Written()
 
     def master_weights(self, keep: bool) -> dict[str, torch.Tensor]:
         return {"w": torch.arange(3.0)}
@@ -53,7 +61,7 @@ def state_at(step: int, teacher: StandIn | None = None, engine: StandIn | None =
 
 def save(run: Path, step: int, keep: int = 10, teacher: StandIn | None = None, engine: StandIn | None = None) -> Path:
     config = Config(preset="mine", train=TrainConfig(keep_checkpoints=keep))
-    return checkpoint.save(run, state_at(step, teacher, engine), config)
+    return saving.save(run, state_at(step, teacher, engine), config)
 
 
 def steps(run: Path) -> list[int]:
@@ -67,6 +75,7 @@ def test_holds_everything_and_says_so(tmp_path: Path) -> None:
     present = {str(f.relative_to(path)): f.stat().st_size for f in path.rglob("*") if f.is_file()}
     present.pop("manifest.json")
     assert manifest["files"] == present
+    assert manifest["sha256"] == {name: hashlib.sha256((path / name).read_bytes()).hexdigest() for name in present}
     parts = {"engine/shard", "student.safetensors", "teacher.safetensors", "trainer.pt", "config.yaml"}
     assert present.keys() == parts
     assert (tmp_path / "checkpoints" / "latest").read_text() == "step_00000012\n"
@@ -82,7 +91,7 @@ def test_a_state_comes_back_whole(tmp_path: Path) -> None:
     sum(parameter.sum() for parameter in saved.scale.parameters()).backward()
     saved.scale_optimizer.step()
     config = Config(preset="mine")
-    path = checkpoint.save(tmp_path, saved, config)
+    path = saving.save(tmp_path, saved, config)
     state = state_at(0, teacher=StandIn())
     checkpoint.restore(path, checkpoint.load_trainer(path, CPU), state, checkpoint.load_weights(path, "student"))
     assert (state.engine.loaded, state.teacher.loaded) == (path.name, "average")
@@ -123,11 +132,12 @@ def test_a_truncated_or_missing_file_is_refused(tmp_path: Path, name: str) -> No
 
 
 def test_what_was_not_finished_is_not_seen(tmp_path: Path) -> None:
-    """A draft, even one with its manifest, and a folder without one."""
+    """A draft without its manifest, and a folder without one."""
     path = save(tmp_path, 1)
     path.rename(path.with_suffix(".tmp"))
+    (path.with_suffix(".tmp") / "manifest.json").unlink()
     (tmp_path / "checkpoints" / "step_00000002").mkdir()
-    with pytest.raises(ValueError, match="no whole checkpoint"):
+    with pytest.raises(ValueError, match="no whole checkpoint; give"):
         checkpoint.find(tmp_path)
     assert checkpoint.newest(tmp_path) is None
     assert save(tmp_path, 1) == checkpoint.find(tmp_path)
@@ -155,7 +165,10 @@ class FullDisk(StandIn):
     def __init__(self, error: Exception) -> None:
         self.error = error
 
-    def save(self, folder: Path) -> None:
+    def moments(self, *, copied: bool) -> FullDisk:
+        return self
+
+    def write(self, folder: Path) -> Path:
         (folder / "half").write_bytes(bytes(100))
         raise self.error
 
@@ -253,7 +266,6 @@ def test_nothing_waits_for_a_pipe(tmp_path):
         (path / "student.safetensors", lambda: checkpoint.load_weights(path, "student")),
         (path / "config.yaml", lambda: checkpoint.load_config(path)),
         (path / "manifest.json", lambda: checkpoint.find(tmp_path)),
-        (mark, lambda: checkpoint.find(tmp_path)),
     ):
         kept = file.read_bytes()
         file.unlink()
@@ -262,4 +274,6 @@ def test_nothing_waits_for_a_pipe(tmp_path):
             read()
         file.rename(tmp_path / "pipe")
         file.write_bytes(kept)
+    mark.unlink()
+    (tmp_path / "pipe").rename(mark)
     assert checkpoint.find(tmp_path) == path

@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
-from silc.train.moments import MOMENTS, Part, load_moments, save_moments
+from silc.train.moments import MOMENTS, Moments, Part, load_moments
 
 SIZES = {"a": 7, "b.weight": 40, "c": 1}
 
@@ -49,7 +49,7 @@ def write(folder: Path, cuts: list[int], values: dict[str, torch.Tensor], step: 
     for old in folder.iterdir():
         old.unlink()
     for rank, mine in enumerate(parts(cuts, values)):
-        save_moments(folder, rank, mine, step)
+        Moments.of(rank, mine, step, copied=False).write(folder)
 
 
 CUTS = st.lists(st.integers(0, sum(SIZES.values())), max_size=6)

@@ -1,0 +1,70 @@
+"""Which checkpoints of a run stay: the last ones, every N-th step for good, and the best by a metric.
+
+run/checkpoints/best     {"checkpoint": NAME, "metric": ..., "value": ...}, with train.keep_best
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from silc.config import TrainConfig
+from silc.files import check_regular, write_text
+
+MAX_BYTES = 4096
+
+
+@dataclass(frozen=True)
+class Best:
+    """The checkpoint with the highest value of a metric so far."""
+
+    checkpoint: str
+    metric: str
+    value: float
+
+
+def read_best(folder: Path) -> Best | None:
+    """What `folder`/best says; None where there is none, or none that can be read: the next evaluation writes it."""
+    try:
+        check_regular(folder / "best", MAX_BYTES)
+        found = json.loads((folder / "best").read_text(encoding="utf-8"))
+        best = Best(str(found["checkpoint"]), str(found["metric"]), float(found["value"]))
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        return None
+    return best if math.isfinite(best.value) else None
+
+
+def better(folder: Path, name: str, metric: str, metrics: Mapping[str, float]) -> Best | None:
+    """`name` as the new best; None where an earlier checkpoint has at least its value.
+
+    Raises KeyError where the evaluation has no such metric.
+    """
+    value, before = metrics[metric], read_best(folder)
+    if (
+        before is not None
+        and before.metric == metric
+        and before.value >= value
+        and (folder / before.checkpoint).exists()
+    ):
+        return None
+    return Best(name, metric, value)
+
+
+def write_best(folder: Path, best: Best) -> None:
+    """Raises OSError."""
+    write_text(folder / "best", json.dumps(asdict(best)) + "\n")
+
+
+def superfluous(kept: Sequence[Path], config: TrainConfig) -> list[Path]:
+    """Those that may be removed. kept: the whole checkpoints of a run, `step_*`, the newest last."""
+    best = read_best(kept[0].parent) if kept and config.keep_best else None
+
+    def stays(path: Path) -> bool:
+        step = int(path.name.removeprefix("step_"))
+        for_good = config.keep_every and step % config.keep_every == 0
+        return bool(for_good) or (best is not None and path.name == best.checkpoint)
+
+    return [path for path in kept[: -config.keep_checkpoints] if not stays(path)]

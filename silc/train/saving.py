@@ -1,0 +1,235 @@
+"""Writing checkpoints: a copy of the state, then the files, then the name. See :mod:`silc.train.checkpoint`.
+
+Three parts, so that the second and third can run beside the steps that follow (train.save_in_background):
+
+1. all ranks copy the state to the CPU, with the collectives that this needs;
+2. each rank writes its files into `step_*.tmp`, and hashes them;
+3. the main rank writes the manifest and renames the folder, when the files of all ranks are on the disk.
+
+What fails on one rank ends the run on all of them, with a message. A checkpoint is removed only when its successor is
+in place; what a kill can leave behind at any moment is put right by the next start or save, see :func:`adopt`.
+"""
+
+from __future__ import annotations
+
+import io
+import shutil
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import save_file
+from torch import Tensor
+
+from silc.config import Config
+from silc.config_io import to_yaml
+from silc.distributed import all_gather_objects, apart
+from silc.errors import RunStopped
+from silc.files import replacing, sync_folder, write_text
+from silc.train import manifest
+from silc.train.checkpoint import FORMAT, adopt, place, whole
+from silc.train.manifest import FileRecord
+from silc.train.moments import Moments
+from silc.train.retention import superfluous
+from silc.train.state import TrainState
+
+T = TypeVar("T")
+Exchange = Callable[[Any], list[Any]]  # every rank's value, in the order of ranks (collective)
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """What this rank writes of a state; nothing in it is changed by later steps if it was copied.
+
+    student, average, trainer: whole fp32 weights and the content of trainer.pt; empty on all ranks but the main one.
+    """
+
+    step: int
+    main: bool
+    moments: Moments
+    student: dict[str, Tensor]
+    average: dict[str, Tensor]
+    trainer: bytes
+    config: str
+
+    @classmethod
+    def of(cls, state: TrainState, config: Config, *, copied: bool) -> Snapshot:
+        """Of a state (collective)."""
+        main = state.world.main
+        moments = state.engine.moments(copied=copied)
+        student = state.engine.master_weights(keep=main)
+        average = state.teacher.average() if state.teacher is not None else {}
+        kept = {name: value.cpu().contiguous() for name, value in average.items()} if main else {}
+        trainer = io.BytesIO()
+        torch.save({"format": FORMAT, "world_size": state.world.size, **state.state_dict()}, trainer)
+        written = trainer.getvalue() if main else b""
+        return cls(state.counters.step, main, moments, student, kept, written, to_yaml(config))
+
+    def write(self, draft: Path) -> dict[str, FileRecord]:
+        """Write this rank's files below `draft`, which must exist. Returns their records. Raises OSError."""
+        files = [self.moments.write(draft / "engine")]
+        if self.main:
+            for name, weights in (("student", self.student), ("teacher", self.average)):
+                if weights:
+                    files.append(draft / f"{name}.safetensors")
+                    with replacing(files[-1]) as file:
+                        save_file(weights, file)
+            for path, content in ((draft / "trainer.pt", self.trainer), (draft / "config.yaml", self.config.encode())):
+                files.append(path)
+                with replacing(path) as file:
+                    file.write_bytes(content)
+        return {str(file.relative_to(draft)): manifest.record(file) for file in files}
+
+
+class Saver:
+    """Writes the checkpoints of a run, one at a time.
+
+    Args:
+        run: the run folder.
+        config: of the run.
+        state: what is saved.
+        last: the checkpoint that the state was taken from, if it is one of this run folder.
+
+    Attributes:
+        last: the newest checkpoint of this course of the run; None before the first.
+    """
+
+    def __init__(self, run: Path, config: Config, state: TrainState, last: Path | None = None) -> None:
+        self.run, self.config, self.state, self.last = run, config, state, last
+        self._apart: Exchange | None = None
+        self._thread: threading.Thread | None = None
+        self._failure: RunStopped | None = None
+
+    def save(self, *, background: bool = False) -> Path:
+        """Write a checkpoint (collective). Returns its path.
+
+        background: return when the state is copied; :meth:`settle` waits for the rest.
+
+        Raises RunStopped on all ranks when it cannot be written, a full disk for one, or when an earlier one could not;
+        the checkpoints before it are untouched.
+        """
+        self.settle()
+        path = place(self.run, self.state.counters.step)
+        snapshot = Snapshot.of(self.state, self.config, copied=background)
+        self.last = path
+        if background:
+            self._apart = self._apart or apart()
+            # Not a daemon: a process that ends meanwhile ends when the files are written.
+            self._thread = threading.Thread(target=self._write_apart, args=(snapshot, path, self._apart))
+            self._thread.start()
+        else:
+            write(snapshot, path, self.config, all_gather_objects)
+        return path
+
+    def _write_apart(self, snapshot: Snapshot, path: Path, exchange: Exchange) -> None:
+        try:
+            write(snapshot, path, self.config, exchange)
+        except RunStopped as error:
+            self._failure = error
+        except Exception as error:  # a rank that has gone, say: above a thread there is no one
+            self._failure = RunStopped(f"the checkpoint {path} could not be written: {error}")
+
+    def settle(self) -> None:
+        """Wait for a checkpoint that is being written. Raises RunStopped where it could not be."""
+        if self._thread is not None:
+            self._thread.join()
+            self._thread = None
+        if self._failure is not None:
+            failure, self._failure, self.last = self._failure, None, None
+            raise failure
+
+    def failure(self) -> str | None:
+        """Why the checkpoint that was being written could not be; None while it is, or if it is there."""
+        return None if self._failure is None else str(self._failure)
+
+
+def save(run: Path, state: TrainState, config: Config) -> Path:
+    """Write a checkpoint below the folder of a run, see :meth:`Saver.save` (collective). Returns its path."""
+    return Saver(run, config, state).save()
+
+
+def write(snapshot: Snapshot, final: Path, config: Config, exchange: Exchange) -> None:
+    """The files and the name of a checkpoint (collective, over `exchange`). Raises RunStopped on all ranks."""
+    draft = final.with_suffix(".tmp")
+    try:
+        _all(final, exchange, lambda: _begin(draft) if snapshot.main else None)
+        files = _all(final, exchange, lambda: snapshot.write(draft))
+        together = {name: one for rank in files for name, one in rank.items()}
+        _all(final, exchange, lambda: _finish(draft, final, snapshot.step, together, config) if snapshot.main else None)
+    except RunStopped:
+        if snapshot.main:
+            shutil.rmtree(draft, ignore_errors=True)
+        raise
+
+
+def _begin(draft: Path) -> None:
+    """An empty draft; what jobs that ended while they wrote have left is taken or removed."""
+    adopt(draft.parent)
+    for left in (*draft.parent.glob("step_*.tmp"), *draft.parent.glob("step_*.old")):
+        _remove(left)
+    (draft / "engine").mkdir(parents=True)
+
+
+def _finish(draft: Path, final: Path, step: int, files: dict[str, FileRecord], config: Config) -> None:
+    """The manifest, and the name; then what the checkpoint replaces goes."""
+    manifest.write(draft, step, files)
+    sync_folder(draft / "engine")
+    sync_folder(draft)
+    # Before the renaming: a job that ends between the two leaves a name without a folder, which is passed over.
+    write_text(final.parent / "latest", final.name + "\n")
+    if final.exists():  # of this step, of another course of the run
+        final.rename(final.with_suffix(".old"))
+    draft.rename(final)
+    sync_folder(final.parent)
+    for old in (*final.parent.glob("step_*.old"), *superfluous(whole(final.parent), config.train)):
+        _remove(old)
+
+
+def _remove(path: Path) -> None:
+    """Remove a checkpoint; one that is half removed does not look like one."""
+    aside = path if path.suffix else path.with_suffix(".old")
+    try:
+        if path != aside:
+            path.rename(aside)
+        if aside.is_dir():
+            (aside / manifest.NAME).unlink(missing_ok=True)
+            shutil.rmtree(aside)
+        else:  # a file by the name of a checkpoint
+            aside.unlink()
+    except OSError as error:  # the one that was written is in place all the same
+        print(f"{path}, which is superseded, could not be removed: {error.strerror}", flush=True)
+
+
+def _all(final: Path, exchange: Exchange, act: Callable[[], T]) -> list[T]:
+    """What `act` returns on every rank. Raises RunStopped on all of them where it fails on any."""
+    made, wrong = None, None
+    try:
+        made = act()
+    except (OSError, RuntimeError, SafetensorError) as error:  # torch and safetensors have their own for a full disk
+        wrong = _why(final, error)
+    found = exchange((made, wrong))
+    for rank, (_, text) in enumerate(found):
+        if text is not None:
+            raise RunStopped(text if len(found) == 1 else f"{text} (rank {rank})")
+    return [each for each, _ in found]
+
+
+def _why(final: Path, error: Exception) -> str:
+    """In words, with the way out."""
+    what = f"the checkpoint {final} could not be written"
+    if isinstance(error, FileNotFoundError):
+        return (
+            f"{what}: {error.filename} is gone. Was the run folder removed, or does each machine have one of its own? "
+            "It must be on a disk that all share"
+        )
+    if isinstance(error, FileExistsError | NotADirectoryError | IsADirectoryError):
+        return f"{what}: {error.filename} is in the way ({error.strerror}); move it, then go on with train.resume=auto"
+    disk = next(path for path in final.parents if path.exists())
+    return (
+        f"{what}: {str(error).partition(chr(10))[0]} ({shutil.disk_usage(disk).free / 1e9:.1f} GB are free in {disk}); "
+        "make room on that disk, then continue from the last whole checkpoint with train.resume=auto"
+    )
