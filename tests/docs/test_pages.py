@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from silc.commands import check as check_command
 from silc.commands import claims, evaluate, export, launcher, shards, train
 from tools.run_blocks import blocks
 
@@ -24,6 +25,7 @@ PAGES = [
 IDS = [str(page.relative_to(ROOT)) for page in PAGES]
 SHELL = ("bash", "sh", "console")
 PARSE = {
+    "check": check_command.parse,
     "train": train.parse,
     "evaluate": evaluate.parse,
     "export": export.parse,
