@@ -142,6 +142,10 @@ class Saver:
             failure, self._failure, self.last = self._failure, None, None
             raise failure
 
+    def busy(self) -> bool:
+        """Whether a checkpoint is being written."""
+        return self._thread is not None and self._thread.is_alive()
+
     def failure(self) -> str | None:
         """Why the checkpoint that was being written could not be; None while it is, or if it is there."""
         return None if self._failure is None else str(self._failure)
