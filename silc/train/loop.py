@@ -39,15 +39,23 @@ class Trainer:
         batches: this rank's share of each step's batch, from `state.counters.position` on.
         folder: the run folder; checkpoints and the list of discarded steps go there.
         log: where metrics are written; None on all ranks but the main one.
+        finished: the checkpoint that is resumed with nothing left to train, which is kept as it is.
     """
 
     def __init__(
-        self, config: Config, state: TrainState, batches: Iterable[Batch], folder: Path, log: MetricLog | None
+        self,
+        config: Config,
+        state: TrainState,
+        batches: Iterable[Batch],
+        folder: Path,
+        log: MetricLog | None,
+        finished: Path | None = None,
     ) -> None:
         self.config, self.state, self.world = config, state, state.world
         self.batches, self.folder, self.log = batches, folder, log
         self.step = SilcStep(config, plan_views(config), state)
         self._written: Path | None = None  # the last checkpoint
+        self._finished = finished
 
     def run(self, evaluate: Callable[[], object] | None = None) -> Counters:
         """Train to `train.steps`; save every `train.save_every` steps and call `evaluate` every `eval.every`.
@@ -192,7 +200,9 @@ class Trainer:
                 evaluate()
 
     def save(self) -> Path:
-        """Write a checkpoint (collective)."""
+        """Write a checkpoint, where anything was trained (collective)."""
+        if self._finished is not None:
+            return self._finished
         self._written = checkpoint.save(self.folder, self.state, self.config)
         return self._written
 

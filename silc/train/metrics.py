@@ -43,6 +43,7 @@ class MetricLog:
         drop_later_rows(folder / "metrics.jsonl", step)
         drop_later_rows(folder / "skipped_steps.jsonl", step - 1)  # a discarded step is named by the step before it
         self._file = (folder / "metrics.jsonl").open("a", encoding="utf-8")
+        self._next: dict[str, Any] = {}
         self._board = self._wandb = None
         if config.train.tensorboard:
             from torch.utils.tensorboard import SummaryWriter
@@ -55,6 +56,7 @@ class MetricLog:
 
     def write(self, step: int, values: dict[str, Any]) -> None:
         """One row; scalars also go to TensorBoard and wandb."""
+        values, self._next = values | self._next, {}
         row = {"step": step, "time": round(time.time(), 3)} | {name: _plain(value) for name, value in values.items()}
         self._file.write(json.dumps(row) + "\n")
         self._file.flush()
@@ -64,6 +66,10 @@ class MetricLog:
                 self._board.add_scalar(name, value, step)
         if self._wandb is not None:
             self._wandb.log(scalars, step=step)
+
+    def with_next(self, values: dict[str, Any]) -> None:
+        """Have the next row hold these too."""
+        self._next |= values
 
     def close(self) -> None:
         """Flush and close."""

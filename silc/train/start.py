@@ -22,16 +22,22 @@ from silc.train.banner import banner
 from silc.train.loop import Trainer
 from silc.train.metrics import MetricLog
 from silc.train.same_data import check_same_data, check_same_everywhere
-from silc.train.same_run import check_same_run
+from silc.train.same_run import Changes, check_distillation, check_same_run, notes, trained_config
 from silc.train.sources import open_everywhere, together
 from silc.train.state import TrainState, build_state
 
 
 class Resumed(NamedTuple):
-    """A checkpoint to continue from. saved: its `trainer.pt`, see :func:`silc.train.checkpoint.load_trainer`."""
+    """A checkpoint to continue from.
+
+    saved: its `trainer.pt`, see :func:`silc.train.checkpoint.load_trainer`; config: what it was trained with; changes:
+    settings of this run that differ and change what follows.
+    """
 
     path: Path
     saved: dict[str, Any]
+    config: Config
+    changes: Changes
 
 
 def start(config: Config, world: World, shards: list[str] | None, folder: Path, resumed: Resumed | None) -> Trainer:
@@ -60,9 +66,14 @@ def start(config: Config, world: World, shards: list[str] | None, folder: Path, 
             print(note, flush=True)
     state = build_state(config, world) if resumed is None else _restored(config, world, resumed)
     state.data = loader.data
-    log = open_folder(config, state, folder)
+    finished = resumed if state.counters.step >= config.train.steps else None
+    log = open_folder(config, state, folder, finished)
     if world.main:
         print(banner(config, state, folder), flush=True)
+    if finished is not None:
+        return Trainer(trained_config(finished.config, config), state, loader, folder, log, finished.path)
+    if log is not None and resumed is not None and resumed.changes:
+        log.with_next({"resumed": resumed.changes})
     return Trainer(config, state, loader, folder, log)
 
 
@@ -97,15 +108,17 @@ def find_resumed(config: Config, world: World, folder: Path) -> Resumed | None:
     if path is None:
         return None
     saved = checkpoint.load_trainer(path, world.device)
-    notes = check_same_run(checkpoint.load_config(path), config, path)
+    trained = checkpoint.load_config(path)
+    changes = check_same_run(trained, config, path)
     step = saved["counters"]["step"]
     if broadcast_object(nothing_left(config, step, path, folder)):
         raise ValueError(
             f"cannot resume from {path}: already at step {step} of {config.train.steps}; give a larger train.steps"
         )
-    if world.main and notes:
-        print("\n".join(notes), flush=True)
-    return Resumed(path, saved)
+    check_distillation(trained, config, step, path)
+    if world.main and changes:
+        print("\n".join(notes(changes, trained, config, step)), flush=True)
+    return Resumed(path, saved, trained, changes)
 
 
 def nothing_left(config: Config, step: int, path: Path, folder: Path) -> bool:
@@ -126,14 +139,19 @@ def nothing_left(config: Config, step: int, path: Path, folder: Path) -> bool:
     return same and all(result["error"] is None for result in found["results"])
 
 
-def open_folder(config: Config, state: TrainState, folder: Path) -> MetricLog | None:
-    """The run folder with its first files, and its log; None on all ranks but the main one. Raises ValueError."""
+def open_folder(config: Config, state: TrainState, folder: Path, finished: Resumed | None = None) -> MetricLog | None:
+    """The run folder with its first files, and its log; None on all ranks but the main one. Raises ValueError.
+
+    finished: what is resumed with nothing left to train; the files go on saying what it was trained with.
+    """
     if not state.world.main:
         return None
+    written = config if finished is None else trained_config(finished.config, config)
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        (folder / "config.yaml").write_text(config_io.to_yaml(config), encoding="utf-8")
-        (folder / "deepspeed.json").write_text(json.dumps(state.engine.json, indent=1), encoding="utf-8")
+        (folder / "config.yaml").write_text(config_io.to_yaml(written), encoding="utf-8")
+        if finished is None:
+            (folder / "deepspeed.json").write_text(json.dumps(state.engine.json, indent=1), encoding="utf-8")
         return MetricLog(config, folder, state.counters.step)
     except OSError as error:
         raise ValueError(
