@@ -150,24 +150,23 @@ class Trainer:
 
     def _discarded(self, report: StepReport, in_a_row: int) -> None:
         """Count and name a discarded step; end the run when there are too many in a row."""
-        counters, limit = self.state.counters, self.config.train.max_bad_steps
+        counters, limit, fault = self.state.counters, self.config.train.max_bad_steps, report.fault
+        assert fault is not None
         counters.skipped_steps += 1
         if self.world.main:
-            shown, more = ", ".join(report.bad_keys[:8]), len(report.bad_keys) - 8
             print(
-                f"step {counters.step} was discarded ({in_a_row} in a row): its loss or gradient was not finite; "
-                "weights, teacher, center and schedule did not move; samples: "
-                f"{shown}{f' and {more} more' if more > 0 else ''}",
+                f"step {counters.step} was discarded ({in_a_row} in a row): {fault.words}; weights, teacher, center "
+                f"and schedule did not move{fault.shown_keys()}",
                 flush=True,
             )
             with (self.folder / "skipped_steps.jsonl").open("a", encoding="utf-8") as file:
-                record = {"step": counters.step, "position": counters.position, "keys": report.bad_keys}
+                record = {"step": counters.step, "position": counters.position, **fault.record()}
                 file.write(json.dumps(record) + "\n")
         if in_a_row >= limit:
             raise RunStopped(
                 f"{plural(in_a_row, 'step')} in a row {'was' if in_a_row == 1 else 'were'} not finite "
-                f"(train.max_bad_steps={limit}). The weights are those of step {counters.step}; the samples are in "
-                "skipped_steps.jsonl. Lower optim.lr, look at the data, or resume from an earlier checkpoint."
+                f"(train.max_bad_steps={limit}). The weights are those of step {counters.step}. Last, {fault.words}: "
+                f"{fault.way_out}. All of them are in skipped_steps.jsonl."
             )
 
     def _log(self, report: StepReport, meter: Meter, progress: Progress) -> None:

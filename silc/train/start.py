@@ -92,7 +92,8 @@ def _restored(config: Config, world: World, resumed: Resumed) -> TrainState:
     if world.main:
         ranks = resumed.saved["world_size"]
         other = "" if ranks == world.size else f", written by {plural(ranks, 'rank')}, on {plural(world.size, 'rank')}"
-        print(f"resumed from {resumed.path} at step {state.counters.step}{other}", flush=True)
+        said = f"resumed from {resumed.path} at step {state.counters.step}{other}"
+        print("\n".join([said, *notes(resumed.changes, resumed.config, config, state.counters.step)]), flush=True)
     return state
 
 
@@ -116,8 +117,6 @@ def find_resumed(config: Config, world: World, folder: Path) -> Resumed | None:
             f"cannot resume from {path}: already at step {step} of {config.train.steps}; give a larger train.steps"
         )
     check_distillation(trained, config, step, path)
-    if world.main and changes:
-        print("\n".join(notes(changes, trained, config, step)), flush=True)
     return Resumed(path, saved, trained, changes)
 
 
