@@ -185,7 +185,8 @@ def _samples(ranks: list[Found], step: int) -> Fault | None:
     whole = all(len(ranks[rank].keys) == ranks[rank].samples > 1 for rank in where)
     if whole and len(where) == len(ranks):
         words = "the features of every sample are not finite, although the weights are"
-        return Fault("features", where, words, f"the weights have grown too large: {_AGAIN}")
+        way = f"look at these samples, or, if other batches are bad too, the weights have grown too large: {_AGAIN}"
+        return Fault("features", where, words, way)
     if whole:
         words = f"the features of every sample{_on(where, ranks)} are not finite, and of none elsewhere"
         return Fault("samples", where, words, f"look at these samples; {_MACHINE}", keys)

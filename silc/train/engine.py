@@ -229,8 +229,7 @@ class Engine:
     def load(self, folder: Path, masters: dict[str, Tensor]) -> None:
         """Take the optimiser's state that :meth:`save` wrote on any number of ranks in any stage, and whole masters.
 
-        masters: of :meth:`master_weights`; the student must have begun with these weights, so that its low-precision
-        copy, which DeepSpeed rounds from them, needs no refresh.
+        masters: of :meth:`master_weights`.
 
         Raises ValueError for what is damaged.
         """
@@ -239,6 +238,19 @@ class Engine:
         for part in parts:
             part.master().copy_(masters[part.name].flatten()[part.start : part.start + part.numel])
         self._set_steps(load_moments(folder / "engine", parts))
+        self._refresh()
+
+    def _refresh(self) -> None:
+        """Have the working copy follow the masters, as after a step (collective)."""
+        zero = self._engine.optimizer
+        if self._stage != 3:
+            zero.update_lp_params()
+            return
+        zero._partition_all_parameters()
+        for number in range(len(zero.fp32_partitioned_groups_flat)):
+            zero._reassign_or_swap_out_partitioned_parameters(number)
+        if zero.persistent_parameters:
+            zero.persistent_parameters[0].all_gather(zero.persistent_parameters)
 
     @torch.no_grad()
     def _begin_state(self) -> None:

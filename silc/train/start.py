@@ -74,7 +74,7 @@ def start(config: Config, world: World, shards: list[str] | None, folder: Path, 
         return Trainer(trained_config(finished.config, config), state, loader, folder, log, finished.path)
     if log is not None and resumed is not None and resumed.changes:
         log.with_next({"resumed": resumed.changes})
-    return Trainer(config, state, loader, folder, log)
+    return Trainer(config, state, loader, folder, log, None if resumed is None else resumed.path)
 
 
 def _restored(config: Config, world: World, resumed: Resumed) -> TrainState:
@@ -151,7 +151,7 @@ def open_folder(config: Config, state: TrainState, folder: Path, finished: Resum
         (folder / "config.yaml").write_text(config_io.to_yaml(written), encoding="utf-8")
         if finished is None:
             (folder / "deepspeed.json").write_text(json.dumps(state.engine.json, indent=1), encoding="utf-8")
-        return MetricLog(config, folder, state.counters.step)
+        return MetricLog(config, folder, state.counters.step, state.counters.position)
     except OSError as error:
         raise ValueError(
             f"the run folder {folder} cannot be written: {error.strerror}; take another train.out"

@@ -25,6 +25,7 @@ class Counters:
     skipped_samples: int = 0  # samples that could not be read, this rank
     position: int = 0  # next sample of the stream, over all ranks
     seconds: float = 0.0  # training time, evaluation and saving left out
+    rewinds: int = 0  # times that the run went back to a checkpoint
 
 
 @dataclass

@@ -37,7 +37,7 @@ def discarded(world: World, folder: Path) -> dict[str, dict[str, Any]]:
         clean = make_trainer(run, world, folder / f"clean-{name}", shares(run, world, CLEAN))
         clean.run()
         clean.close()
-        expected = _bits(clean)
+        expected = bits(clean)
         batches = shares(run, world, CLEAN)
         batches[CLEAN - 1 : CLEAN - 1] = [_bad_batch(fault, run, world) for fault in faults]
         trainer = make_trainer(run, world, folder / f"faults-{name}", batches)
@@ -66,27 +66,27 @@ def _observe(trainer: Trainer, faults: list[str], expected: dict[str, Tensor]) -
         calls += 1
         if not 0 <= calls - CLEAN < len(faults):
             return inner(batch, **kwargs)
-        fault, before = faults[calls - CLEAN], _bits(trainer)
+        fault, before = faults[calls - CLEAN], bits(trainer)
         with FAULTS[fault](trainer):
             report = inner(batch, **kwargs)
-        moved = _differing(before, _bits(trainer))
+        moved = differing(before, bits(trainer))
         seen[fault] = {"applied": report.applied, "fault": asdict(report.fault), "moved": moved}
         return report
 
     trainer.step = step
-    with _white_is_nan(trainer.state.engine.module):
+    with white_is_nan(trainer.state.engine.module):
         counters = trainer.run()
     trainer.close()
-    ends = {"wrong_end": _differing(expected, _bits(trainer)), "counters": vars(counters)}
-    return {"seen": seen, "log": _skipped_log(trainer.folder)} | ends
+    ends = {"wrong_end": differing(expected, bits(trainer)), "counters": vars(counters)}
+    return {"seen": seen, "log": skipped_log(trainer.folder)} | ends
 
 
-def _skipped_log(folder: Path) -> list[dict[str, Any]]:
+def skipped_log(folder: Path) -> list[dict[str, Any]]:
     barrier()  # the main rank writes it
     return [json.loads(line) for line in (folder / "skipped_steps.jsonl").read_text().splitlines()]
 
 
-def _bits(trainer: Trainer) -> dict[str, Tensor]:
+def bits(trainer: Trainer) -> dict[str, Tensor]:
     """Everything a step may move: masters, moments, working weights, teacher, center, scale and its moments."""
     bits = {name: value.clone() for name, value in state_of(trainer).items()}
     moving = trainer.state
@@ -102,13 +102,13 @@ def _bits(trainer: Trainer) -> dict[str, Tensor]:
     return bits | {f"teacher_working.{name}": value.clone() for name, value in trainer.state.teacher.named_parameters()}
 
 
-def _differing(a: dict[str, Tensor], b: dict[str, Tensor]) -> list[str]:
+def differing(a: dict[str, Tensor], b: dict[str, Tensor]) -> list[str]:
     assert a.keys() == b.keys()
     return [name for name in a if not torch.equal(a[name], b[name])]
 
 
 @contextmanager
-def _white_is_nan(module: nn.Module) -> Any:
+def white_is_nan(module: nn.Module) -> Any:
     """Features of an all-white crop are NaN, wherever the sample that holds it comes to stand."""
 
     def plant(_: nn.Module, args: tuple[list[Tensor]], features: list[Tensor]) -> list[Tensor]:
@@ -193,13 +193,13 @@ def stopped(world: World, folder: Path) -> dict[str, Any]:
     batches = [*shares(run, world, 1), *(_bad_batch("sample", run, world) for _ in range(MAX_BAD + 1))]
     trainer = make_trainer(run, world, folder / "stopped", batches)
     message = ""
-    with _white_is_nan(trainer.state.engine.module):
+    with white_is_nan(trainer.state.engine.module):
         try:
             trainer.run()
         except RunStopped as error:
             message = str(error)
     trainer.close()
-    return {"message": message, "counters": vars(trainer.state.counters), "log": _skipped_log(trainer.folder)}
+    return {"message": message, "counters": vars(trainer.state.counters), "log": skipped_log(trainer.folder)}
 
 
 def without_data(world: World, folder: Path) -> dict[str, Any]:
