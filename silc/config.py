@@ -298,7 +298,7 @@ class WatchConfig:
     """Warnings of a run that goes wrong, at each log interval, and the way back to an earlier checkpoint."""
 
     enabled: bool = key(True, "warn of spikes of losses and gradient norm, of a teacher that collapses, of slowness")
-    window: Annotated[int, Field(ge=10, le=10_000)] = key(50, "log intervals that the present one is compared with")
+    window: Annotated[int, Field(ge=20, le=10_000)] = key(50, "log intervals that the present one is compared with")
     deviations: PositiveFloat = key(8.0, "a loss or gradient norm so many deviations above the median is a spike")
     grad_factor: PositiveFloat = key(10.0, "a gradient norm must also be so many times the median")
     entropy: Annotated[float, Field(ge=0, lt=0.5)] = key(

@@ -20,8 +20,10 @@ from typing import Any, NamedTuple
 from silc.config import Config
 
 LOSSES = ("loss_contrastive", "loss_distill")
-FEWEST = 10  # intervals that are needed to compare with
-DEVIATION = 1.4826  # of a normal distribution, over its median absolute deviation
+FEWEST = 15  # intervals that are needed to compare with
+# Of a normal distribution: its deviation over the median of absolute deviations, and over what nine tenths of them stay
+# below. The larger is taken: of few intervals the first is often far too small, and the second sees long tails.
+OVER_HALF, OVER_MOST = 1.4826, 0.608
 # Smallest deviations that are assumed: a loss that hardly moves would make a spike of every ripple.
 RELATIVE, ABSOLUTE, OF_LOGARITHM = 0.02, 0.01, 0.1
 LONGEST = 4 << 20  # bytes of metrics.jsonl that are read, from its end
@@ -85,7 +87,8 @@ class Watch:
         if not any(self._conditions[name].bad for name in LOSSES):
             self.good_until = step
         for name in (*LOSSES, "grad_norm", "samples_per_second"):
-            if name in known:
+            # A spike is no measure; what lasts is a new level, and becomes one.
+            if name in known and not 0 < self._conditions[name].bad <= self._config.watch.lasting:
                 self._before[name].append(known[name])
         return lines
 
@@ -210,7 +213,8 @@ def _finite(value: Any) -> bool:
 
 def _deviation(values: Iterable[float], median: float) -> float:
     """Robust standard deviation."""
-    return DEVIATION * statistics.median(abs(value - median) for value in values)
+    away = sorted(abs(value - median) for value in values)
+    return max(OVER_HALF * statistics.median(away), OVER_MOST * away[math.ceil(0.9 * len(away)) - 1])
 
 
 def _median(before: Sequence[float] | deque[float], median: float) -> str:
