@@ -42,6 +42,7 @@ class Trainer:
         folder: the run folder; checkpoints and the list of discarded steps go there.
         log: where metrics are written; None on all ranks but the main one.
         resumed: the checkpoint that the state is of; None for a run that begins.
+        finished: nothing is left to train, and that checkpoint stays as it is.
     """
 
     def __init__(
@@ -52,12 +53,13 @@ class Trainer:
         folder: Path,
         log: MetricLog | None,
         resumed: Path | None = None,
+        finished: bool = False,
     ) -> None:
         self.config, self.state, self.world = config, state, state.world
         self.batches, self.folder, self.log = batches, folder, log
         self.step = SilcStep(config, plan_views(config), state)
         self._written: Path | None = None  # the last checkpoint
-        self._finished = resumed if state.counters.step >= config.train.steps else None
+        self._finished = resumed if finished else None
         self._rewinds = Rewinds(config, state, resumed)
         self._watch = self._new_watch()
 
@@ -66,6 +68,10 @@ class Trainer:
         if self.world.main and self.state.counters.step:
             watch.remember(recent(self.folder / "metrics.jsonl", self.config.watch.window))
         return watch
+
+    def measure_anew(self) -> None:
+        """Compare with no interval before: settings changed, which the losses may follow."""
+        self._watch = Watch(self.config, self.state.counters.step)
 
     def run(self, evaluate: Callable[[], object] | None = None) -> Counters:
         """Train to `train.steps`; save every `train.save_every` steps and call `evaluate` every `eval.every`.
@@ -79,7 +85,7 @@ class Trainer:
         bad_in_a_row = 0
         batches = self.batches.poll() if isinstance(self.batches, Loader) else iter(self.batches)
         with StopRequest() as request:
-            while (counters := self.state.counters).step < config.train.steps:
+            while self._finished is None and (counters := self.state.counters).step < config.train.steps:
                 batch = self._next(batches, request, meter, progress)
                 report = self._one(batch)
                 counters.position = batch.position
@@ -103,7 +109,7 @@ class Trainer:
                 self._periodic(meter, evaluate)
         meter.settle()
         progress.close()
-        return counters
+        return self.state.counters
 
     def _next(self, batches: Iterator[Batch | None], request: StopRequest, meter: Meter, progress: Progress) -> Batch:
         """This rank's next batch, when every rank has one and none was asked to stop (collective).

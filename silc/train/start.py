@@ -71,10 +71,15 @@ def start(config: Config, world: World, shards: list[str] | None, folder: Path, 
     if world.main:
         print(banner(config, state, folder), flush=True)
     if finished is not None:
-        return Trainer(trained_config(finished.config, config), state, loader, folder, log, finished.path)
-    if log is not None and resumed is not None and resumed.changes:
-        log.with_next({"resumed": resumed.changes})
-    return Trainer(config, state, loader, folder, log, None if resumed is None else resumed.path)
+        return Trainer(
+            trained_config(finished.config, config), state, loader, folder, log, finished.path, finished=True
+        )
+    trainer = Trainer(config, state, loader, folder, log, None if resumed is None else resumed.path)
+    if resumed is not None and resumed.changes:
+        trainer.measure_anew()
+        if log is not None:
+            log.with_next({"resumed": resumed.changes})
+    return trainer
 
 
 def _restored(config: Config, world: World, resumed: Resumed) -> TrainState:

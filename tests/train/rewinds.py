@@ -153,6 +153,18 @@ def _ended(
         found["wrong_end"] = differing(bits(clean), bits(trainer))
         saved = checkpoint.load_trainer(checkpoint.place(folder, 4), world.device)
         found["saved"] = saved["counters"]
+        found["wrong_resumed_end"] = differing(bits(_resumed(run, world, folder, batches, saved)), bits(trainer))
     for name in ("metrics", "skipped_steps"):
         found[name] = [json.loads(line) for line in (folder / f"{name}.jsonl").read_text().splitlines()]
     return found
+
+
+def _resumed(run: Config, world: World, folder: Path, batches: list[Batch], saved: dict[str, Any]) -> Trainer:
+    """The run resumed after it went back, with the samples from the position of its checkpoint on."""
+    rest = [batch for batch in batches if batch.position > saved["counters"]["position"]]
+    trainer = make_trainer(run, world, folder.with_name(f"{folder.name}-resumed"), rest)
+    path = checkpoint.place(folder, 4)
+    checkpoint.restore(path, saved, trainer.state, checkpoint.load_weights(path, "student"))
+    trainer.run()
+    trainer.close()
+    return trainer

@@ -30,6 +30,7 @@ def test_it_ends_bit_for_bit_as_without_the_stretch(launched, ranks: int, name: 
         assert found["message"] == ""
         assert found["trained"] == {step: f"shard/{batch}" for step, batch in enumerate(batches, start=1)}
         assert found["wrong_end"] == []
+        assert found["wrong_resumed_end"] == []  # resumed from the checkpoint after it
 
 
 @pytest.mark.parametrize(("ranks", "name"), GOOD)
