@@ -22,7 +22,7 @@ from silc.train import checkpoint
 from silc.train.meter import Meter
 from silc.train.metrics import MetricLog
 from silc.train.progress import Progress
-from silc.train.rewind import Rewinds, note_return
+from silc.train.rewind import Rewinds
 from silc.train.schedule import learning_rate
 from silc.train.state import Counters, TrainState
 from silc.train.step import SilcStep, StepReport
@@ -60,7 +60,7 @@ class Trainer:
         self.step = SilcStep(config, plan_views(config), state)
         self._written: Path | None = None  # the last checkpoint
         self._finished = resumed if finished else None
-        self._rewinds = Rewinds(config, state, resumed)
+        self._rewinds = Rewinds(config, state, folder, resumed)
         self._watch = self._new_watch()
 
     def _new_watch(self) -> Watch:
@@ -194,25 +194,17 @@ class Trainer:
 
     def _spike_sent_back(self, meter: Meter, progress: Progress) -> bool:
         """Whether a loss spike has just lasted too long and the run went back to before it (collective)."""
-        if self._rewinds.left <= 0:
+        if not self._rewinds.left:
             return False
         why, before = broadcast_object((self._watch.lasting, self._watch.good_until))
         return why is not None and self._went_back(before, why, meter, progress)
 
     def _went_back(self, before: int, why: str, meter: Meter, progress: Progress) -> bool:
         """Whether the run may go back to a checkpoint up to step `before` and did so (collective)."""
-        if self._rewinds.left <= 0:
-            return False
         with meter.paused():
-            found = self._rewinds.go_back(before)
-            if found is None:
-                progress.line(f"warning: the run cannot go back: it has no checkpoint from before step {before + 1}")
-                return False
-            if self.log is not None:
-                self.log.go_back(found.step)
-                self.log.write(found.step, found.numbers())
-                note_return(self.folder, found, why)
-            self.save()
+            found = self._rewinds.go_back(before, why, self.log, self.save)
+        if found is None:
+            return False
         meter.forget()
         progress.back(found.step)
         progress.line(found.words(why))

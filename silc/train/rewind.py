@@ -8,6 +8,7 @@ What was trained on since the checkpoint, and what caused the trouble, is not tr
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
@@ -18,6 +19,7 @@ from silc.errors import RunStopped
 from silc.text import plural
 from silc.train import checkpoint
 from silc.train.blame import look_at_state
+from silc.train.metrics import MetricLog
 from silc.train.state import TrainState
 
 
@@ -52,42 +54,57 @@ class Rewinds:
     Others in the run folder may be of another course, which went back to an earlier step.
     """
 
-    def __init__(self, config: Config, state: TrainState, resumed: Path | None) -> None:
-        self._config, self._state = config, state
+    def __init__(self, config: Config, state: TrainState, folder: Path, resumed: Path | None) -> None:
+        self._config, self._state, self._folder = config, state, folder
         self._paths: dict[int, Path] = {} if resumed is None else {state.counters.step: resumed}
 
     @property
     def left(self) -> int:
         """How often the run may still go back."""
-        return self._config.watch.rewinds - self._state.counters.rewinds
+        return max(0, self._config.watch.rewinds - self._state.counters.rewinds)
 
     def wrote(self, path: Path) -> None:
         """Note a checkpoint of the present step."""
         self._paths[self._state.counters.step] = path
 
-    def go_back(self, before: int) -> Return | None:
-        """Bring the state to the newest whole checkpoint of a step up to `before`, and count it (collective).
+    def go_back(self, before: int, why: str, log: MetricLog | None, save: Callable[[], object]) -> Return | None:
+        """Bring the state to the newest whole checkpoint of a step up to `before`, log that, and save the state there
+        with the present position (collective).
 
-        None where there is none; the state is as it was. Raises RunStopped where all of them hold values that are not
-        finite, or cannot be read.
+        None where the run may not go back, or has no such checkpoint; the state is as it was. Raises RunStopped where
+        all of them hold values that are not finite, or cannot be read.
         """
-        state = self._state
-        live, tried = state.counters, None
+        if not self.left:
+            return None
+        found = self._restored(before)
+        if found is None:
+            if self._state.world.main:
+                print(f"warning: no checkpoint of this run up to step {before} to go back to", flush=True)
+            return None
+        if log is not None:
+            log.go_back(found.step)
+            log.write(found.step, found.numbers())
+            with (self._folder / "skipped_steps.jsonl").open("a", encoding="utf-8") as file:
+                file.write(json.dumps(found.record(why)) + "\n")
+        save()  # so that a run that ends before its next checkpoint does not run into the same trouble again
+        return found
+
+    def _restored(self, before: int) -> Return | None:
+        live, tried = self._state.counters, None
         for step in sorted((step for step in self._paths if step <= before), reverse=True):
             path = broadcast_object(self._whole(step))
             if path is None:
                 continue
-            tried = path
-            start = self._restore(path)
+            tried, start = path, self._restore(path)
             if start is None:
                 continue
-            state.counters = replace(live, step=step, rewinds=live.rewinds + 1)
+            self._state.counters = replace(live, step=step, rewinds=live.rewinds + 1)
             self._paths = {at: known for at, known in self._paths.items() if at <= step}
             return Return(path, live.step, step, start, live.position)
         if tried is not None:
             raise RunStopped(
-                f"every checkpoint from before step {before} holds values that are not finite, {tried} for one; resume "
-                "from an older one (train.resume=PATH), with a lower optim.lr"
+                f"the checkpoints up to step {before} hold values that are not finite, {tried} for one; resume from an "
+                "older one (train.resume=PATH), with a lower optim.lr"
             )
         return None
 
@@ -107,9 +124,3 @@ class Rewinds:
             raise RunStopped(f"cannot go back: {error}") from error
         found = look_at_state(state, distill=state.counters.step > self._config.distill_start_step)
         return None if any(all_gather_objects(found.of_state)) else state.counters.position
-
-
-def note_return(folder: Path, found: Return, why: str) -> None:
-    """Add it to skipped_steps.jsonl (main rank)."""
-    with (folder / "skipped_steps.jsonl").open("a", encoding="utf-8") as file:
-        file.write(json.dumps(found.record(why)) + "\n")
