@@ -20,7 +20,8 @@ from silc.distributed import all_gather_objects
 from silc.text import plural
 from silc.train.state import TrainState
 
-_SHOWN = 8  # keys in a message
+_SHOWN = 8  # keys, or ranks, in a message
+_LONGEST = 80  # characters of a key there
 _AGAIN = "resume from a checkpoint before it (train.resume=PATH), with a lower optim.lr if it comes again"
 _MACHINE = "if it is the same rank again, its device or memory is faulty: leave that machine out"
 
@@ -46,7 +47,8 @@ class Fault:
     def shown_keys(self) -> str:
         """For the end of a line: the first keys; empty where there are none."""
         more = len(self.keys) - _SHOWN
-        named = f"{', '.join(self.keys[:_SHOWN])}{f' and {more} more' if more > 0 else ''}"
+        first = [key if len(key) <= _LONGEST else f"...{key[-_LONGEST:]}" for key in self.keys[:_SHOWN]]
+        named = f"{', '.join(first)}{f' and {more} more' if more > 0 else ''}"
         return f"; samples: {named}" if named else ""
 
     def record(self) -> dict[str, Any]:

@@ -178,7 +178,7 @@ class Trainer:
         if self.world.main:
             print(
                 f"step {counters.step} was discarded ({in_a_row} in a row): {fault.words}; weights, teacher, center "
-                f"and schedule did not move{fault.shown_keys()}",
+                f"and schedule did not move{fault.shown_keys()}{f'. {fault.way_out}' if in_a_row == 1 else ''}",
                 flush=True,
             )
             with (self.folder / "skipped_steps.jsonl").open("a", encoding="utf-8") as file:

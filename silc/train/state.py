@@ -78,6 +78,8 @@ class TrainState:
         """Take what :meth:`state_dict` returned; the main rank counts the samples skipped so far, of all ranks."""
         skipped = saved["skipped_samples"] if self.world.main else 0
         self.counters = Counters(**saved["counters"], skipped_samples=skipped)
+        if not all(isinstance(value, int | float) for value in asdict(self.counters).values()):
+            raise TypeError("a counter that is no number")
         self.center.copy_(saved["center"])
         self.scale.load_state_dict(saved["scale"])
         self.scale_optimizer.load_state_dict(saved["scale_optimizer"])

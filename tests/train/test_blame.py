@@ -88,6 +88,7 @@ def test_only_the_first_keys_are_shown():
     assert of(Found(center=True)).shown_keys() == ""
     many = Fault("samples", [0], "", "", [f"k{number}" for number in range(100)])
     assert many.shown_keys() == "; samples: k0, k1, k2, k3, k4, k5, k6, k7 and 92 more"
+    assert len(Fault("samples", [0], "", "", ["x" * 10_000]).shown_keys()) < 120
 
 
 @pytest.mark.parametrize("bad", [torch.nan, torch.inf, -torch.inf])

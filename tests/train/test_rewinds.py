@@ -5,8 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import torch
 
+from silc.distributed import World
+from silc.model.scale import LogitScale
 from silc.train.rewind import Return
+from silc.train.state import TrainState
 from tests.train import cases, rewinds
 
 B = cases.GLOBAL_BATCH
@@ -85,3 +89,18 @@ def test_it_says_what_is_left_out():
         "went back from step 9000 to run/checkpoints/step_00005000, step 5000: a reason; the 65,552,384 samples "
         "from position 81,920,000 to 147,472,384 are left out"
     )
+
+
+@pytest.mark.parametrize("value", ["1", None, [1]])
+def test_a_counter_of_a_checkpoint_is_a_number(value):
+    """Those of an earlier version have no count of returns."""
+    scale = LogitScale("softmax")
+    optimizer = torch.optim.AdamW(scale.parameters())
+    state = TrainState(World(0, 1, torch.device("cpu")), None, scale, optimizer, None, torch.zeros(2))
+    saved = state.state_dict()
+    del saved["counters"]["rewinds"]
+    state.load_state_dict(saved)
+    assert state.counters.rewinds == 0
+    saved["counters"]["rewinds"] = value
+    with pytest.raises(TypeError, match="no number"):
+        state.load_state_dict(saved)
