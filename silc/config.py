@@ -306,6 +306,31 @@ class TrainConfig:
 
 
 @dataclass(config=_STRICT, kw_only=True)
+class WatchConfig:
+    """Warnings of a run that goes wrong, at each log interval, and the way back to an earlier checkpoint."""
+
+    enabled: bool = key(True, "warn of spikes of losses and gradient norm, of a teacher that collapses, of slowness")
+    window: Annotated[int, Field(ge=20, le=10_000)] = key(50, "log intervals that the present one is compared with")
+    deviations: PositiveFloat = key(8.0, "a loss or gradient norm so many deviations above the median is a spike")
+    grad_factor: PositiveFloat = key(10.0, "a gradient norm must also be so many times the median")
+    entropy: Annotated[float, Field(ge=0, lt=0.5)] = key(
+        0.02, "teacher entropy this near to 0 or log K, as a fraction of log K, is collapse"
+    )
+    grace_steps: NonNegative | None = key(
+        None, "steps of distillation before its entropy is judged; null: a quarter of the warm-up, at least 100"
+    )
+    slow: Fraction = key(0.5, "samples a second below this fraction of the median are slow")
+    lasting: Annotated[int, Field(ge=1, le=1000)] = key(
+        3, "intervals in a row that make a spike, a collapse or slowness one that lasts"
+    )
+    rewinds: Annotated[int, Field(ge=0, le=1000)] = key(
+        0,
+        "times that a run may go back to its last checkpoint before a loss spike that lasts, or before "
+        "train.max_bad_steps bad steps, and leave out the data from there to here; 0: never",
+    )
+
+
+@dataclass(config=_STRICT, kw_only=True)
 class EvalConfig:
     """What is measured, at the end of a run, every `every` steps, and by `silc evaluate`."""
 
@@ -368,6 +393,7 @@ class Config:
     engine: EngineConfig = Field(default_factory=EngineConfig, description="DeepSpeed")
     kernels: KernelsConfig = Field(default_factory=KernelsConfig, description="op backends")
     train: TrainConfig = Field(default_factory=TrainConfig, description="the run")
+    watch: WatchConfig = Field(default_factory=WatchConfig, description="warnings")
     eval: EvalConfig = Field(default_factory=EvalConfig, description="evaluation")
 
     @property
@@ -385,3 +411,9 @@ class Config:
     def distill_start_step(self) -> int:
         """First step (from 0) with a distillation loss; `steps` when there is none."""
         return round(self.objective.distill_start * self.train.steps) if self.objective.distill else self.train.steps
+
+    @property
+    def watch_grace(self) -> int:
+        """Steps of distillation before the teacher's entropy is judged."""
+        given = self.watch.grace_steps
+        return max(100, self.optim.warmup_steps // 4) if given is None else given

@@ -96,6 +96,11 @@ class EmaTeacher(nn.Module):
         self._layout.gather(self._average, whole)
         return whole
 
+    def values(self) -> Iterator[tuple[str, Tensor]]:
+        """This rank's parts of the average, then the whole working copy, by name: to look at."""
+        yield from ((fragment.name, mine) for fragment, mine in zip(self._fragments, self._average, strict=True))
+        yield from self.named_parameters()
+
     @torch.no_grad()
     def load_average(self, whole: dict[str, Tensor]) -> None:
         """Take an average saved by :meth:`average`. Raises ValueError naming what is missing or of another shape."""

@@ -134,7 +134,7 @@ def _load(file: Path, device: torch.device | str) -> dict[str, Any]:
 def restore(path: Path, trainer: dict[str, Any], state: TrainState, student: dict[str, Tensor]) -> None:
     """Bring a state to where it was when :func:`save` wrote it, on any number of ranks (collective).
 
-    trainer: of :func:`load_trainer`. student: of :func:`load_weights`; the engine must have begun with them.
+    trainer: of :func:`load_trainer`. student: of :func:`load_weights`.
     """
     state.engine.load(path, student)
     if state.teacher is not None:

@@ -12,7 +12,12 @@ from typing import Any
 
 import deepspeed
 import torch
-from deepspeed.utils import safe_get_full_fp32_param, safe_get_local_fp32_param, safe_get_local_optimizer_state
+from deepspeed.utils import (
+    safe_get_full_fp32_param,
+    safe_get_local_fp32_param,
+    safe_get_local_grad,
+    safe_get_local_optimizer_state,
+)
 from torch import Tensor, nn
 
 from silc.config import Config
@@ -87,6 +92,8 @@ class Engine:
         json: DeepSpeed's configuration.
         optimizer_reason: which AdamW it is, and why.
         frozen: what optim.rules freeze, in words; None for nothing.
+        not_finite: place in the model and name of each parameter of whose gradient this rank held a part that was not
+            finite when the last step was discarded.
     """
 
     def __init__(self, config: Config, model: nn.Module, world: World) -> None:
@@ -102,6 +109,8 @@ class Engine:
         self._rank = world.rank
         self._stage = config.engine.zero_stage
         self.accumulation = self.json["gradient_accumulation_steps"]
+        self.not_finite: list[tuple[int, str]] = []
+        self._note_before_dropping()
 
     @property
     def module(self) -> nn.Module:
@@ -132,6 +141,38 @@ class Engine:
         norm = self._engine.get_global_grad_norm()
         return float("nan") if norm is None else float(norm)
 
+    def _note_before_dropping(self) -> None:
+        """Fill `not_finite` before DeepSpeed drops gradients; right before, it calls this function with True."""
+        zero = self._engine.optimizer
+        update = zero._update_scale
+
+        def noting(dropped: bool) -> None:
+            if dropped:
+                grads = ((place, name, self._gradient(p)) for place, (name, p) in enumerate(self._parameters()))
+                self.not_finite = [(at, name) for at, name, g in grads if g is not None and not g.isfinite().all()]
+            update(dropped)
+
+        zero._update_scale = noting
+
+    def _gradient(self, parameter: Any) -> Tensor | None:
+        """This rank's part of a gradient, reduced, between backward and step; None where it holds none."""
+        if not parameter.requires_grad:
+            return None
+        if self._stage == 3:
+            return safe_get_local_grad(parameter)
+        mapping = parameter._hp_mapping
+        return None if mapping is None else mapping.get_lp_grad_fragment(parameter._index_in_param_group)
+
+    def working(self) -> Iterator[tuple[str, Tensor]]:
+        """The copy that the forward pass uses, as far as this rank keeps it between steps, by name: to look at."""
+        for name, parameter in self._parameters():
+            yield name, parameter.detach()
+            if self._stage == 3:
+                yield name, parameter.ds_tensor.detach()
+
+    def _parameters(self) -> Iterator[tuple[str, Any]]:
+        return zip(self._names, self._engine.module.parameters(), strict=True)
+
     def fragments(self) -> list[Fragment]:
         """This rank's parts of the fp32 master weights."""
         return [Fragment(part.name, part.start, part.numel, part.master) for part in self._parts()]
@@ -139,8 +180,8 @@ class Engine:
     def _parts(self) -> list[Part]:
         # These take `parameter` as Any: they read what DeepSpeed hangs on it.
         make = self._part_stage3 if self._stage == 3 else self._part_stage12
-        named = zip(self._names, self._engine.module.parameters(), strict=True)
-        return [part for part in (make(name, parameter) for name, parameter in named) if part is not None]
+        made = (make(name, parameter) for name, parameter in self._parameters())
+        return [part for part in made if part is not None]
 
     def _part_stage12(self, name: str, parameter: Any) -> Part | None:
         mapping = parameter._hp_mapping
@@ -172,7 +213,7 @@ class Engine:
     def master_weights(self, keep: bool = True) -> dict[str, Tensor]:
         """The student's whole fp32 weights on the CPU (collective); an empty dictionary where `keep` is false."""
         whole = {}
-        for name, parameter in zip(self._names, self._engine.module.parameters(), strict=True):
+        for name, parameter in self._parameters():
             value = safe_get_full_fp32_param(parameter)
             if keep:
                 whole[name] = value.detach().cpu().clone()
@@ -190,8 +231,7 @@ class Engine:
     def load(self, folder: Path, masters: dict[str, Tensor]) -> None:
         """Take the optimiser's state that :meth:`moments` gave on any number of ranks in any stage, and whole masters.
 
-        masters: of :meth:`master_weights`; the student must have begun with these weights, so that its low-precision
-        copy, which DeepSpeed rounds from them, needs no refresh.
+        masters: of :meth:`master_weights`.
 
         Raises ValueError for what is damaged.
         """
@@ -200,6 +240,19 @@ class Engine:
         for part in parts:
             part.master().copy_(masters[part.name].flatten()[part.start : part.start + part.numel])
         self._set_steps(load_moments(folder / "engine", parts))
+        self._refresh()
+
+    def _refresh(self) -> None:
+        """Have the working copy follow the masters, as after a step (collective)."""
+        zero = self._engine.optimizer
+        if self._stage != 3:
+            zero.update_lp_params()
+            return
+        zero._partition_all_parameters()
+        for number in range(len(zero.fp32_partitioned_groups_flat)):
+            zero._reassign_or_swap_out_partitioned_parameters(number)
+        if zero.persistent_parameters:
+            zero.persistent_parameters[0].all_gather(zero.persistent_parameters)
 
     @torch.no_grad()
     def _begin_state(self) -> None:

@@ -1,6 +1,6 @@
 """The loop of a run. Code stands in the order in which it runs: the loop, then what each turn of it calls in turn: a
-batch, or the end where there is none or a signal asks for it, a step, a discarded step, the log, evaluation and
-checkpoints on the way.
+batch, or the end where there is none or a signal asks for it, a step, a discarded step, the way back to a checkpoint,
+the log, evaluation and checkpoints on the way.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from pathlib import Path
 from silc.config import Config
 from silc.data import Loader
 from silc.data.batch import Batch
-from silc.distributed import all_gather_objects
+from silc.distributed import all_gather_objects, broadcast_object
 from silc.errors import RunInterrupted, RunStopped
 from silc.objective import plan_views
 from silc.storage import Totals
@@ -22,11 +22,13 @@ from silc.train.cadence import Cadence
 from silc.train.meter import Meter
 from silc.train.metrics import MetricLog
 from silc.train.progress import Progress
+from silc.train.rewind import Rewinds
 from silc.train.saving import Saver
 from silc.train.schedule import learning_rate
 from silc.train.state import Counters, TrainState
 from silc.train.step import SilcStep, StepReport
 from silc.train.stop import StopRequest
+from silc.train.watch import Watch, recent
 
 Evaluate = Callable[[], Mapping[str, float]]  # metrics by the names of the log; empty on all ranks but the main one
 SAID_EVERY = 30.0  # seconds between lines about data that do not arrive
@@ -41,7 +43,9 @@ class Trainer:
         batches: this rank's share of each step's batch, from `state.counters.position` on.
         folder: the run folder; checkpoints and the list of discarded steps go there.
         log: where metrics are written; None on all ranks but the main one.
-        last: the checkpoint of this run folder that the state was taken from, if any.
+        resumed: the checkpoint that the state is of; None for a run that begins.
+        newest: whether that is the newest one of this run folder, which train.resume=auto would take.
+        finished: nothing is left to train, and that checkpoint stays as it is.
     """
 
     def __init__(
@@ -51,12 +55,28 @@ class Trainer:
         batches: Iterable[Batch],
         folder: Path,
         log: MetricLog | None,
-        last: Path | None = None,
+        resumed: Path | None = None,
+        newest: bool = False,
+        finished: bool = False,
     ) -> None:
         self.config, self.state, self.world = config, state, state.world
         self.batches, self.folder, self.log = batches, folder, log
         self.step = SilcStep(config, plan_views(config), state)
-        self.cadence = Cadence(config.train, Saver(folder, config, state, last))
+        saver = Saver(folder, config, state, resumed if newest or finished else None)
+        self.cadence = Cadence(config.train, saver)
+        self._finished = finished
+        self._rewinds = Rewinds(config, saver, resumed)
+        self._watch = self._new_watch()
+
+    def _new_watch(self) -> Watch:
+        watch = Watch(self.config, self.state.counters.step)
+        if self.world.main and self.state.counters.step:
+            watch.remember(recent(self.folder / "metrics.jsonl", self.config.watch.window))
+        return watch
+
+    def measure_anew(self) -> None:
+        """Compare with no interval before: settings changed, which the losses may follow."""
+        self._watch = Watch(self.config, self.state.counters.step)
 
     def run(self, evaluate: Evaluate | None = None) -> Counters:
         """Train to `train.steps`; save every `train.save_every` steps and call `evaluate` every `eval.every`.
@@ -64,31 +84,37 @@ class Trainer:
         Raises RunStopped after too many bad steps in a row or when data cannot be read, and RunInterrupted when a
         signal asks for the end.
         """
-        config, counters = self.config, self.state.counters
+        config = self.config
         meter = Meter(config, self.state)
-        progress = Progress(config.train.steps, counters.step, enabled=self.world.main)
+        progress = Progress(config.train.steps, self.state.counters.step, enabled=self.world.main)
         bad_in_a_row = 0
         batches = self.batches.poll() if isinstance(self.batches, Loader) else iter(self.batches)
         with StopRequest() as request:
-            while counters.step < config.train.steps:
+            while not self._finished and (counters := self.state.counters).step < config.train.steps:
                 batch = self._next(batches, request, meter, progress)
                 report = self._one(batch)
                 counters.position = batch.position
                 counters.skipped_samples += len(batch.skipped)
                 if not report.applied:
                     bad_in_a_row += 1
-                    self._discarded(report, bad_in_a_row)
+                    too_many = self._discarded(report, bad_in_a_row)
+                    if too_many is not None:
+                        if not self._went_back(counters.step, str(too_many).partition(". ")[0], meter, progress):
+                            raise too_many
+                        bad_in_a_row = 0
                     continue
                 bad_in_a_row = 0
                 counters.step += 1
                 meter.add(report)
                 if counters.step % config.train.log_every == 0 or counters.step == config.train.steps:
                     self._log(report, meter, progress)
+                    if self._spike_sent_back(meter, progress):
+                        continue
                 progress.advance()
                 self._periodic(meter, evaluate)
         meter.settle()
         progress.close()
-        return counters
+        return self.state.counters
 
     def _next(self, batches: Iterator[Batch | None], request: StopRequest, meter: Meter, progress: Progress) -> Batch:
         """This rank's next batch, when every rank has one and none was asked to stop (collective).
@@ -150,31 +176,54 @@ class Trainer:
         lr = learning_rate(step, config.train.steps, config.optim)
         return self.step(batch.to(self.world.device, non_blocking=True), lr=lr, distill=distill)
 
-    def _discarded(self, report: StepReport, in_a_row: int) -> None:
-        """Count and name a discarded step; end the run when there are too many in a row."""
-        counters, limit = self.state.counters, self.config.train.max_bad_steps
+    def _discarded(self, report: StepReport, in_a_row: int) -> RunStopped | None:
+        """Count and name a discarded step. Returns what ends the run when there are too many in a row."""
+        counters, limit, fault = self.state.counters, self.config.train.max_bad_steps, report.fault
+        assert fault is not None
         counters.skipped_steps += 1
         if self.world.main:
-            shown, more = ", ".join(report.bad_keys[:8]), len(report.bad_keys) - 8
             print(
-                f"step {counters.step} was discarded ({in_a_row} in a row): its loss or gradient was not finite; "
-                "weights, teacher, center and schedule did not move; samples: "
-                f"{shown}{f' and {more} more' if more > 0 else ''}",
+                f"step {counters.step} was discarded ({in_a_row} in a row): {fault.words}; weights, teacher, center "
+                f"and schedule did not move{fault.shown_keys()}{f'. {fault.way_out}' if in_a_row == 1 else ''}",
                 flush=True,
             )
             with (self.folder / "skipped_steps.jsonl").open("a", encoding="utf-8") as file:
-                record = {"step": counters.step, "position": counters.position, "keys": report.bad_keys}
+                record = {"step": counters.step, "position": counters.position, **fault.record()}
                 file.write(json.dumps(record) + "\n")
-        if in_a_row >= limit:
-            raise RunStopped(
-                f"{plural(in_a_row, 'step')} in a row {'was' if in_a_row == 1 else 'were'} not finite "
-                f"(train.max_bad_steps={limit}). The weights are those of step {counters.step}; the samples are in "
-                "skipped_steps.jsonl. Lower optim.lr, look at the data, or resume from an earlier checkpoint."
-            )
+        if in_a_row < limit:
+            return None
+        return RunStopped(
+            f"{plural(in_a_row, 'step')} in a row {'was' if in_a_row == 1 else 'were'} not finite "
+            f"(train.max_bad_steps={limit}). The weights are those of step {counters.step}. Last, {fault.words}: "
+            f"{fault.way_out}. All of them are in skipped_steps.jsonl."
+        )
+
+    def _spike_sent_back(self, meter: Meter, progress: Progress) -> bool:
+        """Whether a loss spike has just lasted too long and the run went back to before it (collective)."""
+        if not self._rewinds.left:
+            return False
+        why, before = broadcast_object((self._watch.lasting, self._watch.good_until))
+        return why is not None and self._went_back(before, why, meter, progress)
+
+    def _went_back(self, before: int, why: str, meter: Meter, progress: Progress) -> bool:
+        """Whether the run may go back to a checkpoint up to step `before` and did so (collective)."""
+        with meter.paused():
+            found = self._rewinds.go_back(before, why, self.log)
+        if found is None:
+            return False
+        meter.forget()
+        progress.back(found.step)
+        progress.line(found.words(why))
+        self._watch = self._new_watch()
+        return True
 
     def _log(self, report: StepReport, meter: Meter, progress: Progress) -> None:
         """The interval's numbers to the log and the terminal."""
         values = meter.read(report) | self._reading()
+        if self.world.main:
+            for line in self._watch.look(self.state.counters.step, values):
+                progress.line(line)
+            values["warnings"] = self._watch.active
         if self.log is not None:
             self.log.write(self.state.counters.step, values)
         progress.show(values)

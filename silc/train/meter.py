@@ -32,9 +32,10 @@ class Meter:
         self._peak = peak_flops(config, name)
         self._flops = step_flops(config)
         self._mark = time.perf_counter()  # up to here the time is counted
-        self._reset()
+        self.forget()
 
-    def _reset(self) -> None:
+    def forget(self) -> None:
+        """Begin an interval anew."""
         self._sums: dict[str, Tensor] = {}
         self._steps = 0
         self._seconds = 0.0
@@ -86,7 +87,7 @@ class Meter:
         }
         self.settle()
         values |= self._rates() | self._teacher(report) | self._step(report)
-        self._reset()
+        self.forget()
         return values
 
     def _rates(self) -> dict[str, float]:

@@ -35,26 +35,42 @@ def check_loggers(config: Config) -> None:
 class MetricLog:
     """Writes rows of scalars on the main rank.
 
-    Non-finite values are written as null, so that every line is valid JSON. `step`: where the run goes on; rows of
-    later steps, which an earlier part of the run wrote and which are now taken again, are dropped.
+    Non-finite values are written as null, so that every line is valid JSON. `step`, `position`: where the run goes on;
+    rows of later steps, which an earlier part of the run wrote and which are now taken again, are dropped, and so are
+    discarded steps whose samples come again.
     """
 
-    def __init__(self, config: Config, folder: Path, step: int) -> None:
-        drop_later_rows(folder / "metrics.jsonl", step)
-        drop_later_rows(folder / "skipped_steps.jsonl", step - 1)  # a discarded step is named by the step before it
-        self._file = (folder / "metrics.jsonl").open("a", encoding="utf-8")
-        self._board = self._wandb = None
-        if config.train.tensorboard:
-            from torch.utils.tensorboard import SummaryWriter
-
-            self._board = SummaryWriter(str(folder / "tensorboard"), purge_step=step + 1)
+    def __init__(self, config: Config, folder: Path, step: int, position: int = 0) -> None:
+        self._folder = folder
+        drop_later_rows(folder / "skipped_steps.jsonl", position, "position")
+        self._next: dict[str, Any] = {}
+        self._board: Any = None
+        self._wandb: Any = None
+        self._tensorboard = config.train.tensorboard
+        self._open(step)
         if config.train.wandb_project:
             import wandb
 
             self._wandb = wandb.init(project=config.train.wandb_project, dir=str(folder), config=to_dict(config))
 
+    def _open(self, step: int) -> None:
+        drop_later_rows(self._folder / "metrics.jsonl", step)
+        self._file = (self._folder / "metrics.jsonl").open("a", encoding="utf-8")
+        if self._tensorboard:
+            from torch.utils.tensorboard import SummaryWriter
+
+            self._board = SummaryWriter(str(self._folder / "tensorboard"), purge_step=step + 1)
+
+    def go_back(self, step: int) -> None:
+        """Drop the rows of later steps, which are taken again. wandb keeps them: its steps only rise."""
+        self._file.close()
+        if self._board is not None:
+            self._board.close()
+        self._open(step)
+
     def write(self, step: int, values: dict[str, Any]) -> None:
         """One row; scalars also go to TensorBoard and wandb."""
+        values, self._next = values | self._next, {}
         row = {"step": step, "time": round(time.time(), 3)} | {name: _plain(value) for name, value in values.items()}
         self._file.write(json.dumps(row) + "\n")
         self._file.flush()
@@ -65,6 +81,10 @@ class MetricLog:
         if self._wandb is not None:
             self._wandb.log(scalars, step=step)
 
+    def with_next(self, values: dict[str, Any]) -> None:
+        """Have the next row hold these too."""
+        self._next |= values
+
     def close(self) -> None:
         """Flush and close."""
         self._file.close()
@@ -74,17 +94,19 @@ class MetricLog:
             self._wandb.finish()
 
 
-def drop_later_rows(path: Path, step: int) -> None:
-    """Keep a JSON Lines file's rows up to a step; a last line that was cut goes too."""
+def drop_later_rows(path: Path, last: int, key: str = "step") -> None:
+    """Keep a JSON Lines file's rows with a `key` up to `last`; a last line that was cut goes too."""
     if not path.exists():
         return
     kept = []
     for line in path.read_text(encoding="utf-8").splitlines():
         try:
-            if json.loads(line)["step"] <= step:
-                kept.append(line + "\n")
+            row = json.loads(line)
         except json.JSONDecodeError:
             break
+        found = row.get(key) if isinstance(row, dict) else None
+        if not isinstance(found, int) or found <= last:
+            kept.append(line + "\n")
     write_text(path, "".join(kept))
 
 

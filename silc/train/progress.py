@@ -57,6 +57,18 @@ class Progress:
         left = (self._total - done) * elapsed / max(1, done - self._bar.initial)
         print(f"step {done}/{self._total}  ETA {tqdm.format_interval(left)}  {text}", flush=True)
 
+    def back(self, step: int) -> None:
+        """The run went back to an earlier step."""
+        if self._enabled:
+            self._bar.n = step
+            self._bar.initial = min(self._bar.initial, step)
+            self._bar.refresh()
+
+    def line(self, text: str) -> None:
+        """A line that stays, of the main rank."""
+        if self._enabled:
+            tqdm.write(text) if self._terminal else print(text, flush=True)
+
     def waiting(self, text: str) -> None:
         """Show on a terminal what the run waits for, until numbers are shown again."""
         if self._terminal:

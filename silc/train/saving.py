@@ -96,10 +96,12 @@ class Saver:
 
     Attributes:
         last: the newest checkpoint of this course of the run; None before the first.
+        course: the checkpoints of this course by their steps; one may have been removed since.
     """
 
     def __init__(self, run: Path, config: Config, state: TrainState, last: Path | None = None) -> None:
         self.run, self.config, self.state, self.last = run, config, state, last
+        self.course: dict[int, Path] = {}
         self._apart: Exchange | None = None
         self._thread: threading.Thread | None = None
         self._failure: RunStopped | None = None
@@ -115,7 +117,7 @@ class Saver:
         self.settle()
         path = place(self.run, self.state.counters.step)
         snapshot = Snapshot.of(self.state, self.config, copied=background)
-        self.last = path
+        self.last = self.course[snapshot.step] = path
         if background:
             self._apart = self._apart or apart()
             # Not a daemon: a process that ends meanwhile ends when the files are written.

@@ -22,16 +22,22 @@ from silc.train.banner import banner
 from silc.train.loop import Trainer
 from silc.train.metrics import MetricLog
 from silc.train.same_data import check_same_data, check_same_everywhere
-from silc.train.same_run import check_same_run
+from silc.train.same_run import Changes, check_distillation, check_same_run, notes, trained_config
 from silc.train.sources import open_everywhere, together
 from silc.train.state import TrainState, build_state
 
 
 class Resumed(NamedTuple):
-    """A checkpoint to continue from. saved: its `trainer.pt`, see :func:`silc.train.checkpoint.load_trainer`."""
+    """A checkpoint to continue from.
+
+    saved: its `trainer.pt`, see :func:`silc.train.checkpoint.load_trainer`; config: what it was trained with; changes:
+    settings of this run that differ and change what follows.
+    """
 
     path: Path
     saved: dict[str, Any]
+    config: Config
+    changes: Changes
 
 
 def start(config: Config, world: World, shards: list[str] | None, folder: Path, resumed: Resumed | None) -> Trainer:
@@ -60,11 +66,22 @@ def start(config: Config, world: World, shards: list[str] | None, folder: Path, 
             print(note, flush=True)
     state = build_state(config, world) if resumed is None else _restored(config, world, resumed)
     state.data = loader.data
-    log = open_folder(config, state, folder)
+    finished = resumed if state.counters.step >= config.train.steps else None
+    log = open_folder(config, state, folder, finished)
     if world.main:
         print(banner(config, state, folder), flush=True)
-    last = None if resumed is None or not of_first(lambda: _is_newest(resumed.path, folder)) else resumed.path
-    return Trainer(config, state, loader, folder, log, last)
+    if finished is not None:
+        kept = trained_config(finished.config, config)
+        return Trainer(kept, state, loader, folder, log, finished.path, finished=True)
+    if resumed is None:
+        return Trainer(config, state, loader, folder, log)
+    newest = of_first(lambda: _is_newest(resumed.path, folder))
+    trainer = Trainer(config, state, loader, folder, log, resumed.path, newest)
+    if resumed.changes:
+        trainer.measure_anew()
+        if log is not None:
+            log.with_next({"resumed": resumed.changes})
+    return trainer
 
 
 def _is_newest(path: Path, folder: Path) -> bool:
@@ -88,7 +105,8 @@ def _restored(config: Config, world: World, resumed: Resumed) -> TrainState:
     if world.main:
         ranks = resumed.saved["world_size"]
         other = "" if ranks == world.size else f", written by {plural(ranks, 'rank')}, on {plural(world.size, 'rank')}"
-        print(f"resumed from {resumed.path} at step {state.counters.step}{other}", flush=True)
+        said = f"resumed from {resumed.path} at step {state.counters.step}{other}"
+        print("\n".join([said, *notes(resumed.changes, resumed.config, config, state.counters.step)]), flush=True)
     return state
 
 
@@ -106,15 +124,15 @@ def find_resumed(config: Config, world: World, folder: Path) -> Resumed | None:
             print(f"train.resume=auto: {folder} has no checkpoint yet, the run starts at step 0", flush=True)
         return None
     saved = checkpoint.load_trainer(path, world.device)
-    notes = check_same_run(checkpoint.load_config(path), config, path)
+    trained = checkpoint.load_config(path)
+    changes = check_same_run(trained, config, path)
     step = saved["counters"]["step"]
     if broadcast_object(nothing_left(config, step, path, folder)):
         raise ValueError(
             f"cannot resume from {path}: already at step {step} of {config.train.steps}; give a larger train.steps"
         )
-    if world.main and notes:
-        print("\n".join(notes), flush=True)
-    return Resumed(path, saved)
+    check_distillation(trained, config, step, path)
+    return Resumed(path, saved, trained, changes)
 
 
 def nothing_left(config: Config, step: int, path: Path, folder: Path) -> bool:
@@ -135,15 +153,20 @@ def nothing_left(config: Config, step: int, path: Path, folder: Path) -> bool:
     return same and all(result["error"] is None for result in found["results"])
 
 
-def open_folder(config: Config, state: TrainState, folder: Path) -> MetricLog | None:
-    """The run folder with its first files, and its log; None on all ranks but the main one. Raises ValueError."""
+def open_folder(config: Config, state: TrainState, folder: Path, finished: Resumed | None = None) -> MetricLog | None:
+    """The run folder with its first files, and its log; None on all ranks but the main one. Raises ValueError.
+
+    finished: what is resumed with nothing left to train; the files go on saying what it was trained with.
+    """
     if not state.world.main:
         return None
+    written = config if finished is None else trained_config(finished.config, config)
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        (folder / "config.yaml").write_text(config_io.to_yaml(config), encoding="utf-8")
-        (folder / "deepspeed.json").write_text(json.dumps(state.engine.json, indent=1), encoding="utf-8")
-        return MetricLog(config, folder, state.counters.step)
+        (folder / "config.yaml").write_text(config_io.to_yaml(written), encoding="utf-8")
+        if finished is None:
+            (folder / "deepspeed.json").write_text(json.dumps(state.engine.json, indent=1), encoding="utf-8")
+        return MetricLog(config, folder, state.counters.step, state.counters.position)
     except OSError as error:
         raise ValueError(
             f"the run folder {folder} cannot be written: {error.strerror}; take another train.out"

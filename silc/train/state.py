@@ -25,6 +25,7 @@ class Counters:
     skipped_samples: int = 0  # samples that could not be read, this rank
     position: int = 0  # next sample of the stream, over all ranks
     seconds: float = 0.0  # training time, evaluation and saving left out
+    rewinds: int = 0  # times that the run went back to a checkpoint
 
 
 @dataclass
@@ -77,6 +78,8 @@ class TrainState:
         """Take what :meth:`state_dict` returned; the main rank counts the samples skipped so far, of all ranks."""
         skipped = saved["skipped_samples"] if self.world.main else 0
         self.counters = Counters(**saved["counters"], skipped_samples=skipped)
+        if not all(isinstance(value, int | float) for value in asdict(self.counters).values()):
+            raise TypeError("a counter that is no number")
         self.center.copy_(saved["center"])
         self.scale.load_state_dict(saved["scale"])
         self.scale_optimizer.load_state_dict(saved["scale_optimizer"])

@@ -25,10 +25,11 @@ from torch import Tensor
 import silc_kernels
 from silc.config import Config
 from silc.data.batch import Batch
-from silc.distributed import all_gather_objects, all_reduce_mean_, all_reduce_min_
+from silc.distributed import all_reduce_mean_, all_reduce_min_
 from silc.model.head import DistillInputs
 from silc.objective import ViewPlan, contrastive
 from silc.teacher import EmaTeacher
+from silc.train.blame import Fault, blame
 from silc.train.state import TrainState
 
 
@@ -52,7 +53,7 @@ class StepReport:
     lr: float
     losses: Losses
     bottlenecks: list[Tensor] = field(default_factory=list)  # teacher features [T, n, d] of each micro-batch
-    bad_keys: list[str] = field(default_factory=list)  # when not applied: samples to blame, of all ranks
+    fault: Fault | None = None  # why it was not applied
 
 
 @dataclass
@@ -108,7 +109,7 @@ class SilcStep:
         if applied:
             self._commit(lr, bottlenecks)
         else:
-            report.bad_keys = self._blame(batch, micros, features, distill)
+            report.fault = self._blame(micros, features, leaves, report)
         self.state.scale_optimizer.zero_grad()
         return report
 
@@ -199,25 +200,20 @@ class SilcStep:
             state.center.copy_(silc_kernels.center_update(state.center, mean, weight, momentum=momentum))
             state.teacher.update(self.config.ema_momentum)
 
-    def _blame(self, batch: Batch, micros: list[Batch], features: list[_Features], distill: bool) -> list[str]:
-        """Keys of the samples whose own features are not finite, of all ranks; when there is none, every key of the
-        batch.
-        """
-        blamed = _not_finite(micros, [torch.cat([f.image.flatten(1), f.text], 1) for f in features])
-        if not blamed and distill and batch.small is not None:
-            # A local crop leaves no feature behind, only its part of the loss: look at those again.
-            with torch.no_grad():
-                local = [self.state.engine.forward(micro.small, None, None)[0] for micro in micros]
-            blamed = _not_finite(micros, [image.flatten(1) for image in local])
-        return blamed or [key for keys in all_gather_objects(batch.keys) for key in keys]
-
-
-def _not_finite(micros: list[Batch], values: list[Tensor]) -> list[str]:
-    """Keys, of all ranks, of the samples with a value in [n, D] that is not finite."""
-    finite = torch.cat(values).isfinite().all(1).tolist()
-    keys = [key for micro in micros for key in micro.keys]
-    bad = [key for key, good in zip(keys, finite, strict=True) if not good]
-    return [key for keys in all_gather_objects(bad) for key in keys]
+    def _blame(
+        self, micros: list[Batch], features: list[_Features], leaves: list[_Features], report: StepReport
+    ) -> Fault:
+        """Whose fault it is that something was not finite (collective)."""
+        own = [torch.cat([f.image.flatten(1), f.text], 1) for f in features]
+        for index, teacher in enumerate(report.bottlenecks):
+            own[index] = torch.cat([own[index], teacher.transpose(0, 1).flatten(1)], 1)
+        losses = {"contrastive loss": report.losses.contrastive}
+        if report.losses.distill is not None:
+            losses["distillation loss"] = report.losses.distill
+        grads = [_grad(tensor).sum() for leaf in leaves for tensor in (leaf.image, leaf.text)]
+        grads += [_grad(parameter).sum() for parameter in self.state.scale.parameters()]
+        losses["gradient of the contrastive loss"] = torch.stack([grad.float().reshape(()) for grad in grads])
+        return blame(self.state, micros, own, losses, distill=report.losses.distill is not None)
 
 
 def _grad(tensor: Tensor) -> Tensor:

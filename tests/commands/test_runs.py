@@ -27,7 +27,7 @@ LOSSES = ["loss", "loss_contrastive", "loss_distill"]
 PROMISED = [
     *LOSSES, "step", "time", "teacher_entropy", "teacher_kl_uniform", "center_norm", "feature_std", "grad_norm",
     "logit_scale", "lr", "skipped_steps", "skipped_samples", "samples_seen", "memory_gb", "samples_per_second",
-    "step_seconds", "waiting_for_data", "read_gb", "read_over_used", "read_retries",
+    "step_seconds", "waiting_for_data", "read_gb", "read_over_used", "read_retries", "warnings",
 ]  # fmt: skip
 
 

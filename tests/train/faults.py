@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from silc.data.batch import Batch
 from silc.distributed import World, barrier
 from silc.errors import RunStopped
+from silc.train import step as step_module
 from silc.train.checkpoint import newest
 from silc.train.loop import Trainer
 from silc.train.step import StepReport
@@ -28,22 +29,19 @@ MAX_BAD = 2
 
 
 def discarded(world: World, folder: Path) -> dict[str, dict[str, Any]]:
-    """Every fault in every stage, with and without accumulation: the state around it, and the run that goes on."""
+    """Every fault in every stage, with and without accumulation: the state around each, and the run that goes on."""
     found = {}
-    for stage in cases.STAGES:
-        for accumulation in (1, 4):
-            run = cases.config(stage=stage, micro_batch=cases.GLOBAL_BATCH // world.size // accumulation, steps=CLEAN)
-            name = f"stage{stage}-x{accumulation}"
-            clean = make_trainer(run, world, folder / f"clean-{name}", shares(run, world, CLEAN))
-            clean.run()
-            clean.close()
-            expected = _bits(clean)
-            for fault in FAULTS:
-                where = folder / f"{fault}-{name}"
-                batches = shares(run, world, CLEAN)
-                batches.insert(CLEAN - 1, _bad_batch(fault, run, world))
-                trainer = make_trainer(run, world, where, batches)
-                found[f"{fault}-{name}"] = _observe(trainer, fault, expected) | {"folder": str(where)}
+    for name, objective, stage, accumulation, faults in CASES:
+        micro = cases.GLOBAL_BATCH // world.size // accumulation
+        run = cases.config(objective, stage=stage, micro_batch=micro, steps=CLEAN)
+        clean = make_trainer(run, world, folder / f"clean-{name}", shares(run, world, CLEAN))
+        clean.run()
+        clean.close()
+        expected = bits(clean)
+        batches = shares(run, world, CLEAN)
+        batches[CLEAN - 1 : CLEAN - 1] = [_bad_batch(fault, run, world) for fault in faults]
+        trainer = make_trainer(run, world, folder / f"faults-{name}", batches)
+        found[name] = _observe(trainer, faults, expected)
     return found
 
 
@@ -58,36 +56,37 @@ def _bad_batch(fault: str, run: Any, world: World) -> Batch:
     return cases.share(whole, world.rank, world.size)
 
 
-def _observe(trainer: Trainer, fault: str, expected: dict[str, Tensor]) -> dict[str, Any]:
-    """Run to the end with a bad batch before the last; what changed over that batch, and what it ends in."""
+def _observe(trainer: Trainer, faults: list[str], expected: dict[str, Tensor]) -> dict[str, Any]:
+    """Run to the end with bad batches before the last; what changed over each of them, and what the run ends in."""
     seen: dict[str, Any] = {}
     inner, calls = trainer.step, 0
 
     def step(batch: Batch, **kwargs: Any) -> StepReport:
         nonlocal calls
         calls += 1
-        if calls != CLEAN:
+        if not 0 <= calls - CLEAN < len(faults):
             return inner(batch, **kwargs)
-        before = _bits(trainer)
+        fault, before = faults[calls - CLEAN], bits(trainer)
         with FAULTS[fault](trainer):
             report = inner(batch, **kwargs)
-        seen.update(applied=report.applied, bad_keys=report.bad_keys, moved=_differing(before, _bits(trainer)))
+        moved = differing(before, bits(trainer))
+        seen[fault] = {"applied": report.applied, "fault": asdict(report.fault), "moved": moved}
         return report
 
     trainer.step = step
-    with _white_is_nan(trainer.state.engine.module):
+    with white_is_nan(trainer.state.engine.module):
         counters = trainer.run()
     trainer.close()
-    ends = {"wrong_end": _differing(expected, _bits(trainer)), "counters": vars(counters)}
-    return seen | ends | {"log": _skipped_log(trainer.folder)}
+    ends = {"wrong_end": differing(expected, bits(trainer)), "counters": vars(counters)}
+    return {"seen": seen, "log": skipped_log(trainer.folder)} | ends
 
 
-def _skipped_log(folder: Path) -> list[dict[str, Any]]:
+def skipped_log(folder: Path) -> list[dict[str, Any]]:
     barrier()  # the main rank writes it
     return [json.loads(line) for line in (folder / "skipped_steps.jsonl").read_text().splitlines()]
 
 
-def _bits(trainer: Trainer) -> dict[str, Tensor]:
+def bits(trainer: Trainer) -> dict[str, Tensor]:
     """Everything a step may move: masters, moments, working weights, teacher, center, scale and its moments."""
     bits = {name: value.clone() for name, value in state_of(trainer).items()}
     moving = trainer.state
@@ -103,13 +102,13 @@ def _bits(trainer: Trainer) -> dict[str, Tensor]:
     return bits | {f"teacher_working.{name}": value.clone() for name, value in trainer.state.teacher.named_parameters()}
 
 
-def _differing(a: dict[str, Tensor], b: dict[str, Tensor]) -> list[str]:
+def differing(a: dict[str, Tensor], b: dict[str, Tensor]) -> list[str]:
     assert a.keys() == b.keys()
     return [name for name in a if not torch.equal(a[name], b[name])]
 
 
 @contextmanager
-def _white_is_nan(module: nn.Module) -> Any:
+def white_is_nan(module: nn.Module) -> Any:
     """Features of an all-white crop are NaN, wherever the sample that holds it comes to stand."""
 
     def plant(_: nn.Module, args: tuple[list[Tensor]], features: list[Tensor]) -> list[Tensor]:
@@ -137,11 +136,55 @@ def _infinite_gradient(trainer: Trainer) -> Any:
     handle.remove()
 
 
+def _nan(pick: Callable[[Trainer], Tensor]) -> Callable[[Trainer], AbstractContextManager[None]]:
+    """On rank 1 alone, a value of a tensor of the state is NaN in this step."""
+
+    @contextmanager
+    def planted(trainer: Trainer) -> Any:
+        tensor = pick(trainer).detach()
+        before = tensor.clone()
+        if trainer.world.rank == 1:
+            tensor.view(-1)[-1] = torch.nan
+        yield
+        tensor.copy_(before)
+
+    return planted
+
+
+def _student_weight(trainer: Trainer) -> Tensor:
+    parameter = dict(trainer.state.engine.module.named_parameters())[STUDENT_WEIGHT]
+    return getattr(parameter, "ds_tensor", parameter)  # ZeRO-3 keeps this rank's part of it
+
+
+@contextmanager
+def _no_contrastive_loss(trainer: Trainer) -> Any:
+    """On rank 1 alone, the contrastive loss is infinite, of finite features."""
+    before = step_module.contrastive
+    if trainer.world.rank == 1:
+        step_module.contrastive = lambda *words, **more: before(*words, **more) + torch.inf
+    yield
+    step_module.contrastive = before
+
+
+STUDENT_WEIGHT = "visual.trunk.blocks.0.mlp.fc1.weight"
+TEACHER_WEIGHT = "head.mlp.0.weight"
 FAULTS: dict[str, Callable[[Trainer], AbstractContextManager[None]]] = {
+    # First: looking at local crops again, as others have it, leaves weights gathered in ZeRO-3, for the next step too.
+    "student": _nan(_student_weight),
     "sample": nullcontext,  # a sample whose every feature is NaN
     "crop": nullcontext,  # a sample with NaN in its local crops alone: only the distillation loss sees it
     "gradient": _infinite_gradient,
+    "teacher": _nan(lambda trainer: dict(trainer.state.teacher.named_parameters())[TEACHER_WEIGHT]),
+    "center": _nan(lambda trainer: trainer.state.center),
+    "scale": _nan(lambda trainer: trainer.state.scale.logit_scale),
+    "loss": _no_contrastive_loss,
 }
+# Name, objective, stage, accumulation, faults.
+CASES = [
+    (f"stage{stage}-x{accumulation}", "softmax", stage, accumulation, list(FAULTS))
+    for stage in cases.STAGES
+    for accumulation in (1, 4)
+] + [("head-only", "head_only", 2, 4, ["sample", "teacher", "center", "scale"])]
 
 
 def stopped(world: World, folder: Path) -> dict[str, Any]:
@@ -150,13 +193,13 @@ def stopped(world: World, folder: Path) -> dict[str, Any]:
     batches = [*shares(run, world, 1), *(_bad_batch("sample", run, world) for _ in range(MAX_BAD + 1))]
     trainer = make_trainer(run, world, folder / "stopped", batches)
     message = ""
-    with _white_is_nan(trainer.state.engine.module):
+    with white_is_nan(trainer.state.engine.module):
         try:
             trainer.run()
         except RunStopped as error:
             message = str(error)
     trainer.close()
-    return {"message": message, "counters": vars(trainer.state.counters), "log": _skipped_log(trainer.folder)}
+    return {"message": message, "counters": vars(trainer.state.counters), "log": skipped_log(trainer.folder)}
 
 
 def without_data(world: World, folder: Path) -> dict[str, Any]:

@@ -41,7 +41,28 @@ def resumed(world: World, folder: Path, *, stage: int, precision: str = "fp32") 
     findings |= {"counters": [vars(trainer.state.counters) for trainer in (whole, second)]}
     for trainer in (whole, second):
         trainer.close()
+    findings |= {"finished": _finished(run, world, folder / "whole", saved)}
     return findings | {"refused": _refusal(run, world, folder / "refused")}
+
+
+def _finished(run: Config, world: World, folder: Path, saved: Path) -> dict[str, Any]:
+    """The checkpoint of half the steps resumed with as many steps and another rate: what that changes in its files."""
+    run = replace(run, train=replace(run.train, steps=HALF), optim=replace(run.optim, lr=0.5))
+    before = {path: path.read_bytes() for path in _files(folder)}
+    barrier()
+    trainer = _trainer(run, world, folder)
+    counters = trainer.run()
+    path = trainer.saved()
+    trainer.close()
+    barrier()
+    after = {path: path.read_bytes() for path in _files(folder)}
+    changed = [str(path.relative_to(folder)) for path in after if after[path] != before.get(path)]
+    return {"step": counters.step, "path": str(path), "changed": changed, "lr": trainer.config.optim.lr}
+
+
+def _files(folder: Path) -> list[Path]:
+    """Of the checkpoints, and the configurations."""
+    return [*(path for path in (folder / "checkpoints").rglob("*") if path.is_file()), *folder.glob("*.yaml")]
 
 
 def _trainer(run: Config, world: World, folder: Path) -> Trainer:

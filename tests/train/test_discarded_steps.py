@@ -7,40 +7,65 @@ import pytest
 from tests.train import cases, faults
 
 EVERYWHERE = [f"shard/99-{sample}" for sample in range(cases.GLOBAL_BATCH)]
-BLAMED = {"sample": [faults.BAD_KEY], "crop": [faults.BAD_KEY], "gradient": EVERYWHERE}
-ALL = [(fault, f"stage{stage}-x{k}") for fault in faults.FAULTS for stage in cases.STAGES for k in (1, 4)]
+BLAMED = {"sample": [faults.BAD_KEY], "crop": [faults.BAD_KEY], "gradient": EVERYWHERE, "loss": EVERYWHERE}
+PLANTED = {name: planted for name, *_, planted in faults.CASES}
+ALL = [(fault, name) for name, planted in PLANTED.items() for fault in planted]
+# Owner, ranks, and a part of the words.
+OWNERS = {
+    "sample": ("samples", [1], "the features of 1 sample are not finite on rank 1"),
+    "crop": ("samples", [1], "the features of 1 sample are not finite on rank 1"),
+    "gradient": ("gradient", [], "the losses are finite, the gradient is not: that of head.mlp.0.weight"),
+    "student": ("student", [1], f"not finite since step 1: {faults.STUDENT_WEIGHT} on rank 1"),
+    "teacher": (
+        "teacher",
+        [1],
+        f"the teacher's weights are not finite since step 1: {faults.TEACHER_WEIGHT} on rank 1",
+    ),
+    "center": ("center", [1], "the center of the teacher's outputs is not finite since step 1 on rank 1"),
+    "scale": ("scale", [1], "logit_scale is not finite since step 1 on rank 1"),
+    "loss": ("loss", [1], "contrastive loss"),
+}
 
 
 @pytest.mark.parametrize(("fault", "where"), ALL)
 def test_nothing_moves_on_any_rank(launched, fault: str, where: str) -> None:
     """Bitwise: masters, moments, working weights, teacher, center, scale and its moments."""
     for findings in launched(2):
-        found = findings["discarded"][f"{fault}-{where}"]
+        found = findings["discarded"][where]["seen"][fault]
         assert (found["applied"], found["moved"]) == (False, [])
 
 
-@pytest.mark.parametrize(("fault", "where"), ALL)
-def test_the_run_goes_on_as_if_the_batch_had_not_been(launched, fault: str, where: str) -> None:
-    """The clean steps around the bad one end bit for bit where they end without it."""
+@pytest.mark.parametrize("where", PLANTED)
+def test_the_run_goes_on_as_if_the_batches_had_not_been(launched, where: str) -> None:
+    """The clean steps around the bad ones end bit for bit where they end without them."""
     for findings in launched(2):
-        assert findings["discarded"][f"{fault}-{where}"]["wrong_end"] == []
-
-
-@pytest.mark.parametrize(("fault", "where"), ALL)
-def test_samples_are_named_on_every_rank(launched, fault: str, where: str) -> None:
-    """The one sample that did it; every sample of the batch when no sample's own features show it."""
-    for findings in launched(2):
-        assert findings["discarded"][f"{fault}-{where}"]["bad_keys"] == BLAMED[fault]
+        assert findings["discarded"][where]["wrong_end"] == []
 
 
 @pytest.mark.parametrize(("fault", "where"), ALL)
-def test_discarded_steps_are_counted_and_logged(launched, fault: str, where: str) -> None:
+def test_the_owner_is_named_on_every_rank(launched, fault: str, where: str) -> None:
+    """What it is and on which rank; the one sample that did it; every sample of the batch when no state and no sample's
+    own features show it."""
     for findings in launched(2):
-        found = findings["discarded"][f"{fault}-{where}"]
-        assert found["counters"]["skipped_steps"] == 1
+        found = findings["discarded"][where]["seen"][fault]["fault"]
+        owner, ranks, words = OWNERS[fault]
+        assert (found["owner"], found["ranks"], found["keys"]) == (owner, ranks, BLAMED.get(fault, []))
+        assert words in found["words"]
+        assert found["way_out"]
+
+
+@pytest.mark.parametrize("where", PLANTED)
+def test_discarded_steps_are_counted_and_logged(launched, where: str) -> None:
+    position = (faults.CLEAN - 1) * cases.GLOBAL_BATCH
+    for findings in launched(2):
+        found = findings["discarded"][where]
+        assert found["counters"]["skipped_steps"] == len(PLANTED[where])
         assert found["counters"]["step"] == faults.CLEAN
-        position = (faults.CLEAN - 1) * cases.GLOBAL_BATCH
-        assert found["log"] == [{"step": faults.CLEAN - 1, "position": position, "keys": BLAMED[fault]}]
+        for fault, row in zip(PLANTED[where], found["log"], strict=True):
+            owner, ranks, words = OWNERS[fault]
+            assert words in row.pop("what")
+            expected = {"step": faults.CLEAN - 1, "position": position, "owner": owner, "ranks": ranks}
+            assert row == expected | {"keys": BLAMED.get(fault, [])}
 
 
 def test_too_many_in_a_row_end_the_run(launched) -> None:

@@ -33,6 +33,15 @@ def test_a_changed_model_is_refused(launched, ranks: int) -> None:
         assert "model.vision" in findings["resumed"]["refused"]
 
 
+@pytest.mark.parametrize("ranks", [1, 2])
+def test_with_no_step_left_files_say_what_was_trained(launched, ranks: int) -> None:
+    """Resumed to be exported and evaluated, with another learning rate and number of steps, which trained nothing."""
+    for findings in launched(ranks):
+        found = findings["resumed"]["finished"]
+        assert (found["step"], found["path"]) == (resume.HALF, findings["resumed"]["saved"])
+        assert (found["changed"], found["lr"]) == ([], 1.5e-3)
+
+
 def test_whole_weights_in_the_checkpoint_are_those_of_its_step(launched) -> None:
     """student.safetensors and teacher.safetensors serve others; they hold fp32 under the model's names."""
     saved = Path(launched(2)[0]["resumed"]["saved"])

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import copy
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from silc.config import DataConfig
+from silc.data import build_loader
 from silc.train import same_data
 from silc.train.same_data import check_same_data, check_same_everywhere
+from tests.train import cases
+from tests.train.resume import BPE, SAMPLES, write_shards
 
 PATH = Path("run/checkpoints/step_00000004")
 DATA = {
@@ -75,3 +80,16 @@ def test_every_rank_reads_the_same(monkeypatch):
         match=r"rank 2 reads other data than rank 0 \(source 0 is 400 samples .* on rank 0 it is 300 samples",
     ):
         check_same_everywhere(DATA)
+
+
+def test_one_more_shard_in_the_same_folder_is_refused_before_anything_is_trained(tmp_path):
+    """The name of the folder does not change, the samples of every later position do."""
+    write_shards(tmp_path / "shards")
+    run = cases.config(vocabulary=BPE)
+    run.data = DataConfig(shards=[str(tmp_path / "shards")], workers=0, shuffle_block=16)
+    before = build_loader(run, rank=0, world=1).data
+    assert check_same_data(before, build_loader(run, rank=0, world=1).data, PATH, allowed=False) is None
+    shutil.copy(tmp_path / "shards" / "1.tar", tmp_path / "shards" / "2.tar")
+    said = f"the data is {SAMPLES * 3 // 2} samples in 3 shards, it was {SAMPLES} samples in 2 shards"
+    with pytest.raises(ValueError, match=said):
+        check_same_data(before, build_loader(run, rank=0, world=1).data, PATH, allowed=False)

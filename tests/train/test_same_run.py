@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+import math
+import re
 from pathlib import Path
 
 import pytest
 
 from silc import config_io
 from silc.config import Config
-from silc.train.same_run import check_same_run
+from silc.train import same_run
+from silc.train.same_run import check_distillation, check_same_run, notes, trained_config
 from silc.train.start import nothing_left
 
 SAVED = Config()
@@ -45,22 +48,118 @@ def test_all_differences_are_named_at_once():
         check_same_run(SAVED, changed("views.n_local=4", "train.global_batch=32"), PATH)
 
 
-@pytest.mark.parametrize("word", ["optim.lr=0.1", "data.workers=1", "train.micro_batch=2", "eval.every=3"])
-def test_what_may_change(word):
-    assert check_same_run(SAVED, changed(word), PATH) == []
+HARMLESS = [
+    "data.workers=1", "data.cache=/here", "train.micro_batch=2", "train.save_every=3", "eval.every=3",
+    "engine.zero_stage=3", "kernels.distill=torch", "objective.contrastive_chunk=8", "optim.optimizer=torch_adamw",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("word", HARMLESS)
+def test_what_changes_no_more_than_rounding_or_speed_is_not_named(word):
+    assert check_same_run(SAVED, changed(word), PATH) == {}
+
+
+NAMED = {
+    "optim.lr=0.1": (1e-3, 0.1),
+    "optim.schedule=cosine": ("rsqrt", "cosine"),
+    "optim.warmup_steps=7": (50_000, 7),
+    "optim.beta2=0.99": (0.95, 0.99),
+    "optim.weight_decay=0": (1e-4, 0.0),
+    "optim.clip=3": (1.0, 3.0),
+    "objective.teacher_temp=0.07": (0.04, 0.07),
+    "objective.ema_momentum=0.5": (None, 0.5),
+    "objective.distill_weight=2": (1.0, 2.0),
+    "objective.max_scale=50": (100.0, 50.0),
+    "data.max_image_pixels=9": (89_478_485, 9),
+    "data.mean=[0.1, 0.2, 0.3]": ([0.5] * 3, [0.1, 0.2, 0.3]),
+    "train.steps=70000000": (100_000, 70_000_000),
+}
+
+
+@pytest.mark.parametrize("word", NAMED)
+def test_what_changes_what_follows_is_named_with_both_values(word):
+    key, (before, after) = word.partition("=")[0], NAMED[word]
+    now = changed(word)
+    changes = check_same_run(SAVED, now, PATH)
+    assert changes == {key: (before, after)}
+    (line, *_) = notes(changes, SAVED, now, 4)
+    assert line.startswith(f"note: {key} is {after}, it was {before}")
+
+
+def test_every_name_in_the_lists_is_a_key():
+    keys = dict(same_run._leaves(config_io.to_dict(SAVED)))
+    for name in (*same_run._FIXED, *same_run._NAMED, *same_run._SILENT, *same_run._EFFECTS):
+        assert any(same_run._within(key, (name,)) for key in keys), name
 
 
 def test_other_names_of_shards_are_left_to_the_data_themselves():
     """Data that were moved are the same data; and beside shards the sample set's keys mean nothing."""
     before, after = changed("data.shards=[/old]"), changed("data.shards=[/new]", "data.sample_scenes=9")
-    assert check_same_run(before, after, PATH) == []
+    assert check_same_run(before, after, PATH) == {}
     mixed = changed("data.sources=[{shards: [/new]}]")
-    assert check_same_run(before, mixed, PATH) == []
+    assert check_same_run(before, mixed, PATH) == {}
 
 
-def test_another_number_of_steps_is_a_note():
-    (note,) = check_same_run(SAVED, changed("train.steps=70"), PATH)
-    assert note == ("note: train.steps is 70, it was 100000: the schedule is recomputed for the new number of steps")
+def said(before: Config, after: Config, step: int) -> list[str]:
+    return notes(check_same_run(before, after, PATH), before, after, step)
+
+
+def test_more_steps_are_named_with_the_learning_rate_before_and_after():
+    plain = "optim.schedule=cosine", "optim.warmup_steps=0", "optim.cooldown_steps=0", "optim.lr=0.8"
+    before, after = changed("train.steps=4", *plain), changed("train.steps=8", *plain)
+    steps = "note: train.steps is 8, it was 4: the schedule is recomputed for the new number of steps"
+    rate = 0.8 * (1 + math.cos(math.pi * 2 / 8)) / 2  # half a period, a quarter of it done
+    assert said(before, after, 2) == [
+        steps, f"note: the learning rate of step 3 is {rate:.4g}, it would have been 0.4"
+    ]  # fmt: skip
+    last = 0.8 * (1 + math.cos(math.pi * 3 / 4)) / 2
+    assert said(before, after, 4) == [
+        steps, f"note: the learning rate of step 5 is 0.4, that of step 4 was {last:.4g}"
+    ]  # fmt: skip
+
+
+def test_settings_that_no_step_is_left_to_change_are_named_as_such():
+    before, after = changed("train.steps=60000"), changed("train.steps=60000", "optim.lr=5")
+    assert said(before, after, 60_000) == ["note: optim.lr is 5.0, it was 0.001 (no step is left that it could change)"]
+
+
+def test_the_first_scale_has_no_effect_and_a_long_value_is_cut():
+    assert said(SAVED, changed("objective.init_scale=3"), 4)[0] == (
+        "note: objective.init_scale is 3.0, it was None: without an effect, the scale is the checkpoint's"
+    )
+    with pytest.raises(ValueError, match="other settings") as refused:
+        check_same_run(SAVED, changed(f"data.tokenizer={'x' * 5000}"), PATH)
+    assert len(str(refused.value)) < 400
+
+
+def test_distillation_that_starts_elsewhere_is_named():
+    before, after = (changed("objective.distill_start=0.5", f"train.steps={steps}") for steps in (200_000, 300_000))
+    line = "note: distillation starts at step 150000, it would have started at step 100000"
+    assert said(before, after, 60_000)[-1] == line
+
+
+@pytest.mark.parametrize(
+    ("step", "refused"), [(99, True), (51, True), (50, False), (40, False), (100, True), (101, False)]
+)
+def test_distillation_that_would_have_started_is_refused(step, refused):
+    """Its teacher would be the first weights of the run: the student is copied at the step where it starts."""
+    plain = "optim.warmup_steps=0", "optim.cooldown_steps=0", "objective.distill_start=0.5"
+    before, after = changed("train.steps=200", *plain), changed("train.steps=101", *plain)
+    after.objective.distill_start = 50 / 101
+    if not refused:
+        check_distillation(before, after, step, PATH)
+        return
+    with pytest.raises(ValueError, match=f"at step {step} distillation has not started") as error:
+        check_distillation(before, after, step, PATH)
+    way = re.search(r"take objective\.distill_start=(\S+) or later", str(error.value))
+    after.objective.distill_start = float(way[1])
+    assert after.distill_start_step == step
+    check_distillation(before, after, step, PATH)
+
+
+def test_a_run_with_nothing_left_keeps_what_it_was_trained_with():
+    now = changed("optim.lr=5", "train.out=elsewhere", "eval.limit=3")
+    assert trained_config(SAVED, now) == changed("eval.limit=3")
 
 
 def test_shards_against_the_sample_set_are_refused():
