@@ -91,7 +91,7 @@ def blame(
     """Whose fault it is (collective).
 
     micros: this rank's micro-batches. features: of each, the values [n, D] that its samples had alone, on this rank.
-    losses: of this rank, by name, and sums of their gradients. distill: is the distillation loss on.
+    losses: of this rank, by name, and what their gradients sum up to. distill: is the distillation loss on.
     """
     found = look_at_state(state, distill=distill)
     found.samples = sum(len(micro) for micro in micros)
@@ -129,13 +129,8 @@ def judge(ranks: list[Found], keys: list[str], step: int) -> Fault:
         if fault is not None:
             in_batch = fault.owner in ("loss", "gradient", "features")
             return Fault(fault.owner, fault.ranks, fault.words, fault.way_out, keys if in_batch else fault.keys)
-    return Fault(
-        "gradient",
-        [],
-        "a loss or a gradient was not finite, and computed again it is",
-        f"look for a faulty device; {_MACHINE}",
-        keys,
-    )
+    words = "a loss or a gradient was not finite, although everything that it came from is"
+    return Fault("gradient", [], words, "a device may be faulty: resume with train.resume=auto if it comes again", keys)
 
 
 def _student(ranks: list[Found], step: int) -> Fault | None:
