@@ -117,7 +117,8 @@ class MaskFolder:
         return []
 
     def mask(self, index: int) -> Tensor:
-        return decode_mask(_bytes(self._pairs[index].mask), self._rule, self._classes, self.key(index))
+        data, limit = _bytes(self._pairs[index].mask), self._max_pixels
+        return decode_mask(data, self._rule, self._classes, self.key(index), limit)
 
 
 def pairs_by_name(images: Path, masks: Path, image_suffix: str, mask_suffix: str) -> list[Pair]:

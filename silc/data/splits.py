@@ -7,7 +7,6 @@ mistake of the data set as a whole and raises ValueError.
 
 from __future__ import annotations
 
-import io
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -19,6 +18,7 @@ from PIL import Image
 from torch import Tensor
 
 from silc.config import DataConfig
+from silc.data import pillow
 from silc.data.decode import decode_image
 from silc.data.shards import ShardIndex, Unreadable
 
@@ -122,28 +122,28 @@ def _drop_largest(found: np.ndarray, values: np.ndarray, needed: int) -> np.ndar
     return found
 
 
-def decode_mask(data: bytes | None, rule: MaskRule, classes: int, name: str) -> Tensor:
-    """A mask file's classes, int64 [H, W]. name: of the image, for messages.
+def decode_mask(data: bytes | None, rule: MaskRule, classes: int, name: str, max_pixels: int) -> Tensor:
+    """A mask file's classes, int64 [H, W], within the limits of :func:`silc.data.decode.decode_image`.
+
+    PNG, GIF, BMP and TIFF are read. name: of the image, for messages.
 
     Raises:
-        Unreadable: no data, or undecodable.
+        Unreadable: no data, undecodable, or more than `max_pixels` pixels.
         ValueError: several channels, or a class beyond `classes`.
     """
     if data is None:
         raise Unreadable("no mask")
+    # As for images, decoders raise nearly any exception.
     try:
-        with Image.open(io.BytesIO(data)) as opened:
-            # "P" has numbers with a palette for display, "I;16" and "I" have more than 8 bits; all are numbers here.
-            values = np.array(opened)
-    except (OSError, ValueError, SyntaxError) as error:
+        with pillow.opened(data, max_pixels) as opened:
+            channels = len(opened.getbands())
+            found = None if channels > 1 else pillow.in_strips(opened, lambda part: rule(_numbers(part)))
+    except Unreadable as error:
+        raise Unreadable(str(error).replace("image", "mask")) from None
+    except Exception as error:
         raise Unreadable("undecodable mask") from error
-    if values.dtype == np.bool_:
-        values = values.astype(np.uint8)
-    if values.dtype == np.int32:  # how some versions of Pillow return 16-bit PNGs
-        values = values.astype(np.uint16)
-    if values.ndim != 2:
-        raise ValueError(f"the mask of {name} has {values.shape[-1]} channels; a mask has one class number a pixel")
-    found = rule(values)
+    if found is None:
+        raise ValueError(f"the mask of {name} has {channels} channels; a mask has one class number a pixel")
     if found.size and (found.max() >= classes or found.min() < IGNORE):
         bad = int(found.max())
         raise ValueError(
@@ -151,6 +151,21 @@ def decode_mask(data: bytes | None, rule: MaskRule, classes: int, name: str) -> 
             "list that belongs to the masks, or the layout with that numbering"
         )
     return torch.from_numpy(found)
+
+
+def _numbers(image: Image.Image) -> np.ndarray:
+    """The values of a mask's pixels. "P" has numbers with a palette for display, "I;16" and "I" have more than 8 bits.
+
+    Raises Unreadable for values that are no whole numbers.
+    """
+    values = np.array(image)
+    if values.dtype == np.bool_:
+        return values.astype(np.uint8)
+    if values.dtype == np.int32:  # how some versions of Pillow return 16-bit PNGs
+        return values.astype(np.uint16)
+    if not np.issubdtype(values.dtype, np.integer):
+        raise Unreadable("mask of floating-point values")
+    return values
 
 
 def check_mask_size(mask: Tensor, image: Tensor, name: str) -> None:
@@ -249,7 +264,8 @@ class TarSplit:
         return [line.strip() for line in text.splitlines() if line.strip()]
 
     def mask(self, index: int) -> Tensor:
-        return decode_mask(self._read(index, "mask"), self._rule, self._classes, self.key(index))
+        name, limit = self.key(index), self._max_pixels
+        return decode_mask(self._read(index, "mask"), self._rule, self._classes, name, limit)
 
     def _read(self, index: int, column: str) -> bytes | None:
         return self._index.read(*self._places[index], column)
