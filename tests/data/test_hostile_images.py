@@ -232,7 +232,13 @@ def test_other_formats_are_not_opened(kind, monkeypatch):
 
 
 def test_no_program_is_started_and_no_stub_is_asked(monkeypatch):
-    for beginning in (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", b"SIMPLE  =", b"8BPS\0\1", b"BUFR", b"GRIB"):
+    for beginning in (
+        b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n",
+        b"SIMPLE  =",
+        b"8BPS\0\1",
+        b"BUFR",
+        b"GRIB",
+    ):
         refuses(beginning + bytes(4000), "undecodable image", monkeypatch)
 
 
@@ -261,7 +267,9 @@ def without(tags: dict, *names: int) -> dict:
 def test_a_tiffs_strips_and_tiles_cover_it_once(monkeypatch):
     body = bytes(64 * 64)
     assert decode_image(tiff(plain_tiff(64, 64), body), 64 * 64).shape == (64, 64, 3)
-    tiled = without(plain_tiff(64, 64, t322=(3, 1, 64), t323=(3, 1, 64), t324=(4, 1, 512), t325=(4, 1, 4096)), 273, 278, 279)
+    tiled = without(
+        plain_tiff(64, 64, t322=(3, 1, 64), t323=(3, 1, 64), t324=(4, 1, 512), t325=(4, 1, 4096)), 273, 278, 279
+    )
     assert decode_image(tiff(tiled, body), 64 * 64).shape == (64, 64, 3)
     bad = {
         "the image over and over": plain_tiff(64, 64, t273=(4, 1000, 512), t278=(4, 1, 63)),
