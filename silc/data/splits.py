@@ -7,7 +7,6 @@ mistake of the data set as a whole and raises ValueError.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -19,9 +18,12 @@ from torch import Tensor
 
 from silc.config import DataConfig
 from silc.data import pillow
-from silc.data.decode import decode_image
+from silc.data.decode import MAX_CAPTION, decode_image
 from silc.data.shards import ShardIndex, Unreadable
+from silc.data.shards.reader import MAX_SAMPLE
+from silc.files import parse_json
 
+MAX_LABEL, MAX_JSON = 1000, 1 << 20  # bytes of a `cls` and of a json that are read
 IGNORE = -1  # in masks: pixels that nothing is trained on and no metric counts
 LABELS, CAPTIONS, MASKS = "labels", "captions", "masks"
 
@@ -236,29 +238,30 @@ class TarSplit:
         Raises ValueError, with the image's name, where the label is not a class number.
         """
         try:
-            written = self._read(index, "cls")
+            written = self._read(index, "cls", MAX_LABEL)
             info: Any = {"class": written.decode()} if written is not None else None
             if info is None:
-                info = json.loads(self._read(index, "json") or b"{}")
+                info = parse_json(self._read(index, "json", MAX_JSON) or b"{}")
         except (Unreadable, ValueError):
             return None
         if not isinstance(info, dict):
             raise ValueError(f"{self.key(index)}: its json is a {type(info).__name__}, not an object with a `class`")
-        if self._single_objects and info.get("objects") == 1:
-            return info["concept_ids"][0]
         label = info.get("class")
+        if self._single_objects and info.get("objects") == 1:
+            concepts = info.get("concept_ids")
+            label = concepts[0] if isinstance(concepts, list) and concepts else None
         if label is None or type(label) is int:
             return label
-        if isinstance(label, str) and label.strip().isdecimal():
+        if isinstance(label, str) and len(label) < MAX_LABEL and label.strip().isdecimal():
             return int(label)
         raise ValueError(
-            f"{self.key(index)}: its class is {label!r}; a class is a number, its line in the class list from 0"
+            f"{self.key(index)}: its class is {label!r:.80}; a class is a number, its line in the class list from 0"
         )
 
     def captions(self, index: int) -> list[str]:
         """None also where they cannot be read: retrieval leaves such an image out."""
         try:
-            text = (self._read(index, "caption") or b"").decode("utf-8")
+            text = (self._read(index, "caption", MAX_CAPTION) or b"").decode("utf-8")
         except (Unreadable, UnicodeDecodeError):
             return []
         return [line.strip() for line in text.splitlines() if line.strip()]
@@ -267,5 +270,5 @@ class TarSplit:
         name, limit = self.key(index), self._max_pixels
         return decode_mask(self._read(index, "mask"), self._rule, self._classes, name, limit)
 
-    def _read(self, index: int, column: str) -> bytes | None:
-        return self._index.read(*self._places[index], column)
+    def _read(self, index: int, column: str, limit: int = MAX_SAMPLE) -> bytes | None:
+        return self._index.read(*self._places[index], column, limit)
