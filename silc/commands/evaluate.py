@@ -16,7 +16,6 @@ folder, or --out. With options of DeepSpeed's launcher (--num_gpus, --hostfile, 
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import sys
 import tempfile
@@ -30,6 +29,7 @@ from silc.commands.common import MISTAKE, Parser, add_local_rank, did_you_mean, 
 from silc.config import TASKS, Config
 from silc.config_rules import own_data, validate_eval
 from silc.errors import defer_to_first_rank
+from silc.files import read_json
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -87,7 +87,8 @@ def load(args: argparse.Namespace) -> tuple[Config, Weights, Weights, int | None
     saved = checkpoint.load_config(path)
     teacher = checkpoint.load_weights(path, "teacher") if saved.objective.distill else {}
     folder = args.model if path != args.model else path.parent.parent
-    step = json.loads((path / "manifest.json").read_text(encoding="utf-8"))["step"]
+    step = read_json(path / "manifest.json", checkpoint.MAX_MANIFEST).get("step")
+    step = step if type(step) is int else None
     return _configure(saved, args), checkpoint.load_weights(path, "student"), teacher, step, folder
 
 

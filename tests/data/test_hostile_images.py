@@ -7,6 +7,7 @@ import pickle
 import struct
 import subprocess
 import sys
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -54,32 +55,31 @@ def refuses(data: bytes, words: str, monkeypatch, limit: int = DEFAULT) -> None:
             decode_image(data, limit)
 
 
+SMALL, LARGE = frame(64, 64), frame(30_000, 30_000)
+
+
 @pytest.mark.parametrize(
-    "between",
+    "hidden",
     [
-        b"\xff\x00" + struct.pack(">H", 2),  # taken for a segment, it hides nothing; for a stuffed zero, all is hidden
-        b"\xff\x00" + struct.pack(">H", 21) + frame(64, 64) + frame(64, 64)[:-17],
-        b"\xff\xff\x00\x00\x13" + frame(64, 64)[2:],
-        b"\xff\xe0\x00\x00\xff\xff",
-        b"any bytes \x00",
-        b"\xff\x01\xff\xd0",
+        b"\xff\x00"
+        + struct.pack(">H", 21)
+        + SMALL,  # FF 00 is no segment: the small frame counts, the second is an error
+        b"\xff\x00" + struct.pack(">H", 2 + len(LARGE)) + LARGE,  # ... so that this one counts
+        b"\xff\xe0\x00\x00" + LARGE,  # a segment that is shorter than its length
+        b"\xff\xe0\x00\x01" + LARGE,
+        b"\xff\xff\xff" + LARGE[1:],  # fill bytes
+        b"any bytes \x00" + LARGE,
+        b"\xff\x01\xff\xd0" + LARGE,  # markers without a segment
     ],
 )
-def test_a_jpegs_size_is_the_one_that_its_decoder_finds(between, monkeypatch):
-    """Some of these were read as 64 x 64, and decoded to 30,000 x 30,000."""
+def test_a_jpegs_size_is_the_one_that_its_decoder_finds(hidden, monkeypatch):
+    """Of 397 bytes with some of these the size was read as 64 x 64, and 30,000 x 30,000 pixels were decoded."""
     whole = encode(noise(64, 64), "JPEG")
     start = whole.index(b"\xff\xc0")
-    segment = whole[start : start + 19]
-    large = segment[:5] + struct.pack(">HH", 30_000, 30_000) + segment[9:]
-    for hidden in (between, b"\xff\x00\x00\x15" + segment):
-        data = whole[:start] + hidden + large + whole[start + 19 :]
-        found = jpeg.read_header(data)
-        assert found is None or (found.width, found.height) in ((30_000, 30_000), (64, 64))
-        if found is None or found.width == 64:  # then the decoder must find no more
-            with pytest.raises(Unreadable):
-                decode_image(data, 64 * 64)
-        else:
-            refuses(data, "too many pixels", monkeypatch)
+    data = whole[:start] + hidden + whole[start:]
+    if LARGE[1:] in hidden:
+        refuses(whole[:start] + hidden + whole[start + len(SMALL) :], "too many pixels", monkeypatch)
+    refuses(data, "undecodable image", monkeypatch)  # two frames
 
 
 SEGMENTS = st.one_of(
@@ -146,6 +146,9 @@ def test_scans_are_counted_before_they_are_decoded(monkeypatch):
     last = data.rindex(b"\xff\xda")
     scan = data[data.rindex(b"\xff\xda", 0, last) : last]
     many = lambda count: data[:last] + scan * (count - data.count(b"\xff\xda")) + data[last:]  # noqa: E731
+    assert jpeg.read_header(encode(noise(64, 48), "JPEG", exif=b"\xff\xda" * 900)).scans == 1  # a thumbnail's, say
+    plain = encode(noise(640, 480), "JPEG").replace(b"\xff\xda\x00\x0c\x03", b"\xff\xda\x00\x0c\x01")
+    refuses(plain[:-2] + b"\xff\xda" * jpeg.SCANS + plain[-2:], "too many scans", monkeypatch)
     refuses(many(jpeg.SCANS + 1), "too many scans", monkeypatch)
     refuses(many(decode.SCANS + 1), "too many scans", monkeypatch, 640 * 480)
     assert decode_image(many(decode.SCANS), 640 * 480).shape == (480, 640, 3)
@@ -291,6 +294,25 @@ def test_a_tiffs_strips_and_tiles_cover_it_once(monkeypatch):
             error.add_note(name)
             raise
     refuses(tiff(plain_tiff(64, 64), body).replace(b"II*\0", b"II+\0"), "undecodable image", monkeypatch)
+
+
+@pytest.mark.parametrize("chunk", [b"abCd", b"IDAT", b"tEXt"])
+def test_a_png_of_millions_of_chunks_is_refused(monkeypatch, chunk):
+    """Two million took half a minute."""
+    data = encode(noise(16, 16), "PNG")
+    at = data.index(b"IDAT") - 4
+    empty = struct.pack(">I", 0) + chunk + struct.pack(">I", zlib.crc32(chunk))
+    assert decode_image(data[:at] + empty * 100 + data[at:], DEFAULT).shape == (16, 16, 3)
+    refuses(data[:at] + empty * (pillow.READS // 2) + data[at:], "undecodable image", monkeypatch)
+
+
+@pytest.mark.parametrize("block", [b"!\xff\1a\0", b"!\xfe\1a\1b\0", b"\0", b"!\xfe" + b"\1a" * 1000 + b"\0"])
+def test_a_gif_of_millions_of_blocks_is_refused(monkeypatch, block):
+    for mode in ("P", "L"):
+        data = encode(noise(16, 16).quantize(9).convert(mode), "GIF")
+        at = 13 + (3 << (data[10] & 7) + 1 if data[10] & 0x80 else 0)
+        assert decode_image(data[:at] + block * 10 + data[at:], DEFAULT).shape == (16, 16, 3)
+        refuses(data[:at] + block * (2 * pillow.READS // len(block) + 1) + data[at:], "undecodable image", monkeypatch)
 
 
 @pytest.mark.parametrize("kind", ["PNG", "TIFF", "BMP"])

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
+
+import pytest
 
 from silc.config import Config
-from silc.train.metrics import MetricLog
+from silc.train.metrics import MetricLog, drop_later_rows
 
 
 def steps(path):
@@ -28,3 +31,20 @@ def test_rows_past_the_checkpoint_are_dropped(tmp_path):
     assert steps(tmp_path / "metrics.jsonl") == [2, 4, 6]
     # The step discarded after step 4 comes again; the one after step 3 does not.
     assert steps(tmp_path / "skipped_steps.jsonl") == [3]
+
+
+@pytest.mark.parametrize(
+    "odd",
+    [b"[" * 100_000, b"[1]", b"5", b"{}", b'{"step": "3"}', b'{"step": null}', b'{"step": true}', b"\xff\xfe", b""],
+)
+def test_lines_that_are_no_rows_are_left_out_alone(tmp_path, odd):
+    path = tmp_path / "metrics.jsonl"
+    path.write_bytes(b'{"step": 2, "loss": 1}\n' + odd + b'\n{"step": 4}\n{"step": 9}\n')
+    drop_later_rows(path, 4)
+    assert path.read_bytes() == b'{"step": 2, "loss": 1}\n{"step": 4}\n'
+
+
+def test_what_is_no_file_is_refused(tmp_path):
+    os.mkfifo(tmp_path / "metrics.jsonl")
+    with pytest.raises(ValueError, match="is a pipe"):
+        drop_later_rows(tmp_path / "metrics.jsonl", 4)
