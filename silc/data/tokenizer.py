@@ -126,7 +126,8 @@ def build_tokenizer(name: str, context_length: int) -> Tokenizer:
     if name == OPEN_CLIP_BPE:
         return _OpenClip(context_length)
     try:
-        return _HuggingFace(name, context_length=context_length)
+        # Named, since else transformers may ask at the terminal whether code in the folder is to be run.
+        return _HuggingFace(name, context_length=context_length, trust_remote_code=False)
     except (ImportError, OSError, ValueError) as error:
         raise ValueError(
             f"data.tokenizer={name!r} cannot be loaded ({error}); use {OPEN_CLIP_BPE!r}, or install transformers and "

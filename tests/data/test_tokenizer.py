@@ -175,6 +175,7 @@ def test_an_unknown_tokenizer_is_refused(tmp_path):
 
 def test_texts_for_hugging_face_are_cut_too(monkeypatch):
     seen: list[str] = []
+    asked: list[dict] = []
 
     class Loaded:
         def __len__(self) -> int:
@@ -185,9 +186,12 @@ def test_texts_for_hugging_face_are_cut_too(monkeypatch):
             return types.SimpleNamespace(input_ids=torch.zeros(len(texts), options["max_length"], dtype=torch.int64))
 
     stub = types.ModuleType("transformers")
-    stub.AutoTokenizer = types.SimpleNamespace(from_pretrained=lambda *_args, **_options: Loaded())
+    stub.AutoTokenizer = types.SimpleNamespace(
+        from_pretrained=lambda *_args, **options: asked.append(options) or Loaded()
+    )
     monkeypatch.setitem(sys.modules, "transformers", stub)
     mine = build_tokenizer("any", 16)
     assert mine(["  a dog", "\n" + "x" * 1_000_000]).shape == (2, 16)
     assert mine.vocab_size == 99
     assert seen == ["a dog", "x" * tokenizer.longest_text(16)]
+    assert asked[0]["trust_remote_code"] is False
