@@ -11,7 +11,7 @@ import yaml
 from silc.files import read_text
 
 MAX_BYTES = 1 << 20  # a configuration has about ten thousand
-MAX_NUMBER = 64  # characters of a number
+MAX_INTEGER, MAX_FLOAT = 1000, 100  # characters
 
 
 class _Plain(yaml.SafeLoader):
@@ -37,21 +37,21 @@ class _Plain(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
 
-def _short(construct: Callable[[yaml.SafeLoader, yaml.ScalarNode], Any]) -> Callable[[_Plain, yaml.ScalarNode], Any]:
-    """A constructor of numbers, for texts of at most MAX_NUMBER characters: the time of the others has no bound."""
+def _short(construct: Callable[[Any, yaml.ScalarNode], Any], most: int) -> Callable[[_Plain, yaml.ScalarNode], Any]:
+    """A constructor of numbers, for texts of at most `most` characters: the time of longer ones has no bound."""
 
     def checked(loader: _Plain, node: yaml.ScalarNode) -> Any:
-        if len(node.value) > MAX_NUMBER:
+        if len(node.value) > most:
             raise yaml.constructor.ConstructorError(
-                None, None, f"a number of {len(node.value)} characters; at most {MAX_NUMBER} are read", node.start_mark
+                None, None, f"a number of {len(node.value)} characters; at most {most} are read", node.start_mark
             )
         return construct(loader, node)
 
     return checked
 
 
-_Plain.add_constructor("tag:yaml.org,2002:int", _short(yaml.SafeLoader.construct_yaml_int))
-_Plain.add_constructor("tag:yaml.org,2002:float", _short(yaml.SafeLoader.construct_yaml_float))
+_Plain.add_constructor("tag:yaml.org,2002:int", _short(yaml.SafeLoader.construct_yaml_int, MAX_INTEGER))
+_Plain.add_constructor("tag:yaml.org,2002:float", _short(yaml.SafeLoader.construct_yaml_float, MAX_FLOAT))
 
 
 def read_plain(path: str | Path) -> Any:
