@@ -41,6 +41,7 @@ _ENTRIES = {
     "data.sources": ("source", SourceRule, "[{shards: [/data/a], weight: 3}, {shards: [/data/b], weight: 1}]"),
 }
 EXAMPLES = {"int": "500", "float": "0.001", "bool": "true", "str": "NAME"}  # by type
+SHOWN, LONGEST = 20, 200  # mistakes in a message, characters of a value in it
 RENAMED_BACKENDS = {"reference": "torch"}  # values of the keys of `kernels`
 
 
@@ -69,7 +70,7 @@ def load_config(
     for unverified in config.unverified:
         if unverified not in known:
             raise ValueError(
-                f"preset {name}: `unverified` lists {unverified!r}, which is not a key{_nearest(unverified, known)}"
+                f"preset {name}: `unverified` lists {unverified!r:.80}, which is not a key{_nearest(unverified, known)}"
             )
     return config
 
@@ -82,7 +83,8 @@ def build(tree: dict[str, Any]) -> Config:
         return _ADAPTER.validate_python(tree)
     except ValidationError as error:
         known = set(valid_keys()) | {dotted.rsplit(".", 1)[0] for dotted in valid_keys() if "." in dotted}
-        lines = [_explain(item, known) for item in error.errors()]
+        lines = [_explain(item, known) for item in error.errors()[:SHOWN]]
+        lines += [f"and {error.error_count() - SHOWN} more"] if error.error_count() > SHOWN else []
         raise ValueError("configuration:\n  " + "\n  ".join(lines)) from None
 
 
@@ -280,7 +282,7 @@ def _read_yaml(path: Path) -> dict[str, Any]:
     except OSError as error:
         raise ValueError(f"cannot read the configuration file {path}: {error.strerror}") from None
     except yaml.YAMLError as error:
-        raise ValueError(f"{path} is not valid YAML: {error}") from None
+        raise ValueError(f"{path} is not valid YAML: {_shown(str(error), 5 * LONGEST)}") from None
     if not isinstance(tree, dict):
         raise ValueError(f"{path} must hold a mapping of sections, not {type(tree).__name__}")
     return _with_new_names(tree)
@@ -377,7 +379,9 @@ def _with_lists(tree: dict[str, Any]) -> dict[str, Any]:
         if isinstance(value, str) and "," in re.sub(r"\{[^{}]*\}", "", value):
             several = _quote_list(dotted, [part.strip() for part in value.split(",")])
             single = shlex.quote(f"{dotted}={json.dumps([value], ensure_ascii=False)}")
-            raise ValueError(f"configuration:\n  {dotted}={value}: {several}; a name with a comma: {single}")
+            raise ValueError(
+                f"configuration:\n  {dotted}={_shown(value)}: {_shown(several)}; a name with a comma: {_shown(single)}"
+            )
         tree = tree | {section: inside | {name: [value]}}
     return tree
 
@@ -393,7 +397,7 @@ def _refuse_booleans(tree: dict[str, Any]) -> None:
 
 
 def _explain(item: Any, known: set[str]) -> str:
-    dotted = ".".join(str(part) for part in item["loc"])
+    dotted = ".".join(str(part) for part in item["loc"])[:LONGEST]
     entry = re.fullmatch(r"(\w+\.\w+)\.\d+\.\w+", dotted)
     if item["type"] == "unexpected_keyword_argument":
         if entry and entry[1] in _ENTRIES:
@@ -403,8 +407,12 @@ def _explain(item: Any, known: set[str]) -> str:
     if item["type"] == "missing":
         section, _, name = dotted.rpartition(".")
         return f"{section} has no {name}"
-    message = f"{dotted}={item['input']!r}: {item['msg'][0].lower()}{item['msg'][1:]}"
+    message = f"{dotted}={_shown(repr(item['input']))}: {item['msg'][0].lower()}{item['msg'][1:]}"
     return message + _way_out(dotted, item)
+
+
+def _shown(text: str, most: int = LONGEST) -> str:
+    return text if len(text) <= most else f"{text[:most]}..."
 
 
 def _way_out(dotted: str, item: Any) -> str:
@@ -424,7 +432,7 @@ def _way_out(dotted: str, item: Any) -> str:
 
 
 def _nearest(word: str, known: Iterable[str]) -> str:
-    known = list(known)
+    word, known = word[:LONGEST], list(known)
     close = difflib.get_close_matches(word, known, n=1, cutoff=0.6)
     if not close:
         leaf = word.rsplit(".", 1)[-1]

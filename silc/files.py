@@ -7,12 +7,14 @@ contents or the new ones, never a part, also after a crash or on a full disk.
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import secrets
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 
 @contextmanager
@@ -64,6 +66,37 @@ def check_regular(path: str | Path, limit: int | None = None) -> None:
         raise ValueError(f"{path} is {kind}; give a regular file")
     if limit is not None and found.st_size > limit:
         raise ValueError(f"{path} has {found.st_size} bytes; at most {limit} are read")
+
+
+def read_regular(path: str | Path, limit: int) -> bytes:
+    """A file's bytes. Raises as :func:`check_regular`."""
+    check_regular(path, limit)
+    with open(path, "rb") as file:
+        return file.read(limit)
+
+
+def read_text(path: str | Path, limit: int) -> str:
+    """A text file of at most `limit` bytes. Raises as :func:`check_regular`, and ValueError where it is not UTF-8."""
+    try:
+        return read_regular(path, limit).decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} is not UTF-8 text: byte {error.start} is {error.object[error.start]:#04x}") from None
+
+
+def parse_json(data: bytes | str) -> Any:
+    """The value of a JSON text. Raises ValueError for what is none, and for values nested too deep."""
+    try:
+        return json.loads(data)
+    except RecursionError:
+        raise ValueError("values are nested too deep") from None
+
+
+def read_json(path: str | Path, limit: int) -> Any:
+    """The value in a JSON file of at most `limit` bytes. Raises as :func:`read_text` and :func:`parse_json`."""
+    try:
+        return parse_json(read_text(path, limit))
+    except ValueError as error:
+        raise ValueError(str(error) if str(path) in str(error) else f"{path} is not valid JSON: {error}") from None
 
 
 def sync_folder(folder: Path) -> None:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from silc.files import check_regular
+from silc.files import read_text
 
 MAX_BYTES = 1 << 20  # a configuration has about ten thousand
+MAX_INTEGER, MAX_FLOAT = 1000, 100  # characters
 
 
 class _Plain(yaml.SafeLoader):
@@ -35,6 +37,23 @@ class _Plain(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
 
+def _short(construct: Callable[[Any, yaml.ScalarNode], Any], most: int) -> Callable[[_Plain, yaml.ScalarNode], Any]:
+    """A constructor of numbers, for texts of at most `most` characters: the time of longer ones has no bound."""
+
+    def checked(loader: _Plain, node: yaml.ScalarNode) -> Any:
+        if len(node.value) > most:
+            raise yaml.constructor.ConstructorError(
+                None, None, f"a number of {len(node.value)} characters; at most {most} are read", node.start_mark
+            )
+        return construct(loader, node)
+
+    return checked
+
+
+_Plain.add_constructor("tag:yaml.org,2002:int", _short(yaml.SafeLoader.construct_yaml_int, MAX_INTEGER))
+_Plain.add_constructor("tag:yaml.org,2002:float", _short(yaml.SafeLoader.construct_yaml_float, MAX_FLOAT))
+
+
 def read_plain(path: str | Path) -> Any:
     """The value in a YAML file.
 
@@ -43,8 +62,8 @@ def read_plain(path: str | Path) -> Any:
         yaml.YAMLError: text that is no YAML, an alias, or a key that is given twice in one mapping.
         OSError: a file that cannot be read.
     """
-    check_regular(path, MAX_BYTES)
+    text = read_text(path, MAX_BYTES)
     try:
-        return yaml.load(Path(path).read_text(encoding="utf-8"), Loader=_Plain)
+        return yaml.load(text, Loader=_Plain)
     except RecursionError:
         raise ValueError(f"{path} nests values too deep") from None

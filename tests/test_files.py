@@ -94,3 +94,39 @@ def test_only_regular_files_of_a_limited_size_are_read(tmp_path):
         files.check_regular(tmp_path / "text", 4)
     with pytest.raises(FileNotFoundError):
         files.check_regular(tmp_path / "none")
+
+
+def test_files_of_others_are_read_within_limits(tmp_path):
+    path = tmp_path / "a.json"
+    path.write_bytes(b'{"a": [1]}')
+    assert files.read_regular(path, 10) == b'{"a": [1]}'
+    assert files.read_json(path, 10) == {"a": [1]}
+    for read in (files.read_regular, files.read_text, files.read_json):
+        with pytest.raises(ValueError, match=r"a\.json has 10 bytes; at most 9 are read"):
+            read(path, 9)
+        with pytest.raises(ValueError, match="is a folder; give a regular file"):
+            read(tmp_path, 9)
+        with pytest.raises(FileNotFoundError):
+            read(tmp_path / "none", 9)
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(ValueError, match="is a pipe, socket or device"):
+        files.read_json(tmp_path / "pipe", 9)
+
+
+@pytest.mark.parametrize(
+    ("data", "words"),
+    [
+        (b"\xff\xfe", "is not UTF-8 text: byte 0 is 0xff"),
+        (b"[" * 100_000, "is not valid JSON: values are nested too deep"),
+        (b'{"a": ' * 100_000, "is not valid JSON: values are nested too deep"),
+        (b"9" * 5000, "is not valid JSON: Exceeds the limit"),
+        (b"{", "is not valid JSON: Expecting"),
+        (b"", "is not valid JSON: Expecting"),
+    ],
+)
+def test_what_is_no_json_is_told_in_words(tmp_path, data, words):
+    (tmp_path / "a.json").write_bytes(data)
+    with pytest.raises(ValueError, match=words) as caught:
+        files.read_json(tmp_path / "a.json", 1 << 20)
+    assert type(caught.value) is ValueError
+    assert str(tmp_path) in str(caught.value)

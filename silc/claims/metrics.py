@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import statistics
 from collections.abc import Iterable, Sequence
@@ -11,6 +10,7 @@ from typing import Any, NamedTuple
 
 from silc import config_io
 from silc.claims.plan import SHOTS, SILC, Run
+from silc.evaluate.results import read_results
 from silc.text import plural
 
 # (task, metric) -> its name in the tables: one for each claim of the abstract.
@@ -57,12 +57,10 @@ def evaluation(run: Run) -> list[dict[str, Any]]:
 
     Another evaluation of the run, by hand or by an earlier plan, may stand in its place, or one that was cut short.
     """
-    try:
-        found = json.loads((run.folder / "evaluation.json").read_text(encoding="utf-8"))
-    except (OSError, json.JSONDecodeError):
-        return []
+    found = read_results(run.folder)
     wanted = config_io.to_dict(run.config)["eval"]
-    return found["results"] if (found["step"], found.get("eval")) == (run.config.train.steps, wanted) else []
+    made = found is not None and (found.step, found.options) == (run.config.train.steps, wanted)
+    return found.results if found is not None and made else []
 
 
 def done(run: Run) -> bool:

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from torch import Tensor
 
 from silc.data.decode import decode_image
 from silc.data.shards import Unreadable
 from silc.data.splits import LABELS, MASKS, MaskRule, decode_mask
+from silc.files import read_regular, read_text
 
+MAX_FILE = 256 << 20  # bytes of an image or a mask
+MAX_LIST = 64 << 20  # bytes of a list of names
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
 
 
@@ -117,7 +120,8 @@ class MaskFolder:
         return []
 
     def mask(self, index: int) -> Tensor:
-        return decode_mask(_bytes(self._pairs[index].mask), self._rule, self._classes, self.key(index))
+        data, limit = _bytes(self._pairs[index].mask), self._max_pixels
+        return decode_mask(data, self._rule, self._classes, self.key(index), limit)
 
 
 def pairs_by_name(images: Path, masks: Path, image_suffix: str, mask_suffix: str) -> list[Pair]:
@@ -134,15 +138,24 @@ def pairs_by_name(images: Path, masks: Path, image_suffix: str, mask_suffix: str
 
 
 def pairs_by_list(names: Path, images: Path, masks: Path) -> list[Pair]:
-    """A pair for each line of a file: `images/LINE.jpg`, `masks/LINE.png`. Raises ValueError for a missing file."""
+    """A pair for each line of a file: `images/LINE.jpg`, `masks/LINE.png`.
+
+    Raises ValueError for a missing file, and for a line that leads out of the folder.
+    """
     if not names.is_file():
         raise ValueError(f"{names} is missing")
-    stems = [line.strip() for line in names.read_text(encoding="utf-8").splitlines() if line.strip()]
+    stems = [line.strip() for line in read_text(names, MAX_LIST).splitlines() if line.strip()]
+    for stem in stems:
+        path = PurePosixPath(stem)
+        if path.is_absolute() or ".." in path.parts or "\0" in stem:
+            raise ValueError(f"{names}: {stem!r:.200} leads out of {images}; a line is the name of an image in it")
     return [Pair(stem, images / f"{stem}.jpg", masks / f"{stem}.png") for stem in stems]
 
 
 def _bytes(path: Path) -> bytes:
     try:
-        return path.read_bytes()
+        return read_regular(path, MAX_FILE)
     except OSError as error:
         raise Unreadable(f"unreadable file ({error.strerror})") from error
+    except ValueError:
+        raise Unreadable(f"no regular file of at most {MAX_FILE >> 20} MiB") from None

@@ -29,17 +29,28 @@ from silc.config_rules import is_prompt
 from silc.data import class_names
 from silc.data.folders import ImageFolder, MaskFolder, Pair, class_folders, pairs_by_list, pairs_by_name
 from silc.data.splits import LABELS, DataSet, MaskRule, TarSplit, by_table, numbered_from_one, numbered_from_zero
+from silc.files import read_text
 from silc.text import plural
 
+MAX_BYTES = 4 << 20  # of a list of names or prompts
+MAX_NAMES = 100_000  # classes or prompts
+MAX_SHARDS = 1_000_000
 NAMED_BACKGROUND = 'the background is a class and competes under the name "background"'
 
 
 def read_names(path: Path, what: str) -> tuple[str, ...]:
-    """The lines of a file, stripped. Raises ValueError when it cannot be read, is empty or has a blank line."""
+    """The lines of a file, stripped.
+
+    Raises ValueError when it cannot be read, is empty, too large (MAX_NAMES lines, MAX_BYTES) or has a blank line.
+    """
     try:
-        names = tuple(line.strip() for line in path.read_text(encoding="utf-8").rstrip().splitlines())
+        names = tuple(line.strip() for line in read_text(path, MAX_BYTES).rstrip().splitlines())
     except OSError as error:
         raise ValueError(f"cannot read {what}={path}: {error.strerror}") from None
+    except ValueError as error:
+        raise ValueError(f"{what}: {error}") from None
+    if len(names) > MAX_NAMES:
+        raise ValueError(f"{what}={path} has {len(names):,} lines; at most {MAX_NAMES:,} names are read")
     if not names:
         raise ValueError(f"{what}={path} is empty; write one name per line")
     if "" in names:
@@ -84,7 +95,7 @@ def _wds(root: Path, config: DataConfig, classes: tuple[str, ...] | None) -> Dat
             continue
         counted = root / split / "nshards.txt"
         if counted.is_file():
-            count = int(counted.read_text(encoding="utf-8"))
+            count = _number(counted)
             shards = [str(root / split / f"{number}.tar") for number in range(count)]
         else:
             shards = [str(root / split)]
@@ -93,6 +104,14 @@ def _wds(root: Path, config: DataConfig, classes: tuple[str, ...] | None) -> Dat
         splits[split] = TarSplit(config, shards, title=f"{root.name} {split}", classes=len(names))
         _check_labels(splits[split], names)
     return DataSet(root.name, names, splits["test"], splits.get("train"), templates)
+
+
+def _number(path: Path) -> int:
+    """The whole number in a file. Raises ValueError where it holds anything else, or more than MAX_SHARDS."""
+    text = read_text(path, MAX_BYTES).strip()
+    if not (text.isascii() and text.isdigit() and len(text) < 10 and int(text) <= MAX_SHARDS):
+        raise ValueError(f"{path} contains {text!r:.80}; it should be the number of shards, at most {MAX_SHARDS:,}")
+    return int(text)
 
 
 def _read_templates(path: Path) -> tuple[str, ...]:

@@ -7,8 +7,6 @@ mistake of the data set as a whole and raises ValueError.
 
 from __future__ import annotations
 
-import io
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -19,9 +17,13 @@ from PIL import Image
 from torch import Tensor
 
 from silc.config import DataConfig
-from silc.data.decode import decode_image
+from silc.data import pillow
+from silc.data.decode import MAX_CAPTION, decode_image
 from silc.data.shards import ShardIndex, Unreadable
+from silc.data.shards.reader import MAX_SAMPLE
+from silc.files import parse_json
 
+MAX_LABEL, MAX_JSON = 1000, 1 << 20  # bytes of a `cls` and of a json that are read
 IGNORE = -1  # in masks: pixels that nothing is trained on and no metric counts
 LABELS, CAPTIONS, MASKS = "labels", "captions", "masks"
 
@@ -122,28 +124,28 @@ def _drop_largest(found: np.ndarray, values: np.ndarray, needed: int) -> np.ndar
     return found
 
 
-def decode_mask(data: bytes | None, rule: MaskRule, classes: int, name: str) -> Tensor:
-    """A mask file's classes, int64 [H, W]. name: of the image, for messages.
+def decode_mask(data: bytes | None, rule: MaskRule, classes: int, name: str, max_pixels: int) -> Tensor:
+    """A mask file's classes, int64 [H, W], within the limits of :func:`silc.data.decode.decode_image`.
+
+    PNG, GIF, BMP and TIFF are read. name: of the image, for messages.
 
     Raises:
-        Unreadable: no data, or undecodable.
+        Unreadable: no data, undecodable, or more than `max_pixels` pixels.
         ValueError: several channels, or a class beyond `classes`.
     """
     if data is None:
         raise Unreadable("no mask")
+    # As for images, decoders raise nearly any exception.
     try:
-        with Image.open(io.BytesIO(data)) as opened:
-            # "P" has numbers with a palette for display, "I;16" and "I" have more than 8 bits; all are numbers here.
-            values = np.array(opened)
-    except (OSError, ValueError, SyntaxError) as error:
+        with pillow.opened(data, max_pixels) as opened:
+            channels = len(opened.getbands())
+            found = None if channels > 1 else pillow.in_strips(opened, lambda part: rule(_numbers(part)))
+    except Unreadable as error:
+        raise Unreadable(str(error).replace("image", "mask")) from None
+    except Exception as error:
         raise Unreadable("undecodable mask") from error
-    if values.dtype == np.bool_:
-        values = values.astype(np.uint8)
-    if values.dtype == np.int32:  # how some versions of Pillow return 16-bit PNGs
-        values = values.astype(np.uint16)
-    if values.ndim != 2:
-        raise ValueError(f"the mask of {name} has {values.shape[-1]} channels; a mask has one class number a pixel")
-    found = rule(values)
+    if found is None:
+        raise ValueError(f"the mask of {name} has {channels} channels; a mask has one class number a pixel")
     if found.size and (found.max() >= classes or found.min() < IGNORE):
         bad = int(found.max())
         raise ValueError(
@@ -151,6 +153,21 @@ def decode_mask(data: bytes | None, rule: MaskRule, classes: int, name: str) -> 
             "list that belongs to the masks, or the layout with that numbering"
         )
     return torch.from_numpy(found)
+
+
+def _numbers(image: Image.Image) -> np.ndarray:
+    """The values of a mask's pixels. "P" has numbers with a palette for display, "I;16" and "I" have more than 8 bits.
+
+    Raises Unreadable for values that are no whole numbers.
+    """
+    values = np.array(image)
+    if values.dtype == np.bool_:
+        return values.astype(np.uint8)
+    if values.dtype == np.int32:  # how some versions of Pillow return 16-bit PNGs
+        return values.astype(np.uint16)
+    if not np.issubdtype(values.dtype, np.integer):
+        raise Unreadable("mask of floating-point values")
+    return values
 
 
 def check_mask_size(mask: Tensor, image: Tensor, name: str) -> None:
@@ -221,35 +238,37 @@ class TarSplit:
         Raises ValueError, with the image's name, where the label is not a class number.
         """
         try:
-            written = self._read(index, "cls")
+            written = self._read(index, "cls", MAX_LABEL)
             info: Any = {"class": written.decode()} if written is not None else None
             if info is None:
-                info = json.loads(self._read(index, "json") or b"{}")
+                info = parse_json(self._read(index, "json", MAX_JSON) or b"{}")
         except (Unreadable, ValueError):
             return None
         if not isinstance(info, dict):
             raise ValueError(f"{self.key(index)}: its json is a {type(info).__name__}, not an object with a `class`")
-        if self._single_objects and info.get("objects") == 1:
-            return info["concept_ids"][0]
         label = info.get("class")
+        if self._single_objects and info.get("objects") == 1:
+            concepts = info.get("concept_ids")
+            label = concepts[0] if isinstance(concepts, list) and concepts else None
         if label is None or type(label) is int:
             return label
-        if isinstance(label, str) and label.strip().isdecimal():
+        if isinstance(label, str) and len(label) < MAX_LABEL and label.strip().isdecimal():
             return int(label)
         raise ValueError(
-            f"{self.key(index)}: its class is {label!r}; a class is a number, its line in the class list from 0"
+            f"{self.key(index)}: its class is {label!r:.80}; a class is a number, its line in the class list from 0"
         )
 
     def captions(self, index: int) -> list[str]:
         """None also where they cannot be read: retrieval leaves such an image out."""
         try:
-            text = (self._read(index, "caption") or b"").decode("utf-8")
+            text = (self._read(index, "caption", MAX_CAPTION) or b"").decode("utf-8")
         except (Unreadable, UnicodeDecodeError):
             return []
         return [line.strip() for line in text.splitlines() if line.strip()]
 
     def mask(self, index: int) -> Tensor:
-        return decode_mask(self._read(index, "mask"), self._rule, self._classes, self.key(index))
+        name, limit = self.key(index), self._max_pixels
+        return decode_mask(self._read(index, "mask"), self._rule, self._classes, name, limit)
 
-    def _read(self, index: int, column: str) -> bytes | None:
-        return self._index.read(*self._places[index], column)
+    def _read(self, index: int, column: str, limit: int = MAX_SAMPLE) -> bytes | None:
+        return self._index.read(*self._places[index], column, limit)

@@ -14,7 +14,8 @@ RECENT = 32768  # texts whose tokens are cached
 RECENT_BYTES = 16 << 20
 WORDS = 65536  # words whose tokens are cached
 WORDS_BYTES = 8 << 20
-LONGEST_TEXT = 65536  # characters of a text that are read
+LONGEST_TEXT = 65536  # characters of a text that are read, at most
+PER_TOKEN, LEAST = 64, 4096  # characters that are read for each token of the context, and at least
 SPARE = 8  # tokens of a long word that are found beyond those needed: the cut may change the last of them
 ENTRY = 100  # bytes of a dictionary's entry, about
 
@@ -22,9 +23,10 @@ ENTRY = 100  # bytes of a dictionary's entry, about
 class Tokenizer(Protocol):
     """Texts -> int64 [len(texts), context_length], padded; a longer text is truncated and keeps its end token.
 
-    Of a text longer than LONGEST_TEXT characters, without white space at its start, the rest is not read. That changes
-    its tokens only if those characters hold fewer tokens than the context, or if open_clip's repair of wrongly decoded
-    characters, which looks at whole lines, would find its reason after them.
+    Of a text longer than :func:`longest_text`, without white space at its start, the rest is not read. That changes
+    its tokens only if those characters hold fewer tokens than the context, which are 64 for each of them, or if
+    open_clip's repair of wrongly decoded characters, which looks at whole lines, would find its reason after them. The
+    time of that repair grows with the square of a text's length: "&amp;amp;amp;..." is resolved once for each "amp;".
     """
 
     vocab_size: int
@@ -69,14 +71,14 @@ class _OpenClip(SimpleTokenizer):
     def __init__(self, context_length: int) -> None:
         super().__init__(context_length=context_length)
         self.cache = _Bounded(WORDS, WORDS_BYTES, kept=self.cache)
-        self._context = context_length
+        self._context, self._longest_text = context_length, longest_text(context_length)
         self._recent = _Bounded(RECENT, RECENT_BYTES)
         longest = max(len(token.removesuffix("</w>")) for token in self.encoder)
         self._longest_word = longest * (context_length + SPARE)  # bytes
 
     def encode(self, text: str) -> list[int]:
         """The first tokens of a text: all of them, or at least as many as the context has."""
-        text = _beginning(text)
+        text = _beginning(text, self._longest_text)
         tokens: list[int] | None = self._recent.get(text)
         if tokens is None:
             tokens = self._recent[text] = self._encode(text)
@@ -98,11 +100,17 @@ class _HuggingFace(HFTokenizer):
         return len(self.tokenizer)
 
     def __call__(self, texts: list[str], context_length: int | None = None) -> Tensor:
-        return super().__call__([_beginning(text) for text in texts], context_length)
+        longest = longest_text(context_length or self.context_length)
+        return super().__call__([_beginning(text, longest) for text in texts], context_length)
 
 
-def _beginning(text: str) -> str:
-    return text if len(text) <= LONGEST_TEXT else text.lstrip()[:LONGEST_TEXT]
+def longest_text(context_length: int) -> int:
+    """Characters of a text that are read for so many tokens."""
+    return min(LONGEST_TEXT, max(LEAST, PER_TOKEN * context_length))
+
+
+def _beginning(text: str, longest: int) -> str:
+    return text if len(text) <= longest else text.lstrip()[:longest]
 
 
 def build_tokenizer(name: str, context_length: int) -> Tokenizer:
@@ -118,7 +126,8 @@ def build_tokenizer(name: str, context_length: int) -> Tokenizer:
     if name == OPEN_CLIP_BPE:
         return _OpenClip(context_length)
     try:
-        return _HuggingFace(name, context_length=context_length)
+        # Named, since else transformers may ask at the terminal whether code in the folder is to be run.
+        return _HuggingFace(name, context_length=context_length, trust_remote_code=False)
     except (ImportError, OSError, ValueError) as error:
         raise ValueError(
             f"data.tokenizer={name!r} cannot be loaded ({error}); use {OPEN_CLIP_BPE!r}, or install transformers and "

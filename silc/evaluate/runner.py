@@ -21,7 +21,7 @@ from silc.data.splits import DataSet
 from silc.distributed import World
 from silc.evaluate.datasets import EvalData
 from silc.evaluate.metric import Metric
-from silc.evaluate.sharding import Job, TimedOut
+from silc.evaluate.sharding import Job, TaskFailed, TimedOut
 from silc.evaluate.tasks import TASKS
 from silc.evaluate.tasks.task import Task
 from silc.evaluate.towers import Towers
@@ -41,6 +41,7 @@ class Result:
         seconds: time that the task took.
         skipped: (key, reason) of the images that could not be read.
         error: why there are no metrics; None where the task succeeded.
+        broken: whether it ended by what is neither a lack of time nor a mistake in the data.
         details: what the report shows beside the metrics.
     """
 
@@ -53,6 +54,7 @@ class Result:
     skipped: tuple[tuple[str, str], ...]
     error: str | None = None
     details: dict[str, Any] = field(default_factory=dict)
+    broken: bool = False
 
 
 def evaluate(
@@ -60,8 +62,8 @@ def evaluate(
 ) -> list[Result]:
     """Run every task that the data allows, on every model (collective). Changes no state outside the models given.
 
-    strict: whether a mistake in the data ends the evaluation. Otherwise it becomes the result's error,
-        as does a task that runs out of time.
+    strict: whether a mistake in the data ends the evaluation. Otherwise it becomes the result's error, as does
+        whatever else goes wrong in a task, on whichever rank: time, memory, a file system.
 
     Raises ValueError if strict.
     """
@@ -78,20 +80,36 @@ def evaluate(
 def _one(config: Config, task: Task, model: Towers, data: DataSet, world: World, strict: bool) -> Result:
     started = time.perf_counter()
     job = Job(config, world, f"{task.name}, {model.name}")
+    metrics, wrong = _measured(task, model, data, job)
+    if strict and isinstance(wrong, ValueError):
+        raise ValueError(f"{task.name}: {wrong}") from wrong
+    return Result(
+        task.name,
+        model.name,
+        data.name,
+        tuple(metrics),
+        tuple(job.notes),
+        time.perf_counter() - started,
+        tuple(sorted(job.skipped)),
+        None if wrong is None else str(wrong),
+        job.details,
+        isinstance(wrong, TaskFailed),
+    )
+
+
+def _measured(task: Task, model: Towers, data: DataSet, job: Job) -> tuple[list[Metric], Exception | None]:
+    """The metrics, or what the task failed with on some rank, the same on all (collective)."""
     metrics: list[Metric] = []
-    error = None
+    wrong: Exception | None = None
     try:
         metrics = _defined(list(task.run(model, data, job)), job)
-    except TimedOut as timeout:
-        error = str(timeout)
-    except ValueError as mistake:
-        if strict:
-            raise ValueError(f"{task.name}: {mistake}") from mistake
-        error = str(mistake)
-    seconds, skipped = time.perf_counter() - started, tuple(sorted(job.skipped))
-    return Result(
-        task.name, model.name, data.name, tuple(metrics), tuple(job.notes), seconds, skipped, error, job.details
-    )
+    except Exception as error:
+        wrong = error
+    try:
+        job.settle(wrong)
+    except (TimedOut, TaskFailed, ValueError) as error:
+        return [], error
+    return metrics, None
 
 
 def _defined(metrics: Sequence[Metric], job: Job) -> list[Metric]:
@@ -148,8 +166,10 @@ def left_out(data: EvalData, tasks: Sequence[str]) -> list[str]:
 
 
 def scalars(results: Sequence[Result]) -> dict[str, float]:
-    """Values by name, eval/TASK/MODEL/METRIC, for the log."""
-    return {f"eval/{r.task}/{r.model}/{metric.name}": metric.value for r in results for metric in r.metrics}
+    """Values by name, eval/TASK/MODEL/METRIC, for the log, and how many tasks failed, if any."""
+    found = {f"eval/{r.task}/{r.model}/{metric.name}": metric.value for r in results for metric in r.metrics}
+    failed = sum(result.error is not None for result in results)
+    return found | ({"eval_failed": failed} if failed else {})
 
 
 def write_json(results: Sequence[Result], step: int | None, config: Config, path: Path) -> None:

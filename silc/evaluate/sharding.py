@@ -2,14 +2,17 @@
 
 Work is cut into items (a batch of images, one image, a chunk of captions). Item k goes to rank k modulo the number of
 ranks, and results come back in the order of the items: what an item gives does not depend on the number of ranks, so no
-metric does. A rank that runs out of time, or meets a mistake in the data, reports it at the next exchange; the task
-then ends on every rank with that rank's message, and none is left waiting.
+metric does. A rank on which anything goes wrong (time, a mistake in the data, memory, a file system) reports it at the
+next exchange; the task then ends on every rank with that rank's message, and none is left waiting. A task ends with an
+exchange too (:meth:`Job.settle`), so that all ranks make equally many, wherever one of them failed.
 """
 
 from __future__ import annotations
 
 import itertools
+import sys
 import time
+import traceback
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -30,9 +33,25 @@ from silc.text import plural
 S = TypeVar("S")
 T = TypeVar("T")
 
+LONGEST = 1000  # characters of a message
+
 
 class TimedOut(Exception):
     """A task took longer than eval.timeout_minutes."""
+
+
+class TaskFailed(Exception):
+    """A task ended by something that is neither a lack of time nor a mistake in the data; the message names it."""
+
+
+def failure(error: Exception) -> TimedOut | TaskFailed | ValueError:
+    """What ended a task, in a form that can be sent to other ranks, with a message of at most LONGEST characters."""
+    text = str(error)[:LONGEST]
+    if isinstance(error, TimedOut | TaskFailed):
+        return type(error)(text)
+    if isinstance(error, ValueError):
+        return ValueError(text)
+    return TaskFailed(f"{type(error).__name__}: {text}" if text else type(error).__name__)
 
 
 def some_of(items: Sequence[int], count: int) -> list[int]:
@@ -66,6 +85,7 @@ class Job:
         self.skipped: set[tuple[str, str]] = set()
         self.geometry = geometry(config)
         self._ends = time.monotonic() + 60 * config.eval.timeout_minutes if limited else float("inf")
+        self._agreed: Exception | None = None  # what ended the task, known to all ranks
 
     def check(self) -> None:
         """Call between pieces of work. Raises TimedOut when the task's time is over."""
@@ -174,17 +194,41 @@ class Job:
             self.skipped.add((split.key(index), str(error)))
             return None
 
+    def settle(self, error: Exception | None = None) -> None:
+        """End the task: every rank calls it once it has left the task (collective).
+
+        error: what the task ended with on this rank; None: nothing went wrong here.
+
+        Raises TimedOut, ValueError or TaskFailed where something went wrong on any rank, the same on all.
+        """
+        if error is not None and error is self._agreed:
+            raise error
+        self._exchange(None if error is None else self._told(error), None)
+
     def _together(self, local: Callable[[], T]) -> list[T]:
-        """Every rank's local(), or the first rank's TimedOut or ValueError, on every rank."""
-        mine: tuple[Exception | None, T | None, set[tuple[str, str]]]
+        """Every rank's local(), or what the first rank failed with, on every rank."""
+        wrong, value = None, None
         try:
-            mine = (None, local(), self.skipped)
-        except (TimedOut, ValueError) as error:
-            mine = (error, None, self.skipped)
+            value = local()
+        except Exception as error:
+            wrong = self._told(error)
+        return [cast(T, each) for each in self._exchange(wrong, value)]
+
+    def _told(self, error: Exception) -> TimedOut | TaskFailed | ValueError:
+        """The failure to send. Of what no one foresaw, where it happened is printed here, on the rank that knows it."""
+        if not isinstance(error, TimedOut | ValueError):
+            print(f"rank {self.world.rank}: {self._title} failed:", file=sys.stderr)
+            traceback.print_exception(error)
+        return failure(error)
+
+    def _exchange(self, wrong: Exception | None, value: object) -> list[object]:
+        """Every rank's value; raises the first rank's failure, the same on all (collective)."""
+        mine = wrong, value, self.skipped
         # A job of one rank may run while the others wait: what the report shows is made by rank 0 alone.
         everyone = all_gather_objects(mine) if self.world.size > 1 else [mine]
-        for failure, _, _ in everyone:
-            if failure is not None:
-                raise failure
         self.skipped = set().union(*(skipped for _, _, skipped in everyone))
-        return [cast(T, value) for _, value, _ in everyone]
+        for found, _, _ in everyone:
+            if found is not None:
+                self._agreed = found
+                raise found
+        return [each for _, each, _ in everyone]

@@ -60,6 +60,8 @@ class Cadence:
         name = place(self.saver.run, self.saver.state.counters.step).name
 
         def look() -> Best | str | None:
+            if not metrics:  # the evaluation failed, and said so
+                return None
             try:
                 return better(folder, name, metric, metrics)
             except KeyError:

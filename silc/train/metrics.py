@@ -11,8 +11,10 @@ from typing import Any
 
 from silc.config import Config
 from silc.config_io import to_dict
-from silc.files import write_text
+from silc.files import check_regular, parse_json, replacing
 from silc.train.plan.gpus import gpu_of_device
+
+MAX_LINE = 16 << 20  # bytes of a row
 
 
 def peak_flops(config: Config, device_name: str) -> float | None:
@@ -95,19 +97,26 @@ class MetricLog:
 
 
 def drop_later_rows(path: Path, last: int, key: str = "step") -> None:
-    """Keep a JSON Lines file's rows with a `key` up to `last`; a last line that was cut goes too."""
+    """Keep a JSON Lines file's rows with a `key` up to `last`. Lines that are no rows go too: a last one may be cut.
+
+    Raises ValueError for what is no regular file, and OSError.
+    """
     if not path.exists():
         return
-    kept = []
-    for line in path.read_text(encoding="utf-8").splitlines():
-        try:
-            row = json.loads(line)
-        except json.JSONDecodeError:
-            break
-        found = row.get(key) if isinstance(row, dict) else None
-        if not isinstance(found, int) or found <= last:
-            kept.append(line + "\n")
-    write_text(path, "".join(kept))
+    check_regular(path)
+    with path.open("rb") as file, replacing(path) as draft, draft.open("wb") as kept:
+        for line in iter(lambda: file.readline(MAX_LINE), b""):
+            if line.endswith(b"\n") and (found := _whole_number(line, key)) is not None and found <= last:
+                kept.write(line)
+
+
+def _whole_number(line: bytes, key: str) -> int | None:
+    try:
+        row = parse_json(line.decode("utf-8"))
+    except ValueError:
+        return None
+    found = row.get(key) if isinstance(row, dict) else None
+    return found if type(found) is int else None
 
 
 def _plain(value: Any) -> Any:

@@ -22,9 +22,9 @@ from silc.errors import STOPPED_BY_SIGNAL, RunInterrupted, RunStopped, defer_to_
 from silc.evaluate import runner
 from silc.evaluate.datasets import EvalData
 from silc.evaluate.report import examples, output
-from silc.evaluate.towers import Towers, build_towers
+from silc.evaluate.towers import Towers
 from silc.text import plural
-from silc.train import checkpoint, sources
+from silc.train import checkpoint, evaluation, sources
 from silc.train.banner import backend_lines, no_evaluation
 from silc.train.engine import precision
 from silc.train.loop import Trainer
@@ -107,7 +107,7 @@ def _finish(trainer: Trainer, data: EvalData | None, command: Sequence[str]) -> 
 def _train(trainer: Trainer, data: EvalData | None) -> Path:
     """The last checkpoint."""
     started, batch = time.perf_counter(), trainer.config.train.global_batch
-    counters = trainer.run(None if data is None else lambda: _evaluate_on_the_way(trainer, data))
+    counters = trainer.run(None if data is None else lambda: evaluation.on_the_way(trainer, data))
     path = trainer.saved()
     assert path is not None, "train.steps is positive"
     if trainer.world.main:
@@ -132,44 +132,18 @@ def _export(trainer: Trainer, path: Path) -> None:
 def _evaluate_last(trainer: Trainer, data: EvalData, command: Sequence[str]) -> None:
     """Raises RunStopped for whatever goes wrong: the training is done, its checkpoint and export are whole."""
     try:
-        results = _evaluate(trainer, data, trainer.config.eval.after)
+        results = evaluation.measure(trainer, data, trainer.config.eval.after)
         if trainer.world.main:
             _show(trainer, data, *results, command)
         barrier()
+        if broken := [result for result in results[1] if result.broken]:
+            raise RuntimeError(f"{broken[0].task}, {broken[0].model}: {broken[0].error}")
     except Exception as error:
         traceback.print_exc()
         raise RunStopped(
             f"the last evaluation failed ({error}); the run is trained, saved and exported. Measure it again with: "
             f"silc evaluate {trainer.folder}"
         ) from error
-
-
-def _evaluate_on_the_way(trainer: Trainer, data: EvalData) -> dict[str, float]:
-    """Metrics by the names of the log; empty on all ranks but the main one (collective)."""
-    _, results = _evaluate(trainer, data, trainer.config.eval.during)
-    return runner.scalars(results) if trainer.world.main else {}
-
-
-def _evaluate(trainer: Trainer, data: EvalData, tasks: Sequence[str]) -> tuple[list[Towers], list[runner.Result]]:
-    """Metrics to the terminal, the log and evaluation.json (collective). Returns the models, and what was measured."""
-    config, world = trainer.config, trainer.world
-    models = _towers(trainer)
-    results = runner.evaluate(config, models, data, tasks, world, strict=False)
-    if world.main:
-        step, folder = trainer.state.counters.step, trainer.folder
-        print(f"evaluation at step {step}\n{runner.table(results, data, tasks)}", flush=True)
-        if trainer.log is not None:
-            trainer.log.write(step, runner.scalars(results))
-        runner.write_json(results, step, config, folder / "evaluation.json")
-    barrier()
-    return models, results
-
-
-def _towers(trainer: Trainer) -> list[Towers]:
-    """The models to measure, on whole copies of the fp32 weights (collective)."""
-    state = trainer.state
-    average = {} if state.teacher is None else state.teacher.average()
-    return build_towers(trainer.config, state.engine.master_weights(), average, state.world.device, state.engine.dtype)
 
 
 def _show(

@@ -15,6 +15,7 @@ from silc.config import Config
 from silc.config_rules import has_evaluation_data
 from silc.data import build_loader
 from silc.distributed import World, broadcast_object, of_first
+from silc.evaluate.results import read_results
 from silc.model.silc import build
 from silc.text import plural
 from silc.train import checkpoint
@@ -145,12 +146,10 @@ def nothing_left(config: Config, step: int, path: Path, folder: Path) -> bool:
         return step >= config.train.steps
     if not config.eval.after or not has_evaluation_data(config):
         return (folder / "open_clip").exists()
-    try:
-        found = json.loads((folder / "evaluation.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    found = read_results(folder)
+    if found is None or (found.step, found.options) != (step, config_io.to_dict(config)["eval"]):
         return False
-    same = (found["step"], found.get("eval")) == (step, config_io.to_dict(config)["eval"])
-    return same and all(result["error"] is None for result in found["results"])
+    return all(result["error"] is None for result in found.results)
 
 
 def open_folder(config: Config, state: TrainState, folder: Path, finished: Resumed | None = None) -> MetricLog | None:

@@ -14,6 +14,7 @@ from silc import distributed
 from silc.config import Config, TrainConfig
 from silc.distributed import World
 from silc.errors import RunStopped
+from silc.evaluate.runner import Result
 from silc.train import run
 
 WORLD = World(0, 1, torch.device("cpu"))
@@ -58,7 +59,7 @@ def test_a_failed_last_evaluation_costs_nothing_but_itself(done, monkeypatch, ca
         raise KeyError("a class")
 
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(run, "_evaluate", fails)
+    monkeypatch.setattr(run.evaluation, "measure", fails)
     assert run.train(fitting()) == 1
     assert done == ["export", "evaluation"]
     last = capsys.readouterr().err.splitlines()[-1]
@@ -68,7 +69,7 @@ def test_a_failed_last_evaluation_costs_nothing_but_itself(done, monkeypatch, ca
 
 def test_in_python_a_run_returns_its_folder_and_raises_what_a_command_prints(done, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(run, "_evaluate", lambda *_: (done.append("evaluation"), []))
+    monkeypatch.setattr(run.evaluation, "measure", lambda *_: (done.append("evaluation"), []))
     monkeypatch.setattr(run, "_show", lambda *words: done.append(words[-1]))
     assert run.run(fitting(), ["silc", "train"]) == Path("run")
     assert done == ["export", "evaluation", ["silc", "train"]]
@@ -76,11 +77,24 @@ def test_in_python_a_run_returns_its_folder_and_raises_what_a_command_prints(don
     def fails(*_arguments: object) -> None:
         raise KeyError("a class")
 
-    monkeypatch.setattr(run, "_evaluate", fails)
+    monkeypatch.setattr(run.evaluation, "measure", fails)
     with pytest.raises(RunStopped, match=r"the last evaluation failed \('a class'\)"):
         run.run(fitting(), [])
     with pytest.raises(ValueError, match=r"train\.micro_batch=3 does not divide"):
         run.run(replace(fitting(), train=TrainConfig(global_batch=8, micro_batch=3)), [])
+
+
+def test_a_task_of_the_last_evaluation_that_breaks_is_told_when_the_others_are_kept(done, monkeypatch, tmp_path):
+    broken = Result("retrieval", "student", "noise", (), (), 0.0, (), "MemoryError: 9 GB", broken=True)
+    late = replace(broken, error="retrieval took longer than", broken=False)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(run, "_show", lambda *words: done.append("report"))
+    monkeypatch.setattr(run.evaluation, "measure", lambda *_: ([], [late]))
+    assert run.run(fitting(), []) == Path("run")
+    monkeypatch.setattr(run.evaluation, "measure", lambda *_: ([], [late, broken]))
+    with pytest.raises(RunStopped, match=r"the last evaluation failed \(retrieval, student: MemoryError: 9 GB\)"):
+        run.run(fitting(), [])
+    assert done == ["export", "report"] * 2
 
 
 def test_a_full_disk_while_logging_is_one_line(done, monkeypatch, capsys, tmp_path):

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import io
+import os
 import re
+import struct
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -15,6 +18,7 @@ from PIL import Image
 from silc.config import DataConfig
 from silc.data import class_names
 from silc.data.layouts import LAYOUTS, open_data_set, read_names
+from silc.data.shards import Unreadable
 from silc.data.splits import IGNORE, DataSet
 
 
@@ -319,3 +323,90 @@ def test_class_files(tmp_path):
         read_names(file, "eval.classes")
     with pytest.raises(ValueError, match=r"eval\.classes=.*absent"):
         read_names(tmp_path / "absent", "eval.classes")
+
+
+def test_files_in_a_folder_have_limits_too(tmp_path):
+    """A pipe never ends, and a mask of 50,000 x 50,000 pixels takes 20 GB."""
+    ade20k(tmp_path)
+    bomb = bytearray((tmp_path / "annotations/validation/ADE_1.png").read_bytes())
+    struct.pack_into(">II", bomb, 16, 50_000, 50_000)
+    struct.pack_into(">I", bomb, 29, zlib.crc32(bomb[12:29]))
+    (tmp_path / "annotations/validation/ADE_1.png").write_bytes(bomb)
+    data = open_data_set(f"ade20k:{tmp_path}", DataConfig(), None)
+    with pytest.raises(Unreadable, match="too many pixels"):
+        data.test.mask(0)
+    small = open_data_set(f"ade20k:{tmp_path}", DataConfig(max_image_pixels=20), None)
+    with pytest.raises(Unreadable, match="too many pixels"):
+        small.training.image(0)
+    with pytest.raises(Unreadable, match="too many pixels"):
+        small.training.mask(0)
+    for path in ("images/validation/ADE_1.jpg", "annotations/training/ADE_1.png"):
+        (tmp_path / path).unlink()
+        os.mkfifo(tmp_path / path)
+    for read in (data.test.image, data.training.mask):
+        with pytest.raises(Unreadable, match="no regular file"):
+            read(0)
+
+
+@pytest.mark.parametrize("line", ["../../etc/passwd", "/etc/passwd", "a/../../../b", "a\0b"])
+def test_a_list_names_files_in_its_folder(tmp_path, line):
+    voc(tmp_path)
+    (tmp_path / "ImageSets/Segmentation/val.txt").write_text(f"2007_val\n{line}\n")
+    with pytest.raises(ValueError, match=r"val\.txt: .* leads out of"):
+        open_data_set(f"voc20:{tmp_path}", DataConfig(), None)
+
+
+@pytest.mark.parametrize(
+    "text", [b"", b"-1", b"x", b"1e3", b"9" * 5000, b"1000001", b"\xff", "\u0663".encode(), b"1\n2"]
+)
+def test_the_number_of_shards_is_a_number(tmp_path, text):
+    (tmp_path / "test").mkdir()
+    (tmp_path / "test/nshards.txt").write_bytes(text)
+    with pytest.raises(ValueError, match=r"nshards\.txt") as caught:
+        open_data_set(f"wds:{tmp_path}", DataConfig(), ("a",))
+    assert len(str(caught.value)) < 400
+
+
+@pytest.mark.parametrize(
+    ("data", "words"),
+    [
+        (b"caf\xe9", "not UTF-8"),
+        (b"a\n" * 100_001, "100,001 lines; at most 100,000"),
+        (b"a" * (4 << 20) + b"a", "at most 4194304 are read"),
+    ],
+)
+def test_lists_of_names_have_limits(tmp_path, data, words):
+    (tmp_path / "names.txt").write_bytes(data)
+    with pytest.raises(ValueError, match=words):
+        read_names(tmp_path / "names.txt", "eval.classes")
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(ValueError, match="a pipe"):
+        read_names(tmp_path / "pipe", "eval.classes")
+
+
+def test_labels_and_captions_of_any_size_and_depth(tmp_path):
+    """A json of 100,000 brackets was a RecursionError, and captions of 100 MB were split into lines."""
+    picture = io.BytesIO()
+    Image.new("RGB", (4, 4)).save(picture, "PNG")
+    samples = [
+        {"json": b"[" * 100_000, "txt": b"a dog\n" * 100_000},
+        {"json": b'{"class": ' * 100_000, "txt": b"a dog\na cat"},
+        {"json": b'{"class": 0, "x": "' + b"a" * (1 << 20) + b'"}'},
+        {"json": b'{"class": NaN}'},
+        {"json": b'{"class": 0}'},
+        {"json": b'{"class": "0"}'},
+    ]
+    (tmp_path / "test").mkdir()
+    with wds.TarWriter(str(tmp_path / "test/0.tar")) as writer:
+        for number, sample in enumerate(samples):
+            writer.write({"__key__": str(number), "png": picture.getvalue()} | sample)
+    (tmp_path / "test/nshards.txt").write_text("1")
+    with pytest.raises(ValueError, match="0/3: its class is nan"):
+        open_data_set(f"wds:{tmp_path}", DataConfig(), ("a",))
+    del samples[3]
+    with wds.TarWriter(str(tmp_path / "test/0.tar")) as writer:
+        for number, sample in enumerate(samples):
+            writer.write({"__key__": str(number), "png": picture.getvalue()} | sample)
+    split = open_data_set(f"wds:{tmp_path}", DataConfig(), ("a",)).test
+    assert [split.label(number) for number in range(5)] == [None, None, None, 0, 0]
+    assert [split.captions(number) for number in range(3)] == [[], ["a dog", "a cat"], []]

@@ -124,7 +124,7 @@ def test_a_missing_shard_is_an_error(make_config):
 
 
 def decoded(values: np.ndarray, rule, classes: int) -> list:
-    return decode_mask(png(values), rule, classes, "m").tolist()
+    return decode_mask(png(values), rule, classes, "m", 100).tolist()
 
 
 def test_rules():
@@ -141,7 +141,7 @@ def test_palettes_are_for_the_eye(tmp_path):
     image.putpalette([9, 9, 9, 200, 0, 0, 0, 200, 0] + [0] * 759)
     image.save(tmp_path / "m.png")
     values = np.array(Image.open(tmp_path / "m.png")).tolist()
-    assert decode_mask((tmp_path / "m.png").read_bytes(), numbered_from_zero(3), 3, "m").tolist() == values
+    assert decode_mask((tmp_path / "m.png").read_bytes(), numbered_from_zero(3), 3, "m", 100).tolist() == values
 
 
 def test_a_mask_with_a_class_that_has_no_name_is_an_error():

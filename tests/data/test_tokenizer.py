@@ -101,10 +101,23 @@ def test_a_caption_of_any_size_is_cut_before_it_is_cleaned_and_merged(monkeypatc
     monkeypatch.setattr(mine, "clean_fn", lambda text: cleaned.append(len(text)) or clean(text))
     monkeypatch.setattr(mine, "bpe", lambda word: merged.append(len(word)) or merge(word))
     mine(["x" * 100_000_000, "a dog " * 1_000_000, " " * 10_000_000])
-    assert max(cleaned) <= tokenizer.LONGEST_TEXT
+    assert max(cleaned) <= tokenizer.longest_text(16)
     assert max(merged) <= 32 * (16 + tokenizer.SPARE)
     assert len(merged) <= 1 + 16
     assert mine._recent.held < 2**20
+
+
+@pytest.mark.parametrize("piece", ["amp;", "\n", "&#", "\u00c3\u00a9", "e\u0301", "\u00e2\u20ac\u2122"])
+@pytest.mark.timeout(20)
+def test_no_caption_takes_long(piece):
+    """At 65,536 characters the first took 18 s."""
+    mine = build_tokenizer("open_clip_bpe", 64)
+    mine([f"&{piece * 100_000}{n}" for n in range(5)])
+    assert len(mine._recent) == 1  # what differs is not read
+
+
+def test_what_is_read_grows_with_the_context():
+    assert [tokenizer.longest_text(n) for n in (3, 64, 77, 248, 65536)] == [4096, 4096, 4928, 15872, 65536]
 
 
 def test_a_cut_text_keeps_its_end():
@@ -162,6 +175,7 @@ def test_an_unknown_tokenizer_is_refused(tmp_path):
 
 def test_texts_for_hugging_face_are_cut_too(monkeypatch):
     seen: list[str] = []
+    asked: list[dict] = []
 
     class Loaded:
         def __len__(self) -> int:
@@ -172,9 +186,12 @@ def test_texts_for_hugging_face_are_cut_too(monkeypatch):
             return types.SimpleNamespace(input_ids=torch.zeros(len(texts), options["max_length"], dtype=torch.int64))
 
     stub = types.ModuleType("transformers")
-    stub.AutoTokenizer = types.SimpleNamespace(from_pretrained=lambda *_args, **_options: Loaded())
+    stub.AutoTokenizer = types.SimpleNamespace(
+        from_pretrained=lambda *_args, **options: asked.append(options) or Loaded()
+    )
     monkeypatch.setitem(sys.modules, "transformers", stub)
     mine = build_tokenizer("any", 16)
     assert mine(["  a dog", "\n" + "x" * 1_000_000]).shape == (2, 16)
     assert mine.vocab_size == 99
-    assert seen == ["a dog", "x" * tokenizer.LONGEST_TEXT]
+    assert seen == ["a dog", "x" * tokenizer.longest_text(16)]
+    assert asked[0]["trust_remote_code"] is False

@@ -88,3 +88,12 @@ def test_a_mask_of_another_size_and_a_split_without_classes_are_errors(job):
     for split in (Memory([], masks=[]), Memory(random_images(1), masks=[torch.full((16, 16), IGNORE)])):
         with pytest.raises(ValueError, match=r"in memory: no pixel .* empty"):
             iou.measure(job, split, range(len(split)), 2, predict)
+
+
+def test_pixels_are_counted_in_parts(monkeypatch):
+    rng = np.random.default_rng(0)
+    truth, guess = (torch.from_numpy(rng.integers(-1, 5, (30, 7)).clip(low)) for low in (-1, 0))
+    whole = iou.confusion(guess, truth, 5)
+    monkeypatch.setattr(iou, "PIXELS", 11)
+    assert torch.equal(iou.confusion(guess, truth, 5), whole)
+    assert whole.sum() == (truth != IGNORE).sum()

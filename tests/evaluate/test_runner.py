@@ -13,6 +13,7 @@ import torch
 from silc import config_io
 from silc.config import Config
 from silc.data.splits import DataSet
+from silc.errors import StoreFailed
 from silc.evaluate import runner
 from silc.evaluate.datasets import EvalData
 from silc.evaluate.tasks import TASKS
@@ -83,6 +84,35 @@ def test_a_mistake_in_the_data_ends_an_evaluation_but_not_a_run(config, towers, 
     broken, fine = runner.evaluate(config, [towers], empty, BOTH, world, strict=False)
     assert "none of 1 image" in broken.error
     assert fine.metrics
+
+
+@pytest.mark.parametrize(
+    "error", [MemoryError(), RecursionError("deep"), OSError(28, "full"), KeyError("x"), StoreFailed("gone")]
+)
+def test_whatever_ends_a_task_the_next_one_runs(config, towers, world, data, monkeypatch, capsys, error):
+    def fails(model, data, job):
+        raise error
+
+    monkeypatch.setitem(TASKS, "retrieval", replace(TASKS["retrieval"], run=fails))
+    for strict in (False, True):
+        broken, fine = runner.evaluate(config, [towers], data, [*reversed(BOTH)], world, strict=strict)
+        assert broken.error.startswith(type(error).__name__)
+        assert (broken.broken, broken.metrics) == (True, ())
+        assert fine.metrics
+        assert (fine.broken, fine.error) == (False, None)
+        assert "in fails" in capsys.readouterr().err  # where it happened
+    assert runner.scalars([broken, fine])["eval_failed"] == 1
+    assert "eval_failed" not in runner.scalars([fine])
+    assert broken.error in runner.table([broken, fine], data, BOTH)
+
+
+def test_messages_are_short(config, towers, world, data, monkeypatch):
+    def fails(model, data, job):
+        raise KeyError("x" * 10**6)
+
+    monkeypatch.setitem(TASKS, "retrieval", replace(TASKS["retrieval"], run=fails))
+    (result,) = runner.evaluate(config, [towers], data, ["retrieval"], world, strict=False)
+    assert len(result.error) < 1100
 
 
 @pytest.mark.parametrize("task", ["zeroshot_segmentation", "linear_segmentation", "open_vocabulary_segmentation"])

@@ -67,7 +67,19 @@ def test_unreadable_images_of_all_ranks_are_known_to_all(found):
 
 def test_what_one_rank_runs_into_all_ranks_report(found):
     for rank in found[2]:
-        late, wrong = rank["ended"]
+        late, wrong, full = rank["ended"]
         assert late.startswith("TimedOut: a task, student took longer than eval.timeout_minutes=")
         assert "on rank 1" in late
         assert wrong == "ValueError: a mistake on the last rank"
+        assert full == "TaskFailed: MemoryError"
+
+
+def test_a_task_that_breaks_on_one_rank_ends_on_all_and_the_next_one_runs(found):
+    for rank in (*found[1], *found[2]):
+        errors = []
+        for first, second in rank["broken"]:
+            errors.append(first[1])
+            assert (first[0], first[2], first[3]) == ("retrieval", first[1] != "odd", 0)
+            assert (second[0], second[1], second[2]) == ("fewshot", None, False)
+            assert second[3] > 0
+        assert errors == ["MemoryError", "Unsendable: of two arguments", "RecursionError: deep", "odd"]

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from silc.data.shards import Unreadable
 from silc.evaluate.segmentation import windows
 from silc.evaluate.segmentation.windows import Geometry, best_class, boxes, geometry, resized, slide
 
@@ -40,6 +41,28 @@ def test_a_stride_that_leaves_pixels_out_is_refused(config, window, side):
 def test_the_short_side_is_the_one_given(height, width, expected):
     image = resized(torch.zeros(height, width, 3, dtype=torch.uint8), 64, 8)
     assert image.shape == (3, *expected)
+
+
+@pytest.mark.parametrize("shape", [(1, 9), (900, 100), (1, 65_535)])
+def test_an_image_that_would_be_enlarged_without_bound_is_left_out(shape):
+    with pytest.raises(Unreadable, match="longer than 8 times its width"):
+        resized(torch.zeros(*shape, 3, dtype=torch.uint8), 64, 8)
+    assert resized(torch.zeros(10, 80, 3, dtype=torch.uint8), 64, 8).shape == (3, 64, 512)
+
+
+def test_a_large_image_takes_few_class_maps_at_a_time(monkeypatch):
+    """All 32 of an image of 89 million pixels would take 11 GB."""
+    scores = torch.randn(40, 5, 6)
+    whole = best_class(scores, (20, 30))
+    taken = []
+    upsample = windows.upsample
+    monkeypatch.setattr(windows, "upsample", lambda part, size: taken.append(len(part)) or upsample(part, size))
+    for most, expected in ((600 * 7, 7), (599, 1)):
+        taken.clear()
+        monkeypatch.setattr(windows, "SCORES", most)
+        assert torch.equal(best_class(scores, (20, 30)), whole)
+        assert max(taken) == expected
+    assert windows.CLASSES * 8_000_000 <= 1 << 28
 
 
 @settings(max_examples=60, deadline=None)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 
@@ -19,8 +20,9 @@ from silc.data.splits import DataSet
 from silc.distributed import World, barrier
 from silc.evaluate import runner
 from silc.evaluate.datasets import EvalData
+from silc.evaluate.metric import Metric
 from silc.evaluate.report import examples
-from silc.evaluate.sharding import Job, TimedOut
+from silc.evaluate.sharding import Job, TaskFailed, TimedOut
 from silc.evaluate.tasks import TASKS
 from silc.evaluate.towers import build_towers
 from silc.model import build
@@ -66,7 +68,9 @@ def measure(rank: int, size: int) -> dict:
     results = runner.evaluate(config, models, data(), list(TASKS), world, strict=True)
     skipped = sorted({key for result in results for key, _ in result.skipped})
     found = {"metrics": runner.scalars(results), "skipped": skipped, "ended": []}
-    for seconds, error in ((0.0, None), (60.0, ValueError("a mistake on the last rank"))):
+    found["broken"] = broken(config, models, world)
+    mistakes = (0.0, None), (60.0, ValueError("a mistake on the last rank")), (60.0, MemoryError())
+    for seconds, error in mistakes:
         config.eval.timeout_minutes = seconds / 60 + 1e-9 if rank == size - 1 else 1.0
         job = Job(config, world, "a task, student")
 
@@ -77,11 +81,43 @@ def measure(rank: int, size: int) -> dict:
 
         try:
             job.each(range(6), one)
-        except (TimedOut, ValueError) as ended:
+        except (TimedOut, TaskFailed, ValueError) as ended:
             found["ended"].append(f"{type(ended).__name__}: {ended}")
     if rank == 0:  # while the others wait: nothing on the way to a report may be collective
         examples.collect(config, models, data(), results)
     barrier()
+    return found
+
+
+class Unsendable(OSError):
+    """One that cannot be pickled."""
+
+    def __init__(self, one: int, other: int) -> None:
+        super().__init__("of two arguments")
+        self.held = lambda: one + other
+
+
+def broken(config: Config, models: list, world: World) -> list[list]:
+    """Results of tasks that fail on one rank alone, before, between and after their exchanges; each is followed by
+    one that is whole."""
+    last, known, found = world.rank == world.size - 1, data(), []
+    task = TASKS["retrieval"]
+    for at, error in ((0, MemoryError()), (1, Unsendable(1, 2)), (2, RecursionError("deep")), (2, ValueError("odd"))):
+
+        def run(model: object, data: DataSet, job: Job, at: int = at, error: Exception = error) -> list[Metric]:
+            for exchange in range(3):
+                if last and exchange == at:
+                    raise error
+                if exchange < 2:
+                    job.each(range(5), lambda item: item)
+            return [Metric("whole", 1.0)]
+
+        TASKS["retrieval"] = replace(task, run=run)
+        try:
+            results = runner.evaluate(config, models[:1], known, ["retrieval", "fewshot"], world, strict=False)
+        finally:
+            TASKS["retrieval"] = task
+        found.append([(result.task, result.error, result.broken, len(result.metrics)) for result in results])
     return found
 
 

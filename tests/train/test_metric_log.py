@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
 
+import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from silc.config import Config
-from silc.train.metrics import MetricLog
+from silc.train.metrics import MetricLog, drop_later_rows
 
 
 def steps(path):
@@ -30,7 +32,7 @@ def test_rows_past_the_checkpoint_are_dropped(tmp_path):
     log.close()
     assert steps(tmp_path / "metrics.jsonl") == [2, 4, 6]
     # The step whose samples come again is dropped; the stretch before the position of the checkpoint does not.
-    assert steps(tmp_path / "skipped_steps.jsonl") == [3, 4, 9]
+    assert steps(tmp_path / "skipped_steps.jsonl") == [3, 4]
 
 
 def test_a_run_that_goes_back_takes_later_steps_again(tmp_path):
@@ -50,3 +52,20 @@ def test_a_run_that_goes_back_takes_later_steps_again(tmp_path):
     assert [row.get("resumed") for row in rows] == [{"optim.lr": [1, 2]}, None, None]
     events = EventAccumulator(str(tmp_path / "tensorboard")).Reload()
     assert [(event.step, event.value) for event in events.Scalars("loss")] == [(2, 1.0), (4, 3.0)]
+
+
+@pytest.mark.parametrize(
+    "odd",
+    [b"[" * 100_000, b"[1]", b"5", b"{}", b'{"step": "3"}', b'{"step": null}', b'{"step": true}', b"\xff\xfe", b""],
+)
+def test_lines_that_are_no_rows_are_left_out_alone(tmp_path, odd):
+    path = tmp_path / "metrics.jsonl"
+    path.write_bytes(b'{"step": 2, "loss": 1}\n' + odd + b'\n{"step": 4}\n{"step": 9}\n')
+    drop_later_rows(path, 4)
+    assert path.read_bytes() == b'{"step": 2, "loss": 1}\n{"step": 4}\n'
+
+
+def test_what_is_no_file_is_refused(tmp_path):
+    os.mkfifo(tmp_path / "metrics.jsonl")
+    with pytest.raises(ValueError, match="is a pipe"):
+        drop_later_rows(tmp_path / "metrics.jsonl", 4)

@@ -178,7 +178,9 @@ def test_shards_against_the_sample_set_are_refused():
 
 def finished(folder: Path, **other) -> None:
     rules = config_io.to_dict(Config())["eval"]
-    found = {"step": 30, "eval": rules, "results": [{"error": None}]} | other
+    result = {"task": "retrieval", "model": "student", "metrics": {"r1": {"value": 0.5, "chance": None}}}
+    results = [result | {"error": error} for error in other.pop("errors", [None])]
+    found = {"step": 30, "eval": rules, "results": results} | other
     (folder / "evaluation.json").write_text(json.dumps(found))
 
 
@@ -188,7 +190,7 @@ def test_a_run_with_all_its_steps_and_its_evaluation_has_nothing_left(tmp_path):
     assert nothing_left(config, 40, path, tmp_path)
     assert not nothing_left(config, 30, path, tmp_path)  # it ended in its last evaluation
     assert nothing_left(config, 30, path, tmp_path / "another")
-    for other in ({"step": 20}, {"eval": {}}, {"results": [{"error": "out of time"}]}):
+    for other in ({"step": 20}, {"eval": {}}, {"errors": ["out of time"]}):
         finished(tmp_path, **other)
         assert not nothing_left(config, 30, path, tmp_path)
     finished(tmp_path)

@@ -14,6 +14,7 @@ import numpy as np
 from silc.data.shards.errors import Unreadable, few, shorten
 from silc.data.shards.expand import MANIFEST, expand_shards
 from silc.data.shards.lost import Tally, check_contents, check_lost, note_lines
+from silc.data.shards.reader import MAX_SAMPLE
 from silc.data.shards.runs import REST
 from silc.data.shards.samples import AHEAD, CUT, Scan, first_key, locate, scan_file
 from silc.data.shards.tar import Source, windowed
@@ -128,17 +129,20 @@ class ShardIndex:
             key = first_key(*self._range(shard, sample))
         return f"{self.shards[shard].name}/{key or f'sample {sample}'}"
 
-    def read(self, shard: int, sample: int, column: str) -> bytes | None:
+    def read(self, shard: int, sample: int, column: str, limit: int = MAX_SAMPLE) -> bytes | None:
         """A member's bytes; None where the sample has no such member. Other members are not read.
 
         Raises:
-            Unreadable: the sample is cut, or is not where it was when the shard was scanned.
+            Unreadable: the sample is cut, or is not where it was when the shard was scanned; the member has more than
+                `limit` bytes.
             StoreFailed: the file cannot be read.
         """
         places = self._places(shard, sample)[1]
         for extension in self._columns[column]:
             if extension in places:
                 start, stop = places[extension]
+                if stop - start > limit:
+                    raise Unreadable(f"{column} of more than {limit} bytes")
                 data = self._bytes(shard, start, stop)
                 if len(data) < stop - start:
                     raise Unreadable(CUT)

@@ -26,7 +26,7 @@ from silc.evaluate.tasks.zeroshot_segmentation import segment
 from silc.evaluate.towers import Towers
 
 # What examples may fail with: data that does not fit, memory that runs out, files that are gone.
-FAILURES = (ValueError, RuntimeError, OSError)
+FAILURES = (ValueError, RuntimeError, OSError, MemoryError)
 SHOWN = 8  # images of each kind
 POOL = 512  # images and captions that compete in the retrieval examples
 WORST = 10  # classes
@@ -177,10 +177,10 @@ def segmented(models: Sequence[Towers], data: DataSet, job: Job) -> list[Panels]
     for number in _several(data.test, job):
         try:
             image, truth = data.test.image(number), data.test.mask(number)
+            check_mask_size(truth, image, data.test.key(number))
+            guesses = {model.name: segment(model, image, classes[model.name], job).cpu() for model in models}
         except Unreadable:
             continue
-        check_mask_size(truth, image, data.test.key(number))
-        guesses = {model.name: segment(model, image, classes[model.name], job).cpu() for model in models}
         inside = {name: torch.where(truth == IGNORE, IGNORE, guess) for name, guess in guesses.items()}
         shown.append((image, {"truth": truth} | inside))
     present = [_largest_first(maps.values()) for _, maps in shown]
@@ -204,15 +204,16 @@ def _largest_first(maps: Iterable[Tensor]) -> list[int]:
 
 def features(models: Sequence[Towers], data: DataSet, job: Job) -> list[Panels]:
     """Images and their patch features' first three principal components as red, green, blue."""
-    originals = []
+    originals, images = [], []
     for number in _several(data.test, job):
         try:
-            originals.append(data.test.image(number))
+            original = data.test.image(number)
+            images.append(windows.resized(original, job.geometry.short_side, models[0].patch))
         except Unreadable:
             continue
+        originals.append(original)
     if not originals:
         raise ValueError(f"{data.test.title}: none of the images to show can be read")
-    images = [windows.resized(image, job.geometry.short_side, models[0].patch) for image in originals]
     panels = [[("image", thumbnail(image))] for image in originals]
     for model in models:
         maps = [model.patches(image[None].to(model.device))[0].cpu() for image in images]

@@ -12,15 +12,19 @@ from silc.evaluate.metric import Metric
 from silc.evaluate.sharding import Job
 from silc.text import plural
 
+PIXELS = 1 << 22  # counted at a time
+
 
 def confusion(guess: Tensor, truth: Tensor, classes: int) -> Tensor:
     """Pixels by true class (rows) and guessed class: int64 [C, C] on the CPU.
 
     guess, truth: int64 of one shape. Pixels whose truth is IGNORE are left out.
     """
-    counted = truth != IGNORE
-    pairs = truth[counted] * classes + guess[counted]
-    return torch.bincount(pairs, minlength=classes**2).view(classes, classes).cpu()
+    total = torch.zeros(classes**2, dtype=torch.int64)
+    for true, guessed in zip(truth.flatten().split(PIXELS), guess.flatten().split(PIXELS), strict=True):
+        counted = true != IGNORE
+        total += torch.bincount(true[counted] * classes + guessed[counted], minlength=classes**2).cpu()
+    return total.view(classes, classes)
 
 
 def per_class(matrix: Tensor) -> Tensor:

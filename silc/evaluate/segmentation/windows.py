@@ -14,8 +14,11 @@ from torch import Tensor
 
 from silc.config import Config
 from silc.data.crops import resize_into
+from silc.data.shards import Unreadable
 
-CLASSES = 32  # class maps that are upsampled to the image's size at a time
+CLASSES = 32  # class maps that are upsampled to the image's size at a time, where the image is not large
+SCORES = 1 << 28  # numbers in them, at most; one class map may be more
+LONGEST = 8  # times the shorter side; the memory of the scores grows with the longer one
 
 Box = tuple[int, int, int, int]  # top, left, height, width
 
@@ -62,8 +65,10 @@ def geometry(config: Config) -> Geometry:
 
 def resized(image: Tensor, short_side: int, patch: int) -> Tensor:
     """uint8 [H, W, 3] -> uint8 [3, h, w]: the shorter side `short_side`, the other in proportion, both multiples of
-    `patch`.
+    `patch`. Raises Unreadable for a longer side of more than LONGEST times the shorter one.
     """
+    if max(image.shape[:2]) > LONGEST * min(image.shape[:2]):
+        raise Unreadable(f"longer than {LONGEST} times its width")
     scale = short_side / min(image.shape[:2])
     height, width = (max(1, round(side * scale / patch)) * patch for side in image.shape[:2])
     out = torch.empty(3, height, width, dtype=torch.uint8)
@@ -121,8 +126,9 @@ def best_class(scores: Tensor, size: tuple[int, ...]) -> Tensor:
         return scores.argmax(0)
     best = torch.full(size, -torch.inf, device=scores.device)
     winner = torch.zeros(size, dtype=torch.int64, device=scores.device)
-    for first in range(0, len(scores), CLASSES):
-        value, number = upsample(scores[first : first + CLASSES], size).max(0)
+    together = max(1, min(CLASSES, SCORES // best.numel()))
+    for first in range(0, len(scores), together):
+        value, number = upsample(scores[first : first + together], size).max(0)
         better = value > best
         best[better], winner[better] = value[better], number[better] + first
     return winner

@@ -1,0 +1,57 @@
+"""evaluation.json as others read it: whole and of the shape that :func:`silc.evaluate.runner.write_json` gives it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from silc.files import read_json
+
+NAME = "evaluation.json"
+MAX_BYTES = 16 << 20  # a few kilobytes are usual
+
+
+class Kept(NamedTuple):
+    """Step, options and results; a result has task, model, error, and metrics with value and chance."""
+
+    step: int | None
+    options: dict[str, Any]
+    results: list[dict[str, Any]]
+
+
+def read_results(folder: Path) -> Kept | None:
+    """What was measured last, by the file in a run folder; None where there is no such file, or a damaged one."""
+    try:
+        found = read_json(folder / NAME, MAX_BYTES)
+    except (OSError, ValueError):
+        return None
+    if not isinstance(found, dict):
+        return None
+    step, options, results = (found.get(name) for name in ("step", "eval", "results"))
+    if not (isinstance(options, dict) and isinstance(results, list) and (step is None or type(step) is int)):
+        return None
+    return Kept(step, options, results) if all(map(_is_result, results)) else None
+
+
+def _is_result(found: object) -> bool:
+    return (
+        isinstance(found, dict)
+        and isinstance(found.get("task"), str)
+        and isinstance(found.get("model"), str)
+        and isinstance(found.get("error", 0), str | None)
+        and isinstance(metrics := found.get("metrics"), dict)
+        and all(map(_is_metric, metrics.values()))
+    )
+
+
+def _is_metric(found: object) -> bool:
+    return (
+        isinstance(found, dict)
+        and _is_number(found.get("value"))
+        and "chance" in found
+        and (found["chance"] is None or _is_number(found["chance"]))
+    )
+
+
+def _is_number(value: object) -> bool:
+    return type(value) is float or (type(value) is int and abs(value) < 2**53)

@@ -1,0 +1,386 @@
+"""No image file takes more memory or time than the limit of pixels allows; none is decoded that exceeds it."""
+
+from __future__ import annotations
+
+import io
+import pickle
+import struct
+import subprocess
+import sys
+import zlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+from PIL import Image
+from torchvision.io import ImageReadMode, decode_jpeg
+
+from silc.data import decode, jpeg, pillow
+from silc.data.decode import decode_image
+from silc.data.shards import Unreadable
+from silc.data.splits import decode_mask, numbered_from_one
+from tests.data import image_fuzz
+from tests.data.image_fuzz import encode
+
+ROOT = Path(__file__).resolve().parents[2]
+DEFAULT = 89_478_485
+
+
+def noise(width: int, height: int) -> Image.Image:
+    rng = np.random.default_rng(0)
+    return Image.fromarray(rng.integers(0, 256, (3, 3, 3), dtype=np.uint8)).resize((width, height))
+
+
+def frame(width: int, height: int, marker: int = 0xC0) -> bytes:
+    """A JPEG's frame header."""
+    components = bytes([1, 0x11, 0, 2, 0x11, 0, 3, 0x11, 0])
+    return bytes([0xFF, marker]) + struct.pack(">HBHHB", 17, 8, height, width, 3) + components
+
+
+def refuses(data: bytes, words: str, monkeypatch, limit: int = DEFAULT) -> None:
+    """Refused in these words as an image and as a mask, without a decoder being asked."""
+
+    def decodes(*_args, **_keywords):
+        raise AssertionError("decoded")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(decode, "decode_jpeg", decodes)
+        patch.setattr(Image.Image, "load", decodes)
+        patch.setattr("PIL.ImageFile.ImageFile.load", decodes)
+        patch.setattr("PIL.TiffImagePlugin.TiffImageFile.load", decodes)
+        with pytest.raises(Unreadable, match=words):
+            decode_image(data, limit)
+
+
+SMALL, LARGE = frame(64, 64), frame(30_000, 30_000)
+
+
+@pytest.mark.parametrize(
+    "hidden",
+    [
+        b"\xff\x00"
+        + struct.pack(">H", 21)
+        + SMALL,  # FF 00 is no segment: the small frame counts, the second is an error
+        b"\xff\x00" + struct.pack(">H", 2 + len(LARGE)) + LARGE,  # ... so that this one counts
+        b"\xff\xe0\x00\x00" + LARGE,  # a segment that is shorter than its length
+        b"\xff\xe0\x00\x01" + LARGE,
+        b"\xff\xff\xff" + LARGE[1:],  # fill bytes
+        b"any bytes \x00" + LARGE,
+        b"\xff\x01\xff\xd0" + LARGE,  # markers without a segment
+    ],
+)
+def test_a_jpegs_size_is_the_one_that_its_decoder_finds(hidden, monkeypatch):
+    """Of 397 bytes with some of these the size was read as 64 x 64, and 30,000 x 30,000 pixels were decoded."""
+    whole = encode(noise(64, 64), "JPEG")
+    start = whole.index(b"\xff\xc0")
+    data = whole[:start] + hidden + whole[start:]
+    if LARGE[1:] in hidden:
+        refuses(whole[:start] + hidden + whole[start + len(SMALL) :], "too many pixels", monkeypatch)
+    refuses(data, "undecodable image", monkeypatch)  # two frames
+
+
+SEGMENTS = st.one_of(
+    st.sampled_from(
+        [b"\xff\x00", b"\xff\xff", b"\xff", b"\x00", b"\xff\x01", b"\xff\xd0", b"\xff\xd8", b"\xff\xd9", b"\xff\xda"]
+    ),
+    st.sampled_from([frame(8, 8), frame(9, 0), frame(24, 16), frame(8, 8, 0xC2), frame(8, 8, 0xC9), frame(8, 8, 0xC3)]),
+    st.builds(
+        lambda marker, length, body: bytes([0xFF, marker]) + struct.pack(">H", length) + body,
+        st.sampled_from([0xE0, 0xE1, 0xEE, 0xFE, 0xDC, 0xC4, 0xC8, 0xCC, 0xDB, 0xDD, 0xF0]),
+        st.one_of(st.integers(0, 24), st.just(65535)),
+        st.one_of(st.binary(max_size=24), st.just(frame(40, 8))),
+    ),
+    st.binary(max_size=6),
+)
+PLAIN = encode(noise(16, 24), "JPEG")
+PROGRESSIVE = encode(noise(16, 24), "JPEG", progressive=True)
+
+
+@given(
+    whole=st.sampled_from([PLAIN, PROGRESSIVE]),
+    where=st.sampled_from(["\xe0", "\xdb", "\xc0", "\xc4", "\xda"]),
+    pieces=st.lists(SEGMENTS, max_size=4),
+    flips=st.lists(st.tuples(st.integers(2, 700), st.integers(0, 255)), max_size=2),
+)
+@example(whole=PLAIN, where="\xc0", pieces=[b"\xff\x00\x00\x15" + frame(40, 8)], flips=[])
+@example(whole=PLAIN, where="\xc0", pieces=[], flips=[])
+@settings(max_examples=600, deadline=None)
+def test_a_jpegs_header_is_read_as_two_decoders_read_it(whole, where, pieces, flips):
+    at = whole.find(b"\xff" + where.encode("latin-1"))
+    at = at if at >= 0 else 2
+    data = bytearray(whole[:at] + b"".join(pieces) + whole[at:])
+    for place, value in flips:
+        data[min(place, len(data) - 1)] = value
+    data = bytes(data)
+    header = jpeg.read_header(data)
+    try:
+        decoded = decode_jpeg(torch.frombuffer(bytearray(data), dtype=torch.uint8), mode=ImageReadMode.RGB)
+    except RuntimeError:
+        return  # whatever the header says, nothing is decoded
+    assert header is not None
+    assert (header.height, header.width) == decoded.shape[1:]
+    try:
+        with Image.open(io.BytesIO(data), formats=["JPEG"]) as opened:
+            opened.load()
+    except (OSError, SyntaxError, ValueError):
+        return  # Pillow's own reading of segments is stricter
+    assert opened.size == (header.width, header.height)
+
+
+def test_a_segment_flood_and_frames_by_rare_methods_are_refused(monkeypatch):
+    image = encode(noise(16, 16), "JPEG")
+    flood = image[:2] + b"\xff\xe1\x00\x02" * (jpeg.MARKERS + 1) + image[2:]
+    refuses(flood, "undecodable image", monkeypatch)
+    few = image[:2] + b"\xff\xe1\x00\x02" * 100 + image[2:]
+    assert decode_image(few, DEFAULT).shape == (16, 16, 3)
+    for marker in (0xC3, 0xC9, 0xCA):
+        refuses(image.replace(b"\xff\xc0", bytes([0xFF, marker])), "undecodable image", monkeypatch)
+
+
+def test_scans_are_counted_before_they_are_decoded(monkeypatch):
+    """Forty thousand scans of a large image took 43 s."""
+    data = encode(noise(640, 480), "JPEG", progressive=True)
+    last = data.rindex(b"\xff\xda")
+    scan = data[data.rindex(b"\xff\xda", 0, last) : last]
+    many = lambda count: data[:last] + scan * (count - data.count(b"\xff\xda")) + data[last:]  # noqa: E731
+    assert jpeg.read_header(encode(noise(64, 48), "JPEG", exif=b"\xff\xda" * 900)).scans == 1  # a thumbnail's, say
+    plain = encode(noise(640, 480), "JPEG").replace(b"\xff\xda\x00\x0c\x03", b"\xff\xda\x00\x0c\x01")
+    refuses(plain[:-2] + b"\xff\xda" * jpeg.SCANS + plain[-2:], "too many scans", monkeypatch)
+    refuses(many(jpeg.SCANS + 1), "too many scans", monkeypatch)
+    refuses(many(decode.SCANS + 1), "too many scans", monkeypatch, 640 * 480)
+    assert decode_image(many(decode.SCANS), 640 * 480).shape == (480, 640, 3)
+
+
+MEASURE = """
+import pickle, sys
+from pathlib import Path
+from silc.data import pillow
+from silc.data.decode import decode_image
+from silc.data.splits import decode_mask, numbered_from_one
+
+def peak():
+    return 1024 * int(Path("/proc/self/status").read_text().split("VmHWM:")[1].split()[0])
+
+def grown(data, mask, limit):
+    Path("/proc/self/clear_refs").write_text("5")
+    before = peak()
+    found = decode_mask(data, numbered_from_one(300), 300, "m", limit) if mask else decode_image(data, limit)
+    return peak() - before
+
+pillow.STRIP = 1 << 16
+small, large = pickle.load(sys.stdin.buffer)
+for case in small:  # what is loaded with the first use does not count
+    grown(*case)
+sys.stdout.buffer.write(pickle.dumps([grown(*case) for case in large]))
+"""
+
+
+def costly(width: int, height: int) -> dict[str, bytes]:
+    """A file of each kind that takes most memory; masks are named so."""
+    rgb = noise(width, height)
+    clear = rgb.convert("RGBA")
+    clear.putalpha(rgb.convert("L"))
+    grey, png = np.asarray(rgb.convert("L")), {"compress_level": 1}
+    return {
+        "png": encode(rgb, "PNG", **png),
+        "png alpha": encode(clear, "PNG", **png),
+        "png 16": encode(Image.fromarray(grey.astype(np.uint16) * 257), "PNG", **png),
+        "tiff of one strip": encode(rgb, "TIFF", compression="tiff_lzw", tiffinfo={278: height}),
+        "tiff 32": encode(Image.fromarray(grey.astype(np.int32)), "TIFF", compression="tiff_lzw"),
+        "tiff float": encode(Image.fromarray(np.float32(grey) / 255), "TIFF", compression="tiff_lzw"),
+        "gif": encode(rgb.quantize(16), "GIF", transparency=1),
+        "bmp": encode(rgb, "BMP"),
+        "webp": encode(rgb, "WEBP", method=0),
+        "webp alpha": encode(clear, "WEBP", lossless=True, method=0, quality=0),
+        "jpeg": encode(rgb, "JPEG"),
+        "jpeg progressive": encode(rgb.convert("CMYK"), "JPEG", progressive=True, subsampling=0),
+        "mask": encode(Image.fromarray(grey), "PNG", **png),
+        "mask 16": encode(Image.fromarray((grey % 200).astype(np.uint16)), "PNG", **png),
+    }
+
+
+def test_decoding_takes_four_times_the_memory_of_the_pixels_that_the_limit_allows():
+    def limit(name: str, pixels: int) -> int:
+        return pixels * (pillow.FORMATS["WEBP"][1] if name.startswith("webp") else 1)
+
+    def cases(width: int, height: int) -> list[tuple[bytes, bool, int]]:
+        files = costly(width, height).items()
+        return [(data, name.startswith("mask"), limit(name, width * height)) for name, data in files]
+
+    width, height = 1600, 1300
+    large = cases(width, height)
+    ran = subprocess.run(
+        [sys.executable, "-c", MEASURE],
+        input=pickle.dumps((cases(40, 30), large)),
+        capture_output=True,
+        cwd=ROOT,
+        # What is freed goes back at once, or a case would use what an earlier one left.
+        env={"PYTHONPATH": f"{ROOT}:{ROOT / 'kernels'}", "OMP_NUM_THREADS": "1", "MALLOC_MMAP_THRESHOLD_": "500000"},
+        check=True,
+        timeout=120,
+    )
+    grown = pickle.loads(ran.stdout)  # written by the process above
+    for name, (data, _, pixels), size in zip(costly(40, 30), large, grown, strict=True):
+        assert 2 * width * height < size, name
+        assert size <= decode.MEMORY * 3 * pixels + 3 * len(data) + (1 << 20), (name, size / pixels)
+
+
+@pytest.mark.parametrize("kind", ["PPM", "TGA", "PCX", "EPS", "ICO", "JPEG2000", "SGI", "AVIF", "DDS", "IM"])
+def test_other_formats_are_not_opened(kind, monkeypatch):
+    Image.init()
+    refuses(encode(noise(16, 16), kind), "undecodable image", monkeypatch)
+
+
+def test_no_program_is_started_and_no_stub_is_asked(monkeypatch):
+    for beginning in (
+        b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n",
+        b"SIMPLE  =",
+        b"8BPS\0\1",
+        b"BUFR",
+        b"GRIB",
+    ):
+        refuses(beginning + bytes(4000), "undecodable image", monkeypatch)
+
+
+def test_a_run_length_bmp_is_refused(monkeypatch):
+    """Two of its bytes stand for 255 rows: of 65,535 columns, 16 MB; of 89 million, 22 GB."""
+    data = bytearray(encode(noise(64, 8).quantize(4), "BMP"))
+    struct.pack_into("<I", data, 30, 1)
+    refuses(bytes(data), "undecodable image", monkeypatch)
+
+
+def tiff(tags: dict[int, tuple[int, int, int]], body: bytes = b"") -> bytes:
+    """A TIFF with the tags (kind, count, value), and bytes from 512 on."""
+    entries = b"".join(struct.pack("<HHII", tag, *each) for tag, each in sorted(tags.items()))
+    return (b"II*\0" + struct.pack("<IH", 8, len(tags)) + entries + bytes(4)).ljust(512, b"\0") + body
+
+
+def plain_tiff(width: int, height: int, **changes: tuple[int, int, int]) -> dict[int, tuple[int, int, int]]:
+    tags = {256: (4, 1, width), 257: (4, 1, height), 258: (3, 1, 8), 259: (3, 1, 1), 262: (3, 1, 1), 273: (4, 1, 512)}
+    return tags | {278: (4, 1, height), 279: (4, 1, width * height)} | {int(k[1:]): v for k, v in changes.items()}
+
+
+def without(tags: dict, *names: int) -> dict:
+    return {tag: each for tag, each in tags.items() if tag not in names}
+
+
+def test_a_tiffs_strips_and_tiles_cover_it_once(monkeypatch):
+    body = bytes(64 * 64)
+    assert decode_image(tiff(plain_tiff(64, 64), body), 64 * 64).shape == (64, 64, 3)
+    tiled = without(
+        plain_tiff(64, 64, t322=(3, 1, 64), t323=(3, 1, 64), t324=(4, 1, 512), t325=(4, 1, 4096)), 273, 278, 279
+    )
+    assert decode_image(tiff(tiled, body), 64 * 64).shape == (64, 64, 3)
+    bad = {
+        "the image over and over": plain_tiff(64, 64, t273=(4, 1000, 512), t278=(4, 1, 63)),
+        "millions of strips": plain_tiff(64, 64, t273=(4, 40_000_000, 512), t278=(4, 1, 1)),
+        "a strip of no rows": plain_tiff(64, 64, t278=(4, 1, 0)),
+        "a tile larger than the limit": tiled | {322: (4, 1, 30_000), 323: (4, 1, 30_000)},
+        "tiles that are cut mostly": tiled | {322: (4, 1, 1), 323: (4, 1, 60_000_000), 324: (4, 64, 512)},
+        "tiles of no size": tiled | {322: (3, 1, 0)},
+        "strips and tiles": tiled | {273: (4, 1, 512)},
+        "a JPEG inside": plain_tiff(64, 64, t259=(3, 1, 7)),
+        "LZMA": plain_tiff(64, 64, t259=(3, 1, 34925)),
+        "a width as text": plain_tiff(64, 64, t256=(2, 1, 64)),
+        "two widths": plain_tiff(64, 64, t256=(4, 2, 64)),
+    }
+    for name, tags in bad.items():
+        try:
+            refuses(tiff(tags, body * 9), "undecodable image", monkeypatch)
+        except BaseException as error:
+            error.add_note(name)
+            raise
+    refuses(tiff(plain_tiff(64, 64), body).replace(b"II*\0", b"II+\0"), "undecodable image", monkeypatch)
+
+
+@pytest.mark.parametrize("chunk", [b"abCd", b"IDAT", b"tEXt"])
+def test_a_png_of_millions_of_chunks_is_refused(monkeypatch, chunk):
+    """Two million took half a minute."""
+    data = encode(noise(16, 16), "PNG")
+    at = data.index(b"IDAT") - 4
+    empty = struct.pack(">I", 0) + chunk + struct.pack(">I", zlib.crc32(chunk))
+    assert decode_image(data[:at] + empty * 100 + data[at:], DEFAULT).shape == (16, 16, 3)
+    refuses(data[:at] + empty * (pillow.READS // 2) + data[at:], "undecodable image", monkeypatch)
+
+
+@pytest.mark.parametrize("block", [b"!\xff\1a\0", b"!\xfe\1a\1b\0", b"\0", b"!\xfe" + b"\1a" * 1000 + b"\0"])
+def test_a_gif_of_millions_of_blocks_is_refused(monkeypatch, block):
+    for mode in ("P", "L"):
+        data = encode(noise(16, 16).quantize(9).convert(mode), "GIF")
+        at = 13 + (3 << (data[10] & 7) + 1 if data[10] & 0x80 else 0)
+        assert decode_image(data[:at] + block * 10 + data[at:], DEFAULT).shape == (16, 16, 3)
+        refuses(data[:at] + block * (2 * pillow.READS // len(block) + 1) + data[at:], "undecodable image", monkeypatch)
+
+
+@pytest.mark.parametrize("kind", ["PNG", "TIFF", "BMP"])
+def test_a_side_is_limited_too(kind, monkeypatch):
+    data = encode(Image.new("L", (pillow.MAX_SIDE + 1, 1)), kind)
+    refuses(data, "too many pixels", monkeypatch)
+    refuses(encode(Image.new("L", (1, pillow.MAX_SIDE + 1)), kind), "too many pixels", monkeypatch)
+    assert decode_image(encode(Image.new("L", (pillow.MAX_SIDE, 1)), kind), DEFAULT).shape == (1, pillow.MAX_SIDE, 3)
+
+
+def test_a_webp_has_half_the_pixels(monkeypatch):
+    data = encode(noise(64, 64), "WEBP")
+    refuses(data, "too many pixels", monkeypatch, 2 * 64 * 64 - 1)
+    assert decode_image(data, 2 * 64 * 64).shape == (64, 64, 3)
+
+
+@pytest.mark.parametrize("kind", ["GIF", "WEBP", "PNG", "TIFF"])
+def test_of_an_animation_the_first_frame_is_used(kind):
+    frames = [Image.new("RGB", (9, 7), color) for color in ((200, 0, 0), (0, 200, 0), (0, 0, 200))]
+    options = {"lossless": True} if kind == "WEBP" else {}
+    data = encode(frames[0], kind, save_all=True, append_images=frames[1:], **options)
+    assert decode_image(data, 1000).reshape(-1, 3).unique(dim=0).tolist() == [[200, 0, 0]]
+
+
+def test_rows_are_converted_as_the_whole(monkeypatch):
+    rng = np.random.default_rng(1)
+    values = rng.integers(0, 65536, (50, 40)).astype(np.uint16)
+    clear = Image.fromarray(rng.integers(0, 256, (50, 40, 4), dtype=np.uint8))
+    palette = noise(40, 50).quantize(7)
+    files = [
+        encode(Image.fromarray(values), "PNG"),
+        encode(clear, "PNG"),
+        encode(palette, "PNG", transparency=1),
+        encode(Image.fromarray(values.astype(np.float32) / 65535), "TIFF"),
+    ]
+    whole = [decode_image(data, 2000) for data in files]
+    masks = [decode_mask(files[0], numbered_from_one(70_000), 70_000, "m", 2000)]
+    monkeypatch.setattr(pillow, "STRIP", 130)  # three rows
+    assert all(torch.equal(decode_image(data, 2000), was) for data, was in zip(files, whole, strict=True))
+    assert torch.equal(decode_mask(files[0], numbered_from_one(70_000), 70_000, "m", 2000), masks[0])
+    expected = torch.from_numpy((values.astype(np.float64) / 257).round().astype(np.uint8))
+    assert torch.equal(whole[0][..., 0], expected)
+
+
+def test_masks_have_the_same_limits(monkeypatch):
+    data = encode(Image.new("L", (50, 40)), "PNG")
+    assert decode_mask(data, numbered_from_one(3), 3, "m", 2000).shape == (40, 50)
+    with pytest.raises(Unreadable, match="too many pixels"):
+        decode_mask(data, numbered_from_one(3), 3, "m", 1999)
+    bomb = bytearray(data)
+    struct.pack_into(">II", bomb, 16, 50_000, 50_000)
+    with pytest.raises(Unreadable):
+        decode_mask(bytes(bomb), numbered_from_one(3), 3, "m", DEFAULT)
+    with pytest.raises(Unreadable, match="undecodable mask"):
+        decode_mask(encode(Image.new("L", (50, 40)), "PPM"), numbered_from_one(3), 3, "m", DEFAULT)
+    with pytest.raises(Unreadable, match="floating-point"):
+        decode_mask(encode(Image.new("F", (50, 40)), "TIFF"), numbered_from_one(3), 3, "m", DEFAULT)
+    with pytest.raises(ValueError, match="3 channels"):
+        decode_mask(encode(Image.new("RGB", (50, 40)), "PNG"), numbered_from_one(3), 3, "m", DEFAULT)
+
+
+def test_damaged_images_are_decoded_or_refused():
+    outcomes = image_fuzz.fuzz(1500, 0)
+    assert sum(outcomes.values()) == 1500
+    assert min(outcomes["image refused, mask refused"], outcomes["image decoded, mask refused"]) > 100
+
+
+@given(kind=st.sampled_from(sorted(image_fuzz.seeds())), seed=st.randoms(use_true_random=False))
+@settings(max_examples=200, deadline=None)
+def test_any_damage_is_answered_in_words(kind, seed):
+    image_fuzz.check(image_fuzz.mutated(image_fuzz.seeds()[kind], seed))

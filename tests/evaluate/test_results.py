@@ -1,0 +1,64 @@
+"""evaluation.json is of the shape that was written, or is as if it were not there."""
+
+from __future__ import annotations
+
+import json
+import os
+
+import pytest
+
+from silc.config import Config
+from silc.evaluate import runner
+from silc.evaluate.results import read_results
+
+RESULT = {"task": "a", "model": "student", "error": None, "metrics": {"x": {"value": 0.5, "chance": None}}}
+WHOLE = {"step": 3, "eval": {}, "results": [RESULT]}
+
+
+def test_what_was_written_is_read(tmp_path):
+    good = runner.Result("a", "student", "b", (runner.Metric("x", 0.5, 0.1),), (), 0.0, ())
+    bad = runner.Result("b", "teacher", "b", (), (), 0.0, (), "out of time")
+    runner.write_json([good, bad], None, Config(), tmp_path / "evaluation.json")
+    found = read_results(tmp_path)
+    assert found.step is None
+    assert found.options["every"] == 0
+    assert [result["error"] for result in found.results] == [None, "out of time"]
+    assert found.results[0]["metrics"] == {"x": {"value": 0.5, "chance": 0.1}}
+
+
+@pytest.mark.parametrize(
+    "found",
+    [
+        [],
+        5,
+        {},
+        WHOLE | {"results": {}},
+        WHOLE | {"results": [5]},
+        WHOLE | {"results": [{"error": None}]},
+        WHOLE | {"results": [RESULT | {"metrics": [1]}]},
+        WHOLE | {"results": [RESULT | {"metrics": {"x": 5}}]},
+        WHOLE | {"results": [RESULT | {"metrics": {"x": {"value": "5", "chance": None}}}]},
+        WHOLE | {"results": [RESULT | {"metrics": {"x": {"value": 10**400, "chance": None}}}]},
+        WHOLE | {"results": [RESULT | {"metrics": {"x": {"value": 5}}}]},
+        WHOLE | {"results": [RESULT | {"error": 5}]},
+        WHOLE | {"step": "3"},
+        WHOLE | {"eval": None},
+    ],
+)
+def test_another_shape_is_nothing(tmp_path, found):
+    (tmp_path / "evaluation.json").write_text(json.dumps(WHOLE))
+    assert read_results(tmp_path) is not None
+    (tmp_path / "evaluation.json").write_text(json.dumps(found))
+    assert read_results(tmp_path) is None
+
+
+@pytest.mark.parametrize("data", [b"", b"\xff", b"[" * 100_000, b"9" * 5000, b"{}" + b" " * (16 << 20)])
+def test_what_is_no_json_is_nothing(tmp_path, data):
+    (tmp_path / "evaluation.json").write_bytes(data)
+    assert read_results(tmp_path) is None
+
+
+def test_no_file_is_nothing(tmp_path):
+    assert read_results(tmp_path) is None
+    os.mkfifo(tmp_path / "evaluation.json")
+    assert read_results(tmp_path) is None
