@@ -25,8 +25,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from silc import config_io
-from silc.commands import launcher
-from silc.commands.common import MISTAKE, Parser, add_local_rank, did_you_mean, passive_threads, with_new_names
+from silc.commands import launcher, several_nodes
+from silc.commands.common import MISTAKE, Parser, add_local_rank, did_you_mean, in_job, passive_threads, with_new_names
 from silc.config import TASKS, Config
 from silc.config_rules import own_data, validate_eval
 from silc.errors import defer_to_first_rank
@@ -195,6 +195,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     Returns the exit status: 0 measured, 1 a task ran out of time or the report was not written, 2 a user's mistake.
     """
     passive_threads()
+    in_job(PROG)
     args = parse(sys.argv[1:] if argv is None else argv)
     try:
         return evaluate(args)
@@ -207,10 +208,11 @@ def main(argv: Sequence[str] | None = None) -> int:
 def launch(argv: Sequence[str]) -> int:
     """`silc evaluate`: in this process, or in those of DeepSpeed's launcher if its options are given."""
     options, words = launcher.split(PROG, argv)
-    if not options or "RANK" in os.environ:
+    if not options or "RANK" in os.environ or several_nodes.is_rank(PROG, options):
         return main(words)
     parse(words)
-    return launcher.run(PROG, "silc.commands.evaluate", options, [config_io.with_new_name(word) for word in words])
+    with several_nodes.reached(PROG, options, [config_io.with_new_name(word) for word in words]) as handed:
+        return launcher.run(PROG, "silc.commands.evaluate", options, handed)
 
 
 if __name__ == "__main__":

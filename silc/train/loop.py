@@ -18,7 +18,7 @@ from silc.errors import RunInterrupted, RunStopped
 from silc.objective import plan_views
 from silc.storage import Totals
 from silc.text import plural
-from silc.train import checkpoint
+from silc.train import checkpoint, peers
 from silc.train.meter import Meter
 from silc.train.metrics import MetricLog
 from silc.train.progress import Progress
@@ -88,10 +88,12 @@ class Trainer:
         """
         batch, reason = None, None
         with meter.waiting():
+            peers.note("reading data", self.state.counters.step)
             try:
                 batch = self._arrived(batches, request, progress)
             except RunStopped as error:
                 reason = str(error)
+            peers.note("training", self.state.counters.step)
             asked = request.agreed(failed=reason is not None)
         if not asked:
             assert batch is not None
@@ -188,11 +190,13 @@ class Trainer:
             with meter.paused():
                 self.save()
         if evaluate is not None and self.config.eval.every and step % self.config.eval.every == 0:
+            peers.note("evaluating", step)
             with meter.paused():
                 evaluate()
 
     def save(self) -> Path:
         """Write a checkpoint (collective)."""
+        peers.note("saving", self.state.counters.step)
         self._written = checkpoint.save(self.folder, self.state, self.config)
         return self._written
 
