@@ -25,8 +25,8 @@ from typing import Any, NamedTuple, NoReturn
 import psutil
 import torch.distributed as dist
 
-from silc.distributed import World, all_gather_objects, collectives_begun
-from silc.errors import STOPPED_BY_SIGNAL, RunInterrupted, RunStopped, defer_to_first_rank
+from silc.distributed import World, all_gather_objects, collectives_begun, first_of_machine
+from silc.errors import PAUSE, STOPPED_BY_SIGNAL, RunInterrupted, RunStopped, defer_to_first_rank
 from silc.text import plural
 
 SLOW = 60.0  # seconds after which a rank that others wait for is named; at most a third of the silence allowed
@@ -72,14 +72,13 @@ class Peers:
         )
         self._doing, self._since, self._step, self._state, self._number = "starting", time.monotonic(), 0, "", 0
         self._write()
-        names = all_gather_objects(f"host {socket.gethostname()[:60]}, pid {os.getpid()}")
-        self._names = [f"rank {rank} ({name})" for rank, name in enumerate(names)]
+        host = socket.gethostname()[:60]
+        places = all_gather_objects((host, os.getpid(), first_of_machine()))
+        self._names = [f"rank {rank} (host {where}, pid {pid})" for rank, (where, pid, _) in enumerate(places)]
+        self._speakers = {rank for rank, (where, _, first) in enumerate(places) if first and where == host}
         now = time.monotonic()
-        self._answered, self._store_gone, self._verdict = (
-            now,
-            False,
-            "",
-        )  # of the store; why the job ends, as rank 0 has it
+        self._answered, self._store_gone = now, False  # of the store
+        self._verdict = ""  # why the job ends, as rank 0 has it
         self._notes: dict[int, Note] = {}
         self._heard = dict.fromkeys(range(world.size), now)  # when a rank's note last was a new one
         self._moved = dict.fromkeys(range(world.size), now)  # when its number of collectives last grew
@@ -197,15 +196,18 @@ class Peers:
         """These ranks in words; empty for none."""
         if not ranks:
             return ""
-        parts = []
-        for rank in ranks[:NAMED]:
-            note = self._notes.get(rank)
-            at = "" if note is None else f", last at step {note.step}, {note.doing}"
-            failed = note is not None and note.state == "failed"
-            silence = f"has not answered for {time.monotonic() - self._heard[rank]:.0f} s"
-            parts.append(f"{self._names[rank]} {'has ended with an error' if failed else silence}{at}")
+        parts = [f"{self._names[rank]} {self._ending(rank)}" for rank in ranks[:NAMED]]
         more = [f"nor have {plural(len(ranks) - NAMED, 'other rank')}"] if len(ranks) > NAMED else []
         return f"{'; '.join([*parts, *more])}. {GOES_ON}"
+
+    def _ending(self, rank: int) -> str:
+        note = self._notes.get(rank)
+        at = "" if note is None else f", last at step {note.step}, {note.doing}"
+        if self._state_of(rank) == "failed":
+            return f"has ended with an error{at}"
+        if rank == 0 and self._store_gone:
+            return f"has ended{at}"
+        return f"has not answered for {time.monotonic() - self._heard[rank]:.0f} s{at}"
 
     def _name_the_slow(self) -> None:
         """Once for each time that others wait for a rank which lives."""
@@ -235,8 +237,10 @@ class Peers:
         """End this process in words, with those that it has started, whatever its main thread waits for."""
         if not self._rank:
             self._pass_on(reason)
-        defer_to_first_rank()
-        print(f"{self._prog}: {reason}", file=sys.stderr, flush=True)
+        if self._rank in self._speakers or any(self._names[rank] in reason for rank in self._speakers):
+            print(f"{self._prog}: {reason}", file=sys.stderr, flush=True)
+        else:
+            time.sleep(PAUSE)  # this rank's end ends the others of its machine
         sys.stdout.flush()
         for child in psutil.Process().children(recursive=True):
             with contextlib.suppress(psutil.Error):

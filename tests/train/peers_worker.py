@@ -53,7 +53,7 @@ def happen(what: str) -> None:
 @peers.answered("job")
 def job(rank: int, port: int, name: str) -> int:
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "RANK": str(rank), "WORLD_SIZE": str(RANKS)}
-    os.environ |= {"LOCAL_RANK": "0"}  # each prints
+    os.environ |= {"LOCAL_RANK": "0"}  # each is the first of a machine, and prints
     dist.init_process_group("gloo", timeout=timedelta(seconds=LIMIT))
     peers.watch(World(rank, RANKS, torch.device("cpu")), SILENT / 60)
     who, what = HAPPENS[name]
