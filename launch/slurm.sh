@@ -39,7 +39,8 @@ done
 
 # A job that is cancelled or preempted is no longer RUNNING; SLURM itself decides whether it comes back.
 if ((status == 75)) && [[ "$(squeue --noheader --jobs "$SLURM_JOB_ID" --format %T)" == RUNNING ]]; then
+  trap - TERM
   scontrol requeue "$SLURM_JOB_ID"
-  sleep infinity # until SLURM ends this shell: an end of its own would end the job
+  sleep 60 # until SLURM ends this shell: an end of its own would end the job
 fi
 exit "$status"

@@ -16,6 +16,7 @@ from typing import IO
 import psutil
 
 PROGRAMS = ("unshare", "nsenter", "setpriv", "ip", "mount", "ssh", "ssh-keygen", "pdsh", "/usr/sbin/sshd")
+FIRST = ("env", "--ignore-signal=CHLD", "sleep", "infinity")  # ends what others leave behind, as a machine does
 SSHD = """
 ListenAddress {address}
 HostKey {folder}/host_key
@@ -50,7 +51,7 @@ class Machine:
     def __init__(self, name: str, address: str) -> None:
         self.name, self.address = name, address
         kinds = ["--net", "--uts", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc"]
-        words = ["setpriv", "--pdeathsig", "KILL", "unshare", *kinds, "sleep", "infinity"]
+        words = ["setpriv", "--pdeathsig", "KILL", "unshare", *kinds, *FIRST]
         self._holder = subprocess.Popen(words, stdin=subprocess.DEVNULL)
         self.pid = _child(self._holder.pid)
 
@@ -82,7 +83,7 @@ class Machine:
         return subprocess.Popen([*command, *words], cwd=cwd, env=env, stdout=output, stderr=output)
 
     def processes(self) -> list[psutil.Process]:
-        """All processes of this machine but its first one, which does not reap others, and its ssh server."""
+        """All processes of this machine but its first one and its ssh server."""
         space = os.readlink(f"/proc/{self.pid}/ns/pid")
         found = []
         for process in psutil.process_iter():

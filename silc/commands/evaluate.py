@@ -111,9 +111,13 @@ def join(config: Config) -> World:
     import torch
 
     from silc import distributed
+    from silc.train import peers
 
     if "RANK" in os.environ:
-        return distributed.init(config.engine.timeout_minutes)
+        world = distributed.init(config.engine.timeout_minutes)
+        peers.watch(world, config.engine.silent_minutes, PROG)
+        peers.note("evaluating", 0)
+        return world
     return distributed.World(0, 1, torch.device("cuda" if torch.cuda.is_available() else "cpu"))
 
 
@@ -192,13 +196,16 @@ def evaluate(args: argparse.Namespace) -> int:
 def main(argv: Sequence[str] | None = None) -> int:
     """Measure in this process: one rank of the launcher's job, or alone.
 
-    Returns the exit status: 0 measured, 1 a task ran out of time or the report was not written, 2 a user's mistake.
+    Returns the exit status: 0 measured, 1 a task ran out of time, the report was not written or another rank is gone,
+    2 a user's mistake.
     """
     passive_threads()
     in_job(PROG)
     args = parse(sys.argv[1:] if argv is None else argv)
+    from silc.train import peers
+
     try:
-        return evaluate(args)
+        return peers.answered(PROG)(evaluate)(args)
     except ValueError as error:
         defer_to_first_rank()
         print(f"{PROG}: {error}", file=sys.stderr)
@@ -211,8 +218,8 @@ def launch(argv: Sequence[str]) -> int:
     if not options or "RANK" in os.environ or several_nodes.is_rank(PROG, options):
         return main(words)
     parse(words)
-    with several_nodes.reached(PROG, options, [config_io.with_new_name(word) for word in words]) as handed:
-        return launcher.run(PROG, "silc.commands.evaluate", options, handed)
+    renamed = [config_io.with_new_name(word) for word in words]
+    return several_nodes.run(PROG, "silc.commands.evaluate", options, renamed)
 
 
 if __name__ == "__main__":

@@ -15,8 +15,8 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NoReturn
 
+from silc.commands import launcher
 from silc.commands.common import MISTAKE, in_job
-from silc.commands.launcher import HOSTFILE
 from silc.files import check_regular
 from silc.text import plural
 
@@ -29,6 +29,7 @@ PROGRAMS = {  # what the launcher of this name runs, and the package of Debian a
     "slurm": {"sinfo": "slurm-client"},
 }
 LONGEST = 2**24  # bytes of a hostfile
+SSH_FAILED = 255  # status of ssh, and so of pdsh, when a connection breaks
 PATIENCE = 30  # seconds for a machine to answer
 # A machine that is gone closes no connection: ssh asks whether it is there, and gives up after a minute.
 ALIVE = "-o ServerAliveInterval=15 -o ServerAliveCountMax=4"
@@ -60,6 +61,16 @@ def _refuse(prog: str, message: str) -> NoReturn:
     sys.exit(MISTAKE)
 
 
+def run(prog: str, module: str, options: Sequence[str], words: Sequence[str]) -> int:
+    """Exit status of a job of the launcher, on this machine or, as its options or /job/hostfile say, on several."""
+    with reached(prog, options, words) as handed:
+        status = launcher.run(prog, module, options, handed)
+    if status == SSH_FAILED and "DS_ENV_FILE" in os.environ:
+        print(f"{prog}: the connection to a machine of the job broke", file=sys.stderr)
+        return 1
+    return status
+
+
 @contextlib.contextmanager
 def reached(prog: str, options: Sequence[str], words: Sequence[str]) -> Iterator[list[str]]:
     """Inside, DeepSpeed's launcher finds what it needs to reach the machines of its hostfile, and passes on to them
@@ -69,15 +80,15 @@ def reached(prog: str, options: Sequence[str], words: Sequence[str]) -> Iterator
     2 where a program is missing, the hostfile cannot be read or a machine does not let us in.
     """
     given = {name: value for name, _, value in (option.partition("=") for option in options)}
-    file = Path(given.get("--hostfile", HOSTFILE))
+    file = Path(given.get("--hostfile", launcher.HOSTFILE))
     if "--no_ssh" in given or not file.is_file():
         yield list(words)
         return
-    launcher = given.get("--launcher", "pdsh").lower()
+    backend = given.get("--launcher", "pdsh").lower()
     try:
         hosts = chosen(read_hosts(file), given)
         several = len(hosts) > 1 or "--force_multi" in given
-        _check_programs(launcher if several else None)
+        _check_programs(backend if several else None)
         if "--no_ssh_check" not in given:
             _check_doors(hosts, given.get("--ssh_port"))
     except ValueError as error:
@@ -87,7 +98,7 @@ def reached(prog: str, options: Sequence[str], words: Sequence[str]) -> Iterator
         passed.write(_passed())
         passed.flush()
         os.environ["DS_ENV_FILE"] = passed.name
-        yield [_over_pdsh(word) for word in words] if several and launcher == "pdsh" else list(words)
+        yield [_over_pdsh(word) for word in words] if several and backend == "pdsh" else list(words)
 
 
 def _over_pdsh(word: str) -> str:
@@ -126,8 +137,8 @@ def chosen(hosts: Sequence[str], given: dict[str, str]) -> list[str]:
     return list(hosts if nodes < 0 else hosts[:nodes])
 
 
-def _check_programs(launcher: str | None) -> None:
-    needed = {"ssh": "openssh-client"} | ({} if launcher is None else PROGRAMS.get(launcher, {}))
+def _check_programs(backend: str | None) -> None:
+    needed = {"ssh": "openssh-client"} | ({} if backend is None else PROGRAMS.get(backend, {}))
     missing = {program: package for program, package in needed.items() if shutil.which(program) is None}
     if missing:
         raise ValueError(

@@ -142,8 +142,8 @@ def launch(argv: Sequence[str]) -> int:
     status = answer(args)
     if status is not None:
         return status
-    with several_nodes.reached(PROG, options, [config_io.with_new_name(word) for word in words]) as handed:
-        return launcher.run(PROG, "silc.commands.train", options, handed)
+    renamed = [config_io.with_new_name(word) for word in words]
+    return several_nodes.run(PROG, "silc.commands.train", options, renamed)
 
 
 if __name__ == "__main__":

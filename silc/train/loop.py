@@ -190,7 +190,6 @@ class Trainer:
             with meter.paused():
                 self.save()
         if evaluate is not None and self.config.eval.every and step % self.config.eval.every == 0:
-            peers.note("evaluating", step)
             with meter.paused():
                 evaluate()
 

@@ -151,6 +151,7 @@ def _evaluate_last(trainer: Trainer, data: EvalData, command: Sequence[str]) -> 
 def _evaluate(trainer: Trainer, data: EvalData, tasks: Sequence[str]) -> tuple[list[Towers], list[runner.Result]]:
     """Metrics to the terminal, the log and evaluation.json (collective). Returns the models, and what was measured."""
     config, world = trainer.config, trainer.world
+    peers.note("evaluating", trainer.state.counters.step)
     models = _towers(trainer)
     results = runner.evaluate(config, models, data, tasks, world, strict=False)
     if world.main:

@@ -89,11 +89,12 @@ class Runs:
         status: int,
         said: str,
     ) -> None:
-        """Start; `do` when step `at` is done; what then must come: the status, a line, and no process left."""
+        """Start; `do` when `at` steps are done; what then must come: the status, a line, and no process left."""
         before = self.steps()
+        mark = None if at is None else f"step {before + at}/"
         with self.started(pair[0], *more) as (process, log):
             ends = time.monotonic() + LIMIT
-            while at is not None and f"step {at}/" not in log.read_text() and process.poll() is None:
+            while mark is not None and mark not in log.read_text() and process.poll() is None:
                 assert time.monotonic() < ends, log.read_text()[-3000:]
                 time.sleep(0.2)
             if process.poll() is None:
@@ -155,14 +156,14 @@ def check(folder: Path, quick: bool) -> Table:
                 "cable of node2 out",
                 pair,
                 "train.steps=100000",
-                at=48,
+                at=8,
                 do=two.cut,
                 status=1,
                 said=r"rank [23] \(host node2",
             )
             two.do("ip", "link", "set", "eth0", "up")
         runs.row(
-            "node2 killed", pair, "train.steps=100000", at=28, do=two.kill, status=1, said=r"rank [23] \(host node2"
+            "node2 killed", pair, "train.steps=100000", at=25, do=two.kill, status=1, said=r"rank [23] \(host node2"
         )
         runs.row("resumed on node1", (one,), *alone, status=0, said="^(node1: )?trained 80 steps")
     return table

@@ -11,6 +11,7 @@ job, stopped once.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
 import re
@@ -103,7 +104,7 @@ class Cluster:
         """The number of a job of two nodes with two ranks each that runs launch/slurm.sh with these words."""
         options = ["--parsable", "--nodes=2", "--ntasks-per-node=2", "--cpus-per-task=1", "--gpus-per-node=0"]
         options += ["--signal=USR1@60", f"--output={self.folder}/job-%j.log", "--time=10"]
-        return self.do("sbatch", *options, "launch/slurm.sh", *words).strip()
+        return self.do("env", f"--chdir={ROOT}", "sbatch", *options, "launch/slurm.sh", *words).strip()
 
 
 def wait(until: Callable[[], object], what: str) -> None:
@@ -140,6 +141,10 @@ class Check:
         act()
         wait(lambda: cluster.log(job).count("stopped by") > before, "stop")
         seconds, saved = time.monotonic() - began, steps(out)
+        wait(lambda: cluster.show(job, "JobState") == "PENDING", "job in the queue")
+        time.sleep(3)  # SLURM would wait two minutes with what was queued again; at once it starts nothing
+        with contextlib.suppress(RuntimeError):
+            cluster.do("scontrol", "update", f"JobId={job}", "StartTime=now")
         wait(lambda: cluster.log(job).count("resumed from") > before, "second part")
         part = cluster.log(job).rpartition("stopped by")[2]
         wait(lambda: re.search(r"^step \d+/", cluster.log(job).rpartition("resumed from")[2], re.MULTILINE), "step")
@@ -228,6 +233,12 @@ def check(folder: Path, quick: bool) -> Table:
     return table
 
 
+def prepare(setenv: Callable[[str, str], object]) -> None:
+    """Set what the jobs take from the environment of `sbatch`."""
+    for name, value in {"VENV": sys.prefix, "DS_ACCELERATOR": "cpu", "OMP_NUM_THREADS": "1"}.items():
+        setenv(name, value)
+
+
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="one job, stopped once")
@@ -236,8 +247,7 @@ def main(argv: list[str] | None = None) -> None:
     lacking = [*missing(), *(name for name in PROGRAMS if shutil.which(name) is None)]
     if lacking:
         parser.error(f"needs {', '.join(lacking)}")
-    os.chdir(ROOT)
-    os.environ |= {"VENV": sys.prefix, "DS_ACCELERATOR": "cpu", "OMP_NUM_THREADS": "1"}
+    prepare(os.environ.__setitem__)
     with tempfile.TemporaryDirectory() as name:
         table = check(Path(name), args.quick)
     finish(table)
