@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from silc import rendezvous
+from silc import distributed, rendezvous
+from silc.ports import free_port
 
 STEP = {
     "SLURM_JOB_ID": "812",
@@ -150,3 +151,38 @@ def test_tasks_of_each_machine(counts, data):
     env = STEP | {"SLURM_STEP_TASKS_PER_NODE": text, "SLURM_NODEID": str(node), "SLURM_LOCALID": str(local)}
     found = entered(env | {"SLURM_PROCID": str(local + 1), "SLURM_STEP_NUM_TASKS": "1000"})
     assert found["LOCAL_WORLD_SIZE"] == str(whole[node])
+
+
+@pytest.mark.parametrize(
+    ("count", "visible", "local_rank", "gpu"),
+    [
+        (8, None, 5, 5),
+        (8, "0,1,2,3,4,5,6,7", 5, 5),
+        (1, "3", 5, 0),  # srun --gpus-per-task=1
+        (1, "GPU-8932f937-d72c-4106-c12f-20bd9faed9f6", 1, 0),
+        (1, "0,1", 1, None),  # the launcher of two ranks on a machine with one GPU
+        (1, None, 1, None),
+        (4, None, 4, None),
+    ],
+)
+def test_the_number_on_the_machine_chooses_the_gpu(count, visible, local_rank, gpu, monkeypatch):
+    monkeypatch.setattr(distributed.torch.cuda, "device_count", lambda: count)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    if visible is not None:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    if gpu is not None:
+        assert distributed._gpu(local_rank) == gpu
+        return
+    with pytest.raises(ValueError, match=f"rank {local_rank} of this machine has no GPU of its own: {count} "):
+        distributed._gpu(local_rank)
+
+
+def test_ranks_that_do_not_come_are_waited_for_so_long_and_no_longer(monkeypatch):
+    port = str(free_port())
+    found = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    for name, value in found.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(
+        ValueError, match=rf"rank 0 of 2 did not find all others at 127.0.0.1, port {port}, within 0.02 min"
+    ):
+        distributed.init(timeout_minutes=0.02)

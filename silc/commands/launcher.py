@@ -140,9 +140,9 @@ def run(prog: str, module: str, options: Sequence[str], words: Sequence[str]) ->
     finally:
         for signum, handler in before.items():
             signal.signal(signum, handler)
-    if status not in KNOWN and not stopped:
-        if not (status == 255 and "DS_ENV_FILE" in os.environ):  # ssh's own, see several_nodes
-            print(f"{prog}: {_ending(status)}", file=sys.stderr)
+    explained = status in KNOWN or (status == 255 and "DS_ENV_FILE" in os.environ)  # of ssh: several_nodes says it
+    if not explained and not stopped:
+        print(f"{prog}: {_ending(status)}", file=sys.stderr)
     return status if status >= 0 else 128 - status
 
 

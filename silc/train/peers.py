@@ -76,6 +76,7 @@ class Peers:
         places = all_gather_objects((host, os.getpid(), first_of_machine()))
         self._names = [f"rank {rank} (host {where}, pid {pid})" for rank, (where, pid, _) in enumerate(places)]
         self._speakers = {rank for rank, (where, _, first) in enumerate(places) if first and where == host}
+        self._here = {rank: pid for rank, (where, pid, _) in enumerate(places) if where == host}
         now = time.monotonic()
         self._answered, self._store_gone = now, False  # of the store
         self._verdict = ""  # why the job ends, as rank 0 has it
@@ -122,9 +123,18 @@ class Peers:
         return self._notes[rank].state if rank in self._notes else ""
 
     def _absent(self, rank: int) -> bool:
-        """Whether a rank has failed, or has written nothing for some time, which alone ends nothing."""
+        """Whether a rank has failed or ended, or has written nothing for some time, which alone ends nothing."""
         state = self._state_of(rank)
-        return state == "failed" or (not state and time.monotonic() - self._heard[rank] > 4 * self._every + 1)
+        if state:
+            return state == "failed"
+        return time.monotonic() - self._heard[rank] > 4 * self._every + 1 or self._ended_here(rank)
+
+    def _ended_here(self, rank: int) -> bool:
+        """Whether a rank of this machine has no process any more."""
+        try:
+            return rank in self._here and psutil.Process(self._here[rank]).status() == psutil.STATUS_ZOMBIE
+        except psutil.Error:
+            return True
 
     def _write(self) -> None:
         self._number += 1
@@ -179,7 +189,10 @@ class Peers:
         broken = "lost" in states.values()  # a rank has seen it, and has told why it ends
         limits = {"": self._grace if broken else self._silent, "failed": self._grace}
         silent = {rank: now - self._heard[rank] for rank, state in states.items() if state in limits}
-        return self._gone([rank for rank, seconds in silent.items() if seconds > limits[states[rank]]])
+        gone = [rank for rank, seconds in silent.items() if seconds > limits[states[rank]]]
+        return self._gone(
+            gone or [rank for rank, gap in silent.items() if gap > self._grace and self._ended_here(rank)]
+        )
 
     def _rank_0_is_gone(self) -> str:
         """Why this rank can go on no more; empty while rank 0 answers."""
@@ -205,7 +218,7 @@ class Peers:
         at = "" if note is None else f", last at step {note.step}, {note.doing}"
         if self._state_of(rank) == "failed":
             return f"has ended with an error{at}"
-        if rank == 0 and self._store_gone:
+        if (rank == 0 and self._store_gone) or self._ended_here(rank):
             return f"has ended{at}"
         return f"has not answered for {time.monotonic() - self._heard[rank]:.0f} s{at}"
 
@@ -229,6 +242,8 @@ class Peers:
 
     def _pass_on(self, verdict: str) -> None:
         """Have the other ranks read why the job ends before the store goes with this process."""
+        if all(self._absent(rank) for rank in self._others()):
+            return
         with contextlib.suppress(RuntimeError):
             self._store.set("silc/verdict", verdict or f"a connection between ranks broke. {GOES_ON}")
             time.sleep(3 * self._every)
