@@ -1,5 +1,5 @@
-"""Several machines on one: namespaces of network, processes, mounts and host name, joined by a virtual cable, each with
-its own ssh server. Needs root. All of it is gone with the process that made it, also when that one is killed.
+"""Several machines on one: namespaces of network, processes, mounts and host name, each with its own ssh server, and a
+switch between them. Needs root. All of it is gone with the process that made it, also when that one is killed.
 """
 
 from __future__ import annotations
@@ -112,8 +112,13 @@ def machines(folder: Path) -> Iterator[tuple[Machine, Machine]]:
             pair.append(Machine(f"node{number}", f"10.77.0.{number}"))
             stack.callback(pair[-1].kill)
         one, two = pair
-        link = ["ip", "link", "add", "eth0", "netns", str(one.pid), "type", "veth", "peer"]
-        subprocess.run([*link, "name", "eth0", "netns", str(two.pid)], check=True)
+        switch = Machine("switch", "")  # a cable from one to the other would be gone for both when one is killed
+        stack.callback(switch.kill)
+        switch.do("sh", "-ec", "ip link add bridge type bridge; ip link set bridge up")
+        for machine in pair:
+            ends = ["name", "eth0", "netns", str(machine.pid), "type", "veth", "peer", "name", machine.name]
+            subprocess.run(["ip", "link", "add", *ends, "netns", str(switch.pid)], check=True)
+            switch.do("ip", "link", "set", machine.name, "master", "bridge", "up")
         _write_keys(folder, pair)
         for machine in pair:
             _furnish(machine, folder)

@@ -159,11 +159,17 @@ def check(folder: Path, quick: bool) -> Table:
                 at=8,
                 do=two.cut,
                 status=1,
-                said=r"rank [23] \(host node2",
+                said=r"silc train: rank [23] \(host node2",
             )
             two.do("ip", "link", "set", "eth0", "up")
         runs.row(
-            "node2 killed", pair, "train.steps=100000", at=25, do=two.kill, status=1, said=r"rank [23] \(host node2"
+            "node2 killed",
+            pair,
+            "train.steps=100000",
+            at=25,
+            do=two.kill,
+            status=1,
+            said=r"silc train: rank [23] \(host node2",
         )
         runs.row("resumed on node1", (one,), *alone, status=0, said="^(node1: )?trained 80 steps")
     return table
