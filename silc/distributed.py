@@ -24,11 +24,12 @@ _HOST_GROUPS: dict[dist.ProcessGroup, dist.ProcessGroup] = {}  # default group -
 
 @dataclass(frozen=True)
 class World:
-    """Where this process stands among the others."""
+    """Where this process stands among the others. own: whether :func:`init` made the process group."""
 
     rank: int
     size: int
     device: torch.device
+    own: bool = False
 
     @property
     def main(self) -> bool:
@@ -78,7 +79,8 @@ def init(timeout_minutes: float) -> World:
     device = torch.device("cuda", _gpu(int(os.environ["LOCAL_RANK"]))) if cuda else torch.device("cpu")
     if cuda:
         torch.cuda.set_device(device)
-    if not dist.is_initialized():
+    own = not dist.is_initialized()
+    if own:
         backend = "nccl" if cuda else "gloo"
         limit = timedelta(minutes=timeout_minutes)
         try:
@@ -94,7 +96,7 @@ def init(timeout_minutes: float) -> World:
         _limit = limit
     if _many():
         _host_group()  # now, since what keeps hosts from each other shows here
-    return World(dist.get_rank(), dist.get_world_size(), device)
+    return World(dist.get_rank(), dist.get_world_size(), device, own)
 
 
 def _not_joined(error: Exception, minutes: float) -> str:

@@ -63,13 +63,9 @@ class Peers:
         self._every = min(2.0, silent / 10)
         self._slow = min(SLOW, silent / 3)
         self._grace = 10 * self._every + 1  # for the main thread, whose collective may throw
-        self._store = dist.TCPStore(
-            os.environ["MASTER_ADDR"],
-            int(os.environ["MASTER_PORT"]),
-            is_master=False,
-            wait_for_workers=False,
-            timeout=timedelta(seconds=max(silent, CONNECTS)),
-        )
+        address, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
+        limit = timedelta(seconds=max(silent, CONNECTS))
+        self._store = dist.TCPStore(address, port, is_master=False, wait_for_workers=False, timeout=limit)
         self._doing, self._since, self._step, self._state, self._number = "starting", time.monotonic(), 0, "", 0
         self._write()
         host = socket.gethostname()[:60]
@@ -171,7 +167,13 @@ class Peers:
 
     def _judge(self) -> None:
         """Ends the job when a rank is silent. The main thread cannot: it waits in a collective."""
+        before = time.monotonic()
         while not self._closing.wait(self._every):
+            before, slept = time.monotonic(), time.monotonic() - before - self._every
+            if (
+                slept > 2 * self._every + 1
+            ):  # this process was stopped, as SLURM suspends a job: the others may have been
+                self._answered, self._heard = before, dict.fromkeys(self._heard, before)
             if self._main_ends or self._state:
                 continue
             if self._rank:
@@ -187,21 +189,18 @@ class Peers:
         now = time.monotonic()
         states = {rank: self._state_of(rank) for rank in self._others()}
         broken = "lost" in states.values()  # a rank has seen it, and has told why it ends
-        limits = {"": self._grace if broken else self._silent, "failed": self._grace}
+        limits = {"": self._grace if broken else self._silent, "failed": self._grace, "lost": 2 * self._grace}
         silent = {rank: now - self._heard[rank] for rank, state in states.items() if state in limits}
-        gone = [rank for rank, seconds in silent.items() if seconds > limits[states[rank]]]
-        return self._gone(
-            gone or [rank for rank, gap in silent.items() if gap > self._grace and self._ended_here(rank)]
-        )
+        gone = [rank for rank, gap in silent.items() if gap > limits[states[rank]]]
+        ended = [rank for rank, gap in silent.items() if gap > self._grace and self._ended_here(rank)]
+        return self._gone(gone or ended)
 
     def _rank_0_is_gone(self) -> str:
         """Why this rank can go on no more; empty while rank 0 answers."""
         if 0 in self._notes and self._notes[0].state == "left":
             return ""
         now = time.monotonic()
-        if (
-            self._store_gone
-        ):  # its process has ended, and the collective that waits for it may throw: then that explains
+        if self._store_gone:  # its process has ended; what the main thread's collective throws explains it first
             return self._gone([0]) if now - self._answered > self._grace else ""
         return self._gone([0]) if now - min(self._answered, self._heard[0]) > self._silent else ""
 
@@ -216,8 +215,8 @@ class Peers:
     def _ending(self, rank: int) -> str:
         note = self._notes.get(rank)
         at = "" if note is None else f", last at step {note.step}, {note.doing}"
-        if self._state_of(rank) == "failed":
-            return f"has ended with an error{at}"
+        if self._state_of(rank):
+            return f"has {'ended with an error' if self._state_of(rank) == 'failed' else 'lost its connection'}{at}"
         if (rank == 0 and self._store_gone) or self._ended_here(rank):
             return f"has ended{at}"
         return f"has not answered for {time.monotonic() - self._heard[rank]:.0f} s{at}"
@@ -267,9 +266,12 @@ _watching: Peers | None = None
 
 
 def watch(world: World, silent_minutes: float, prog: str = "silc train") -> None:
-    """Watch the other ranks of this job, if there are any, until :func:`in_words` ends (collective)."""
+    """Watch the other ranks of this job, if there are any, until :func:`in_words` ends (collective).
+
+    A process group that a program made by itself, before it called :func:`silc.train.train`, is its own to watch.
+    """
     global _watching
-    if world.size > 1:
+    if world.size > 1 and world.own:
         _watching = Peers(world, 60 * silent_minutes, prog)
 
 

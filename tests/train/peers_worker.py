@@ -32,6 +32,7 @@ HAPPENS = {  # name of a job -> rank and what happens to it at step 2
     "slow": (1, "sleep"),
     "failed": (1, "raise"),
     "mistake": (1, "own"),
+    "suspended": (None, ""),  # all of it, see main
 }
 
 
@@ -51,11 +52,12 @@ def happen(what: str) -> None:
 
 
 @peers.answered("job")
-def job(rank: int, port: int, name: str) -> int:
+def job(rank: int, port: int, name: str, folder: Path) -> int:
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "RANK": str(rank), "WORLD_SIZE": str(RANKS)}
     os.environ |= {"LOCAL_RANK": "0"}  # each is the first of a machine, and prints
     dist.init_process_group("gloo", timeout=timedelta(seconds=LIMIT))
-    peers.watch(World(rank, RANKS, torch.device("cpu")), SILENT / 60)
+    peers.watch(World(rank, RANKS, torch.device("cpu"), own=True), SILENT / 60)
+    (folder / "begun").touch()
     who, what = HAPPENS[name]
     for step in range(STEPS):
         peers.note("training", step)
@@ -77,7 +79,7 @@ def start(rank: int, port: int, name: str, folder: Path) -> int:
     sys.stdout.reconfigure(line_buffering=True)
     status = 70
     try:
-        status = job(rank, port, name)
+        status = job(rank, port, name, folder)
     except Exception as error:
         print(f"escaped: {type(error).__name__}", flush=True)
     finally:
@@ -105,6 +107,17 @@ def ended(pids: list[int]) -> list[int | None]:
     return [found.get(pid) for pid in pids]
 
 
+def suspend(folder: Path, pids: list[int]) -> None:
+    """Stop all ranks of a job that has begun, and let them go on after longer than they may be silent."""
+    ends = time.monotonic() + LIMIT
+    while not (folder / "begun").exists() and time.monotonic() < ends:
+        time.sleep(0.05)
+    for number, pause in ((signal.SIGSTOP, SILENT + 2), (signal.SIGCONT, 0.0)):
+        for pid in pids:
+            os.kill(pid, number)
+        time.sleep(pause)
+
+
 def main(names: list[str]) -> None:
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as place:
@@ -113,6 +126,8 @@ def main(names: list[str]) -> None:
             folder, port = Path(place, name), free_port()
             folder.mkdir()
             jobs[name] = folder, [start(rank, port, name, folder) for rank in range(RANKS)]
+        if "suspended" in jobs:
+            suspend(*jobs["suspended"])
         results = {}
         for name, (folder, pids) in jobs.items():
             statuses = ended(pids)

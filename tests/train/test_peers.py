@@ -35,8 +35,10 @@ def last_lines(job: dict) -> dict[int, str]:
     return {rank: said.splitlines()[-1] for rank, said in enumerate(job["said"]) if job["statuses"][rank] == 1}
 
 
-def test_a_job_to_which_nothing_happens_ends_in_silence(jobs):
-    job = jobs["nothing"]
+@pytest.mark.parametrize("name", ["nothing", "suspended"])
+def test_a_job_whose_ranks_all_live_ends_in_silence(jobs, name):
+    """Also one that was stopped as a whole for longer than a rank may be silent, as SLURM suspends a job."""
+    job = jobs[name]
     assert job["statuses"] == [0] * RANKS
     assert not [line for said in job["said"] for line in said.splitlines() if "[Gloo]" not in line]
 
