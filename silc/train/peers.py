@@ -170,9 +170,7 @@ class Peers:
         before = time.monotonic()
         while not self._closing.wait(self._every):
             before, slept = time.monotonic(), time.monotonic() - before - self._every
-            if (
-                slept > 2 * self._every + 1
-            ):  # this process was stopped, as SLURM suspends a job: the others may have been
+            if slept > 2 * self._every + 1:  # stopped meanwhile, as by a suspended job: the others may have been too
                 self._answered, self._heard = before, dict.fromkeys(self._heard, before)
             if self._main_ends or self._state:
                 continue
