@@ -1,39 +1,46 @@
 #!/usr/bin/env bash
 #SBATCH --job-name=silc
 #SBATCH --nodes=4
-#SBATCH --ntasks-per-node=1
+#SBATCH --ntasks-per-node=8
 #SBATCH --gpus-per-node=8
-#SBATCH --cpus-per-task=96
+#SBATCH --cpus-per-task=12
 #SBATCH --time=24:00:00
 #SBATCH --output=%x-%j.log
+#SBATCH --open-mode=append
 #SBATCH --signal=USR1@600
+#SBATCH --requeue
 #
-# Many nodes under SLURM: one launcher a node, no ssh between them.
-#   sbatch launch/slurm.sh --preset silc_vit_b16 'data.shards=["/shared/pairs/{00000..09999}.tar"]' train.out=/shared/runs/b16 train.resume=auto
-# train.resume=auto goes on from the newest whole checkpoint when the job is submitted again, with the same number of GPUs.
-# 600 seconds before the time is over SLURM sends USR1 to each node's shell below, which passes it to its training
-# processes: they save a checkpoint after the step they are at and leave with status 75.
+# Many nodes under SLURM: srun starts a rank a GPU, no ssh between nodes.
+#   sbatch launch/slurm.sh --preset silc_vit_b16 'data.shards=["/shared/pairs/{00000..09999}.tar"]' train.out=/shared/runs/b16
+# Options of sbatch go before launch/slurm.sh and win over the lines above; without GPUs: --gpus-per-node=0.
+#
+# 600 seconds before the time is over SLURM sends USR1 to the ranks: they save a checkpoint after the step they are at and
+# leave with status 75. The job is then queued again, and its next part resumes from the newest whole checkpoint. So it is
+# after a preemption. scancel ends it, after the same save if SLURM's KillWait leaves the time for it.
 set -euo pipefail
 cd "${SLURM_SUBMIT_DIR:-.}"
-export VENV="${VENV:-.venv}"
+VENV="${VENV:-.venv}"
 PATH="$(cd "$VENV" && pwd)/bin:$PATH"
-MASTER_ADDR="$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)"
-MASTER_PORT="${MASTER_PORT:-$((20000 + SLURM_JOB_ID % 20000))}"
-GPUS="${SLURM_GPUS_ON_NODE:-8}"
-export PATH MASTER_ADDR MASTER_PORT GPUS
+export PATH
 
-hosts="$(mktemp -p "$PWD" hostfile.XXXXXX)"
-trap 'rm -f "$hosts"' EXIT
-scontrol show hostnames "$SLURM_JOB_NODELIST" | sed "s/\$/ slots=$GPUS/" > "$hosts"
-export hosts
+if ((${SLURM_RESTART_COUNT:-0} > 0)); then
+  set -- "$@" train.resume=auto
+fi
+# srun takes the number of tasks from the job, but not that of cores. It must not kill the others when the first rank
+# leaves with 75, but a minute later.
+srun --kill-on-bad-exit=0 --wait=60 ${SLURM_CPUS_PER_TASK:+--cpus-per-task="$SLURM_CPUS_PER_TASK"} \
+  python launch/train.py "$@" &
+step=$!
+trap 'kill -USR1 "$step"' USR1 # sent to this shell alone by --signal=B:USR1@600; srun passes it on
+trap : TERM                    # SLURM ends the ranks by itself; this shell waits for their save
+while kill -0 "$step" 2> /dev/null; do
+  wait "$step" && status=0 || status=$?
+done
 
-# The launcher itself does not know USR1 and would die of it; its children are launch.py, whose children are the ranks.
-srun --kill-on-bad-exit=1 bash -c '
-  deepspeed --hostfile "$hosts" --no_ssh --node_rank "$SLURM_NODEID" \
-    --master_addr "$MASTER_ADDR" --master_port "$MASTER_PORT" launch/train.py "$@" &
-  launcher=$!
-  trap "pkill -USR1 -P \$(pgrep -d, -P $launcher)" USR1
-  while kill -0 "$launcher" 2> /dev/null; do
-    wait "$launcher" && status=0 || status=$?
-  done
-  exit "$status"' _ "$@"
+# A job that is cancelled or preempted is no longer RUNNING; SLURM itself decides whether it comes back.
+if ((status == 75)) && [[ "$(squeue --noheader --jobs "$SLURM_JOB_ID" --format %T)" == RUNNING ]]; then
+  trap - TERM
+  scontrol requeue "$SLURM_JOB_ID"
+  sleep 60 # until SLURM ends this shell: an end of its own would end the job
+fi
+exit "$status"

@@ -249,6 +249,9 @@ class EngineConfig:
     persistence_threshold: NonNegative = key(100_000, "parameters up to this size stay whole (stage 3)")
     max_live_parameters: Positive = key(1_000_000_000, "elements kept gathered (stage 3)")
     timeout_minutes: Minutes = key(30.0, "time limit of a collective before the job fails")
+    silent_minutes: Minutes = key(
+        5.0, "a rank not heard of for so long, from a thread of its own, ends the job by name"
+    )
 
 
 @dataclass(config=_STRICT, kw_only=True)

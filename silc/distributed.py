@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import os
 import platform
+import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -15,9 +16,8 @@ from typing import Any, TypeVar
 import torch
 import torch.distributed as dist
 
+from silc import rendezvous
 from silc.ports import free_port
-
-_NAMES = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")  # a job in a launcher's environment
 
 T = TypeVar("T")
 _limit = timedelta(minutes=30)  # of a collective, see init
@@ -26,11 +26,12 @@ _HOST_GROUPS: dict[dist.ProcessGroup, dist.ProcessGroup] = {}  # default group -
 
 @dataclass(frozen=True)
 class World:
-    """Where this process stands among the others."""
+    """Where this process stands among the others. own: whether :func:`init` made the process group."""
 
     rank: int
     size: int
     device: torch.device
+    own: bool = False
 
     @property
     def main(self) -> bool:
@@ -50,13 +51,15 @@ def name_accelerator() -> None:
 def init(timeout_minutes: float) -> World:
     """Join the job that the launcher's environment describes (nccl on GPUs, gloo on CPUs), or make a job of one.
 
-    Raises ValueError when another job holds the port.
+    The environment of srun and mpirun is one too, see :mod:`silc.rendezvous`.
+
+    Raises ValueError when another job holds the port, or the environment lacks something.
     """
     global _limit
     name_accelerator()
     import deepspeed  # here, so that reading a configuration does not pay for it
 
-    if "RANK" not in os.environ:
+    if not rendezvous.enter():
         alone = {
             "RANK": "0",
             "LOCAL_RANK": "0",
@@ -74,25 +77,51 @@ def init(timeout_minutes: float) -> World:
         # DeepSpeed would compile a shared-memory all-reduce: minutes on a small machine, anew for each environment, and
         # a build that is killed leaves a lock on which every later start hangs. gloo does the same work.
         deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
-    device = torch.device("cuda", int(os.environ["LOCAL_RANK"])) if cuda else torch.device("cpu")
+    os.environ.pop("OMPI_COMM_WORLD_LOCAL_RANK", None)  # DeepSpeed asserts that it is LOCAL_RANK, which a launcher sets
+    device = torch.device("cuda", _gpu(int(os.environ["LOCAL_RANK"]))) if cuda else torch.device("cpu")
     if cuda:
         torch.cuda.set_device(device)
-    if not dist.is_initialized():
+    own = not dist.is_initialized()
+    if own:
         backend = "nccl" if cuda else "gloo"
         limit = timedelta(minutes=timeout_minutes)
         try:
             deepspeed.init_distributed(dist_backend=backend, auto_mpi_discovery=False, timeout=limit, verbose=False)
-        except dist.DistNetworkError as error:
-            if "EADDRINUSE" not in str(error):
-                raise
+        except (dist.DistNetworkError, dist.DistStoreError) as error:
             port = os.environ["MASTER_PORT"]
+            if "EADDRINUSE" not in str(error):
+                raise ValueError(_not_joined(error, timeout_minutes)) from None
             raise ValueError(
-                f"port {port} is in use by another job; take another, as in silc train --master_port {int(port) + 11}"
+                f"port {port} is in use by another job; take another, as in silc train --master_port {int(port) + 11} "
+                "(under srun or mpirun: MASTER_PORT for all tasks)"
             ) from None
         _limit = limit
     if _many():
         _host_group()  # now, since what keeps hosts from each other shows here
-    return World(dist.get_rank(), dist.get_world_size(), device)
+    return World(dist.get_rank(), dist.get_world_size(), device, own)
+
+
+def _not_joined(error: Exception, minutes: float) -> str:
+    rank, size = os.environ["RANK"], os.environ["WORLD_SIZE"]
+    address = f"{os.environ['MASTER_ADDR']}, port {os.environ['MASTER_PORT']}"
+    said = (str(error).strip().splitlines() or [""])[0][:200]
+    return (
+        f"rank {rank} of {size} did not find all others at {address}, within {minutes:g} min ({said}); look whether "
+        "every machine started its ranks and reaches that address"
+    )
+
+
+def _gpu(local_rank: int) -> int:
+    """Index of the GPU of the rank of this number on its machine. Raises ValueError where there are too few."""
+    count = torch.cuda.device_count()
+    if count == 1 and re.fullmatch(r"[^,]+", os.environ.get("CUDA_VISIBLE_DEVICES", "")):
+        return 0  # as under srun --gpus-per-task=1: each task sees its own alone
+    if local_rank >= count:
+        raise ValueError(
+            f"rank {local_rank} of this machine has no GPU of its own: {count} are visible; start as many tasks on a "
+            "machine as it has GPUs, and let each see all of them or one"
+        )
+    return local_rank
 
 
 def first_of_machine() -> bool:
@@ -108,7 +137,7 @@ def left_afterwards() -> Iterator[None]:
     launcher, and a second job in the process must not find the first one's group. A process group that was there before
     the block stays.
     """
-    before, joined = {name: os.environ.get(name) for name in _NAMES}, dist.is_initialized()
+    before, joined = {name: os.environ.get(name) for name in rendezvous.NAMES}, dist.is_initialized()
     try:
         yield
     finally:
@@ -173,6 +202,13 @@ def _host_group() -> dist.ProcessGroup | None:
         _HOST_GROUPS.clear()  # of a job that was left
         _HOST_GROUPS[world] = dist.new_group(backend="gloo", timeout=_limit)
     return _HOST_GROUPS[world]
+
+
+def collectives_begun() -> int:
+    """How many collectives of all ranks this one has begun; a rank that others wait for has begun fewer."""
+    world = dist.group.WORLD
+    groups = [] if world is None else [world, *_HOST_GROUPS.values()]
+    return sum(group._get_sequence_number_for_group() for group in groups)  # type: ignore[attr-defined]
 
 
 def all_gather_objects(value: Any, group: dist.ProcessGroup | None = None) -> list[Any]:

@@ -69,6 +69,7 @@ FLOORS = {
     "silc.text": 0,
     "silc.files": 0,
     "silc.ports": 0,
+    "silc.rendezvous": 0,
     "silc.storage": 0,
     "silc.presets": 0,
     "silc.version": 0,
@@ -89,7 +90,7 @@ FLOOR_0 = {  # who may import whom on the lowest floor
     "silc.config_io": {"silc.config", "silc.presets", "silc.yaml_safe"},
     "silc.yaml_safe": {"silc.files"},
     "silc.storage": {"silc.errors", "silc.files", "silc.text"},
-    "silc.distributed": {"silc.ports"},
+    "silc.distributed": {"silc.ports", "silc.rendezvous"},
 }
 
 

@@ -10,7 +10,7 @@ import sys
 from collections.abc import Iterable
 from typing import Any, NoReturn
 
-from silc import config_io
+from silc import config_io, rendezvous
 from silc.errors import defer_to_first_rank
 
 MISTAKE = 2  # exit status
@@ -75,6 +75,7 @@ def passive_threads() -> None:
     """
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     os.environ.setdefault("GOMP_SPINCOUNT", "0")
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # a rank that left is named by us, without a C++ stack
 
 
 def with_new_names(prog: str, words: Iterable[str]) -> list[str]:
@@ -85,3 +86,15 @@ def with_new_names(prog: str, words: Iterable[str]) -> list[str]:
         if new != old and os.environ.get("LOCAL_RANK", "0") == "0":
             print(f"{prog}: {old} is now {new}", file=sys.stderr)
     return renamed
+
+
+def in_job(prog: str) -> bool:
+    """Whether this process is a rank of a job: of a launcher, or of srun or mpirun with several tasks, whose variables
+    it then has. Ends with status 2 where those lack something.
+    """
+    try:
+        return rendezvous.enter()
+    except ValueError as error:
+        defer_to_first_rank()
+        print(f"{prog}: {error}", file=sys.stderr)
+        sys.exit(MISTAKE)

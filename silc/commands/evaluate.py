@@ -24,8 +24,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from silc import config_io
-from silc.commands import launcher
-from silc.commands.common import MISTAKE, Parser, add_local_rank, did_you_mean, passive_threads, with_new_names
+from silc.commands import launcher, several_nodes
+from silc.commands.common import MISTAKE, Parser, add_local_rank, did_you_mean, in_job, passive_threads, with_new_names
 from silc.config import TASKS, Config
 from silc.config_rules import own_data, validate_eval
 from silc.errors import defer_to_first_rank
@@ -110,9 +110,13 @@ def join(config: Config) -> World:
     import torch
 
     from silc import distributed
+    from silc.train import peers
 
     if "RANK" in os.environ:
-        return distributed.init(config.engine.timeout_minutes)
+        world = distributed.init(config.engine.timeout_minutes)
+        peers.watch(world, config.engine.silent_minutes, PROG)
+        peers.note("evaluating", 0)
+        return world
     return distributed.World(0, 1, torch.device("cuda" if torch.cuda.is_available() else "cpu"))
 
 
@@ -191,12 +195,16 @@ def evaluate(args: argparse.Namespace) -> int:
 def main(argv: Sequence[str] | None = None) -> int:
     """Measure in this process: one rank of the launcher's job, or alone.
 
-    Returns the exit status: 0 measured, 1 a task ran out of time or the report was not written, 2 a user's mistake.
+    Returns the exit status: 0 measured, 1 a task ran out of time, the report was not written or another rank is gone,
+    2 a user's mistake.
     """
     passive_threads()
+    in_job(PROG)
     args = parse(sys.argv[1:] if argv is None else argv)
+    from silc.train import peers
+
     try:
-        return evaluate(args)
+        return peers.answered(PROG)(evaluate)(args)
     except ValueError as error:
         defer_to_first_rank()
         print(f"{PROG}: {error}", file=sys.stderr)
@@ -206,10 +214,11 @@ def main(argv: Sequence[str] | None = None) -> int:
 def launch(argv: Sequence[str]) -> int:
     """`silc evaluate`: in this process, or in those of DeepSpeed's launcher if its options are given."""
     options, words = launcher.split(PROG, argv)
-    if not options or "RANK" in os.environ:
+    if not options or "RANK" in os.environ or several_nodes.is_rank(PROG, options):
         return main(words)
     parse(words)
-    return launcher.run(PROG, "silc.commands.evaluate", options, [config_io.with_new_name(word) for word in words])
+    renamed = [config_io.with_new_name(word) for word in words]
+    return several_nodes.run(PROG, "silc.commands.evaluate", options, renamed)
 
 
 if __name__ == "__main__":

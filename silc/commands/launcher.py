@@ -140,7 +140,8 @@ def run(prog: str, module: str, options: Sequence[str], words: Sequence[str]) ->
     finally:
         for signum, handler in before.items():
             signal.signal(signum, handler)
-    if status not in KNOWN and not stopped:
+    explained = status in KNOWN or (status == 255 and "DS_ENV_FILE" in os.environ)  # of ssh: several_nodes says it
+    if not explained and not stopped:
         print(f"{prog}: {_ending(status)}", file=sys.stderr)
     return status if status >= 0 else 128 - status
 

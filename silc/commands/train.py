@@ -21,8 +21,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from silc import config_io, presets
-from silc.commands import keys, launcher
-from silc.commands.common import MISTAKE, Parser, add_local_rank, passive_threads, with_new_names
+from silc.commands import keys, launcher, several_nodes
+from silc.commands.common import MISTAKE, Parser, add_local_rank, in_job, passive_threads, with_new_names
 from silc.config import Config
 from silc.config_rules import validate
 from silc.train.plan.gpus import Gpu, gpu_named
@@ -117,6 +117,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     Returns the exit status: 0 trained, 1 ended early, 2 a user's mistake, 75 stopped by a signal after a checkpoint.
     """
     passive_threads()
+    in_job(PROG)
     args = parse(sys.argv[1:] if argv is None else argv)
     status = answer(args)
     if status is not None:
@@ -135,11 +136,14 @@ def launch(argv: Sequence[str]) -> int:
         return main(argv)
     passive_threads()
     options, words = launcher.split(PROG, argv)
+    if several_nodes.is_rank(PROG, options):
+        return main(words)
     args = parse(words, launcher.ranks(options))
     status = answer(args)
     if status is not None:
         return status
-    return launcher.run(PROG, "silc.commands.train", options, [config_io.with_new_name(word) for word in words])
+    renamed = [config_io.with_new_name(word) for word in words]
+    return several_nodes.run(PROG, "silc.commands.train", options, renamed)
 
 
 if __name__ == "__main__":

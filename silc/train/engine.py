@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import deepspeed
@@ -103,8 +104,10 @@ class Engine:
         self._names = [name for name, _ in model.named_parameters()]
         self.json = deepspeed_json(config, world)
         optimizer, self.optimizer_reason = build_optimizer(groups, config.optim, world.device)
+        # Else DeepSpeed takes the GPU of LOCAL_RANK, which is another one where a task sees its own alone.
+        place = None if world.device.index is None else SimpleNamespace(device_rank=world.device.index)
         self._engine, *_ = deepspeed.initialize(
-            model=model.to(world.device), optimizer=optimizer, config=self.json, dist_init_required=False
+            args=place, model=model.to(world.device), optimizer=optimizer, config=self.json, dist_init_required=False
         )
         self._rank = world.rank
         self._stage = config.engine.zero_stage

@@ -12,6 +12,7 @@ from silc.evaluate import runner
 from silc.evaluate.datasets import EvalData
 from silc.evaluate.sharding import TaskFailed, failure
 from silc.evaluate.towers import Towers, build_towers
+from silc.train import peers
 from silc.train.loop import Trainer
 
 T = TypeVar("T")
@@ -41,6 +42,7 @@ def measure(trainer: Trainer, data: EvalData, tasks: Sequence[str]) -> tuple[lis
     A task that fails is such a result. Raises TaskFailed, on all ranks, for what fails outside of tasks on any.
     """
     config, world = trainer.config, trainer.world
+    peers.note("evaluating", trainer.state.counters.step)
     models = _everywhere(trainer, lambda: _towers(trainer))
     results = runner.evaluate(config, models, data, tasks, world, strict=False)
     _everywhere(trainer, lambda: _keep(trainer, data, tasks, results) if world.main else None)

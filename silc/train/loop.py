@@ -18,6 +18,7 @@ from silc.errors import RunInterrupted, RunStopped
 from silc.objective import plan_views
 from silc.storage import Totals
 from silc.text import plural
+from silc.train import peers
 from silc.train.cadence import Cadence
 from silc.train.meter import Meter
 from silc.train.metrics import MetricLog
@@ -123,11 +124,13 @@ class Trainer:
         """
         batch, reason = None, None
         with meter.waiting():
+            peers.note("reading data", self.state.counters.step)
             try:
                 batch = self._arrived(batches, request, progress)
                 reason = self.cadence.saver.failure()
             except RunStopped as error:
                 reason = str(error)
+            peers.note("training", self.state.counters.step)
             asked = request.agreed(failed=reason is not None)
         if not asked:
             assert batch is not None

@@ -24,7 +24,7 @@ from silc.evaluate.datasets import EvalData
 from silc.evaluate.report import examples, output
 from silc.evaluate.towers import Towers
 from silc.text import plural
-from silc.train import checkpoint, evaluation, sources
+from silc.train import checkpoint, evaluation, peers, sources
 from silc.train.banner import backend_lines, no_evaluation
 from silc.train.engine import precision
 from silc.train.loop import Trainer
@@ -32,6 +32,7 @@ from silc.train.metrics import check_loggers
 from silc.train.start import find_resumed, start
 
 
+@peers.answered("silc train")
 def train(config: Config) -> int:
     """Exit status: 0 trained, 1 ended early, 2 a user's mistake, 75 stopped by a signal after a checkpoint.
 
@@ -57,6 +58,7 @@ def train(config: Config) -> int:
     return 0
 
 
+@peers.in_words()
 def run(config: Config, command: Sequence[str]) -> Path:
     """Train, save, export and evaluate as :func:`train` does, for callers in Python. Returns the run folder.
 
@@ -77,6 +79,7 @@ def _prepare(config: Config) -> tuple[Trainer, EvalData | None]:
     _quiet()
     check_loggers(config)
     world = init(config.engine.timeout_minutes)
+    peers.watch(world, config.engine.silent_minutes)
     validate(config, world.size)
     backend_lines(config, world.device, precision(config, world.device))  # refuses a backend that cannot run here
     folder = _run_folder(config)
@@ -139,6 +142,8 @@ def _evaluate_last(trainer: Trainer, data: EvalData, command: Sequence[str]) -> 
         if broken := [result for result in results[1] if result.broken]:
             raise RuntimeError(f"{broken[0].task}, {broken[0].model}: {broken[0].error}")
     except Exception as error:
+        if peers.is_of_connection(error):
+            raise
         traceback.print_exc()
         raise RunStopped(
             f"the last evaluation failed ({error}); the run is trained, saved and exported. Measure it again with: "

@@ -30,7 +30,7 @@ from silc.config_io import to_yaml
 from silc.distributed import all_gather_objects, apart
 from silc.errors import RunStopped
 from silc.files import replacing, sync_folder, write_text
-from silc.train import manifest
+from silc.train import manifest, peers
 from silc.train.checkpoint import FORMAT, adopt, place, whole
 from silc.train.manifest import FileRecord
 from silc.train.moments import Moments
@@ -114,6 +114,7 @@ class Saver:
         Raises RunStopped on all ranks when it cannot be written, a full disk for one, or when an earlier one could not;
         the checkpoints before it are untouched.
         """
+        peers.note("saving", self.state.counters.step)
         self.settle()
         path = place(self.run, self.state.counters.step)
         snapshot = Snapshot.of(self.state, self.config, copied=background)

@@ -84,8 +84,12 @@ def check(command: str) -> None:
         launcher.split("deepspeed", rest[:at])
         check_script(rest[at:])
     elif program == "sbatch":
-        assert (ROOT / rest[0]).is_file()
-        train.parse(rest[1:])
+        at = next(i for i, word in enumerate(rest) if not word.startswith("-"))
+        assert all(re.fullmatch(r"--[a-z-]+=\S+", word) for word in rest[:at])  # sbatch's own options
+        assert (ROOT / rest[at]).is_file()
+        train.parse(rest[at + 1 :])
+    elif program in ("srun", "mpirun"):  # their options, then a rank's command
+        check_python(rest[rest.index("python") + 1 :])
     elif program == "make":
         targets = set(re.findall(r"^(\w+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE))
         assert {word for word in rest if "=" not in word} <= targets
@@ -94,7 +98,7 @@ def check(command: str) -> None:
     elif program == "pip":
         assert all((ROOT / word).exists() for word in rest[1:] if word.startswith((".", "/")))
     else:
-        assert program in ("pre-commit", "pkill", "cd", "git", "."), f"{program}: how is this line checked?"
+        assert program in ("pre-commit", "pkill", "cd", "git", ".", "apt"), f"{program}: how is this line checked?"
 
 
 def status(command: str) -> int:

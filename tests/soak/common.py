@@ -33,11 +33,13 @@ class Table:
     """
 
     def __init__(self, title: str, columns: Sequence[str], widths: Sequence[int]) -> None:
-        self._widths, self.failures, self._start = widths, 0, time.monotonic()
+        self._widths, self._start = widths, time.monotonic()
+        self.rows = self.failures = 0
         print(f"\n{title}\n{self._line(columns)}", flush=True)
 
     def row(self, *cells: object, holds: bool) -> None:
         """Print a row."""
+        self.rows += 1
         self.failures += not holds
         seconds = time.monotonic() - self._start
         print(f"{self._line(cells)}  {'ok' if holds else 'BROKEN':8s}{seconds:8.0f} s", flush=True)
