@@ -69,6 +69,7 @@ FLOORS = {
     "silc.text": 0,
     "silc.files": 0,
     "silc.ports": 0,
+    "silc.processes": 0,
     "silc.storage": 0,
     "silc.presets": 0,
     "silc.version": 0,

@@ -21,7 +21,7 @@ from silc.data.splits import DataSet
 from silc.distributed import World
 from silc.evaluate.datasets import EvalData
 from silc.evaluate.metric import Metric
-from silc.evaluate.sharding import Job, TimedOut
+from silc.evaluate.sharding import Ended, Job, TimedOut
 from silc.evaluate.tasks import TASKS
 from silc.evaluate.tasks.task import Task
 from silc.evaluate.towers import Towers
@@ -79,15 +79,18 @@ def _one(config: Config, task: Task, model: Towers, data: DataSet, world: World,
     started = time.perf_counter()
     job = Job(config, world, f"{task.name}, {model.name}")
     metrics: list[Metric] = []
-    error = None
+    error, ended = None, False
     try:
         metrics = _defined(list(task.run(model, data, job)), job)
+    except Ended:
+        ended = True
     except TimedOut as timeout:
         error = str(timeout)
     except ValueError as mistake:
         if strict:
             raise ValueError(f"{task.name}: {mistake}") from mistake
         error = str(mistake)
+    job.end_together(ended)
     seconds, skipped = time.perf_counter() - started, tuple(sorted(job.skipped))
     return Result(
         task.name, model.name, data.name, tuple(metrics), tuple(job.notes), seconds, skipped, error, job.details

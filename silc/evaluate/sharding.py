@@ -11,8 +11,9 @@ from __future__ import annotations
 import itertools
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from typing import Any, TypeVar, cast
 
 import numpy as np
@@ -31,8 +32,26 @@ S = TypeVar("S")
 T = TypeVar("T")
 
 
+_asked: Callable[[], bool] | None = None  # see ended_when
+
+
 class TimedOut(Exception):
     """A task took longer than eval.timeout_minutes."""
+
+
+class Ended(Exception):
+    """Some rank was asked to end the evaluation: no task of it goes on, and nothing is measured."""
+
+
+@contextmanager
+def ended_when(asked: Callable[[], bool]) -> Iterator[None]:
+    """Jobs inside raise Ended, on every rank, soon after `asked` says so on one."""
+    global _asked
+    before, _asked = _asked, asked
+    try:
+        yield
+    finally:
+        _asked = before
 
 
 def some_of(items: Sequence[int], count: int) -> list[int]:
@@ -68,7 +87,9 @@ class Job:
         self._ends = time.monotonic() + 60 * config.eval.timeout_minutes if limited else float("inf")
 
     def check(self) -> None:
-        """Call between pieces of work. Raises TimedOut when the task's time is over."""
+        """Call between pieces of work. Raises TimedOut when the task's time is over, Ended when that was asked for."""
+        if _asked is not None and _asked():
+            raise Ended
         if time.monotonic() > self._ends:
             raise TimedOut(
                 f"{self._title} took longer than eval.timeout_minutes={self.config.eval.timeout_minutes:g} on rank "
@@ -138,6 +159,11 @@ class Job:
             raise ValueError(f"{split.title}: none of {plural(len(indices), 'image')} can be used; {why}")
         return [index for kept, _ in parts for index in kept], torch.cat([values for _, values in parts])
 
+    def end_together(self, ended: bool) -> None:
+        """After the task: raises Ended on every rank where it was raised on any, outside the exchanges (collective)."""
+        if any(all_gather_objects(ended)) if self.world.size > 1 else ended:
+            raise Ended
+
     def why_unusable(self, split: Split, indices: Sequence[int]) -> str:
         """For messages: how many of these images could not be read, by reason; a question where all could be read."""
         keys = {split.key(index) for index in indices}
@@ -175,11 +201,11 @@ class Job:
             return None
 
     def _together(self, local: Callable[[], T]) -> list[T]:
-        """Every rank's local(), or the first rank's TimedOut or ValueError, on every rank."""
+        """Every rank's local(), or the first rank's Ended, TimedOut or ValueError, on every rank."""
         mine: tuple[Exception | None, T | None, set[tuple[str, str]]]
         try:
             mine = (None, local(), self.skipped)
-        except (TimedOut, ValueError) as error:
+        except (Ended, TimedOut, ValueError) as error:
             mine = (error, None, self.skipped)
         # A job of one rank may run while the others wait: what the report shows is made by rank 0 alone.
         everyone = all_gather_objects(mine) if self.world.size > 1 else [mine]

@@ -13,7 +13,7 @@ from pathlib import Path
 from silc.config import Config
 from silc.data import Loader
 from silc.data.batch import Batch
-from silc.distributed import all_gather_objects
+from silc.distributed import all_gather_objects, broadcast_object
 from silc.errors import RunInterrupted, RunStopped
 from silc.objective import plan_views
 from silc.storage import Totals
@@ -22,10 +22,11 @@ from silc.train import checkpoint
 from silc.train.meter import Meter
 from silc.train.metrics import MetricLog
 from silc.train.progress import Progress
+from silc.train.run_folder import RunFolder
 from silc.train.schedule import learning_rate
 from silc.train.state import Counters, TrainState
 from silc.train.step import SilcStep, StepReport
-from silc.train.stop import StopRequest
+from silc.train.stop import StopRequest, undisturbed
 
 SAID_EVERY = 30.0  # seconds between lines about data that do not arrive
 
@@ -39,6 +40,9 @@ class Trainer:
         batches: this rank's share of each step's batch, from `state.counters.position` on.
         folder: the run folder; checkpoints and the list of discarded steps go there.
         log: where metrics are written; None on all ranks but the main one.
+
+    Attributes:
+        kept: the run folder, to be looked after; None: it is the caller's to keep it there.
     """
 
     def __init__(
@@ -47,6 +51,7 @@ class Trainer:
         self.config, self.state, self.world = config, state, state.world
         self.batches, self.folder, self.log = batches, folder, log
         self.step = SilcStep(config, plan_views(config), state)
+        self.kept: RunFolder | None = None
         self._written: Path | None = None  # the last checkpoint
 
     def run(self, evaluate: Callable[[], object] | None = None) -> Counters:
@@ -107,7 +112,7 @@ class Trainer:
             else f"checkpoint {path}. The same command with train.resume=auto continues from it"
         )
         if asked is not True:
-            raise RunInterrupted(f"{asked.name} {where}; {goes_on}")
+            raise RunInterrupted(f"{asked} {where}; {goes_on}")
         rank, reason = next(iter(reasons.items()))
         named = f"rank {rank}" if len(reasons) == 1 else f"rank {rank} and {plural(len(reasons) - 1, 'other')}"
         raise RunStopped(f"{reason} ({f'{named}, ' if self.world.size > 1 else ''}{where}; {goes_on})")
@@ -165,6 +170,7 @@ class Trainer:
     def _log(self, report: StepReport, meter: Meter, progress: Progress) -> None:
         """The interval's numbers to the log and the terminal."""
         values = meter.read(report) | self._reading()
+        self._keep_folder()
         if self.log is not None:
             self.log.write(self.state.counters.step, values)
         progress.show(values)
@@ -193,8 +199,21 @@ class Trainer:
 
     def save(self) -> Path:
         """Write a checkpoint (collective)."""
-        self._written = checkpoint.save(self.folder, self.state, self.config)
+        self._keep_folder()
+        with undisturbed():
+            self._written = checkpoint.save(self.folder, self.state, self.config)
         return self._written
+
+    def _keep_folder(self) -> None:
+        """Make the run folder anew where it was removed (collective). Raises RunStopped where that cannot be."""
+        wrong = None
+        if self.kept is not None and self.world.main:
+            try:
+                self.log = self.kept.keep(self.config, self.state, self.log)
+            except (ValueError, OSError) as error:
+                wrong = str(error)
+        if self.kept is not None and (wrong := broadcast_object(wrong)) is not None:
+            raise RunStopped(wrong)
 
     def _saved(self) -> Path | None:
         """The checkpoint of this step, written unless this run has done so; None before the first step (collective).

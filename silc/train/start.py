@@ -20,7 +20,7 @@ from silc.text import plural
 from silc.train import checkpoint
 from silc.train.banner import banner
 from silc.train.loop import Trainer
-from silc.train.metrics import MetricLog
+from silc.train.run_folder import open_folder
 from silc.train.same_data import check_same_data, check_same_everywhere
 from silc.train.same_run import check_same_run
 from silc.train.sources import open_everywhere, together
@@ -124,18 +124,3 @@ def nothing_left(config: Config, step: int, path: Path, folder: Path) -> bool:
         return False
     same = (found["step"], found.get("eval")) == (step, config_io.to_dict(config)["eval"])
     return same and all(result["error"] is None for result in found["results"])
-
-
-def open_folder(config: Config, state: TrainState, folder: Path) -> MetricLog | None:
-    """The run folder with its first files, and its log; None on all ranks but the main one. Raises ValueError."""
-    if not state.world.main:
-        return None
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / "config.yaml").write_text(config_io.to_yaml(config), encoding="utf-8")
-        (folder / "deepspeed.json").write_text(json.dumps(state.engine.json, indent=1), encoding="utf-8")
-        return MetricLog(config, folder, state.counters.step)
-    except OSError as error:
-        raise ValueError(
-            f"the run folder {folder} cannot be written: {error.strerror}; take another train.out"
-        ) from None
