@@ -55,17 +55,18 @@ def _listen(request: StopRequest, read: int, over: threading.Event) -> None:
             say(f"{gone} has ended: the run stops")
             request.lose(str(gone))
         ready, _, _ = select.select([read], [], [], PERIOD)
-        if ready and any(number in SIGNALS for number in os.read(read, 4096)):
+        heard_now = [number for number in os.read(read, 4096) if number in SIGNALS] if ready else []
+        if heard_now:
             heard = time.monotonic()
-            _pass_on()
+            _pass_on(heard_now[0])
     while request.starting and heard is not None:  # also where it waits for others while it ends
         if time.monotonic() - heard > PATIENCE:
             os._exit(STOPPED_BY_SIGNAL)
         time.sleep(PERIOD)
 
 
-def _pass_on() -> None:
-    """SIGTERM, whatever came: it may come twice without a meaning."""
+def _pass_on(number: int) -> None:
+    """SIGINT as SIGTERM, since a second one would interrupt; the others may come twice without a meaning."""
     for rank in siblings():
         with contextlib.suppress(OSError):
-            os.kill(rank.pid, signal.SIGTERM)
+            os.kill(rank.pid, signal.SIGTERM if number == signal.SIGINT else number)

@@ -17,8 +17,9 @@ from typing import Any, ClassVar
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP)
 ONE_WISH = 2.0  # seconds: a terminal, a launcher and other ranks may each send a signal for one and the same wish
-_LOST = 1 << 8  # larger than any signal's number, so that it wins
-_FAILED = 1 << 16
+# What ranks exchange, of which the largest is the reason given: SIGTERM comes from other ranks and launchers too.
+_CODES = [0, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGINT]
+_LOST, _FAILED = len(_CODES), len(_CODES) + 1
 
 
 class StartInterrupted(KeyboardInterrupt):
@@ -97,7 +98,7 @@ class StopRequest:
         signal.raise_signal(signal.SIGTERM) if _in_main() else os.kill(os.getpid(), signal.SIGTERM)
 
     def _code(self) -> int:
-        return _LOST if self._received and self.lost is not None else self._received
+        return _LOST if self._received and self.lost is not None else _CODES.index(self._received)
 
     def _name(self) -> str:
         return _name(self._code())
@@ -140,7 +141,7 @@ def undisturbed() -> Iterator[None]:
 
 
 def _name(code: int) -> str:
-    return "the end of its launcher" if code == _LOST else signal.Signals(code).name
+    return "the end of its launcher" if code == _LOST else signal.Signals(_CODES[code]).name
 
 
 def _in_main() -> bool:
