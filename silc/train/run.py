@@ -89,7 +89,7 @@ def _prepare(config: Config) -> tuple[Trainer, EvalData | None]:
         shards, data = sources.resolve(config, world, default_root())
         trainer = start(config, world, shards, folder.path, resumed)
     except BaseException:  # an interrupt too
-        folder.give_up()
+        folder.leave()
         raise
     trainer.kept = folder
     return trainer, data
@@ -115,7 +115,7 @@ def _finish(trainer: Trainer, data: EvalData | None, request: StopRequest, comma
     finally:
         trainer.close()
         if trainer.kept is not None:
-            trainer.kept.release() if trainer.state.counters.step else trainer.kept.give_up()
+            trainer.kept.leave()
 
 
 def _train(trainer: Trainer, data: EvalData | None, request: StopRequest) -> Path:

@@ -13,6 +13,7 @@ import os
 import shutil
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from silc import config_io
 from silc.config import Config
@@ -20,7 +21,9 @@ from silc.distributed import World, broadcast_object
 from silc.files import advice
 from silc.train.lock import LOCK, Held, Lock
 from silc.train.metrics import MetricLog
-from silc.train.state import TrainState
+
+if TYPE_CHECKING:  # a folder is chosen before the engine is loaded
+    from silc.train.state import TrainState
 
 FIRST = ("config.yaml", "deepspeed.json", "metrics.jsonl", "skipped_steps.jsonl", "tensorboard")  # made by a start
 KINDS = {  # what a run writes by these names: a folder or a file
@@ -51,13 +54,8 @@ class RunFolder:
     _made: list[Path] = field(default_factory=list)  # folders that were made for it, the innermost first
     _identity: tuple[int, int] = (0, 0)
 
-    def release(self) -> None:
-        """Free the folder for other runs: this one is over."""
-        if self._lock is not None:
-            self._lock.release()
-
-    def give_up(self) -> None:
-        """Remove what a start that failed has left; nothing where the folder holds more than a start makes."""
+    def leave(self) -> None:
+        """Free the folder for other runs, and remove what a start that failed made; nothing where there is more."""
         if self._lock is not None:
             if self.fresh and not _trained_in(self.path):
                 for name in FIRST:
@@ -77,15 +75,17 @@ class RunFolder:
         gone = not _taken(self.path)
         try:
             self.path.mkdir(parents=True, exist_ok=True)
-            self._lock.release()
-            self._lock = Lock(self.path)
-            before, self._identity = self._identity, _identity(self.path)
+            if not self._lock.there():
+                new = Lock(self.path)
+                self._lock.release()
+                self._lock = new
         except (OSError, Held) as error:
             raise ValueError(f"the run folder {self.path} was removed, and cannot be made again: {error}") from None
-        if not gone and before != self._identity:
-            raise ValueError(f"the run folder {self.path} was removed, and another run has been there since")
         if not gone:
+            if self._identity != _identity(self.path):
+                raise ValueError(f"the run folder {self.path} was removed, and another run has been there since")
             return log
+        self._identity = _identity(self.path)
         print(f"the run folder {self.path} was removed while the run goes on: it is made again", flush=True)
         if log is not None:
             with contextlib.suppress(OSError):
@@ -121,7 +121,7 @@ def _named(config: Config) -> RunFolder:
     try:
         _check(folder, goes_on=goes_on)  # another run may have come and gone before the lock
     except ValueError:
-        found.give_up()
+        found.leave()
         raise
     return found
 
@@ -156,7 +156,7 @@ def _numbered(config: Config) -> RunFolder:
             continue
         if not _taken(folder):
             return found
-        found.give_up()
+        found.leave()
     raise ValueError(f"{base} and its numbers up to {len(names)} are all taken; name another folder: train.out=FOLDER")
 
 

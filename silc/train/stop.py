@@ -70,7 +70,7 @@ class StopRequest:
                 signal.signal(number, handler)
 
     def started(self) -> None:
-        """From now on a signal is remembered. Raises StartInterrupted where one came before and a library kept it back."""
+        """From now on a signal is remembered. Raises StartInterrupted where one came before, and went unheard."""
         self.starting = False
         if self._received:
             raise StartInterrupted(self._name())

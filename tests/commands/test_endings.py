@@ -23,13 +23,15 @@ class Trained:
     """A trainer that has nothing left to do."""
 
     def __init__(self, config: Config, *_arguments: object) -> None:
-        self.config, self.world, self.folder = config, WORLD, Path("run")
+        self.config, self.world, self.folder, self.kept = config, WORLD, Path("run"), None
 
     def run(self, evaluate: object) -> SimpleNamespace:
         return SimpleNamespace(step=4)
 
     def save(self) -> Path:
-        return self.folder / "checkpoints" / "step_00000004"
+        path = self.folder / "checkpoints" / "step_00000004"
+        path.mkdir(parents=True, exist_ok=True)
+        return path
 
     def close(self) -> None:
         """Nothing is open."""

@@ -3,8 +3,8 @@
     python -m tests.soak.signals [WORD ...] [--results FILE]
 
 Words choose cases: TERM, INT, USR1, KILL; deepspeed (the launcher), silc (`silc train`), deepspeed/node, silc/node,
-rank0, rank1, group; imports, start, step, evaluation, save, last-save, export, last-evaluation. A case runs if it has a
-word of each kind that is named. With --results, cases in the file are not run again.
+rank0, rank1, group; launching, imports, start, step, evaluation, save, last-save, export, last-evaluation. A case runs
+if it has a word of each kind that is named. With --results, cases in the file are not run again.
 
 A row: the status of the command; the seconds from the signal until the last process of the job has ended; the steps
 done that no checkpoint holds; the processes left after two minutes. Promised: within 30 seconds, 0 steps, 0 processes,
@@ -32,11 +32,13 @@ import psutil
 
 from tests.commands.conftest import checkout, environment, free_port, write_data
 from tests.soak.common import Table, finish
-from tests.soak.slow import MOMENTS, ROOT
+from tests.soak.slow import MOMENTS as OF_RANKS
+from tests.soak.slow import ROOT
 
 SIGNALS = ("TERM", "INT", "USR1")
 TARGETS = ("deepspeed", "silc", "deepspeed/node", "silc/node", "rank0", "rank1", "group")
 KILLED = ("deepspeed", "silc", "deepspeed/node", "silc/node")
+MOMENTS = ("launching", *OF_RANKS)  # launching: the node launcher has not started its ranks
 LIMIT = 30.0  # seconds from the signal to the end, promised
 STEPS, SAVE, EVALUATE = 8, 4, 5
 WORDS = [
@@ -69,7 +71,8 @@ class Seen(NamedTuple):
 def cases() -> Iterator[Case]:
     """All of them."""
     for moment, target, name in itertools.product(MOMENTS, TARGETS, SIGNALS):
-        yield Case(name, target, moment)
+        if moment != "launching" or not target.startswith("rank"):
+            yield Case(name, target, moment)
     for moment, target in itertools.product(MOMENTS, KILLED):
         yield Case("KILL", target, moment)
 
@@ -83,6 +86,8 @@ def promised(case: Case) -> set[int]:
         # Theirs: 1 where a handler stands, 0 for one that died; while it imports it has no handler; and a rank may
         # leave before it is asked to.
         return {0, 1, 75}
+    if case.moment == "launching" and case.target == "silc/node":
+        return {1, 75}
     return {75}
 
 
@@ -98,12 +103,18 @@ def job_of(folder: Path) -> list[psutil.Process]:
     return [process for process in found if process.is_running() and process.status() != psutil.STATUS_ZOMBIE]
 
 
+def node_launcher(folder: Path) -> int | None:
+    """Its pid, once it is there."""
+    job = {process.pid: process.cmdline() for process in job_of(folder)}
+    return next((pid for pid, words in job.items() if "deepspeed.launcher.launch" in words[:5]), None)
+
+
 def find(target: str, front: int, folder: Path) -> int:
     """The pid that is signalled."""
-    job = {process.pid: process.cmdline() for process in job_of(folder)}
     if target in ("deepspeed", "silc", "group"):
         return front
-    node = next(pid for pid, words in job.items() if "deepspeed.launcher.launch" in words[:5])
+    node = node_launcher(folder)
+    assert node is not None
     if target.endswith("/node"):
         return node
     wanted = f"--local_rank={target.removeprefix('rank')}"
@@ -132,7 +143,7 @@ def play(case: Case, data: Path, folder: Path, *, wait: float = 300.0) -> Seen:
         )
     try:
         ends = time.monotonic() + wait
-        while not list(folder.glob("at.*")):
+        while not (node_launcher(folder) if case.moment == "launching" else list(folder.glob("at.*"))):
             if front.poll() is not None or time.monotonic() > ends:
                 raise TimeoutError(f"{case}: the moment did not come: {log.read_text()[-2000:]}")
             time.sleep(0.05)

@@ -19,9 +19,9 @@ def test_a_signal_is_remembered_and_handlers_come_back(number):
         assert not request.received
         os.kill(os.getpid(), number)
         assert request.received
-        assert request.agreed() == number
+        assert request.agreed() == number.name
         os.kill(os.getpid(), signal.SIGTERM)  # the launcher's, behind the terminal's SIGINT
-        assert request.agreed() == number
+        assert request.agreed() == number.name
         assert request.agreed(failed=True) is True
     assert [signal.getsignal(one) for one in SIGNALS] == before
 
