@@ -165,7 +165,7 @@ def test_the_newest_run_is_not_continued_twice(config, holder, tmp_path):
     holder(str(tmp_path / "runs/mine-2"))
     take(Path("runs/mine-2"))
     config.train.resume = "auto"
-    with pytest.raises(Held, match="another run writes to runs/mine-2"):
+    with pytest.raises(ValueError, match="another run writes to runs/mine-2"):
         chosen(config)
 
 
