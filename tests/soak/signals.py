@@ -136,6 +136,9 @@ def play(case: Case, data: Path, folder: Path, *, wait: float = 300.0) -> Seen:
     Raises TimeoutError where the moment does not come.
     """
     run, log = folder / "run", folder / "output"
+    signal.signal(
+        signal.SIGINT, signal.default_int_handler
+    )  # or the job ignores it, as what a shell starts with & does
     env = environment(PYTHONPATH=checkout(), SLOW_MOMENT=case.moment, SLOW_FOLDER=str(folder), PYTHONSAFEPATH="1")
     with log.open("w") as output:
         front = subprocess.Popen(
