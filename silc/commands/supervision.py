@@ -21,6 +21,7 @@ from silc.errors import STOPPED_BY_SIGNAL
 from silc.train.ancestors import is_node_launcher
 
 TOLD = "SILC_TOLD"  # environment variable: the folder in which each rank of this machine writes its exit status
+NOTICED = 5.0  # seconds in which a rank notices that its launcher has ended
 MAX_STATUS = 16  # bytes
 STOPS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP)
 
@@ -57,11 +58,15 @@ def ranks() -> list[psutil.Process]:
 def wait_for_orphans() -> None:
     """Wait for the ranks and node launchers that outlive DeepSpeed's launcher.
 
-    A rank notices its end, and stops; a node launcher that has not started any is ended.
+    A rank notices its end, and stops; one that does not is asked to. A node launcher that has not started any is ended.
     """
+    asked, begun = False, time.monotonic()
     while left := _job():
+        late = not asked and time.monotonic() - begun > NOTICED
+        asked = asked or late
         for process in left:
-            if is_node_launcher(_words(process)) and not _children(process):
+            launcher = is_node_launcher(_words(process))
+            if (late and not launcher) or (launcher and not _children(process)):
                 with contextlib.suppress(psutil.Error):
                     process.terminate()
         _reap()

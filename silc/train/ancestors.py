@@ -22,18 +22,20 @@ NODE_LAUNCHER, RUNNER = "deepspeed.launcher.launch", "deepspeed.launcher.runner"
 RUNNERS = ("deepspeed", "deepspeed.pt", "ds")  # names of the script that calls the runner
 AGENTS = ("torchrun", "torch.distributed.run", "accelerate")  # as a word of the command
 DAEMONS = ("orted", "prted", "prterun", "mpirun", "mpiexec", "hydra_pmi_proxy")  # as the name of the process
+STARTED = ("RANK", "CROSS_SIZE", "LOCAL_SIZE")  # environment that DeepSpeed's node launcher gives to its ranks
 ORPHANS = ("--enable_each_rank_log=", "--log_level=")  # DeepSpeed's runner gives both, and no person does
 
 
 class Ancestor(NamedTuple):
-    """what: name of the program, for messages. process: None where it had ended before this process looked."""
+    """what: name of the program, for messages. pid: 0 where it had ended before this process looked; process: None."""
 
     what: str
     pid: int
     process: Known | None
 
     def __str__(self) -> str:
-        return f"{self.what} (process {self.pid} of {socket.gethostname()})"
+        where = f"process {self.pid} of " if self.pid else ""
+        return f"{self.what} ({where}{socket.gethostname()})"
 
 
 def owner() -> str:
@@ -67,18 +69,19 @@ def _owner() -> list[Ancestor]:
 
 
 def _launchers(parents: Sequence[psutil.Process]) -> list[Ancestor]:
-    if not parents:
-        return []
-    first, words = parents[0], _words(parents[0])
-    if not is_node_launcher(words):
-        other = _agent(first, words)
-        return [] if other is None else [_ancestor(other, first)]
-    found = [_ancestor(NODE_LAUNCHER, first)]
-    if len(parents) > 1 and is_runner(_words(parents[1])):
-        return [*found, _ancestor(RUNNER, parents[1])]
-    if _is_orphan(first, parents[1:]):
+    place = next((place for place, process in enumerate(parents) if is_node_launcher(_words(process))), None)
+    if place is None:
+        if all(name in os.environ for name in STARTED):
+            return [Ancestor(NODE_LAUNCHER, 0, None)]
+        other = _agent(parents[0], _words(parents[0])) if parents else None
+        return [] if other is None else [_ancestor(other, parents[0])]
+    launcher, above = parents[place], parents[place + 1 :]
+    found = [_ancestor(NODE_LAUNCHER, launcher)]
+    if above and is_runner(_words(above[0])):
+        return [*found, _ancestor(RUNNER, above[0])]
+    if _is_orphan(launcher, above):
         return [*found, Ancestor(RUNNER, 0, None)]
-    return found + [_ancestor("ssh", process) for process in _session(first, parents[1:])]
+    return found + [_ancestor("ssh", process) for process in _session(launcher, above)]
 
 
 def _is_orphan(launcher: psutil.Process, parents: Sequence[psutil.Process]) -> bool:

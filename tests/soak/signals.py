@@ -15,6 +15,7 @@ is theirs.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import hashlib
 import itertools
 import json
@@ -157,7 +158,9 @@ def play(case: Case, data: Path, folder: Path, *, wait: float = 300.0) -> Seen:
         else:
             os.kill(find(case.target, front.pid, folder), number)
         sent = time.monotonic()
-        status = front.wait(timeout=wait)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            front.wait(timeout=wait)
+        status = -999 if front.returncode is None else front.returncode  # the former is no one's promise
         while (left := job_of(folder)) and time.monotonic() - sent < 120:
             time.sleep(0.1)
         seconds = time.monotonic() - sent

@@ -127,6 +127,15 @@ def test_a_runner_that_ended_before_its_ranks_began_is_missed(job, tmp_path):
     assert ancestors._is_orphan(node, [psutil.Process(1)])
 
 
+def test_a_node_launcher_that_ended_before_its_rank_looked_is_missed(monkeypatch):
+    for name in ancestors.STARTED:
+        monkeypatch.setenv(name, "1")
+    (found,) = ancestors._launchers([psutil.Process(1)])
+    assert (found.what, found.process) == (ancestors.NODE_LAUNCHER, None)
+    monkeypatch.delenv("CROSS_SIZE")
+    assert ancestors._launchers([psutil.Process(1)]) == []
+
+
 def test_a_signal_to_a_rank_that_cannot_hear_it_reaches_the_other(job, tmp_path):
     _, pids = job("stuck0")
     os.kill(pids["rank0"], signal.SIGUSR1)
