@@ -58,7 +58,8 @@ def _listen(request: StopRequest, read: int, over: threading.Event) -> None:
         heard_now = [number for number in os.read(read, 4096) if number in SIGNALS] if ready else []
         if heard_now:
             heard = time.monotonic()
-            _pass_on(heard_now[0])
+            if request.lost is None:  # else the others see it themselves
+                _pass_on(heard_now[0])
     while request.starting and heard is not None:  # also where it waits for others while it ends
         if time.monotonic() - heard > PATIENCE:
             os._exit(STOPPED_BY_SIGNAL)
