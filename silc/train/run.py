@@ -46,7 +46,6 @@ def train(config: Config) -> int:
             print(f"silc train: {error}", file=sys.stderr)
             return 2
         try:
-            request.started()
             _finish(trainer, data, request, sys.argv)
         except RunInterrupted as stop:
             if trainer.world.main:
@@ -98,6 +97,7 @@ def _prepare(config: Config) -> tuple[Trainer, EvalData | None]:
 def _finish(trainer: Trainer, data: EvalData | None, request: StopRequest, command: Sequence[str]) -> None:
     """Everything from the first step on. Raises RunStopped or RunInterrupted."""
     try:
+        request.started()
         path = _train(trainer, data, request)
         _export(trainer, path)
         if data is not None:
