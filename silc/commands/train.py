@@ -23,7 +23,7 @@ from typing import NoReturn
 
 from silc import config_io, presets
 from silc.commands import keys, launcher, supervision
-from silc.commands.common import MISTAKE, Parser, add_local_rank, passive_threads, with_new_names
+from silc.commands.common import INTERRUPTED, MISTAKE, Parser, add_local_rank, passive_threads, with_new_names
 from silc.commands.output import steady_output
 from silc.config import Config
 from silc.config_rules import validate
@@ -33,7 +33,6 @@ from silc.train.plan.gpus import Gpu, gpu_named
 from silc.train.stop import StartInterrupted, StopRequest, ignore_signals, say
 
 PROG = "silc train"
-INTERRUPTED = 130  # exit status, as a shell has it for SIGINT
 
 
 def parse(argv: Sequence[str], ranks: int | None = None) -> argparse.Namespace:

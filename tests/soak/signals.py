@@ -122,6 +122,13 @@ def find(target: str, front: int, folder: Path) -> int:
     return next(p.pid for p in psutil.Process(node).children() if wanted in p.cmdline())
 
 
+def _come(moment: str, folder: Path) -> bool:
+    """Whether the job is at the moment. Each rank has its own imports; before them it cannot answer a signal."""
+    if moment == "launching":
+        return node_launcher(folder) is not None
+    return len(list(folder.glob("at.*"))) >= (2 if moment == "imports" else 1)
+
+
 def command(case: Case, run: Path, data: Path) -> list[str]:
     """The words of a job."""
     words = ["--preset", str(data / "tiny.yaml"), f"data.shards=[{data}/train]", f"train.out={run}", *WORDS]
@@ -147,7 +154,7 @@ def play(case: Case, data: Path, folder: Path, *, wait: float = 300.0) -> Seen:
         )
     try:
         ends = time.monotonic() + wait
-        while not (node_launcher(folder) if case.moment == "launching" else list(folder.glob("at.*"))):
+        while not _come(case.moment, folder):
             if front.poll() is not None or time.monotonic() > ends:
                 raise TimeoutError(f"{case}: the moment did not come: {log.read_text()[-2000:]}")
             time.sleep(0.05)
