@@ -170,7 +170,7 @@ class Trainer:
     def _log(self, report: StepReport, meter: Meter, progress: Progress) -> None:
         """The interval's numbers to the log and the terminal."""
         values = meter.read(report) | self._reading()
-        self._keep_folder()
+        self.keep_folder()
         if self.log is not None:
             self.log.write(self.state.counters.step, values)
         progress.show(values)
@@ -199,12 +199,12 @@ class Trainer:
 
     def save(self) -> Path:
         """Write a checkpoint (collective)."""
-        self._keep_folder()
+        self.keep_folder()
         with undisturbed():
             self._written = checkpoint.save(self.folder, self.state, self.config)
         return self._written
 
-    def _keep_folder(self) -> None:
+    def keep_folder(self) -> None:
         """Make the run folder anew where it was removed (collective). Raises RunStopped where that cannot be."""
         wrong = None
         if self.kept is not None and self.world.main:

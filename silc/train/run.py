@@ -113,7 +113,8 @@ def _finish(trainer: Trainer, data: EvalData | None, request: StopRequest, comma
             f"the run folder {trainer.folder} cannot be written: {error.strerror or error}{advice(error)}"
         ) from error
     finally:
-        trainer.close()
+        with contextlib.suppress(OSError):  # each row has been written out
+            trainer.close()
         if trainer.kept is not None:
             trainer.kept.leave()
 
@@ -183,6 +184,7 @@ def _evaluate(trainer: Trainer, data: EvalData, tasks: Sequence[str]) -> tuple[l
     config, world = trainer.config, trainer.world
     models = _towers(trainer)
     results = runner.evaluate(config, models, data, tasks, world, strict=False)
+    trainer.keep_folder()
     if world.main:
         step, folder = trainer.state.counters.step, trainer.folder
         print(f"evaluation at step {step}\n{runner.table(results, data, tasks)}", flush=True)

@@ -5,7 +5,11 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+import subprocess
+import sys
 import threading
+import time
+from pathlib import Path
 
 import pytest
 
@@ -139,3 +143,17 @@ def test_a_fork_that_has_no_handlers_yet_neither_raises_nor_stops_its_parent(sta
                 os._exit(1)
         assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == status
         assert not request.received
+
+
+def test_another_rank_than_the_first_is_ended_while_it_defers():
+    """By the launcher, which has seen the first one leave: it would say the same once more."""
+    code = "from silc.errors import defer_to_first_rank; from silc.train.stop import StopRequest\n"
+    code += "with StopRequest():\n    print(flush=True)\n    defer_to_first_rank()\n    print('the same', flush=True)"
+    env = os.environ | {"LOCAL_RANK": "1", "PYTHONPATH": str(Path(__file__).resolve().parents[2])}
+    with subprocess.Popen([sys.executable, "-c", code], env=env, stdout=subprocess.PIPE, text=True) as rank:
+        rank.stdout.readline()
+        while rank.poll() is None:
+            rank.terminate()
+            time.sleep(0.05)
+        assert rank.stdout.read() == ""
+    assert rank.returncode == -signal.SIGTERM
