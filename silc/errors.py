@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import signal
+import threading
 import time
 
 STOPPED_BY_SIGNAL = 75  # exit status, EX_TEMPFAIL of sysexits.h: run it again
@@ -31,4 +33,6 @@ def defer_to_first_rank() -> None:
     the first rank did not find.
     """
     if os.environ.get("LOCAL_RANK", "0") != "0":
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)  # a run remembers it, to save first: that is over
         time.sleep(PAUSE)

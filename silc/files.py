@@ -7,6 +7,7 @@ contents or the new ones, never a part, also after a crash or on a full disk.
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 import secrets
@@ -66,6 +67,29 @@ def check_regular(path: str | Path, limit: int | None = None) -> None:
         raise ValueError(f"{path} is {kind}; give a regular file")
     if limit is not None and found.st_size > limit:
         raise ValueError(f"{path} has {found.st_size} bytes; at most {limit} are read")
+
+
+_ADVICE = {
+    errno.ENOSPC: "make room on its disk",
+    errno.EDQUOT: "make room in the quota",
+    errno.EFBIG: "raise the limit on the size of a file (ulimit -f)",
+    errno.EACCES: "make it writable",
+    errno.EPERM: "make it writable",
+    errno.EROFS: "its disk is mounted read-only",
+    errno.ENOENT: "was it removed?",
+    errno.EEXIST: "move away what stands there",
+    errno.ENOTDIR: "move away what stands there",
+    errno.EISDIR: "move away what stands there",
+    errno.ENOTEMPTY: "move away what stands there",
+    errno.ESTALE: "its server has lost it: mount it anew",
+    errno.EIO: "look at its disk",
+}
+
+
+def advice(error: OSError) -> str:
+    """What to do about a failed write, for the end of a message: `; make room on its disk`; empty for a rare one."""
+    found = _ADVICE.get(error.errno or 0)
+    return "" if found is None else f"; {found}"
 
 
 def read_regular(path: str | Path, limit: int) -> bytes:

@@ -70,6 +70,7 @@ FLOORS = {
     "silc.files": 0,
     "silc.ports": 0,
     "silc.rendezvous": 0,
+    "silc.processes": 0,
     "silc.storage": 0,
     "silc.presets": 0,
     "silc.version": 0,

@@ -35,6 +35,7 @@ from silc.config_rules import validate
 from silc.errors import STOPPED_BY_SIGNAL
 from silc.ports import free_port
 from silc.presets import PRESETS
+from silc.train.ancestors import OWNER, owner
 
 PROG = "silc claims"
 # What may differ between a run that is there and the one asked for; with other words of eval it is measured again.
@@ -162,7 +163,7 @@ def command(run: plan.Run, args: argparse.Namespace) -> list[str]:
 
 def launch(run: plan.Run, words: Sequence[str]) -> int:
     """Exit status of a run. A run that is asked to stop saves first: its processes outlive the launcher."""
-    process = subprocess.Popen(words, env=launcher.environment(), start_new_session=True)
+    process = subprocess.Popen(words, env=launcher.environment() | {OWNER: owner()}, start_new_session=True)
     try:
         return process.wait()
     except KeyboardInterrupt:

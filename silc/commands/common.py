@@ -14,6 +14,7 @@ from silc import config_io, rendezvous
 from silc.errors import defer_to_first_rank
 
 MISTAKE = 2  # exit status
+INTERRUPTED = 130  # exit status, as a shell has it for SIGINT
 
 
 class Parser(argparse.ArgumentParser):

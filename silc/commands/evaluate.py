@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from silc import config_io
-from silc.commands import launcher, several_nodes
+from silc.commands import launcher, several_nodes, supervision
 from silc.commands.common import MISTAKE, Parser, add_local_rank, did_you_mean, in_job, passive_threads, with_new_names
 from silc.config import TASKS, Config
 from silc.config_rules import own_data, validate_eval
@@ -222,4 +222,6 @@ def launch(argv: Sequence[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    status = main()
+    supervision.tell(status)
+    sys.exit(status)

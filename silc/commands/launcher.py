@@ -9,15 +9,18 @@ import signal
 import site
 import subprocess
 import sys
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from types import FrameType
 
 import psutil
 
+from silc.commands import supervision
 from silc.commands.common import Parser, passive_threads
 from silc.errors import STOPPED_BY_SIGNAL
 from silc.ports import free_port
+from silc.train.ancestors import OWNER, owner
 
 # Options of DeepSpeed's launcher: names, and the type of the value or None for a switch. Repeated here because reading
 # them from DeepSpeed loads torch; a test compares.
@@ -83,10 +86,14 @@ def with_port(options: Sequence[str]) -> list[str]:
 
     The launcher's own is 29500 for every job. On several machines all must be told the same one.
     """
-    given = {option.split("=")[0] for option in options}
-    if given & {"--master_port", *SEVERAL} or HOSTFILE.exists():
+    if not _alone(options) or any(option.startswith("--master_port=") for option in options):
         return list(options)
     return [f"--master_port={free_port()}", *options]
+
+
+def _alone(options: Sequence[str]) -> bool:
+    """Whether the job is on this machine alone."""
+    return not ({option.split("=")[0] for option in options} & set(SEVERAL) or HOSTFILE.exists())
 
 
 def command(module: str, options: Sequence[str], words: Sequence[str]) -> list[str]:
@@ -122,28 +129,43 @@ def environment() -> dict[str, str]:
 
 
 def run(prog: str, module: str, options: Sequence[str], words: Sequence[str]) -> int:
-    """Exit status of a job. SIGINT, SIGTERM, SIGHUP and SIGUSR1 to this process are passed to its ranks here."""
+    """Exit status of a job. SIGINT, SIGTERM, SIGHUP and SIGUSR1 to this process are passed to its ranks here.
+
+    `module` tells its status by :func:`silc.commands.supervision.tell`.
+    """
     stopped: list[int] = []
     options = with_port(options)
-    process = subprocess.Popen(command(module, options, words), env=environment(), start_new_session=True)
+    supervision.adopt_orphans()
+    with tempfile.TemporaryDirectory(prefix="silc-", ignore_cleanup_errors=True) as folder:
+        env = environment() | {OWNER: owner(), supervision.TOLD: folder}
+        process = subprocess.Popen(command(module, options, words), env=env, start_new_session=True)
 
-    def stop(signum: int, frame: FrameType | None) -> None:
-        stopped.append(signum)
-        pass_on(process.pid, signum)
+        def stop(signum: int, frame: FrameType | None) -> None:
+            stopped.append(signum)
+            pass_on(process.pid, signum)
 
-    before = {}
-    for signum in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1):
-        if signal.getsignal(signum) != signal.SIG_IGN:  # nohup ignores SIGHUP
-            before[signum] = signal.signal(signum, stop)
-    try:
-        status = process.wait()
-    finally:
-        for signum, handler in before.items():
-            signal.signal(signum, handler)
-    explained = status in KNOWN or (status == 255 and "DS_ENV_FILE" in os.environ)  # of ssh: several_nodes says it
-    if not explained and not stopped:
+        before = {}
+        for signum in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1):
+            if signum != signal.SIGHUP or signal.getsignal(signum) != signal.SIG_IGN:  # as nohup has it
+                before[signum] = signal.signal(signum, stop)
+        try:
+            status = process.wait()
+            supervision.wait_for_orphans()
+        finally:
+            for signum, handler in before.items():
+                signal.signal(signum, handler)
+        told = supervision.told(Path(folder))
+    here = _alone(options)
+    final = supervision.outcome(status, told, stopped=bool(stopped), here=here)
+    if final == STOPPED_BY_SIGNAL and not told and here and status != final:
+        print(f"{prog}: stopped by {signal.Signals(stopped[0]).name} while starting: nothing was trained")
+    elif final == 255 and "DS_ENV_FILE" in os.environ:
+        pass  # of ssh: several_nodes says it
+    elif final not in KNOWN and not stopped:
         print(f"{prog}: {_ending(status)}", file=sys.stderr)
-    return status if status >= 0 else 128 - status
+    elif status == 0 and final and not told:
+        print(f"{prog}: a process of the job was ended before its ranks had started", file=sys.stderr)
+    return final if final >= 0 else 128 - final
 
 
 def pass_on(launcher: int, signum: int) -> None:
@@ -151,10 +173,7 @@ def pass_on(launcher: int, signum: int) -> None:
 
     Where there are none (they have not started, or run on other machines) the launcher's processes are ended.
     """
-    try:
-        found = _ranks_below(psutil.Process(launcher))
-    except psutil.Error:
-        found = []
+    found = supervision.ranks()
     if not found:
         try:
             os.killpg(launcher, signal.SIGTERM)
@@ -165,16 +184,6 @@ def pass_on(launcher: int, signum: int) -> None:
             rank.send_signal(signal.SIGTERM if signum == signal.SIGHUP else signum)
         except psutil.NoSuchProcess:
             continue
-
-
-def _ranks_below(launcher: psutil.Process) -> list[psutil.Process]:
-    """Processes that the launcher's local part has started."""
-    parts = [child for child in launcher.children() if _is_local_part(child.cmdline())]
-    return [rank for part in parts for rank in part.children()]
-
-
-def _is_local_part(words: Sequence[str]) -> bool:
-    return words[:1] == [sys.executable] and "deepspeed.launcher.launch" in words
 
 
 def _ending(status: int) -> str:

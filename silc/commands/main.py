@@ -9,7 +9,7 @@ import signal
 import sys
 from collections.abc import Sequence
 
-from silc.commands.common import MISTAKE, did_you_mean
+from silc.commands.common import INTERRUPTED, MISTAKE, did_you_mean
 from silc.version import __version__
 
 # Name -> (module, function, one line of help). A module is imported when its command is asked for.
@@ -40,7 +40,9 @@ def usage() -> str:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Entry point. Returns the exit status; 141, as a shell has it, where the reader of the output left (`| head`)."""
+    """Entry point. Returns the exit status; as a shell has it, 141 where the reader of the output left (`| head`), 130
+    after Ctrl-C.
+    """
     try:
         try:
             return run(list(sys.argv[1:] if argv is None else argv))
@@ -51,6 +53,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for the flush at the end of Python
         return 128 + signal.SIGPIPE
+    except KeyboardInterrupt:
+        return INTERRUPTED
 
 
 def _reader_left() -> bool:

@@ -19,13 +19,26 @@ import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NoReturn
 
 from silc import config_io, presets
-from silc.commands import keys, launcher, several_nodes
-from silc.commands.common import MISTAKE, Parser, add_local_rank, in_job, passive_threads, with_new_names
+from silc.commands import keys, launcher, several_nodes, supervision
+from silc.commands.common import (
+    INTERRUPTED,
+    MISTAKE,
+    Parser,
+    add_local_rank,
+    in_job,
+    passive_threads,
+    with_new_names,
+)
+from silc.commands.output import steady_output
 from silc.config import Config
 from silc.config_rules import validate
+from silc.errors import STOPPED_BY_SIGNAL
+from silc.train.listener import listening
 from silc.train.plan.gpus import Gpu, gpu_named
+from silc.train.stop import StartInterrupted, StopRequest, ignore_signals, say
 
 PROG = "silc train"
 
@@ -114,7 +127,8 @@ def answer(args: argparse.Namespace) -> int | None:
 def main(argv: Sequence[str] | None = None) -> int:
     """Train in this process: one rank of the launcher's job, or alone.
 
-    Returns the exit status: 0 trained, 1 ended early, 2 a user's mistake, 75 stopped by a signal after a checkpoint.
+    Returns the exit status: 0 trained, 1 ended early, 2 a user's mistake, 75 stopped by a signal after a checkpoint (or
+    before the first step, when there is nothing to save), 130 interrupted by a second Ctrl-C.
     """
     passive_threads()
     in_job(PROG)
@@ -122,12 +136,29 @@ def main(argv: Sequence[str] | None = None) -> int:
     status = answer(args)
     if status is not None:
         return status
-    from silc.distributed import name_accelerator
+    with StopRequest(starting=True) as request, listening(request):
+        try:
+            from silc.distributed import name_accelerator
 
-    name_accelerator()
-    from silc.train.run import train
+            name_accelerator()
+            from silc.train.run import train
 
-    return train(args.config)
+            return train(args.config)
+        except StartInterrupted as stop:
+            say(f"stopped by {stop} while starting: nothing was trained")
+            return STOPPED_BY_SIGNAL
+        except KeyboardInterrupt:
+            say(f"{PROG}: interrupted")
+            return INTERRUPTED
+
+
+def script() -> NoReturn:
+    """The end of a program that is :func:`main` alone."""
+    steady_output()
+    status = main()
+    ignore_signals()  # the launcher's, which has seen another rank leave
+    supervision.tell(status)
+    sys.exit(status)
 
 
 def launch(argv: Sequence[str]) -> int:
@@ -147,4 +178,4 @@ def launch(argv: Sequence[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    script()

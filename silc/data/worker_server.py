@@ -8,5 +8,5 @@ import signal
 import sys
 
 if any("multiprocessing.forkserver" in word for word in sys.orig_argv):
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)

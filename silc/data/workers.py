@@ -18,6 +18,8 @@ from functools import partial
 from multiprocessing.context import BaseContext
 from typing import Any
 
+from silc.processes import Known, end_with, known
+
 PRELOADED = ["silc.data.worker_server", "silc.data.dataset"]  # modules that the fork server imports before it forks
 
 
@@ -49,15 +51,16 @@ def context(start: str, *, remote: bool) -> BaseContext:
 
 def initializer() -> Any:
     """For `worker_init_fn` of a DataLoader made in this process; it can be pickled."""
-    return partial(_begin, trainer=os.getpid(), environment=dict(os.environ))
+    return partial(_begin, trainer=os.getpid(), process=known(os.getpid()), environment=dict(os.environ))
 
 
-def _begin(worker: int, trainer: int, environment: dict[str, str]) -> None:
+def _begin(worker: int, trainer: int, process: Known | None, environment: dict[str, str]) -> None:
     """Take the trainer's environment, and leave its signals to it.
 
     A fork server has the environment of the time when it was started, which may lack the credentials of a store.
 
-    Signals to stop reach the whole process group; the trainer handles them, and needs its workers to the end.
+    Signals to stop reach the whole process group; the trainer handles them, and needs its workers to the end. They end
+    with it, however that ends: torch's own look at it comes to nothing in a worker that waits to hand over a batch.
 
     A worker obeys SIGTERM only from the trainer itself: with it a DataLoader ends workers that it cannot reach
     otherwise (while an error is being raised), and a worker that ignored it would keep the trainer from exiting.
@@ -68,11 +71,12 @@ def _begin(worker: int, trainer: int, environment: dict[str, str]) -> None:
     os.environ.update(environment)
     for name in os.environ.keys() - environment.keys():
         del os.environ[name]
-    for number in (signal.SIGINT, signal.SIGUSR1):
+    for number in (signal.SIGINT, signal.SIGUSR1, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
     threading.Thread(target=_end_with, args=(trainer,), daemon=True).start()
+    end_with(process)
 
 
 def _end_with(trainer: int) -> None:

@@ -14,8 +14,9 @@ import sys
 import time
 import traceback
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from typing import Any, TypeVar, cast
 
 import numpy as np
@@ -36,18 +37,36 @@ T = TypeVar("T")
 LONGEST = 1000  # characters of a message
 
 
+_asked: Callable[[], bool] | None = None  # see ended_when
+
+
 class TimedOut(Exception):
     """A task took longer than eval.timeout_minutes."""
+
+
+class Ended(Exception):
+    """Some rank was asked to end the evaluation: no task of it goes on, and nothing is measured."""
+
+
+@contextmanager
+def ended_when(asked: Callable[[], bool]) -> Iterator[None]:
+    """Jobs inside raise Ended, on every rank, soon after `asked` says so on one."""
+    global _asked
+    before, _asked = _asked, asked
+    try:
+        yield
+    finally:
+        _asked = before
 
 
 class TaskFailed(Exception):
     """A task ended by something that is neither a lack of time nor a mistake in the data; the message names it."""
 
 
-def failure(error: Exception) -> TimedOut | TaskFailed | ValueError:
+def failure(error: Exception) -> Ended | TimedOut | TaskFailed | ValueError:
     """What ended a task, in a form that can be sent to other ranks, with a message of at most LONGEST characters."""
     text = str(error)[:LONGEST]
-    if isinstance(error, TimedOut | TaskFailed):
+    if isinstance(error, Ended | TimedOut | TaskFailed):
         return type(error)(text)
     if isinstance(error, ValueError):
         return ValueError(text)
@@ -88,7 +107,9 @@ class Job:
         self._agreed: Exception | None = None  # what ended the task, known to all ranks
 
     def check(self) -> None:
-        """Call between pieces of work. Raises TimedOut when the task's time is over."""
+        """Call between pieces of work. Raises TimedOut when the task's time is over, Ended when that was asked for."""
+        if _asked is not None and _asked():
+            raise Ended
         if time.monotonic() > self._ends:
             raise TimedOut(
                 f"{self._title} took longer than eval.timeout_minutes={self.config.eval.timeout_minutes:g} on rank "
@@ -199,7 +220,7 @@ class Job:
 
         error: what the task ended with on this rank; None: nothing went wrong here.
 
-        Raises TimedOut, ValueError or TaskFailed where something went wrong on any rank, the same on all.
+        Raises Ended, TimedOut, ValueError or TaskFailed where something went wrong on any rank, the same on all.
         """
         if error is not None and error is self._agreed:
             raise error
@@ -214,9 +235,9 @@ class Job:
             wrong = self._told(error)
         return [cast(T, each) for each in self._exchange(wrong, value)]
 
-    def _told(self, error: Exception) -> TimedOut | TaskFailed | ValueError:
+    def _told(self, error: Exception) -> Ended | TimedOut | TaskFailed | ValueError:
         """The failure to send. Of what no one foresaw, where it happened is printed here, on the rank that knows it."""
-        if not isinstance(error, TimedOut | ValueError):
+        if not isinstance(error, Ended | TimedOut | ValueError):
             print(f"rank {self.world.rank}: {self._title} failed:", file=sys.stderr)
             traceback.print_exception(error)
         return failure(error)

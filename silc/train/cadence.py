@@ -45,8 +45,9 @@ class Cadence:
         One that is there by that name may be of another course of the run, which went back to an earlier step.
         """
         self.saver.settle()
-        if not step or self.saver.last == place(self.saver.run, step):
-            return self.saver.last
+        last = self.saver.last
+        if not step or (last == place(self.saver.run, step) and of_first(last.exists)):
+            return last
         return self.saver.save()
 
     def judge(self, metrics: Mapping[str, float]) -> None:

@@ -10,21 +10,27 @@ from typing import TypeVar
 from silc.distributed import all_gather_objects
 from silc.evaluate import runner
 from silc.evaluate.datasets import EvalData
-from silc.evaluate.sharding import TaskFailed, failure
+from silc.evaluate.sharding import Ended, TaskFailed, ended_when, failure
 from silc.evaluate.towers import Towers, build_towers
 from silc.train import peers
 from silc.train.loop import Trainer
+from silc.train.stop import StopRequest
 
 T = TypeVar("T")
 
 
-def on_the_way(trainer: Trainer, data: EvalData) -> dict[str, float]:
+def on_the_way(trainer: Trainer, data: EvalData, request: StopRequest) -> dict[str, float]:
     """Measure the tasks of `eval.during` (collective). What goes wrong, on any rank, is printed and logged.
 
-    Returns the metrics by their names in the log; nothing on all ranks but the main one, and where it failed.
+    request: a signal ends it, on all ranks: the loop's next step then finds the signal.
+
+    Returns the metrics by their names in the log; nothing on all ranks but the main one, and where it failed or ended.
     """
     try:
-        _, results = measure(trainer, data, trainer.config.eval.during)
+        with ended_when(lambda: request.received):
+            _, results = measure(trainer, data, trainer.config.eval.during)
+    except Ended:
+        return {}
     except TaskFailed as error:
         step = trainer.state.counters.step
         if trainer.world.main:
@@ -45,6 +51,7 @@ def measure(trainer: Trainer, data: EvalData, tasks: Sequence[str]) -> tuple[lis
     peers.note("evaluating", trainer.state.counters.step)
     models = _everywhere(trainer, lambda: _towers(trainer))
     results = runner.evaluate(config, models, data, tasks, world, strict=False)
+    trainer.keep_folder()
     _everywhere(trainer, lambda: _keep(trainer, data, tasks, results) if world.main else None)
     return models, results
 

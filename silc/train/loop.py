@@ -24,6 +24,7 @@ from silc.train.meter import Meter
 from silc.train.metrics import MetricLog
 from silc.train.progress import Progress
 from silc.train.rewind import Rewinds
+from silc.train.run_folder import RunFolder
 from silc.train.saving import Saver
 from silc.train.schedule import learning_rate
 from silc.train.state import Counters, TrainState
@@ -47,6 +48,9 @@ class Trainer:
         resumed: the checkpoint that the state is of; None for a run that begins.
         newest: whether that is the newest one of this run folder, which train.resume=auto would take.
         finished: nothing is left to train, and that checkpoint stays as it is.
+
+    Attributes:
+        kept: the run folder, to be looked after; None: it is the caller's to keep it there.
     """
 
     def __init__(
@@ -68,6 +72,7 @@ class Trainer:
         self._finished = finished
         self._rewinds = Rewinds(config, saver, resumed)
         self._watch = self._new_watch()
+        self.kept: RunFolder | None = None
 
     def _new_watch(self) -> Watch:
         watch = Watch(self.config, self.state.counters.step)
@@ -146,7 +151,7 @@ class Trainer:
             else f"checkpoint {path}. The same command with train.resume=auto continues from it"
         )
         if asked is not True:
-            raise RunInterrupted(f"{asked.name} {where}; {goes_on}")
+            raise RunInterrupted(f"{asked} {where}; {goes_on}")
         rank, reason = next(iter(reasons.items()))
         named = f"rank {rank}" if len(reasons) == 1 else f"rank {rank} and {plural(len(reasons) - 1, 'other')}"
         raise RunStopped(f"{reason} ({f'{named}, ' if self.world.size > 1 else ''}{where}; {goes_on})")
@@ -227,6 +232,7 @@ class Trainer:
             for line in self._watch.look(self.state.counters.step, values):
                 progress.line(line)
             values["warnings"] = self._watch.active
+        self.keep_folder()
         if self.log is not None:
             self.log.write(self.state.counters.step, values)
         progress.show(values)
@@ -248,15 +254,28 @@ class Trainer:
             return
         if self.cadence.due(step):
             with meter.paused():
+                self.keep_folder()
                 self.cadence.save()
         if evaluate is not None and self.config.eval.every and step % self.config.eval.every == 0:
             with meter.paused():
                 self.cadence.judge(evaluate())
 
+    def keep_folder(self) -> None:
+        """Make the run folder anew where it was removed (collective). Raises RunStopped where that cannot be."""
+        wrong = None
+        if self.kept is not None and self.world.main:
+            try:
+                self.log = self.kept.keep(self.config, self.state, self.log)
+            except (ValueError, OSError) as error:
+                wrong = str(error)
+        if self.kept is not None and (wrong := broadcast_object(wrong)) is not None:
+            raise RunStopped(wrong)
+
     def saved(self) -> Path | None:
         """The checkpoint of this step, whole on the disk, written unless this course of the run has done so; None
         before the first step (collective). Raises RunStopped.
         """
+        self.keep_folder()
         return self.cadence.saved(self.state.counters.step)
 
     def close(self) -> None:

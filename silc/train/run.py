@@ -5,9 +5,7 @@
 
 from __future__ import annotations
 
-import errno
-import itertools
-import os
+import contextlib
 import sys
 import time
 import traceback
@@ -22,39 +20,43 @@ from silc.errors import STOPPED_BY_SIGNAL, RunInterrupted, RunStopped, defer_to_
 from silc.evaluate import runner
 from silc.evaluate.datasets import EvalData
 from silc.evaluate.report import examples, output
+from silc.evaluate.sharding import Ended, ended_when
 from silc.evaluate.towers import Towers
+from silc.files import advice
 from silc.text import plural
-from silc.train import checkpoint, evaluation, peers, sources
+from silc.train import checkpoint, evaluation, peers, run_folder, sources
 from silc.train.banner import backend_lines, no_evaluation
 from silc.train.engine import precision
 from silc.train.loop import Trainer
 from silc.train.metrics import check_loggers
 from silc.train.start import find_resumed, start
+from silc.train.stop import StopRequest
 
 
 @peers.answered("silc train")
 def train(config: Config) -> int:
     """Exit status: 0 trained, 1 ended early, 2 a user's mistake, 75 stopped by a signal after a checkpoint.
 
-    Messages go to the terminal. Mistakes are found before training starts, and before the run folder is made.
+    Messages go to the terminal. Mistakes are found before training starts, and before a file of the run is written.
     """
-    try:
-        trainer, data = _prepare(config)
-    except ValueError as error:
-        defer_to_first_rank()
-        print(f"silc train: {error}", file=sys.stderr)
-        return 2
-    try:
-        _finish(trainer, data, sys.argv)
-    except RunInterrupted as stop:
-        if trainer.world.main:
-            print(f"stopped by {stop}", flush=True)
-        barrier()  # the launcher ends all ranks when the first one has left with this status
-        return STOPPED_BY_SIGNAL
-    except RunStopped as error:
-        defer_to_first_rank()
-        print(f"silc train: {error}", file=sys.stderr)
-        return 1
+    with StopRequest() as request:
+        try:
+            trainer, data = _prepare(config)
+        except ValueError as error:
+            defer_to_first_rank()
+            print(f"silc train: {error}", file=sys.stderr)
+            return 2
+        try:
+            _finish(trainer, data, request, sys.argv)
+        except RunInterrupted as stop:
+            if trainer.world.main:
+                print(f"stopped by {stop}", flush=True)
+            barrier()  # the launcher ends all ranks when the first one has left with this status
+            return STOPPED_BY_SIGNAL
+        except RunStopped as error:
+            defer_to_first_rank()
+            print(f"silc train: {error}", file=sys.stderr)
+            return 1
     return 0
 
 
@@ -70,7 +72,8 @@ def run(config: Config, command: Sequence[str]) -> Path:
         RunInterrupted: a signal asked for the end; a checkpoint is written.
     """
     trainer, data = _prepare(config)
-    _finish(trainer, data, command)
+    with StopRequest() as request:
+        _finish(trainer, data, request, command)
     return trainer.folder
 
 
@@ -82,35 +85,48 @@ def _prepare(config: Config) -> tuple[Trainer, EvalData | None]:
     peers.watch(world, config.engine.silent_minutes)
     validate(config, world.size)
     backend_lines(config, world.device, precision(config, world.device))  # refuses a backend that cannot run here
-    folder = _run_folder(config)
-    resumed = find_resumed(config, world, folder)  # before the sample set is rendered
-    shards, data = sources.resolve(config, world, default_root())
-    return start(config, world, shards, folder, resumed), data
+    folder = run_folder.choose(config, world)
+    try:
+        resumed = find_resumed(config, world, folder.path)  # before the sample set is rendered
+        shards, data = sources.resolve(config, world, default_root())
+        trainer = start(config, world, shards, folder.path, resumed)
+    except BaseException:  # an interrupt too
+        folder.leave()
+        raise
+    trainer.kept = folder
+    return trainer, data
 
 
-def _finish(trainer: Trainer, data: EvalData | None, command: Sequence[str]) -> None:
+def _finish(trainer: Trainer, data: EvalData | None, request: StopRequest, command: Sequence[str]) -> None:
     """Everything from the first step on. Raises RunStopped or RunInterrupted."""
     try:
-        path = _train(trainer, data)
+        request.started()
+        path = _train(trainer, data, request)
         _export(trainer, path)
         if data is not None:
-            _evaluate_last(trainer, data, command)
+            _evaluate_last(trainer, data, request, command)
         elif trainer.world.main:
             print("\n".join(no_evaluation(trainer.config)), flush=True)
+        if broadcast_object(not path.exists()):  # removed since it was written, perhaps with the run's folder
+            path = trainer.saved() or path
+            _export(trainer, path)
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+        if error.filename is not None and not Path(error.filename).is_relative_to(trainer.folder):
             raise
         raise RunStopped(
-            f"the run folder {trainer.folder} cannot be written: {error.strerror}; make room on its disk"
+            f"the run folder {trainer.folder} cannot be written: {error.strerror or error}{advice(error)}"
         ) from error
     finally:
-        trainer.close()
+        with contextlib.suppress(OSError):  # each row has been written out
+            trainer.close()
+        if trainer.kept is not None:
+            trainer.kept.leave()
 
 
-def _train(trainer: Trainer, data: EvalData | None) -> Path:
+def _train(trainer: Trainer, data: EvalData | None, request: StopRequest) -> Path:
     """The last checkpoint."""
     started, batch = time.perf_counter(), trainer.config.train.global_batch
-    counters = trainer.run(None if data is None else lambda: evaluation.on_the_way(trainer, data))
+    counters = trainer.run(None if data is None else lambda: evaluation.on_the_way(trainer, data, request))
     path = trainer.saved()
     assert path is not None, "train.steps is positive"
     if trainer.world.main:
@@ -132,15 +148,30 @@ def _export(trainer: Trainer, path: Path) -> None:
     barrier()
 
 
-def _evaluate_last(trainer: Trainer, data: EvalData, command: Sequence[str]) -> None:
-    """Raises RunStopped for whatever goes wrong: the training is done, its checkpoint and export are whole."""
+def _evaluate_last(trainer: Trainer, data: EvalData, request: StopRequest, command: Sequence[str]) -> None:
+    """Raises RunStopped for whatever goes wrong: the training is done, its checkpoint and export are whole.
+
+    Raises RunInterrupted where a signal comes before all is measured; what follows the measuring is soon done.
+    """
     try:
-        results = evaluation.measure(trainer, data, trainer.config.eval.after)
+        try:
+            if request.agreed():
+                raise Ended
+            with ended_when(lambda: request.received):
+                results = evaluation.measure(trainer, data, trainer.config.eval.after)
+        except Ended:
+            asked, step = request.agreed(), trainer.state.counters.step
+            raise RunInterrupted(
+                f"{asked} after step {step} of {trainer.config.train.steps}; the run is trained, saved and exported. "
+                "The same command with train.resume=auto evaluates it"
+            ) from None
         if trainer.world.main:
             _show(trainer, data, *results, command)
         barrier()
         if broken := [result for result in results[1] if result.broken]:
             raise RuntimeError(f"{broken[0].task}, {broken[0].model}: {broken[0].error}")
+    except RunInterrupted:
+        raise
     except Exception as error:
         if peers.is_of_connection(error):
             raise
@@ -167,53 +198,6 @@ def _show(
         title = f"SILC: {folder}, step {step}"
         path = output.report(config, models, data, results, title, run=folder, folder=folder, argv=command)
         print(f"report: {path}", flush=True)
-
-
-def _run_folder(config: Config) -> Path:
-    """`train.out`, or the first free one of runs/PRESET, runs/PRESET-2, ...; with resume=auto the newest of these.
-
-    A run never writes over another one; only `auto` and a checkpoint inside the folder continue it. Nothing is made
-    yet: a start that fails leaves nothing. Raises ValueError.
-    """
-    named, resume = config.train.out, config.train.resume
-    if named is not None:
-        folder = Path(named)
-        goes_on = resume == "auto" or (resume is not None and Path(resume).resolve().is_relative_to(folder.resolve()))
-        if _taken(folder) and not goes_on:
-            raise ValueError(
-                f"train.out={folder} holds an earlier run; take another folder, train.resume=auto to go on, or "
-                "remove it"
-            )
-        if not _taken(folder) and (strange := _other_files(folder)):
-            raise ValueError(
-                f"train.out={folder} is not empty and holds no run (there is {strange[0]}, but no config.yaml); take "
-                "a new or an empty folder"
-            )
-    else:
-        base = Path("runs") / config.preset
-        numbered = (base if n == 1 else base.with_name(f"{base.name}-{n}") for n in itertools.count(1))
-        used = list(itertools.takewhile(_taken, numbered))
-        free = base if not used else base.with_name(f"{base.name}-{len(used) + 1}")
-        folder = used[-1] if used and resume == "auto" else free
-    folder = broadcast_object(folder)
-    nearest = next(path for path in (folder, *folder.parents) if path.exists())
-    if not (nearest.is_dir() and os.access(nearest, os.W_OK | os.X_OK)):
-        raise ValueError(f"the run folder {folder} cannot be made: {nearest} is not writable; take another train.out")
-    return folder
-
-
-def _taken(folder: Path) -> bool:
-    try:
-        return (folder / "config.yaml").exists()
-    except PermissionError:
-        raise ValueError(
-            f"the run folder {folder} cannot be looked into: permission denied; take another train.out"
-        ) from None
-
-
-def _other_files(folder: Path) -> list[str]:
-    """Names in a folder that no run has begun; a start that was killed may have left an empty folder or checkpoints."""
-    return sorted(path.name for path in folder.iterdir() if path.name != "checkpoints") if folder.is_dir() else []
 
 
 def _quiet() -> None:

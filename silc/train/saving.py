@@ -36,6 +36,7 @@ from silc.train.manifest import FileRecord
 from silc.train.moments import Moments
 from silc.train.retention import superfluous
 from silc.train.state import TrainState
+from silc.train.stop import undisturbed
 
 T = TypeVar("T")
 Exchange = Callable[[Any], list[Any]]  # every rank's value, in the order of ranks (collective)
@@ -125,7 +126,8 @@ class Saver:
             self._thread = threading.Thread(target=self._write_apart, args=(snapshot, path, self._apart))
             self._thread.start()
         else:
-            write(snapshot, path, self.config, all_gather_objects)
+            with undisturbed():
+                write(snapshot, path, self.config, all_gather_objects)
         return path
 
     def _write_apart(self, snapshot: Snapshot, path: Path, exchange: Exchange) -> None:

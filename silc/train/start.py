@@ -6,7 +6,6 @@ run folder. First what a mistake in a checkpoint or the data shows, then what ta
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -21,7 +20,7 @@ from silc.text import plural
 from silc.train import checkpoint
 from silc.train.banner import banner
 from silc.train.loop import Trainer
-from silc.train.metrics import MetricLog
+from silc.train.run_folder import open_folder
 from silc.train.same_data import check_same_data, check_same_everywhere
 from silc.train.same_run import Changes, check_distillation, check_same_run, notes, trained_config
 from silc.train.sources import open_everywhere, together
@@ -68,11 +67,11 @@ def start(config: Config, world: World, shards: list[str] | None, folder: Path, 
     state = build_state(config, world) if resumed is None else _restored(config, world, resumed)
     state.data = loader.data
     finished = resumed if state.counters.step >= config.train.steps else None
-    log = open_folder(config, state, folder, finished)
+    kept = config if finished is None else trained_config(finished.config, config)
+    log = open_folder(kept, state, folder, finished=finished is not None)
     if world.main:
         print(banner(config, state, folder), flush=True)
     if finished is not None:
-        kept = trained_config(finished.config, config)
         return Trainer(kept, state, loader, folder, log, finished.path, finished=True)
     if resumed is None:
         return Trainer(config, state, loader, folder, log)
@@ -150,23 +149,3 @@ def nothing_left(config: Config, step: int, path: Path, folder: Path) -> bool:
     if found is None or (found.step, found.options) != (step, config_io.to_dict(config)["eval"]):
         return False
     return all(result["error"] is None for result in found.results)
-
-
-def open_folder(config: Config, state: TrainState, folder: Path, finished: Resumed | None = None) -> MetricLog | None:
-    """The run folder with its first files, and its log; None on all ranks but the main one. Raises ValueError.
-
-    finished: what is resumed with nothing left to train; the files go on saying what it was trained with.
-    """
-    if not state.world.main:
-        return None
-    written = config if finished is None else trained_config(finished.config, config)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / "config.yaml").write_text(config_io.to_yaml(written), encoding="utf-8")
-        if finished is None:
-            (folder / "deepspeed.json").write_text(json.dumps(state.engine.json, indent=1), encoding="utf-8")
-        return MetricLog(config, folder, state.counters.step, state.counters.position)
-    except OSError as error:
-        raise ValueError(
-            f"the run folder {folder} cannot be written: {error.strerror}; take another train.out"
-        ) from None

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import errno
+import os
+import shutil
+import signal
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -15,6 +18,7 @@ from silc.config import Config, TrainConfig
 from silc.distributed import World
 from silc.errors import RunStopped
 from silc.evaluate.runner import Result
+from silc.evaluate.sharding import Ended
 from silc.train import run
 
 WORLD = World(0, 1, torch.device("cpu"))
@@ -24,13 +28,15 @@ class Trained:
     """A trainer that has nothing left to do."""
 
     def __init__(self, config: Config, *_arguments: object) -> None:
-        self.config, self.world, self.folder = config, WORLD, Path("run")
+        self.config, self.world, self.folder, self.kept = config, WORLD, Path("run"), None
 
     def run(self, evaluate: object) -> SimpleNamespace:
         return SimpleNamespace(step=4)
 
     def save(self) -> Path:
-        return self.folder / "checkpoints" / "step_00000004"
+        path = self.folder / "checkpoints" / "step_00000004"
+        path.mkdir(parents=True, exist_ok=True)
+        return path
 
     def close(self) -> None:
         """Nothing is open."""
@@ -107,6 +113,77 @@ def test_a_full_disk_while_logging_is_one_line(done, monkeypatch, capsys, tmp_pa
     said = capsys.readouterr().err
     assert "the run folder run cannot be written: No space left on device" in said
     assert "Traceback" not in said
+
+
+@pytest.mark.parametrize(
+    ("number", "said"),
+    [
+        (errno.EDQUOT, "make room in the quota"),
+        (errno.EROFS, "its disk is mounted read-only"),
+        (errno.EISDIR, "move away what stands there"),
+        (errno.EFBIG, "raise the limit on the size of a file (ulimit -f)"),
+    ],
+)
+def test_what_keeps_the_folder_from_being_written_is_named(done, monkeypatch, capsys, tmp_path, number, said):
+    def fails(_trainer: Trained, evaluate: object) -> None:
+        raise OSError(number, os.strerror(number), "run/metrics.jsonl")
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(Trained, "run", fails)
+    assert run.train(fitting()) == 1
+    assert f"the run folder run cannot be written: {os.strerror(number)}; {said}" in capsys.readouterr().err
+
+
+def test_a_signal_after_the_last_step_leaves_the_evaluation_to_the_next_start(done, monkeypatch, capsys, tmp_path):
+    """In the last save, say; and in the middle of the evaluation."""
+
+    def save(trainer: Trained) -> Path:
+        os.kill(os.getpid(), signal.SIGTERM)
+        return path
+
+    path = tmp_path / "step"
+    path.mkdir()
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(Trained, "state", SimpleNamespace(counters=SimpleNamespace(step=4)), raising=False)
+    monkeypatch.setattr(run, "_evaluate", lambda *_: done.append("evaluation"))
+    with monkeypatch.context() as patch:
+        patch.setattr(Trained, "save", save)
+        assert run.train(fitting()) == 75
+    assert done == ["export"]
+    assert "stopped by SIGTERM after step 4 of" in capsys.readouterr().out
+
+    def ended(*_arguments: object) -> None:
+        os.kill(os.getpid(), signal.SIGUSR1)
+        raise Ended
+
+    monkeypatch.setattr(run, "_evaluate", ended)
+    assert run.train(fitting()) == 75
+    assert "stopped by SIGUSR1 after step 4" in capsys.readouterr().out
+
+
+def test_a_signal_when_nothing_is_left_to_do_changes_nothing(done, monkeypatch, tmp_path):
+    def shown(*_arguments: object) -> None:
+        os.kill(os.getpid(), signal.SIGTERM)
+        done.append("report")
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(run, "_evaluate", lambda *_: ([], []))
+    monkeypatch.setattr(run, "_show", shown)
+    assert run.train(fitting()) == 0
+    assert done == ["export", "report"]
+
+
+def test_a_checkpoint_that_is_removed_during_the_evaluation_is_written_again(done, monkeypatch, tmp_path):
+    def removes(trainer: Trained, *_arguments: object) -> tuple[list, list]:
+        shutil.rmtree(trainer.folder / "checkpoints")
+        return [], []
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(run, "_evaluate", removes)
+    monkeypatch.setattr(run, "_show", lambda *_: None)
+    assert run.train(fitting()) == 0
+    assert done == ["export", "export"]
+    assert (tmp_path / "run" / "checkpoints" / "step_00000004").is_dir()
 
 
 def test_a_port_in_use_is_one_line(monkeypatch, capsys):

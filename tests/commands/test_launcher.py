@@ -184,6 +184,14 @@ def test_the_front_door_lists_its_commands(capsys):
     assert "optim.lr (float" in capsys.readouterr().out
 
 
+def test_an_interrupt_is_no_traceback(monkeypatch):
+    def interrupted(words: list[str]) -> int:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(train, "launch", interrupted)
+    assert main(["train"]) == 130
+
+
 def test_keys_are_chosen_by_a_part_of_their_name(capsys):
     assert main(["keys", "optim.", "batch"]) == 0
     names = [line.split()[0] for line in capsys.readouterr().out.splitlines()]

@@ -13,9 +13,11 @@ import torch
 from silc import config_io
 from silc.config import Config
 from silc.data.splits import DataSet
+from silc.distributed import World
 from silc.errors import StoreFailed
-from silc.evaluate import runner
+from silc.evaluate import runner, sharding
 from silc.evaluate.datasets import EvalData
+from silc.evaluate.sharding import Ended, Job, ended_when
 from silc.evaluate.tasks import TASKS
 from silc.evaluate.towers import build_towers
 
@@ -129,6 +131,30 @@ def test_a_split_without_a_readable_image_says_why(config, towers, world):
     data = EvalData(DataSet("none", NAMES, Memory([None] * 5, labels=[0] * 5)), None, None)
     (result,) = runner.evaluate(config, [towers], data, ["zeroshot_classification"], world, strict=False)
     assert result.error == "in memory: none of 5 images can be used; undecodable image (5)"
+
+
+def test_an_evaluation_ends_between_two_pieces_of_work(config, towers, world, data):
+    """When asked to: no task goes on, and none becomes a result with an error."""
+    config.eval.batch = 1
+    for pieces in (0, 3):
+        looks = iter(range(1000))
+        with pytest.raises(Ended), ended_when(lambda: next(looks) >= pieces):  # noqa: B023
+            runner.evaluate(config, [towers], data, BOTH, world, strict=False)
+        assert next(looks) == pieces + 1
+    assert len(runner.evaluate(config, [towers], data, BOTH, world, strict=True)) == 2
+
+
+def test_ranks_leave_an_evaluation_together(config, towers, world, data, monkeypatch):
+    """Where another one was asked: in an exchange of a task, or between it and the task's end."""
+    two = World(0, 2, world.device)
+    monkeypatch.setattr(sharding, "all_gather_objects", lambda mine: [mine, (Ended(), None, set())])
+    with pytest.raises(Ended):
+        runner.evaluate(config, [towers], data, BOTH, two, strict=False)
+    monkeypatch.setattr(sharding, "all_gather_objects", lambda mine: [mine, True])
+    with pytest.raises(Ended):
+        Job(config, two, "a task").end_together(False)
+    monkeypatch.setattr(sharding, "all_gather_objects", lambda mine: [mine, False])
+    Job(config, two, "a task").end_together(False)
 
 
 def test_a_metric_without_a_value_is_left_out(config, towers, world, data, monkeypatch, tmp_path):

@@ -18,7 +18,7 @@ from silc.config import Config
 from silc.data.batch import Batch
 from silc.distributed import World
 from silc.train.loop import Trainer
-from silc.train.start import open_folder
+from silc.train.run_folder import open_folder
 from silc.train.state import build_state
 from tests.train import cases
 

@@ -26,6 +26,7 @@ from tqdm import tqdm
 
 from silc.data.sample_set.concepts import SPLITS, TRAIN_ARTISTS, UNSEEN_ARTISTS, concept_names
 from silc.data.sample_set.scenes import OPAQUE, Drawing, Scene, draw_scene
+from silc.processes import end_with, known
 
 DRAWINGS = Path(__file__).with_name("drawings")
 OBJECTS = (0.65, 0.2, 0.1, 0.05)  # shares of scenes with one, two, three and four objects
@@ -80,6 +81,7 @@ def render_splits(folder: Path, settings: dict[str, Any]) -> None:
     total = sum(plan.scenes for plan in plans)
     print(f"sample set: rendering {total} scenes into {folder} (once)", flush=True)
     shards: dict[str, dict[int, dict[str, Any]]] = {split: {} for split in SPLITS}
+    before = set(multiprocessing.active_children())
     # fork: the drawings are shared, not sent, and the children use NumPy and Pillow only.
     with (
         tqdm(total=total, unit="scene", file=sys.stdout) as bar,
@@ -89,10 +91,16 @@ def render_splits(folder: Path, settings: dict[str, Any]) -> None:
     ):
         tasks = [(n, first) for n, plan in enumerate(plans) for first in range(0, plan.scenes, SHARD)]
         futures = {pool.submit(_render_shard, *task): task for task in tasks}
-        for future in as_completed(futures):
-            number, first = futures[future]
-            shards[plans[number].split][first] = future.result()
-            bar.update(future.result()["scenes"])
+        try:
+            for future in as_completed(futures):
+                number, first = futures[future]
+                shards[plans[number].split][first] = future.result()
+                bar.update(future.result()["scenes"])
+        except BaseException:  # an interrupt too: leaving the pool would wait for all of them
+            for process in set(multiprocessing.active_children()) - before:
+                process.terminate()
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
     for plan in plans:
         ordered = [shard for _, shard in sorted(shards[plan.split].items())]
         text = json.dumps(plan.index(ordered), indent=1, ensure_ascii=False) + "\n"
@@ -196,6 +204,7 @@ _worker: tuple[list[SplitPlan], Path]  # of a process of the pool
 def _set_worker(plans: list[SplitPlan], folder: Path) -> None:
     global _worker
     _worker = (plans, folder)
+    end_with(known(os.getppid()))
 
 
 def _render_shard(number: int, first: int) -> dict[str, Any]:
