@@ -33,7 +33,7 @@ class Trained:
     def run(self, evaluate: object) -> SimpleNamespace:
         return SimpleNamespace(step=4)
 
-    def save(self) -> Path:
+    def saved(self) -> Path:
         path = self.folder / "checkpoints" / "step_00000004"
         path.mkdir(parents=True, exist_ok=True)
         return path
@@ -145,9 +145,9 @@ def test_a_signal_after_the_last_step_leaves_the_evaluation_to_the_next_start(do
     path.mkdir()
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(Trained, "state", SimpleNamespace(counters=SimpleNamespace(step=4)), raising=False)
-    monkeypatch.setattr(run, "_evaluate", lambda *_: done.append("evaluation"))
+    monkeypatch.setattr(run.evaluation, "measure", lambda *_: done.append("evaluation"))
     with monkeypatch.context() as patch:
-        patch.setattr(Trained, "save", save)
+        patch.setattr(Trained, "saved", save)
         assert run.train(fitting()) == 75
     assert done == ["export"]
     assert "stopped by SIGTERM after step 4 of" in capsys.readouterr().out
@@ -156,7 +156,7 @@ def test_a_signal_after_the_last_step_leaves_the_evaluation_to_the_next_start(do
         os.kill(os.getpid(), signal.SIGUSR1)
         raise Ended
 
-    monkeypatch.setattr(run, "_evaluate", ended)
+    monkeypatch.setattr(run.evaluation, "measure", ended)
     assert run.train(fitting()) == 75
     assert "stopped by SIGUSR1 after step 4" in capsys.readouterr().out
 
@@ -167,7 +167,7 @@ def test_a_signal_when_nothing_is_left_to_do_changes_nothing(done, monkeypatch, 
         done.append("report")
 
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(run, "_evaluate", lambda *_: ([], []))
+    monkeypatch.setattr(run.evaluation, "measure", lambda *_: ([], []))
     monkeypatch.setattr(run, "_show", shown)
     assert run.train(fitting()) == 0
     assert done == ["export", "report"]
@@ -179,7 +179,7 @@ def test_a_checkpoint_that_is_removed_during_the_evaluation_is_written_again(don
         return [], []
 
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(run, "_evaluate", removes)
+    monkeypatch.setattr(run.evaluation, "measure", removes)
     monkeypatch.setattr(run, "_show", lambda *_: None)
     assert run.train(fitting()) == 0
     assert done == ["export", "export"]
@@ -195,6 +195,7 @@ def test_a_port_in_use_is_one_line(monkeypatch, capsys):
     monkeypatch.setenv("RANK", "0")
     monkeypatch.setenv("LOCAL_RANK", "0")
     monkeypatch.setenv("WORLD_SIZE", "1")
+    monkeypatch.setenv("MASTER_ADDR", "127.0.0.1")
     monkeypatch.setenv("MASTER_PORT", "29500")
     monkeypatch.setattr(deepspeed, "init_distributed", taken)
     with pytest.raises(ValueError, match=r"port 29500 is in use by another job.*--master_port 29511"):

@@ -260,7 +260,7 @@ def running(config, tmp_path) -> tuple[RunFolder, Config, SimpleNamespace]:
     """The folder of a run that trains, its configuration, and what stands for its state."""
     config.train.out, config.train.tensorboard = str(tmp_path / "mine"), False
     folder = run_folder.choose(config, WORLD)
-    state = SimpleNamespace(world=WORLD, engine=SimpleNamespace(json={}), counters=SimpleNamespace(step=3))
+    state = SimpleNamespace(world=WORLD, engine=SimpleNamespace(json={}), counters=SimpleNamespace(step=3, position=24))
     return folder, config, state
 
 

@@ -150,11 +150,10 @@ def test_ranks_leave_an_evaluation_together(config, towers, world, data, monkeyp
     monkeypatch.setattr(sharding, "all_gather_objects", lambda mine: [mine, (Ended(), None, set())])
     with pytest.raises(Ended):
         runner.evaluate(config, [towers], data, BOTH, two, strict=False)
-    monkeypatch.setattr(sharding, "all_gather_objects", lambda mine: [mine, True])
     with pytest.raises(Ended):
-        Job(config, two, "a task").end_together(False)
-    monkeypatch.setattr(sharding, "all_gather_objects", lambda mine: [mine, False])
-    Job(config, two, "a task").end_together(False)
+        Job(config, two, "a task").settle()
+    monkeypatch.setattr(sharding, "all_gather_objects", lambda mine: [mine, (None, None, set())])
+    Job(config, two, "a task").settle()
 
 
 def test_a_metric_without_a_value_is_left_out(config, towers, world, data, monkeypatch, tmp_path):
