@@ -17,7 +17,7 @@ help:
 	@echo "make lint    ruff and mypy alone; make format changes what ruff can"
 	@echo "make docs    the pages of docs/ as a site, in site/"
 	@echo "make bench   the microbenchmarks and the training benchmark, against public parts"
-	@echo "make soak    long checks: order and faults of the data stream, mutated files, several nodes, SLURM (half an hour on two CPU cores)"
+	@echo "make soak    long checks: the data stream, mutated files, kills, signals, other ranks, several nodes, SLURM (two hours on two CPU cores)"
 	@echo "make gpu     on a machine with a GPU, no network needed: kernel tests, sanitizer, benchmarks, a short training"
 	@echo "make setup   only the environment in $(VENV): requirements.txt, and this checkout as an editable install"
 
@@ -63,10 +63,11 @@ bench: setup
 	$(RUN) python benchmarks/patch_embed_bench.py
 	$(RUN) python benchmarks/train_bench.py
 	$(RUN) python benchmarks/data_bench.py
+	$(RUN) python benchmarks/save_bench.py
 
 # Each prints a table; all run, and the first status that is not 0 counts.
 soak: setup
-	@status=0; for name in order faults fuzz nodes slurm; do \
+	@status=0; for name in order faults fuzz kills signals elastic nodes slurm; do \
 		$(RUN) OMP_NUM_THREADS=1 python -m tests.soak.$$name || status=$$?; \
 	done; exit $$status
 
