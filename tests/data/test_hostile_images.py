@@ -315,6 +315,20 @@ def test_a_gif_of_millions_of_blocks_is_refused(monkeypatch, block):
         refuses(data[:at] + block * (2 * pillow.READS // len(block) + 1) + data[at:], "undecodable image", monkeypatch)
 
 
+@pytest.mark.parametrize("disposal", [0, 1, 2, 3])
+def test_a_gifs_frame_is_not_filled_before_its_size_is_known(monkeypatch, disposal):
+    """110 bytes, with a frame of 13,000 x 13,000 pixels to be cleared, took 160 MB to be refused."""
+    frames = [Image.new("RGB", (9, 7), color) for color in ((200, 0, 0), (0, 200, 0))]
+    data = encode(frames[0], "GIF", save_all=True, append_images=frames[1:], disposal=disposal)
+    assert decode_image(data, 1000)[0, 0].tolist() == [200, 0, 0]
+    at = data.index(b"," + bytes(4) + struct.pack("<HH", 9, 7)) + 5
+    large = data[:at] + struct.pack("<HH", 13_000, 13_000) + data[at + 4 :]
+    filled = []
+    monkeypatch.setattr(Image.core, "fill", lambda *words: filled.append(words))
+    refuses(large, "too many pixels", monkeypatch)
+    assert not filled
+
+
 @pytest.mark.parametrize("kind", ["PNG", "TIFF", "BMP"])
 def test_a_side_is_limited_too(kind, monkeypatch):
     data = encode(Image.new("L", (pillow.MAX_SIDE + 1, 1)), kind)
