@@ -65,6 +65,8 @@ SMALL, LARGE = frame(64, 64), frame(30_000, 30_000)
         + struct.pack(">H", 21)
         + SMALL,  # FF 00 is no segment: the small frame counts, the second is an error
         b"\xff\x00" + struct.pack(">H", 2 + len(LARGE)) + LARGE,  # ... so that this one counts
+        # ... also where who takes FF 00 for a segment comes out at a small frame inside a comment.
+        b"\xff\x00" + struct.pack(">H", 25) + LARGE + b"\xff\xfe" + struct.pack(">H", 21) + SMALL,
         b"\xff\xe0\x00\x00" + LARGE,  # a segment that is shorter than its length
         b"\xff\xe0\x00\x01" + LARGE,
         b"\xff\xff\xff" + LARGE[1:],  # fill bytes
