@@ -8,6 +8,7 @@ from contextlib import contextmanager
 
 import numpy as np
 from PIL import Image
+from PIL.GifImagePlugin import GifImageFile
 
 from silc.data import tiff
 from silc.data.shards import Unreadable
@@ -40,6 +41,12 @@ class _File(io.BytesIO):
         return super().read(size)
 
 
+class _FirstFrame(GifImageFile):
+    """A GIF's first frame. For the frame after it Pillow would fill one of the same size, before any limit is asked."""
+
+    disposal_method = property(lambda self: 0, lambda self, value: None)  # type: ignore[assignment]
+
+
 @contextmanager
 def opened(data: bytes, max_pixels: int) -> Iterator[Image.Image]:
     """An image file's header read by Pillow; its pixels are not yet decoded.
@@ -54,7 +61,8 @@ def opened(data: bytes, max_pixels: int) -> Iterator[Image.Image]:
     if data[:4] in tiff.BEGINNINGS and not tiff.fits(data, max_pixels):
         raise Unreadable("undecodable image")
     try:
-        found = Image.open(_File(data), formats=list(FORMATS))
+        gif = data.startswith((b"GIF87a", b"GIF89a"))
+        found = _FirstFrame(_File(data)) if gif else Image.open(_File(data), formats=list(FORMATS))
     except Image.DecompressionBombError:  # beyond what Pillow allows
         raise Unreadable(TOO_MANY) from None
     with found as image:

@@ -65,6 +65,8 @@ SMALL, LARGE = frame(64, 64), frame(30_000, 30_000)
         + struct.pack(">H", 21)
         + SMALL,  # FF 00 is no segment: the small frame counts, the second is an error
         b"\xff\x00" + struct.pack(">H", 2 + len(LARGE)) + LARGE,  # ... so that this one counts
+        # ... also where who takes FF 00 for a segment comes out at a small frame inside a comment.
+        b"\xff\x00" + struct.pack(">H", 25) + LARGE + b"\xff\xfe" + struct.pack(">H", 21) + SMALL,
         b"\xff\xe0\x00\x00" + LARGE,  # a segment that is shorter than its length
         b"\xff\xe0\x00\x01" + LARGE,
         b"\xff\xff\xff" + LARGE[1:],  # fill bytes
@@ -313,6 +315,20 @@ def test_a_gif_of_millions_of_blocks_is_refused(monkeypatch, block):
         at = 13 + (3 << (data[10] & 7) + 1 if data[10] & 0x80 else 0)
         assert decode_image(data[:at] + block * 10 + data[at:], DEFAULT).shape == (16, 16, 3)
         refuses(data[:at] + block * (2 * pillow.READS // len(block) + 1) + data[at:], "undecodable image", monkeypatch)
+
+
+@pytest.mark.parametrize("disposal", [0, 1, 2, 3])
+def test_a_gifs_frame_is_not_filled_before_its_size_is_known(monkeypatch, disposal):
+    """110 bytes, with a frame of 13,000 x 13,000 pixels to be cleared, took 160 MB to be refused."""
+    frames = [Image.new("RGB", (9, 7), color) for color in ((200, 0, 0), (0, 200, 0))]
+    data = encode(frames[0], "GIF", save_all=True, append_images=frames[1:], disposal=disposal)
+    assert decode_image(data, 1000)[0, 0].tolist() == [200, 0, 0]
+    at = data.index(b"," + bytes(4) + struct.pack("<HH", 9, 7)) + 5
+    large = data[:at] + struct.pack("<HH", 13_000, 13_000) + data[at + 4 :]
+    filled = []
+    monkeypatch.setattr(Image.core, "fill", lambda *words: filled.append(words))
+    refuses(large, "too many pixels", monkeypatch)
+    assert not filled
 
 
 @pytest.mark.parametrize("kind", ["PNG", "TIFF", "BMP"])

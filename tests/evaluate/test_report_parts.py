@@ -52,6 +52,34 @@ def test_what_cannot_be_shown_is_left_out_with_a_reason(config, towers, segmente
     assert "<h2>Left out</h2>" in text
 
 
+@pytest.mark.parametrize("error", [MemoryError("9 GB"), OSError(5, "Input/output error"), RuntimeError("CUDA")])
+def test_also_where_reading_fails_in_another_way(config, towers, monkeypatch, error):
+    """Inside of a job what fails is a TaskFailed."""
+
+    def fails(number: int) -> torch.Tensor:
+        raise error
+
+    split = Memory(random_images(4), labels=[0, 1, 2, 3])
+    monkeypatch.setattr(split, "image", fails)
+    result = runner.Result("zeroshot_classification", "student", "x", (), (), 0.0, ())
+    known = EvalData(DataSet("x", NAMES, split), None, None)
+    shown = examples.collect(config, [towers], known, [result])
+    assert shown.left_out[0].startswith(f"classified images: {type(error).__name__}: ")
+
+
+def test_an_image_of_rare_proportions_is_left_out(config, towers, world, segmented):
+    config.eval.short_side, config.eval.window, config.eval.stride = 32, 16, 16
+    long = torch.zeros(4, 40, 3, dtype=torch.uint8)
+    images, masks = [long, *segmented.test._images], [torch.zeros(4, 40, dtype=torch.int64), *segmented.test._masks]
+    data = EvalData(None, None, DataSet("long", segmented.classes, Memory(images, masks=masks)))
+    (result,) = runner.evaluate(config, [towers], data, ["zeroshot_segmentation"], world, strict=True)
+    assert result.skipped == (("memory/0", "longer than 8 times its width"),)
+    shown = examples.collect(config, [towers], data, [result])
+    assert shown.left_out == []
+    assert shown.segmented
+    assert shown.features
+
+
 def test_a_chart_draws_its_points():
     drawn = charts.chart("a", {"x": [(0, 1.0), (10, 3.0), (20, float("nan"))], "none": []})
     ((points, _),) = drawn.paths

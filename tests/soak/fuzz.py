@@ -4,7 +4,8 @@
 
 1. Tars, damaged at random: scanning ends and loses no sample that stands before the damage without a word.
 2. Sidecars and manifests: refused with a ValueError, or what is read from them holds together.
-3. Whole sets with damaged tars or damaged sidecars, read as a training reads them: the set is refused with a
+3. Images and masks: decoded within the limit of pixels or refused in words, in seconds and within memory.
+4. Whole sets with damaged tars or damaged sidecars, read as a training reads them: the set is refused with a
    ValueError, or each sample comes as it was written, or as one of another name, or is counted as unusable.
 """
 
@@ -27,6 +28,7 @@ from silc.data.shards import Sample
 from silc.data.training_set import open_training_set
 from silc.errors import RunStopped
 from silc.storage import Board
+from tests.data import image_fuzz
 from tests.data.shards import index_fuzz, mutations
 from tests.soak.common import Table, config, finish
 from tests.soak.served import index
@@ -54,7 +56,7 @@ def limited(seconds: int) -> Iterator[None]:
 
 
 def check_files(what: str, fuzz: Callable[[int, int], dict[str, int]], count: int, seed: int) -> Table:
-    """Parts 1 and 2: `count` files, some at a time."""
+    """Parts 1 to 3: `count` files, some at a time."""
     table = Table(f"{count} damaged {what}", ("files", "outcome"), (8, 90))
     outcomes: Counter[str] = Counter()
     for first in range(0, count, PIECE):
@@ -69,7 +71,7 @@ def check_files(what: str, fuzz: Callable[[int, int], dict[str, int]], count: in
 
 
 def check_sets(folder: Path, count: int, seed: int) -> Table:
-    """Part 3."""
+    """Part 4."""
     whole: dict[str, tuple[bytes, bytes]] = {}
     contents: dict[str, bytes] = {}
     pool = pictures(16, 16, 16)
@@ -173,10 +175,11 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--quick", action="store_true", help="a hundredth of the files, to see that it runs")
     parser.add_argument("--seed", type=int, default=0, help="other damage (0)")
     args = parser.parse_args(argv)
-    count, sets = (50, 10) if args.quick else (5000, 500)
+    count, images, sets = (50, 200, 10) if args.quick else (5000, 20_000, 500)
     tables = [
         check_files("tars", mutations.fuzz, count, args.seed),
         check_files("sidecars and manifests", index_fuzz.fuzz, count, args.seed),
+        check_files("images and masks", image_fuzz.fuzz, images, args.seed),
     ]
     with tempfile.TemporaryDirectory() as name:
         tables.append(check_sets(Path(name), sets, args.seed))

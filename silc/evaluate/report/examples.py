@@ -19,14 +19,14 @@ from silc.evaluate.report import palette
 from silc.evaluate.report.pixels import overlay, principal_colors, thumbnail
 from silc.evaluate.runner import Result, unchanged
 from silc.evaluate.segmentation import windows
-from silc.evaluate.sharding import Job, some_of
+from silc.evaluate.sharding import Job, TaskFailed, some_of
 from silc.evaluate.tasks import TASKS
 from silc.evaluate.tasks.task import class_embeddings
 from silc.evaluate.tasks.zeroshot_segmentation import segment
 from silc.evaluate.towers import Towers
 
 # What examples may fail with: data that does not fit, memory that runs out, files that are gone.
-FAILURES = (ValueError, RuntimeError, OSError, MemoryError)
+FAILURES = (TaskFailed, ValueError, RuntimeError, OSError, MemoryError)
 SHOWN = 8  # images of each kind
 POOL = 512  # images and captions that compete in the retrieval examples
 WORST = 10  # classes
