@@ -9,7 +9,7 @@ import signal
 import site
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import FrameType
 
@@ -121,15 +121,24 @@ def environment() -> dict[str, str]:
     return found
 
 
-def run(prog: str, module: str, options: Sequence[str], words: Sequence[str]) -> int:
-    """Exit status of a job. SIGINT, SIGTERM, SIGHUP and SIGUSR1 to this process are passed to its ranks here."""
+def run(
+    prog: str,
+    module: str,
+    options: Sequence[str],
+    words: Sequence[str],
+    elsewhere: Callable[[int], bool] | None = None,
+) -> int:
+    """Exit status of a job. SIGINT, SIGTERM, SIGHUP and SIGUSR1 to this process are passed to its ranks here.
+
+    elsewhere: passes a signal to ranks on other machines; false where it has found none.
+    """
     stopped: list[int] = []
     options = with_port(options)
     process = subprocess.Popen(command(module, options, words), env=environment(), start_new_session=True)
 
     def stop(signum: int, frame: FrameType | None) -> None:
         stopped.append(signum)
-        pass_on(process.pid, signum)
+        pass_on(process.pid, signum, elsewhere)
 
     before = {}
     for signum in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1):
@@ -146,23 +155,25 @@ def run(prog: str, module: str, options: Sequence[str], words: Sequence[str]) ->
     return status if status >= 0 else 128 - status
 
 
-def pass_on(launcher: int, signum: int) -> None:
-    """Send a signal to the ranks on this machine; the launcher itself would kill them before they have saved.
+def pass_on(launcher: int, signum: int, elsewhere: Callable[[int], bool] | None = None) -> None:
+    """Send a signal to the ranks on this machine, or to those elsewhere; the launcher itself would kill them before
+    they have saved.
 
-    Where there are none (they have not started, or run on other machines) the launcher's processes are ended.
+    Where there are none (they have not started) the launcher's processes are ended.
     """
+    signum = signal.SIGTERM if signum == signal.SIGHUP else signum
     try:
         found = _ranks_below(psutil.Process(launcher))
     except psutil.Error:
         found = []
-    if not found:
+    if not found and not (elsewhere is not None and elsewhere(signum)):
         try:
             os.killpg(launcher, signal.SIGTERM)
         except ProcessLookupError:
             return
     for rank in found:
         try:
-            rank.send_signal(signal.SIGTERM if signum == signal.SIGHUP else signum)
+            rank.send_signal(signum)
         except psutil.NoSuchProcess:
             continue
 

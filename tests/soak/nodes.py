@@ -127,6 +127,12 @@ def signal_a_rank(machine: Machine, number: int) -> None:
     next(rank for rank in ranks if rank.ppid() not in {other.pid for other in ranks}).send_signal(number)
 
 
+def signal_front(machine: Machine, number: int) -> None:
+    """Send a signal to `silc train`, which has started the launcher."""
+    words = ["-m", "silc", "train"]
+    next(process for process in machine.processes() if process.cmdline()[1:4] == words).send_signal(number)
+
+
 def check(folder: Path, quick: bool) -> Table:
     """The rows."""
     table = Table("`silc train --hostfile` on two machines, over ssh and pdsh", COLUMNS, WIDTHS)
@@ -140,6 +146,8 @@ def check(folder: Path, quick: bool) -> Table:
         if not quick:
             usr1 = partial(signal_a_rank, two, signal.SIGUSR1)
             runs.row("USR1 to a rank of node2", pair, endless, at=8, do=usr1, status=75, said="stopped by SIGUSR1 at")
+            front = partial(signal_front, one, signal.SIGTERM)
+            runs.row("TERM to `silc train`", pair, endless, at=8, do=front, status=75, said="stopped by SIGTERM at")
             runs.row("resumed", pair, "train.steps=40", status=0, said="node1: trained 40 steps")
             runs.row("cable of node2 out", pair, endless, at=8, do=two.cut, status=1, said=named)
             two.do("ip", "link", "set", "eth0", "up")

@@ -21,6 +21,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 from tests.commands.conftest import ROOT, write_data
@@ -162,6 +163,11 @@ class Check:
             title, f"{seconds:.0f}", saved, cluster.show(job, "Restarts"), cluster.show(job, "JobState"), holds=holds
         )
 
+    def near_its_limit(self, job: str) -> None:
+        """Have the time of a running job be over in one to two minutes: it is signalled a minute before."""
+        minutes = int(self.cluster.show(job, "RunTime").split(":")[1])
+        self.cluster.do("scontrol", "update", f"JobId={job}", f"TimeLimit={minutes + 2}")
+
     def finished(self, job: str, out: Path, last: int) -> None:
         """Wait for the end."""
         wait(lambda: self.cluster.show(job, "JobState") not in ("RUNNING", "COMPLETING"), "end")
@@ -224,8 +230,8 @@ def check(folder: Path, quick: bool) -> Table:
                     "--wrap=sleep 2",
                 ]
                 checks.stopped(job, out, "preempted", lambda: cluster.do(*rival), "SIGTERM")
-                limit = ["scontrol", "update", f"JobId={job}", "TimeLimit=1"]
-                checks.stopped(job, out, "limit of time near", lambda: cluster.do(*limit), "SIGUSR1")
+                near = partial(checks.near_its_limit, job)
+                checks.stopped(job, out, "limit of time near", near, "SIGUSR1")
                 cluster.do("scontrol", "update", f"JobId={job}", "TimeLimit=10")
             checks.finished(job, out, last)
             if not quick:
