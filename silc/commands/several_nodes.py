@@ -140,16 +140,22 @@ def reached(prog: str, options: Sequence[str], words: Sequence[str]) -> Iterator
             _check_doors(hosts, given.get("--ssh_port"))
     except ValueError as error:
         _refuse(prog, str(error))
-    os.environ["PDSH_SSH_ARGS_APPEND"] = f"{ALIVE} {os.environ.get('PDSH_SSH_ARGS_APPEND', '')}".strip()
-    job = secrets.token_hex(8)
+    job, before = secrets.token_hex(8), dict(os.environ)
     with tempfile.NamedTemporaryFile("w", prefix="silc-environment-", encoding="utf-8") as passed:
         passed.write(f"SILC_JOB={job}\n{_passed()}")
         passed.flush()
+        os.environ["PDSH_SSH_ARGS_APPEND"] = f"{ALIVE} {before.get('PDSH_SSH_ARGS_APPEND', '')}".strip()
         os.environ["DS_ENV_FILE"] = passed.name
-        if several and backend == "pdsh":
-            yield [_over_pdsh(word) for word in words], Door([*_ssh(given.get("--ssh_port")), hosts[0]], job)
-        else:
-            yield list(words), None
+        try:
+            if several and backend == "pdsh":
+                yield [_over_pdsh(word) for word in words], Door([*_ssh(given.get("--ssh_port")), hosts[0]], job)
+            else:
+                yield list(words), None
+        finally:
+            for name in ("PDSH_SSH_ARGS_APPEND", "DS_ENV_FILE"):
+                os.environ.pop(name, None)
+                if name in before:
+                    os.environ[name] = before[name]
 
 
 def _over_pdsh(word: str) -> str:
