@@ -138,7 +138,9 @@ def check(folder: Path, quick: bool) -> Table:
     table = Table("`silc train --hostfile` on two machines, over ssh and pdsh", COLUMNS, WIDTHS)
     slots = 1 if quick else 2
     runs = Runs(folder, table, slots)
-    named = rf"silc train: rank {slots} \(host node2, pid \d+\) has not answered for \d+ s, last at step "
+    named = (
+        rf"silc train: rank [{slots}-{2 * slots - 1}] \(host node2, pid \d+\) has not answered for \d+ s, last at step "
+    )
     endless, alone = "train.steps=100000", ("--include", "node1", "train.steps=80")
     (folder / "machines").mkdir()
     with machines(folder / "machines") as (one, two):
