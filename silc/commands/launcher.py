@@ -10,7 +10,7 @@ import site
 import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import FrameType
 
@@ -128,10 +128,18 @@ def environment() -> dict[str, str]:
     return found
 
 
-def run(prog: str, module: str, options: Sequence[str], words: Sequence[str]) -> int:
+def run(
+    prog: str,
+    module: str,
+    options: Sequence[str],
+    words: Sequence[str],
+    elsewhere: Callable[[int], bool] | None = None,
+) -> int:
     """Exit status of a job. SIGINT, SIGTERM, SIGHUP and SIGUSR1 to this process are passed to its ranks here.
 
     `module` tells its status by :func:`silc.commands.supervision.tell`.
+
+    elsewhere: passes a signal to ranks on other machines; false where it has found none.
     """
     stopped: list[int] = []
     options = with_port(options)
@@ -142,7 +150,7 @@ def run(prog: str, module: str, options: Sequence[str], words: Sequence[str]) ->
 
         def stop(signum: int, frame: FrameType | None) -> None:
             stopped.append(signum)
-            pass_on(process.pid, signum)
+            pass_on(process.pid, signum, elsewhere)
 
         before = {}
         for signum in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1):
@@ -168,20 +176,22 @@ def run(prog: str, module: str, options: Sequence[str], words: Sequence[str]) ->
     return final if final >= 0 else 128 - final
 
 
-def pass_on(launcher: int, signum: int) -> None:
-    """Send a signal to the ranks on this machine; the launcher itself would kill them before they have saved.
+def pass_on(launcher: int, signum: int, elsewhere: Callable[[int], bool] | None = None) -> None:
+    """Send a signal to the ranks on this machine, or to those elsewhere; the launcher itself would kill them before
+    they have saved.
 
-    Where there are none (they have not started, or run on other machines) the launcher's processes are ended.
+    Where there are none (they have not started) the launcher's processes are ended.
     """
+    signum = signal.SIGTERM if signum == signal.SIGHUP else signum
     found = supervision.ranks()
-    if not found:
+    if not found and not (elsewhere is not None and elsewhere(signum)):
         try:
             os.killpg(launcher, signal.SIGTERM)
         except ProcessLookupError:
             return
     for rank in found:
         try:
-            rank.send_signal(signal.SIGTERM if signum == signal.SIGHUP else signum)
+            rank.send_signal(signum)
         except psutil.NoSuchProcess:
             continue
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import re
+import secrets
 import shlex
 import shutil
 import subprocess
@@ -36,6 +37,27 @@ ALIVE = "-o ServerAliveInterval=15 -o ServerAliveCountMax=4"
 # What ranks elsewhere are to have of this environment, besides PYTHON*, NCCL* and UCX*, which DeepSpeed passes on. It
 # all stands in a command line, where everyone can read it: no credentials.
 PASSED = re.compile(r"GLOO_\w+|G?OMP_\w+|DS_ACCELERATOR|PYTHON_?SAFEPATH")
+SIGNAL_RANKS = """
+import os, sys
+
+def signal_ranks(job, number):
+    # Processes with both variables are a rank and those that it has started; it has no parent among them.
+    found = {}
+    for pid in filter(str.isdigit, os.listdir("/proc")):
+        try:
+            with open(f"/proc/{pid}/environ", "rb") as file:
+                names = file.read().split(b"\\0")
+            with open(f"/proc/{pid}/stat") as file:
+                parent = file.read().rpartition(")")[2].split()[1]
+        except OSError:
+            continue
+        if f"SILC_JOB={job}".encode() in names and any(name.startswith(b"LOCAL_RANK=") for name in names):
+            found[pid] = parent
+    ranks = [pid for pid, parent in found.items() if parent not in found]
+    for rank in ranks:
+        os.kill(int(rank), number)
+    sys.exit(not ranks)
+"""  # run by Python on another machine
 
 
 def is_rank(prog: str, options: Sequence[str]) -> bool:
@@ -63,26 +85,51 @@ def _refuse(prog: str, message: str) -> NoReturn:
 
 def run(prog: str, module: str, options: Sequence[str], words: Sequence[str]) -> int:
     """Exit status of a job of the launcher, on this machine or, as its options or /job/hostfile say, on several."""
-    with reached(prog, options, words) as handed:
-        status = launcher.run(prog, module, options, handed)
-    if status == SSH_FAILED and "DS_ENV_FILE" in os.environ:
+    with reached(prog, options, words) as (handed, first):
+        if first is None:
+            return launcher.run(prog, module, options, handed)
+        status = launcher.run(prog, module, options, handed, first)
+    if status == SSH_FAILED:
         print(f"{prog}: the connection to a machine of the job broke", file=sys.stderr)
         return 1
     return status
 
 
+class Door:
+    """The way to one machine of a job, for signals: the ranks agree to stop, so that it is enough to reach some.
+
+    command: of ssh, up to the name of the machine. job: the value of SILC_JOB in the environment of all its ranks.
+    """
+
+    def __init__(self, command: Sequence[str], job: str) -> None:
+        self._command, self._job = list(command), job
+
+    def __call__(self, signum: int) -> bool:
+        """Send a signal to the ranks of that machine. Returns whether there were any."""
+        code = shlex.quote(f"{SIGNAL_RANKS}\nsignal_ranks({self._job!r}, {signum})")
+        words = [*self._command, f"{shlex.quote(sys.executable)} -c {code}"]
+        try:
+            done = subprocess.run(
+                words, stdin=subprocess.DEVNULL, capture_output=True, timeout=2 * PATIENCE, check=False
+            )
+        except subprocess.TimeoutExpired:
+            return False
+        return done.returncode == 0
+
+
 @contextlib.contextmanager
-def reached(prog: str, options: Sequence[str], words: Sequence[str]) -> Iterator[list[str]]:
+def reached(prog: str, options: Sequence[str], words: Sequence[str]) -> Iterator[tuple[list[str], Door | None]]:
     """Inside, DeepSpeed's launcher finds what it needs to reach the machines of its hostfile, and passes on to them
     what this environment says about threads, network cards and the accelerator.
 
-    Gives the words of the command as they must be handed to the launcher for the ranks to get `words`. Ends with status
-    2 where a program is missing, the hostfile cannot be read or a machine does not let us in.
+    Gives the words of the command as they must be handed to the launcher for the ranks to get `words`, and the way to a
+    machine where the launcher goes over ssh, else None. Ends with status 2 where a program is missing, the hostfile
+    cannot be read or a machine does not let us in.
     """
     given = {name: value for name, _, value in (option.partition("=") for option in options)}
     file = Path(given.get("--hostfile", launcher.HOSTFILE))
     if "--no_ssh" in given or not file.is_file():
-        yield list(words)
+        yield list(words), None
         return
     backend = given.get("--launcher", "pdsh").lower()
     try:
@@ -93,12 +140,22 @@ def reached(prog: str, options: Sequence[str], words: Sequence[str]) -> Iterator
             _check_doors(hosts, given.get("--ssh_port"))
     except ValueError as error:
         _refuse(prog, str(error))
-    os.environ["PDSH_SSH_ARGS_APPEND"] = f"{ALIVE} {os.environ.get('PDSH_SSH_ARGS_APPEND', '')}".strip()
+    job, before = secrets.token_hex(8), dict(os.environ)
     with tempfile.NamedTemporaryFile("w", prefix="silc-environment-", encoding="utf-8") as passed:
-        passed.write(_passed())
+        passed.write(f"SILC_JOB={job}\n{_passed()}")
         passed.flush()
+        os.environ["PDSH_SSH_ARGS_APPEND"] = f"{ALIVE} {before.get('PDSH_SSH_ARGS_APPEND', '')}".strip()
         os.environ["DS_ENV_FILE"] = passed.name
-        yield [_over_pdsh(word) for word in words] if several and backend == "pdsh" else list(words)
+        try:
+            if several and backend == "pdsh":
+                yield [_over_pdsh(word) for word in words], Door([*_ssh(given.get("--ssh_port")), hosts[0]], job)
+            else:
+                yield list(words), None
+        finally:
+            for name in ("PDSH_SSH_ARGS_APPEND", "DS_ENV_FILE"):
+                os.environ.pop(name, None)
+                if name in before:
+                    os.environ[name] = before[name]
 
 
 def _over_pdsh(word: str) -> str:
@@ -147,9 +204,13 @@ def _check_programs(backend: str | None) -> None:
         )
 
 
+def _ssh(port: str | None) -> list[str]:
+    return ["ssh", "-o", "BatchMode=yes", "-o", f"ConnectTimeout={PATIENCE}", *(["-p", port] if port else [])]
+
+
 def _check_doors(hosts: Sequence[str], port: str | None) -> None:
     """Raises ValueError where a machine does not let us in by ssh without a password."""
-    command = ["ssh", "-o", "BatchMode=yes", "-o", f"ConnectTimeout={PATIENCE}", *(["-p", port] if port else [])]
+    command = _ssh(port)
 
     def refused(host: str) -> str | None:
         try:

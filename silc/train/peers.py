@@ -26,7 +26,7 @@ import psutil
 import torch.distributed as dist
 
 from silc.distributed import World, all_gather_objects, collectives_begun, first_of_machine
-from silc.errors import PAUSE, STOPPED_BY_SIGNAL, RunInterrupted, RunStopped, defer_to_first_rank
+from silc.errors import PAUSE, STOPPED_BY_SIGNAL, RunInterrupted, RunStopped
 from silc.text import plural
 
 SLOW = 60.0  # seconds after which a rank that others wait for is named; at most a third of the silence allowed
@@ -51,6 +51,14 @@ class Note(NamedTuple):
     state: str
 
 
+class PeerGone(RunStopped):
+    """The connection to another rank broke. speaks: whether this rank is the one of its machine that says so."""
+
+    def __init__(self, reason: str, *, speaks: bool) -> None:
+        super().__init__(reason)
+        self.speaks = speaks
+
+
 class Peers:
     """Watches the ranks of this job from threads until :meth:`close`. Making one is collective.
 
@@ -60,7 +68,7 @@ class Peers:
 
     def __init__(self, world: World, silent: float, prog: str) -> None:
         self._rank, self._silent, self._prog = world.rank, silent, prog
-        self._every = min(2.0, silent / 10)
+        self._every = min(1.0, silent / 10)
         self._slow = min(SLOW, silent / 3)
         self._grace = 10 * self._every + 1  # for the main thread, whose collective may throw
         address, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
@@ -111,6 +119,10 @@ class Peers:
         self._verdict = self._gone(gone) if gone else ""
         self._pass_on(self._verdict)
         return self._verdict
+
+    def speaks(self, reason: str) -> bool:
+        """Whether this rank is the one of its machine that says why the job ends: the first, unless that is gone."""
+        return self._rank in self._speakers or any(self._names[rank] in reason for rank in self._speakers)
 
     def _others(self) -> list[int]:
         return [rank for rank in range(len(self._names)) if rank != self._rank]
@@ -190,6 +202,8 @@ class Peers:
         limits = {"": self._grace if broken else self._silent, "failed": self._grace, "lost": 2 * self._grace}
         silent = {rank: now - self._heard[rank] for rank, state in states.items() if state in limits}
         gone = [rank for rank, gap in silent.items() if gap > limits[states[rank]]]
+        if gone:  # and those that went with it, a moment later
+            gone = [rank for rank, gap in silent.items() if gap > limits[states[rank]] / 2]
         ended = [rank for rank, gap in silent.items() if gap > self._grace and self._ended_here(rank)]
         return self._gone(gone or ended)
 
@@ -249,7 +263,7 @@ class Peers:
         """End this process in words, with those that it has started, whatever its main thread waits for."""
         if not self._rank:
             self._pass_on(reason)
-        if self._rank in self._speakers or any(self._names[rank] in reason for rank in self._speakers):
+        if self.speaks(reason):
             print(f"{self._prog}: {reason}", file=sys.stderr, flush=True)
         else:
             time.sleep(PAUSE)  # this rank's end ends the others of its machine
@@ -300,9 +314,10 @@ def in_words() -> Iterator[None]:
     except RuntimeError as error:
         if not is_of_connection(error):
             raise
-        reason = "" if _watching is None else _watching.lost()
         said = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
-        raise RunStopped(reason or f"the connection to another rank broke ({said}). {GOES_ON}") from error
+        reason = "" if _watching is None else _watching.lost()
+        reason = reason or f"the connection to another rank broke ({said}). {GOES_ON}"
+        raise PeerGone(reason, speaks=_watching is None or _watching.speaks(reason)) from error
     finally:
         _end_watch(failed)
 
@@ -318,9 +333,11 @@ def answered(prog: str) -> Callable[[Callable[..., int]], Callable[..., int]]:
                     status = command(*args)
                     _end_watch(status not in (0, STOPPED_BY_SIGNAL))
                     return status
-            except RunStopped as error:
-                defer_to_first_rank()
-                print(f"{prog}: {error}", file=sys.stderr, flush=True)
+            except PeerGone as error:
+                if error.speaks:
+                    print(f"{prog}: {error}", file=sys.stderr, flush=True)
+                else:
+                    time.sleep(PAUSE)
                 return 1
 
         return call

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
+import signal
 import subprocess
+import sys
+import time
 from pathlib import Path
 from types import SimpleNamespace
 
+import psutil
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -102,7 +107,7 @@ def test_ranks_elsewhere_get_threads_and_cards_and_a_user_s_own_variables(hosts,
     monkeypatch.delenv("DS_ENV_FILE", raising=False)
     monkeypatch.delenv("PDSH_SSH_ARGS_APPEND", raising=False)
     (tmp_path / ".deepspeed_env").write_text("OMP_NUM_THREADS=5\nNCCL_DEBUG=INFO")
-    with several_nodes.reached("silc train", [f"--hostfile={hosts}"], ["a={1..2}"]) as words:
+    with several_nodes.reached("silc train", [f"--hostfile={hosts}"], ["a={1..2}"]) as (words, door):
         from deepspeed.launcher import runner
 
         path = os.environ["DS_ENV_FILE"]
@@ -113,9 +118,10 @@ def test_ranks_elsewhere_get_threads_and_cards_and_a_user_s_own_variables(hosts,
     assert lines[-2:] == ["OMP_NUM_THREADS=5", "NCCL_DEBUG=INFO"]  # last, so that they win
     assert "secret" not in "".join(lines)
     assert words == ["'a={1..2}'"]
+    assert door is not None
     for options in ([f"--hostfile={hosts}", "--no_ssh"], [f"--hostfile={hosts}", "--include=node2"], []):
-        with several_nodes.reached("silc train", options, ["a={1..2}"]) as words:
-            assert words == ["a={1..2}"]
+        with several_nodes.reached("silc train", options, ["a={1..2}"]) as handed:
+            assert handed == (["a={1..2}"], None)
 
 
 @given(words=st.lists(st.text(st.characters(codec="utf-8", exclude_characters="\0"), min_size=1), max_size=4))
@@ -151,3 +157,28 @@ def test_a_task_of_several_takes_no_option_of_the_launcher(monkeypatch, capsys):
     with pytest.raises(SystemExit, match="2"):
         train.launch(["--num_gpus", "2", "optim.lr=1"])
     assert "one of 2 tasks, which are the ranks of the job, and --num_gpus would start" in capsys.readouterr().err
+
+
+def test_a_signal_reaches_the_ranks_of_a_machine_and_nothing_else(tmp_path):
+    """By what ssh runs there; here sh stands for it. A rank's child has the rank's environment, and gets nothing."""
+    code = "import os, signal, sys, time; signal.signal(signal.SIGUSR1, lambda *_: sys.exit(75)); os.fork(); "
+    code += "open(str(os.getpid()), 'w').close(); time.sleep(60)"
+    env = os.environ | {"SILC_JOB": "5eed", "LOCAL_RANK": "0"}
+    ranks = [
+        subprocess.Popen([sys.executable, "-c", code], cwd=tmp_path, env=env | more) for more in ({}, {"SILC_JOB": "6"})
+    ]
+    try:
+        ends = time.monotonic() + 60
+        while len(list(tmp_path.iterdir())) < 4:
+            assert time.monotonic() < ends
+            time.sleep(0.05)
+        assert several_nodes.Door(["sh", "-c"], "5eed")(signal.SIGUSR1)
+        assert ranks[0].wait(timeout=60) == 75
+        children = {int(path.name) for path in tmp_path.iterdir()} - {rank.pid for rank in ranks}
+        assert all(psutil.pid_exists(pid) for pid in children)
+        assert ranks[1].poll() is None
+        assert not several_nodes.Door(["sh", "-c"], "7")(signal.SIGUSR1)
+    finally:
+        for path in tmp_path.iterdir():
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(int(path.name), signal.SIGKILL)

@@ -4,7 +4,7 @@
 
 The machines are namespaces of this one (root is needed); the ranks talk by gloo. Each row is a start of `silc
 train --hostfile`: it is stopped by a signal, resumed to its end, then again while one machine's cable is taken out, and
-while all processes of it are killed, and resumed on the machine that is left. --quick: the last two.
+while all its processes are killed, and resumed on the machine that is left. --quick: the last two, a rank on each.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import psutil
@@ -36,24 +37,21 @@ WIDTHS = (26, 6, 12, 12, 5, 70)
 class Runs:
     """Starts on the two machines, one after the other, into one run folder."""
 
-    def __init__(self, folder: Path, table: Table) -> None:
+    def __init__(self, folder: Path, table: Table, slots: int) -> None:
         self.folder, self.table = folder, table
         self.out = folder / "run"
         (folder / "my data").mkdir()  # with a space: words must arrive as they were given
         write_data(folder / "my data")
         preset = folder / "my data" / "tiny.yaml"
         preset.write_text(re.sub(r"^eval:.*", "", preset.read_text(), flags=re.MULTILINE))
-        (folder / "hosts").write_text("node1 slots=2\nnode2 slots=2\n")
+        (folder / "hosts").write_text(f"node1 slots={slots}\nnode2 slots={slots}\n")
 
     def words(self, *more: str) -> list[str]:
         """The command."""
         data = self.folder / "my data"
         options = ["--hostfile", str(self.folder / "hosts"), "--preset", str(data / "tiny.yaml")]
         keys = [f'data.shards=["{data}/train/{{000..003}}.tar"]', f"train.out={self.out}", "data.max_skipped=0.9"]
-        keys += [
-            "train.tensorboard=false",
-            f"engine.silent_minutes={SILENT / 60}",
-        ]
+        keys += ["train.tensorboard=false", f"engine.silent_minutes={SILENT / 60}"]
         keys += ["train.resume=auto", "train.save_every=20", "train.log_every=1"]
         return [sys.executable, "-m", "silc", "train", *options, *keys, *more]
 
@@ -123,55 +121,40 @@ class Runs:
         return len(left)
 
 
-def a_rank(machine: Machine) -> psutil.Process:
-    """The first rank of a machine."""
-    return next(
-        each
-        for each in machine.processes()
-        if "--local_rank=0" in each.cmdline() and "silc.commands.train" in each.cmdline()
-    )
+def signal_a_rank(machine: Machine, number: int) -> None:
+    """Send a signal to the first rank of a machine, and to nothing else."""
+    ranks = [process for process in machine.processes() if {"--local_rank=0", "-u"} <= set(process.cmdline())]
+    next(rank for rank in ranks if rank.ppid() not in {other.pid for other in ranks}).send_signal(number)
+
+
+def signal_front(machine: Machine, number: int) -> None:
+    """Send a signal to `silc train`, which has started the launcher."""
+    words = ["-m", "silc", "train"]
+    next(process for process in machine.processes() if process.cmdline()[1:4] == words).send_signal(number)
 
 
 def check(folder: Path, quick: bool) -> Table:
     """The rows."""
-    table = Table("two machines of two ranks over ssh and pdsh", COLUMNS, WIDTHS)
-    runs = Runs(folder, table)
-    alone = ("--include", "node1", "train.steps=80")
+    table = Table("`silc train --hostfile` on two machines, over ssh and pdsh", COLUMNS, WIDTHS)
+    slots = 1 if quick else 2
+    runs = Runs(folder, table, slots)
+    named = (
+        rf"silc train: rank [{slots}-{2 * slots - 1}] \(host node2, pid \d+\) has not answered for \d+ s, last at step "
+    )
+    endless, alone = "train.steps=100000", ("--include", "node1", "train.steps=80")
     (folder / "machines").mkdir()
     with machines(folder / "machines") as (one, two):
         pair = (one, two)
         if not quick:
-            stop = lambda: a_rank(two).send_signal(signal.SIGUSR1)  # noqa: E731
-            runs.row(
-                "USR1 to a rank of node2",
-                pair,
-                "train.steps=100000",
-                at=8,
-                do=stop,
-                status=75,
-                said="node1: stopped by SIGUSR1 at",
-            )
+            usr1 = partial(signal_a_rank, two, signal.SIGUSR1)
+            runs.row("USR1 to a rank of node2", pair, endless, at=8, do=usr1, status=75, said="stopped by SIGUSR1 at")
+            front = partial(signal_front, one, signal.SIGTERM)
+            runs.row("TERM to `silc train`", pair, endless, at=8, do=front, status=75, said="stopped by SIGTERM at")
             runs.row("resumed", pair, "train.steps=40", status=0, said="node1: trained 40 steps")
-            runs.row(
-                "cable of node2 out",
-                pair,
-                "train.steps=100000",
-                at=8,
-                do=two.cut,
-                status=1,
-                said=r"silc train: rank [23] \(host node2",
-            )
+            runs.row("cable of node2 out", pair, endless, at=8, do=two.cut, status=1, said=named)
             two.do("ip", "link", "set", "eth0", "up")
-        runs.row(
-            "node2 killed",
-            pair,
-            "train.steps=100000",
-            at=25,
-            do=two.kill,
-            status=1,
-            said=r"silc train: rank [23] \(host node2",
-        )
-        runs.row("resumed on node1", (one,), *alone, status=0, said="^(node1: )?trained 80 steps")
+        runs.row("node2 killed", pair, endless, at=25, do=two.kill, status=1, said=named)
+        runs.row("resumed on node1", (one,), *alone, status=0, said="trained 80 steps")
     return table
 
 

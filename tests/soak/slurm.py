@@ -4,8 +4,8 @@
 
 The machines are namespaces of this one (root is needed), with munged, slurmctld and slurmd of a configuration of
 their own. A job of two nodes with two ranks each is asked to stop by USR1, is preempted, and nears its time limit; each
-time it saves, is queued again by itself, and goes on. One that is cancelled saves and does not come back. --quick: one
-job, stopped once.
+time it saves, is queued again by itself, and goes on. One that is cancelled saves and does not come back. --quick: a
+job with a rank on each, stopped once.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 from tests.commands.conftest import ROOT, write_data
@@ -61,10 +62,10 @@ PartitionName=high Nodes=node[1-2] PriorityTier=10 PreemptMode=OFF
 
 
 class Cluster:
-    """SLURM on two machines. folder: for its files and the jobs'."""
+    """SLURM on two machines. folder: for its files and the jobs'. tasks: of a job on each machine."""
 
-    def __init__(self, folder: Path, pair: tuple[Machine, Machine]) -> None:
-        self.folder, self.pair = folder, pair
+    def __init__(self, folder: Path, pair: tuple[Machine, Machine], tasks: int) -> None:
+        self.folder, self.pair, self.tasks = folder, pair, tasks
         (folder / "state").mkdir()
         self.conf = folder / "slurm.conf"
         self.conf.write_text(CONF.format(folder=folder))
@@ -101,8 +102,14 @@ class Cluster:
         return path.read_text(errors="replace") if path.exists() else ""
 
     def submit(self, *words: str) -> str:
-        """The number of a job of two nodes with two ranks each that runs launch/slurm.sh with these words."""
-        options = ["--parsable", "--nodes=2", "--ntasks-per-node=2", "--cpus-per-task=1", "--gpus-per-node=0"]
+        """The number of a job of two nodes that runs launch/slurm.sh with these words."""
+        options = [
+            "--parsable",
+            "--nodes=2",
+            f"--ntasks-per-node={self.tasks}",
+            "--cpus-per-task=1",
+            "--gpus-per-node=0",
+        ]
         options += ["--signal=USR1@60", f"--output={self.folder}/job-%j.log", "--time=10"]
         return self.do("env", f"--chdir={ROOT}", "sbatch", *options, "launch/slurm.sh", *words).strip()
 
@@ -156,6 +163,11 @@ class Check:
             title, f"{seconds:.0f}", saved, cluster.show(job, "Restarts"), cluster.show(job, "JobState"), holds=holds
         )
 
+    def near_its_limit(self, job: str) -> None:
+        """Have the time of a running job be over in one to two minutes: it is signalled a minute before."""
+        minutes = int(self.cluster.show(job, "RunTime").split(":")[1])
+        self.cluster.do("scontrol", "update", f"JobId={job}", f"TimeLimit={minutes + 2}")
+
     def finished(self, job: str, out: Path, last: int) -> None:
         """Wait for the end."""
         wait(lambda: self.cluster.show(job, "JobState") not in ("RUNNING", "COMPLETING"), "end")
@@ -199,7 +211,7 @@ def check(folder: Path, quick: bool) -> Table:
     words += ["train.tensorboard=false", "train.save_every=0"]
     (folder / "machines").mkdir()
     with machines(folder / "machines") as pair:
-        cluster = Cluster(folder, pair)
+        cluster = Cluster(folder, pair, tasks=1 if quick else 2)
         cluster.ready()
         checks, out = Check(cluster, table, words), folder / "run"
         try:
@@ -218,8 +230,8 @@ def check(folder: Path, quick: bool) -> Table:
                     "--wrap=sleep 2",
                 ]
                 checks.stopped(job, out, "preempted", lambda: cluster.do(*rival), "SIGTERM")
-                limit = ["scontrol", "update", f"JobId={job}", "TimeLimit=1"]
-                checks.stopped(job, out, "limit of time near", lambda: cluster.do(*limit), "SIGUSR1")
+                near = partial(checks.near_its_limit, job)
+                checks.stopped(job, out, "limit of time near", near, "SIGUSR1")
                 cluster.do("scontrol", "update", f"JobId={job}", "TimeLimit=10")
             checks.finished(job, out, last)
             if not quick:
