@@ -26,7 +26,12 @@ PATIENCE = 10.0  # seconds that a start has to end after a signal
 
 @contextmanager
 def listening(request: StopRequest) -> Iterator[None]:
-    """Such a thread, for a process that is a rank of a job or trains alone; call it in the main thread."""
+    """Such a thread, for a process that is a rank of a job or trains alone; nothing where this is not its main thread,
+    which alone takes signals.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
     read, write = os.pipe()
     os.set_blocking(write, False)
     before = signal.set_wakeup_fd(write, warn_on_full_buffer=False)

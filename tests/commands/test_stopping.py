@@ -89,15 +89,6 @@ def test_a_signal_in_the_last_evaluation_costs_that_alone(data, tmp_path):
     assert json.loads((run / "evaluation.json").read_text())["step"] == 8
 
 
-def test_a_node_launcher_that_is_killed_in_the_start_leaves_nothing(data, tmp_path):
-    case = Case("KILL", "silc/node", "start")
-    seen = play(case, data, tmp_path)
-    assert broken(case, seen) == []
-    assert seen.status == 75
-    assert not seen.folder
-    assert "while starting: nothing was trained" in seen.output
-
-
 def test_a_run_folder_that_is_removed_while_the_run_goes_on_is_made_again(data, tmp_path):
     run = tmp_path / "run"
     words = ["--preset", str(data / "tiny.yaml"), f"data.shards=[{data}/train]", f"train.out={run}"]

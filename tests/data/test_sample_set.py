@@ -6,10 +6,16 @@ import hashlib
 import io
 import json
 import multiprocessing
+import os
+import signal
+import subprocess
+import sys
+import time
 from collections import Counter
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 import webdataset
 from PIL import Image
@@ -168,3 +174,40 @@ def test_default_root(monkeypatch):
     assert default_root() == Path("/somewhere/else")
     monkeypatch.delenv("SILC_DATA")
     assert default_root() == Path("data/sample")
+
+
+RENDERS = """
+import sys
+from pathlib import Path
+from silc.data.sample_set.cache import ensure_sample
+from silc.train.stop import StartInterrupted, StopRequest
+with StopRequest(starting=True):
+    try:
+        ensure_sample(Path(sys.argv[1]), size=96, scenes_train=2_000_000)
+    except StartInterrupted:
+        sys.exit(75)
+"""
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 75), (signal.SIGKILL, -signal.SIGKILL)])
+def test_a_rendering_that_is_stopped_leaves_no_process(tmp_path, number, status):
+    root = Path(__file__).resolve().parents[2]
+    env = os.environ | {"PYTHONPATH": str(root)}
+    command = [sys.executable, "-c", RENDERS, str(tmp_path)]
+    with subprocess.Popen(command, env=env, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as process:
+        ends = time.monotonic() + 60
+        while not list(tmp_path.glob("*/train/*.tar")):
+            assert time.monotonic() < ends
+            time.sleep(0.1)
+        helpers = psutil.Process(process.pid).children(recursive=True)
+        assert helpers
+        process.send_signal(number)
+        try:
+            _, err = process.communicate(timeout=60)
+        finally:
+            process.kill()
+    _, alive = psutil.wait_procs(helpers, timeout=30)
+    for one in alive:
+        one.kill()
+    assert not alive
+    assert (process.returncode, err) == (status, "")

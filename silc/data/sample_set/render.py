@@ -90,8 +90,8 @@ def render_splits(folder: Path, settings: dict[str, Any]) -> None:
         ) as pool,
     ):
         tasks = [(n, first) for n, plan in enumerate(plans) for first in range(0, plan.scenes, SHARD)]
-        futures = {pool.submit(_render_shard, *task): task for task in tasks}
         try:
+            futures = {pool.submit(_render_shard, *task): task for task in tasks}
             for future in as_completed(futures):
                 number, first = futures[future]
                 shards[plans[number].split][first] = future.result()
