@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import struct
 from typing import NamedTuple
 
 import numpy as np
 
 _PROGRESSIVE = 0xC2
-_FRAMES = (0xC0, 0xC1, _PROGRESSIVE)  # by Huffman coding: baseline, extended, progressive
+_FRAMES = {0xC0, 0xC1, _PROGRESSIVE}  # by Huffman coding: baseline, extended, progressive
 _SCAN = 0xDA
-_ALONE = (0x01, *range(0xD0, 0xD8))  # markers without a segment
+_ALONE = {0x01, *range(0xD0, 0xD8)}  # markers without a segment
 # With one of these in the header the decoder finds no image: a second start, the end, frames by arithmetic coding or
 # without loss.
-_NO_IMAGE = (0xD8, 0xD9, *(code for code in range(0xC3, 0xD0) if code not in (0xC4, 0xC8, 0xCC)))
+_NO_IMAGE = {0xD8, 0xD9, *range(0xC3, 0xD0)} - {0xC4, 0xC8, 0xCC}
 MARKERS = 4096  # before the first scan; cameras and editors write some tens
 SCANS = 500  # a progressive image has about ten
 
@@ -33,37 +34,40 @@ def read_header(data: bytes) -> Jpeg | None:
     """
     if data[:2] != b"\xff\xd8":
         return None
-    at, kind, frame = 2, 0, b""
+    at, end, kind, frame = 2, len(data) - 1, 0, 0
     for _ in range(MARKERS):
         at = data.find(b"\xff", at) + 1
         if not at:
             return None
-        while data[at : at + 1] == b"\xff":
+        while at < end and data[at] == 0xFF:
             at += 1
-        code = data[at] if at < len(data) else 0
+        if at + 2 > end:
+            return None
+        code = data[at]
         at += 1
         if code == 0 or code in _ALONE:
             continue
-        if code in _NO_IMAGE or (code in _FRAMES and frame):
+        if code in _NO_IMAGE:
             return None
-        segment = data[at : at + 8]
         if code == _SCAN:
-            return _at_first_scan(data, kind, frame, segment)
+            return _at_first_scan(data, kind, frame, at)
         if code in _FRAMES:
-            kind, frame = code, segment
-        at += max(2, int.from_bytes(segment[:2], "big"))
+            if frame:
+                return None
+            kind, frame = code, at
+        at += max(2, data[at] << 8 | data[at + 1])
     return None
 
 
-def _at_first_scan(data: bytes, kind: int, frame: bytes, scan: bytes) -> Jpeg | None:
-    """kind: marker of the frame. frame, scan: the first 8 bytes of their segments."""
-    if len(frame) < 8 or len(scan) < 3:
+def _at_first_scan(data: bytes, kind: int, frame: int, scan: int) -> Jpeg | None:
+    """kind: marker of the frame. frame, scan: where their segments begin; 0: there is no frame."""
+    if not frame or len(data) < max(frame + 8, scan + 3):
         return None
-    height, width = int.from_bytes(frame[3:5], "big"), int.from_bytes(frame[5:7], "big")
+    _, _, height, width, components = struct.unpack_from(">HBHHB", data, frame)
     if not (height and width):  # a height that comes after the scan is not supported
         return None
     # A scan of all components that is not progressive is the whole image: nothing after it is read.
-    scans = 1 if kind != _PROGRESSIVE and scan[2] == frame[7] else _count_scans(data)
+    scans = 1 if kind != _PROGRESSIVE and data[scan + 2] == components else _count_scans(data)
     return Jpeg(width, height, scans)
 
 
