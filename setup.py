@@ -35,7 +35,7 @@ setup(
         "open_clip_torch>=3.3,<4",
         "timm>=1.0.31",  # open_clip requires it; silc.model.timm_tower registers a name there
         "numpy>=1.26,<2.4",  # triton 3.6's interpreter breaks on 2.4
-        "pillow>=10.1",
+        "pillow>=13",  # the limits on images from strangers rest on what this version refuses by itself
         "pydantic>=2.7,<3",
         "pyyaml>=6",
         "safetensors>=0.4.3",
