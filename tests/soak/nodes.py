@@ -104,7 +104,7 @@ class Runs:
             left = self._left(pair)
         line = next((line for line in text.splitlines() if re.search(said, line)), "")
         holds = code == status and bool(line) and not left and "Traceback" not in text
-        words = (line or (text.splitlines() or [""])[-1]).partition(". Start")[0]
+        words = (line or (text.splitlines() or [""])[-1]).partition(". Start")[0].partition("; checkpoint")[0]
         self.table.row(title, code, f"{seconds:.0f}", f"{before}->{self.steps()}", left, words, holds=holds)
         if not holds:
             print(text[-6000:])

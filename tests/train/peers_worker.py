@@ -21,7 +21,7 @@ from silc.distributed import World
 from silc.ports import free_port
 from silc.train import peers
 
-RANKS, STEPS, SILENT = 3, 4, 4.0
+RANKS, STEPS, SILENT = 3, 4, 5.0
 LIMIT = 60  # seconds for a job
 HAPPENS = {  # name of a job -> rank and what happens to it at step 2
     "nothing": (None, ""),
