@@ -93,6 +93,8 @@ def _is_orphan(launcher: psutil.Process, parents: Sequence[psutil.Process]) -> b
     if not parents:
         return False
     above = parents[0]
+    if known(above.pid) is None:  # it ended just now, or nobody has waited for it
+        return True
     return above.pid in [1, *(ancestor.pid for ancestor in _owner())] or _name(above) in ("systemd", "init")
 
 
