@@ -19,7 +19,7 @@ from silc.commands import evaluate as command
 from silc.commands.evaluate import load, main, parse
 from silc.config import TASKS
 from silc.data.layouts import LAYOUTS
-from silc.train import checkpoint
+from silc.train import checkpoint, manifest
 
 from .conftest import CLASSES, STEPS
 
@@ -255,10 +255,8 @@ def test_a_mistake_ends_with_status_2(evaluate, here, one_rank, squares, tmp_pat
         shutil.copytree(checkpoint.find(one_rank.folder), tmp_path / "mixed")
         saved = tmp_path / "mixed/config.yaml"
         saved.write_text(saved.read_text().replace("    image_size: 16\n", "    image_size: 24\n"))
-        size = saved.stat().st_size
-        manifest = json.loads((tmp_path / "mixed/manifest.json").read_text())
-        manifest["files"]["config.yaml"] = size
-        (tmp_path / "mixed/manifest.json").write_text(json.dumps(manifest))
+        held = manifest.read(tmp_path / "mixed")
+        manifest.write(tmp_path / "mixed", held.step, {**held.files, "config.yaml": manifest.record(saved)})
         words = [tmp_path / "mixed"]
     places = {"NOWHERE": "/nowhere/run", "TMP": str(tmp_path), "RUN": one_rank.folder, "SQUARES": str(squares)}
 
