@@ -29,7 +29,7 @@ from silc.config import Config
 from silc.config_io import to_yaml
 from silc.distributed import all_gather_objects, apart
 from silc.errors import RunStopped
-from silc.files import replacing, sync_folder, write_text
+from silc.files import advice, replacing, sync_folder, write_text
 from silc.train import manifest, peers
 from silc.train.checkpoint import FORMAT, adopt, place, whole
 from silc.train.manifest import FileRecord
@@ -238,7 +238,8 @@ def _why(final: Path, error: Exception) -> str:
     if isinstance(error, FileExistsError | NotADirectoryError | IsADirectoryError):
         return f"{what}: {error.filename} is in the way ({error.strerror}); move it, then go on with train.resume=auto"
     disk = next(path for path in final.parents if path.exists())
+    advised = advice(error) if isinstance(error, OSError) else ""
     return (
-        f"{what}: {str(error).partition(chr(10))[0]} ({shutil.disk_usage(disk).free / 1e9:.1f} GB are free in {disk}); "
-        "make room on that disk, then continue from the last whole checkpoint with train.resume=auto"
+        f"{what}: {str(error).partition(chr(10))[0]} ({shutil.disk_usage(disk).free / 1e9:.1f} GB are free in {disk})"
+        f"{advised or '; make room on its disk'}, then continue from the last whole checkpoint with train.resume=auto"
     )

@@ -37,7 +37,7 @@ def arrived(moment: str, tarry: float = TARRIES) -> None:
 def slow_down() -> None:
     """Put the moments into the code of a run."""
     from silc.evaluate.sharding import Job
-    from silc.train import checkpoint, loop, run, sources
+    from silc.train import checkpoint, loop, run, saving, sources
 
     now = {"evaluation": "", "step": 0, "steps": -1}
 
@@ -57,12 +57,11 @@ def slow_down() -> None:
             arrived("step")
         return report
 
-    def save(*words: Any) -> Path:
+    def write(*words: Any) -> None:
         last = now["step"] == now["steps"]
         arrived("last-save" if last else "save", TARRIES / 2)
-        path = inner_save(*words)
+        inner_write(*words)
         arrived("last-save" if last else "save", TARRIES / 2)
-        return path
 
     def export(*words: Any) -> str:
         arrived("export")
@@ -75,7 +74,7 @@ def slow_down() -> None:
 
     inner_resolve, sources.resolve = sources.resolve, resolve
     inner_step, loop.SilcStep.__call__ = loop.SilcStep.__call__, step
-    inner_save, checkpoint.save = checkpoint.save, save
+    inner_write, saving.write = saving.write, write
     inner_export, checkpoint.export_open_clip = checkpoint.export_open_clip, export
     inner_share, Job._share = Job._share, share
     assert run.sources is sources
