@@ -267,11 +267,18 @@ class Peers:
             print(f"{self._prog}: {reason}", file=sys.stderr, flush=True)
         else:
             time.sleep(PAUSE)  # this rank's end ends the others of its machine
-        sys.stdout.flush()
-        for child in psutil.Process().children(recursive=True):
-            with contextlib.suppress(psutil.Error):
-                child.kill()
-        os._exit(1)
+        _leave()
+
+
+def _leave() -> NoReturn:
+    """End this process with status 1, and those that it has started: one that ended in order would wait for threads and
+    groups that wait for the rank that is gone.
+    """
+    sys.stdout.flush()
+    for child in psutil.Process().children(recursive=True):
+        with contextlib.suppress(psutil.Error):
+            child.kill()
+    os._exit(1)
 
 
 _watching: Peers | None = None
@@ -323,7 +330,7 @@ def in_words() -> Iterator[None]:
 
 
 def answered(prog: str) -> Callable[[Callable[..., int]], Callable[..., int]]:
-    """Decorates a command that returns its exit status: :func:`in_words`, printed, and status 1."""
+    """Decorates a command that returns its exit status: :func:`in_words`, printed, and the end with status 1."""
 
     def decorate(command: Callable[..., int]) -> Callable[..., int]:
         @functools.wraps(command)
@@ -338,7 +345,7 @@ def answered(prog: str) -> Callable[[Callable[..., int]], Callable[..., int]]:
                     print(f"{prog}: {error}", file=sys.stderr, flush=True)
                 else:
                     time.sleep(PAUSE)
-                return 1
+                _leave()
 
         return call
 

@@ -35,10 +35,13 @@ WIDTHS = (26, 6, 12, 12, 5, 70)
 
 
 class Runs:
-    """Starts on the two machines, one after the other, into one run folder."""
+    """Starts on the two machines, one after the other, into one run folder.
 
-    def __init__(self, folder: Path, table: Table, slots: int) -> None:
-        self.folder, self.table = folder, table
+    slots: ranks on each. every: steps between checkpoints.
+    """
+
+    def __init__(self, folder: Path, table: Table, slots: int, every: int) -> None:
+        self.folder, self.table, self.every = folder, table, every
         self.out = folder / "run"
         (folder / "my data").mkdir()  # with a space: words must arrive as they were given
         write_data(folder / "my data")
@@ -52,7 +55,7 @@ class Runs:
         options = ["--hostfile", str(self.folder / "hosts"), "--preset", str(data / "tiny.yaml")]
         keys = [f'data.shards=["{data}/train/{{000..003}}.tar"]', f"train.out={self.out}", "data.max_skipped=0.9"]
         keys += ["train.tensorboard=false", f"engine.silent_minutes={SILENT / 60}"]
-        keys += ["train.resume=auto", "train.save_every=20", "train.log_every=1"]
+        keys += ["train.resume=auto", f"train.save_every={self.every}", "train.log_every=1"]
         return [sys.executable, "-m", "silc", "train", *options, *keys, *more]
 
     def steps(self) -> int:
@@ -136,12 +139,12 @@ def signal_front(machine: Machine, number: int) -> None:
 def check(folder: Path, quick: bool) -> Table:
     """The rows."""
     table = Table("`silc train --hostfile` on two machines, over ssh and pdsh", COLUMNS, WIDTHS)
-    slots = 1 if quick else 2
-    runs = Runs(folder, table, slots)
+    slots, every = (1, 10) if quick else (2, 20)
+    runs = Runs(folder, table, slots, every)
     named = (
         rf"silc train: rank [{slots}-{2 * slots - 1}] \(host node2, pid \d+\) has not answered for \d+ s, last at step "
     )
-    endless, alone = "train.steps=100000", ("--include", "node1", "train.steps=80")
+    endless, alone = "train.steps=100000", ("--include", "node1", f"train.steps={4 * every}")
     (folder / "machines").mkdir()
     with machines(folder / "machines") as (one, two):
         pair = (one, two)
@@ -153,8 +156,8 @@ def check(folder: Path, quick: bool) -> Table:
             runs.row("resumed", pair, "train.steps=40", status=0, said="node1: trained 40 steps")
             runs.row("cable of node2 out", pair, endless, at=8, do=two.cut, status=1, said=named)
             two.do("ip", "link", "set", "eth0", "up")
-        runs.row("node2 killed", pair, endless, at=25, do=two.kill, status=1, said=named)
-        runs.row("resumed on node1", (one,), *alone, status=0, said="trained 80 steps")
+        runs.row("node2 killed", pair, endless, at=every + 1, do=two.kill, status=1, said=named)
+        runs.row("resumed on node1", (one,), *alone, status=0, said=f"trained {4 * every} steps")
     return table
 
 
