@@ -27,8 +27,8 @@ if ((${SLURM_RESTART_COUNT:-0} > 0)); then
   set -- "$@" train.resume=auto
 fi
 # srun takes the number of tasks from the job, but not that of cores. It must not kill the others when the first rank
-# leaves with 75, but a minute later.
-srun --kill-on-bad-exit=0 --wait=60 ${SLURM_CPUS_PER_TASK:+--cpus-per-task="$SLURM_CPUS_PER_TASK"} \
+# leaves with 75, but five minutes later.
+srun --kill-on-bad-exit=0 --wait=300 ${SLURM_CPUS_PER_TASK:+--cpus-per-task="$SLURM_CPUS_PER_TASK"} \
   python launch/train.py "$@" &
 step=$!
 trap 'kill -USR1 "$step"' USR1 # sent to this shell alone by --signal=B:USR1@600; srun passes it on

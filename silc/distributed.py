@@ -20,6 +20,7 @@ from silc import rendezvous
 from silc.ports import free_port
 
 T = TypeVar("T")
+_OPEN_MPI = "OMPI_COMM_WORLD_LOCAL_RANK"
 _limit = timedelta(minutes=30)  # of a collective, see init
 _HOST_GROUPS: dict[dist.ProcessGroup, dist.ProcessGroup] = {}  # default group -> its ranks over gloo
 
@@ -77,7 +78,7 @@ def init(timeout_minutes: float) -> World:
         # DeepSpeed would compile a shared-memory all-reduce: minutes on a small machine, anew for each environment, and
         # a build that is killed leaves a lock on which every later start hangs. gloo does the same work.
         deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
-    os.environ.pop("OMPI_COMM_WORLD_LOCAL_RANK", None)  # DeepSpeed asserts that it is LOCAL_RANK, which a launcher sets
+    os.environ.pop(_OPEN_MPI, None)  # DeepSpeed asserts that it is LOCAL_RANK, which a launcher sets
     device = torch.device("cuda", _gpu(int(os.environ["LOCAL_RANK"]))) if cuda else torch.device("cpu")
     if cuda:
         torch.cuda.set_device(device)
@@ -137,7 +138,8 @@ def left_afterwards() -> Iterator[None]:
     launcher, and a second job in the process must not find the first one's group. A process group that was there before
     the block stays.
     """
-    before, joined = {name: os.environ.get(name) for name in rendezvous.NAMES}, dist.is_initialized()
+    names = (*rendezvous.NAMES, _OPEN_MPI)
+    before, joined = {name: os.environ.get(name) for name in names}, dist.is_initialized()
     try:
         yield
     finally:
@@ -229,9 +231,17 @@ def apart() -> Callable[[Any], list[Any]]:
 
 
 def of_first(make: Callable[[], T]) -> T:
-    """What `make` returns on rank 0, on every rank (collective). It must not raise."""
-    found: T = broadcast_object(make() if not _many() or dist.get_rank() == 0 else None)
-    return found
+    """What `make` returns on rank 0, on every rank (collective). Raises ValueError on all where it fails there."""
+    found, wrong = None, None
+    if not _many() or dist.get_rank() == 0:
+        try:
+            found = make()
+        except (OSError, ValueError, ArithmeticError) as error:
+            wrong = str(error) or type(error).__name__
+    found, wrong = broadcast_object((found, wrong))
+    if wrong is not None:
+        raise ValueError(wrong)
+    return found  # type: ignore[return-value]
 
 
 def broadcast_object(value: Any) -> Any:

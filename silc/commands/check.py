@@ -44,7 +44,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if not found and not left:
         missing = "does not exist" if not run.exists() else "holds no checkpoint"
         return _refused(f"{run} {missing}; give a run folder or a checkpoint")
-    lines = [_line(path) for path in found]
+    lines = [line for path in found for line in [_line(path)] if path.exists()]  # else a run that goes on removed it
     print("\n".join(text for text, _ in lines))
     for path in left:
         print(f"{path.name}: {_leftover(path)}")

@@ -120,6 +120,18 @@ def join(config: Config) -> World:
     return distributed.World(0, 1, torch.device("cuda" if torch.cuda.is_available() else "cpu"))
 
 
+def _check_same(folder: Path, step: int | None) -> None:
+    """Raises ValueError on every rank where another has read another checkpoint, of a run that goes on (collective)."""
+    from silc.distributed import all_gather_objects
+
+    steps = all_gather_objects(step)
+    if len(set(steps)) > 1:
+        raise ValueError(
+            f"{folder} was written to while the ranks read it: they took steps {sorted(set(steps))[:8]}; name one of "
+            "its checkpoints"
+        )
+
+
 def check_writable(folder: Path) -> None:
     """Make the folder for the results. Raises ValueError where nothing can be written: before hours of measuring."""
     try:
@@ -163,6 +175,7 @@ def evaluate(args: argparse.Namespace) -> int:
     target = args.out or folder
     check_writable(target)
     world = join(config)
+    _check_same(folder, step)
     models = build_towers(config, student, teacher, world.device, precision(config, world.device))
     if not models:
         raise ValueError(f"{args.model} has no image tower of a teacher; take eval.models=[student]")

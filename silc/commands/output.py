@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 from typing import Any, TextIO
+
+READER_GONE = (errno.EPIPE, errno.EIO, errno.EBADF)
 
 
 class Steady:
@@ -17,18 +20,20 @@ class Steady:
         """As of a stream."""
         try:
             return self._stream.write(text)
-        except OSError:
-            self._give_up()
+        except OSError as error:
+            self._give_up(error)
             return len(text)
 
     def flush(self) -> None:
         """As of a stream."""
         try:
             self._stream.flush()
-        except OSError:
-            self._give_up()
+        except OSError as error:
+            self._give_up(error)
 
-    def _give_up(self) -> None:
+    def _give_up(self, error: OSError) -> None:
+        if error.errno not in READER_GONE:  # a full disk may have room again
+            return
         null = os.open(os.devnull, os.O_WRONLY)
         os.dup2(null, self._stream.fileno())
         os.close(null)

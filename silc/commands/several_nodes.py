@@ -55,7 +55,10 @@ def signal_ranks(job, number):
             found[pid] = parent
     ranks = [pid for pid, parent in found.items() if parent not in found]
     for rank in ranks:
-        os.kill(int(rank), number)
+        try:
+            os.kill(int(rank), number)
+        except ProcessLookupError:
+            pass
     sys.exit(not ranks)
 """  # run by Python on another machine
 

@@ -136,20 +136,20 @@ def main(argv: Sequence[str] | None = None) -> int:
     status = answer(args)
     if status is not None:
         return status
-    with StopRequest(starting=True) as request, listening(request):
-        try:
+    try:
+        with StopRequest(starting=True) as request, listening(request):
             from silc.distributed import name_accelerator
 
             name_accelerator()
             from silc.train.run import train
 
             return train(args.config)
-        except StartInterrupted as stop:
-            say(f"stopped by {stop} while starting: nothing was trained")
-            return STOPPED_BY_SIGNAL
-        except KeyboardInterrupt:
-            say(f"{PROG}: interrupted")
-            return INTERRUPTED
+    except StartInterrupted as stop:
+        say(f"stopped by {stop} while starting: nothing was trained")
+        return STOPPED_BY_SIGNAL
+    except KeyboardInterrupt:
+        say(f"{PROG}: interrupted")
+        return INTERRUPTED
 
 
 def script() -> NoReturn:

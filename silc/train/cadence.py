@@ -44,9 +44,13 @@ class Cadence:
 
         One that is there by that name may be of another course of the run, which went back to an earlier step.
         """
-        self.saver.settle()
+        failure = self.saver.drain()
+        if failure is not None and self.saver.state.world.main:
+            print(failure, flush=True)
         last = self.saver.last
-        if not step or (last == place(self.saver.run, step) and of_first(last.exists)):
+        if not step:
+            return last
+        if last is not None and last.resolve() == place(self.saver.run, step).resolve() and of_first(last.exists):
             return last
         return self.saver.save()
 

@@ -22,6 +22,7 @@ it.
 from __future__ import annotations
 
 import contextlib
+import re
 from collections.abc import Collection
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -47,6 +48,7 @@ if TYPE_CHECKING:  # to read weights, no engine is needed
 # are read.
 FORMAT = 3
 MAX_NAME = 4096  # bytes of `latest`
+NAMED = re.compile(r"step_[0-9]{8,18}")  # of a checkpoint; what a user calls otherwise, a copy say, is left alone
 WEIGHTS = ("student.safetensors", "teacher.safetensors", "trainer.pt", "config.yaml")  # what is read of a model
 
 
@@ -259,7 +261,12 @@ def adopt(folder: Path) -> list[str]:
     notes = []
     for left in reversed(_left(folder)):  # a draft before what it was to replace
         final = left.with_suffix("")
-        if not final.exists() and _complete(left):
+        replaces = left.suffix == ".tmp" and final.is_dir() and _written(left) > _written(final)
+        if (replaces or not final.exists()) and _complete(left):
+            if replaces and not final.with_suffix(".old").exists():
+                final.rename(final.with_suffix(".old"))
+            elif replaces:
+                continue
             left.rename(final)
             notes.append(f"{left} is whole, the job ended before it was put in place: it is now {final.name}")
     return notes
@@ -267,7 +274,11 @@ def adopt(folder: Path) -> list[str]:
 
 def _left(folder: Path) -> list[Path]:
     """What jobs that ended while they wrote have left: by step, drafts last."""
-    found = [path for path in folder.glob("step_*") if path.suffix in (".tmp", ".old") and path.is_dir()]
+    found = [
+        path
+        for path in folder.glob("step_*")
+        if path.suffix in (".tmp", ".old") and NAMED.fullmatch(path.stem) and path.is_dir()
+    ]
     return sorted(found, key=lambda path: (path.stem, path.suffix))
 
 
@@ -284,7 +295,7 @@ def whole(folder: Path) -> list[Path]:
     `latest` names it; where that is missing or names nothing, the times in the manifests say which: when a run went
     back to an earlier checkpoint, it is not the highest step.
     """
-    found = [path.parent for path in folder.glob(f"step_*/{manifest.NAME}") if not path.parent.suffix]
+    found = [path.parent for path in folder.glob(f"step_*/{manifest.NAME}") if NAMED.fullmatch(path.parent.name)]
     last = _marked(folder)
     return sorted(found, key=lambda path: (path.name == last, _written(path), path.name))
 

@@ -7,6 +7,8 @@ import traceback
 from collections.abc import Callable, Sequence
 from typing import TypeVar
 
+from torch import Tensor
+
 from silc.distributed import all_gather_objects
 from silc.evaluate import runner
 from silc.evaluate.datasets import EvalData
@@ -49,18 +51,25 @@ def measure(trainer: Trainer, data: EvalData, tasks: Sequence[str]) -> tuple[lis
     """
     config, world = trainer.config, trainer.world
     peers.note("evaluating", trainer.state.counters.step)
-    models = _everywhere(trainer, lambda: _towers(trainer))
+    weights = _weights(trainer)  # not guarded: a rank that failed in these collectives leaves the job
+    models = _everywhere(trainer, lambda: _towers(trainer, *weights))
     results = runner.evaluate(config, models, data, tasks, world, strict=False)
     trainer.keep_folder()
     _everywhere(trainer, lambda: _keep(trainer, data, tasks, results) if world.main else None)
     return models, results
 
 
-def _towers(trainer: Trainer) -> list[Towers]:
-    """The models to measure, on whole copies of the fp32 weights (collective)."""
+def _weights(trainer: Trainer) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """Whole copies of the fp32 weights of student and teacher (collective)."""
     state = trainer.state
     average = {} if state.teacher is None else state.teacher.average()
-    return build_towers(trainer.config, state.engine.master_weights(), average, state.world.device, state.engine.dtype)
+    return state.engine.master_weights(), average
+
+
+def _towers(trainer: Trainer, student: dict[str, Tensor], average: dict[str, Tensor]) -> list[Towers]:
+    """The models to measure."""
+    state = trainer.state
+    return build_towers(trainer.config, student, average, state.world.device, state.engine.dtype)
 
 
 def _keep(trainer: Trainer, data: EvalData, tasks: Sequence[str], results: list[runner.Result]) -> None:

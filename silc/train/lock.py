@@ -16,6 +16,7 @@ from silc.processes import Known, known
 LOCK = ".lock"  # name of the file
 LIMIT = 4096  # bytes of it that are read
 PATIENCE = 10.0  # seconds to wait for a lock whose holder has ended: what it forked may hold it a little longer
+LEASE = 100.0  # seconds more for a holder on another machine: NFSv4 frees locks of a dead one after 90
 WITHOUT = (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL)  # of file systems that know no locks
 
 _held: set[int] = set()  # descriptors
@@ -44,12 +45,23 @@ class Lock:
     def __init__(self, folder: Path, *, patient: bool = True) -> None:
         self._path = folder / LOCK
         self._descriptor: int | None = None
-        ends = time.monotonic() + PATIENCE
+        ends, said = time.monotonic() + PATIENCE, False
         while not self._take():
             holder = _Holder.read(self._path)
-            if not patient or not holder.has_ended() or time.monotonic() > ends:
+            elsewhere = holder.elsewhere()
+            waits = time.monotonic() < ends + (LEASE if elsewhere else 0) and (elsewhere or holder.has_ended())
+            if not patient or not waits:
+                way = f"; if that machine is dead, remove {self._path}" if elsewhere else ""
                 raise Held(
-                    f"another run writes to {folder}: {holder}; wait for its end or stop it, or take another train.out"
+                    f"another run writes to {folder}: {holder}; wait for its end or stop it, or take another "
+                    f"train.out{way}"
+                )
+            if elsewhere and not said:
+                said = True
+                print(
+                    f"{folder} is locked by {holder}: waiting {PATIENCE + LEASE:.0f} s, in which a file server frees "
+                    "the locks of a machine that is dead",
+                    flush=True,
                 )
             time.sleep(0.2)
 
@@ -123,6 +135,9 @@ class _Holder:
     def text(self) -> str:
         assert self.process is not None
         return json.dumps({"host": self.host, **self.process._asdict()}) + "\n"
+
+    def elsewhere(self) -> bool:
+        return self.process is not None and self.host != socket.gethostname()
 
     def has_ended(self) -> bool:
         return self.process is not None and self.host == socket.gethostname() and not self.process.alive

@@ -142,6 +142,7 @@ class Trainer:
             return batch
         reasons = {rank: text for rank, text in enumerate(all_gather_objects(reason)) if text is not None}
         step = self.state.counters.step
+        self.cadence.saver.drain()  # what failed beside the steps may work now
         with meter.paused():
             path = self.saved()
         where = f"at step {step} of {self.config.train.steps}"
@@ -278,7 +279,10 @@ class Trainer:
         self.keep_folder()
         return self.cadence.saved(self.state.counters.step)
 
-    def close(self) -> None:
-        """Close the logs."""
+    def close(self, *, waits: bool = True) -> None:
+        """Wait for a checkpoint that is being written, unless a rank that it needs has gone; and close the logs."""
+        failure = self.cadence.saver.drain() if waits else None
+        if failure is not None and self.world.main:
+            print(failure, flush=True)
         if self.log is not None:
             self.log.close()

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import time
 from collections.abc import Collection, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -18,7 +19,7 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from silc.files import check_regular, write_text
+from silc.files import check_regular, replacing, write_text
 
 NAME = "manifest.json"
 FORMAT = 4
@@ -58,6 +59,19 @@ def record(file: Path) -> FileRecord:
         return FileRecord(opened.tell(), found)
 
 
+def write_file(path: Path, content: bytes) -> FileRecord:
+    """Write a file, whole or not at all, and bring it to the disk. Returns its record. Raises OSError.
+
+    The record is of the bytes that were meant, not of what can be read back: a server may say only when a file is
+    closed that it has no room, and safetensors, which writes files itself, does not listen.
+    """
+    with replacing(path) as draft, draft.open("wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+    return FileRecord(len(content), hashlib.sha256(content).hexdigest())
+
+
 def write(folder: Path, step: int, files: Mapping[str, FileRecord]) -> None:
     """Write the manifest of a checkpoint. Raises OSError."""
     body: dict[str, Any] = {"format": FORMAT, "step": step, "written": round(time.time(), 3)}
@@ -80,7 +94,7 @@ def read(folder: Path) -> Manifest:
         return _parse(text)
     except FileNotFoundError:
         raise ValueError(f"{folder} has no {NAME}: it is no whole checkpoint; {OLDER}") from None
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+    except (ValueError, KeyError, TypeError, AttributeError, ArithmeticError, RecursionError):
         raise ValueError(f"{path} is damaged; {OLDER}") from None
 
 

@@ -20,10 +20,10 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor
 
-from silc.files import check_regular, replacing
+from silc.files import check_regular
 
 MOMENTS = ("exp_avg", "exp_avg_sq")
 FILES = "moments_*.safetensors"
@@ -64,12 +64,14 @@ class Moments:
         offsets = {part.name: part.start for part in parts}
         return cls(rank, tensors, {"step": str(step), "offsets": json.dumps(offsets)})
 
-    def write(self, folder: Path) -> Path:
-        """Write this rank's file below `folder`, which must exist. Returns its path. Raises OSError."""
-        path = folder / f"moments_{self.rank:05d}.safetensors"
-        with replacing(path) as file:
-            save_file(self.tensors, file, self.metadata)
-        return path
+    @property
+    def name(self) -> str:
+        """Of this rank's file."""
+        return f"moments_{self.rank:05d}.safetensors"
+
+    def serialized(self) -> bytes:
+        """The content of this rank's file."""
+        return save(self.tensors, self.metadata)
 
 
 def on_cpu(tensor: Tensor, *, copied: bool) -> Tensor:
@@ -98,7 +100,7 @@ def load_moments(folder: Path, parts: list[Part]) -> int:
                     _fill(part.moment(moment), part, moment, held[part.name])
         except OSError as error:
             raise ValueError(f"{folder} cannot be read ({error}); try again, or take an older checkpoint") from None
-        except (SafetensorError, ValueError, KeyError, TypeError, RecursionError) as error:
+        except (SafetensorError, ValueError, KeyError, TypeError, ArithmeticError, RecursionError) as error:
             raise ValueError(f"{folder} is damaged ({str(error)[:200]}); take an older checkpoint") from None
     return steps.pop()
 

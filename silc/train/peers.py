@@ -76,6 +76,8 @@ class Peers:
         self._store = dist.TCPStore(address, port, is_master=False, wait_for_workers=False, timeout=limit)
         self._doing, self._since, self._step, self._state, self._number = "starting", time.monotonic(), 0, "", 0
         self._write()
+        if not self._rank:  # of an earlier attempt whose store a launcher has kept
+            self._store.delete_key("silc/verdict")
         host = socket.gethostname()[:60]
         places = all_gather_objects((host, os.getpid(), first_of_machine()))
         self._names = [f"rank {rank} (host {where}, pid {pid})" for rank, (where, pid, _) in enumerate(places)]
@@ -245,11 +247,15 @@ class Peers:
                 continue
             self._called.add((rank, note.begun))
             waiting = sum(other.begun > note.begun for other in notes.values())
-            print(
+            self._say(
                 f"{self._names[rank]} is slow: {plural(waiting, 'rank')} {'waits' if waiting == 1 else 'wait'} for it "
-                f"since {waited:.0f} s; it is {note.doing} for {note.seconds + silent:.0f} s, at step {note.step}",
-                flush=True,
+                f"since {waited:.0f} s; it is {note.doing} for {note.seconds + silent:.0f} s, at step {note.step}"
             )
+
+    @staticmethod
+    def _say(text: str) -> None:
+        with contextlib.suppress(OSError):
+            print(text, flush=True)
 
     def _pass_on(self, verdict: str) -> None:
         """Have the other ranks read why the job ends before the store goes with this process."""
@@ -264,7 +270,8 @@ class Peers:
         if not self._rank:
             self._pass_on(reason)
         if self.speaks(reason):
-            print(f"{self._prog}: {reason}", file=sys.stderr, flush=True)
+            with contextlib.suppress(OSError):  # no one reads it any more
+                print(f"{self._prog}: {reason}", file=sys.stderr, flush=True)
         else:
             time.sleep(PAUSE)  # this rank's end ends the others of its machine
         _leave()
@@ -300,7 +307,7 @@ def note(doing: str, step: int) -> None:
         _watching.note(doing, step)
 
 
-def is_of_connection(error: BaseException) -> bool:
+def is_of_connection(error: BaseException | None) -> bool:
     """Whether an error says that another rank, or the way to it, is gone: of torch's store, of NCCL, or of gloo."""
     gloo = isinstance(error, RuntimeError) and re.search(r"gloo/transport/|Gloo connect", str(error)) is not None
     return gloo or isinstance(error, dist.DistError)

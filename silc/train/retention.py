@@ -13,6 +13,7 @@ from pathlib import Path
 
 from silc.config import TrainConfig
 from silc.files import check_regular, write_text
+from silc.train.checkpoint import NAMED
 
 MAX_BYTES = 4096
 
@@ -32,9 +33,9 @@ def read_best(folder: Path) -> Best | None:
         check_regular(folder / "best", MAX_BYTES)
         found = json.loads((folder / "best").read_text(encoding="utf-8"))
         best = Best(str(found["checkpoint"]), str(found["metric"]), float(found["value"]))
-    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+    except (OSError, ValueError, KeyError, TypeError, ArithmeticError, RecursionError):
         return None
-    return best if math.isfinite(best.value) else None
+    return best if math.isfinite(best.value) and NAMED.fullmatch(best.checkpoint) else None
 
 
 def better(folder: Path, name: str, metric: str, metrics: Mapping[str, float]) -> Best | None:

@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
 from silc.config import Config
-from silc.distributed import all_gather_objects, broadcast_object
+from silc.distributed import all_gather_objects, of_first
 from silc.errors import RunStopped
 from silc.text import plural
 from silc.train import checkpoint
@@ -89,7 +90,7 @@ class Rewinds:
     def _restored(self, before: int) -> Return | None:
         live, tried, course = self._state.counters, None, self._saver.course
         for step in sorted((step for step in course if step <= before), reverse=True):
-            path = broadcast_object(self._whole(step))
+            path = of_first(partial(self._whole, step))
             if path is None:
                 continue
             tried, start = path, self._restore(path)

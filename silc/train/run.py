@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import sys
 import time
 import traceback
@@ -31,6 +32,9 @@ from silc.train.loop import Trainer
 from silc.train.metrics import check_loggers
 from silc.train.start import find_resumed, start
 from silc.train.stop import StopRequest
+
+# What a write to a disk may fail with where the error names no file.
+OF_DISKS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS, errno.ESTALE)
 
 
 @peers.answered("silc train")
@@ -111,14 +115,15 @@ def _finish(trainer: Trainer, data: EvalData | None, request: StopRequest, comma
             path = trainer.saved() or path
             _export(trainer, path)
     except OSError as error:
-        if error.filename is not None and not Path(error.filename).is_relative_to(trainer.folder):
+        elsewhere = error.filename is not None and not Path(error.filename).is_relative_to(trainer.folder)
+        if elsewhere or (error.filename is None and error.errno not in OF_DISKS):
             raise
         raise RunStopped(
             f"the run folder {trainer.folder} cannot be written: {error.strerror or error}{advice(error)}"
         ) from error
     finally:
         with contextlib.suppress(OSError):  # each row has been written out
-            trainer.close()
+            trainer.close(waits=not peers.is_of_connection(sys.exception()))
         if trainer.kept is not None:
             trainer.kept.leave()
 

@@ -104,7 +104,7 @@ def choose(config: Config, world: World) -> RunFolder:
     if world.main:
         try:
             found = _named(config) if config.train.out is not None else _numbered(config)
-        except ValueError as error:
+        except (ValueError, OSError) as error:
             wrong = str(error)
     path, wrong = broadcast_object((found.path, wrong))
     if wrong is not None:

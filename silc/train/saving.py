@@ -15,21 +15,20 @@ from __future__ import annotations
 import io
 import shutil
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import save_file
+from safetensors.torch import save as serialize
 from torch import Tensor
 
 from silc.config import Config
 from silc.config_io import to_yaml
 from silc.distributed import all_gather_objects, apart
 from silc.errors import RunStopped
-from silc.files import advice, replacing, sync_folder, write_text
+from silc.files import advice, sync_folder, write_text
 from silc.train import manifest, peers
 from silc.train.checkpoint import FORMAT, adopt, place, whole
 from silc.train.manifest import FileRecord
@@ -72,18 +71,23 @@ class Snapshot:
 
     def write(self, draft: Path) -> dict[str, FileRecord]:
         """Write this rank's files below `draft`, which must exist. Returns their records. Raises OSError."""
-        files = [self.moments.write(draft / "engine")]
-        if self.main:
-            for name, weights in (("student", self.student), ("teacher", self.average)):
-                if weights:
-                    files.append(draft / f"{name}.safetensors")
-                    with replacing(files[-1]) as file:
-                        save_file(weights, file)
-            for path, content in ((draft / "trainer.pt", self.trainer), (draft / "config.yaml", self.config.encode())):
-                files.append(path)
-                with replacing(path) as file:
-                    file.write_bytes(content)
-        return {str(file.relative_to(draft)): manifest.record(file) for file in files}
+        found = {}
+        for name, content in self._contents():
+            found[name] = manifest.write_file(draft / name, content)
+        return found
+
+    def _contents(self) -> Iterator[tuple[str, bytes]]:
+        """Names and bytes of this rank's files, one after another: each is a copy in memory for as long as it is
+        written.
+        """
+        yield f"engine/{self.moments.name}", self.moments.serialized()
+        if not self.main:
+            return
+        for name, weights in (("student", self.student), ("teacher", self.average)):
+            if weights:
+                yield f"{name}.safetensors", serialize(weights)
+        yield "trainer.pt", self.trainer
+        yield "config.yaml", self.config.encode()
 
 
 class Saver:
@@ -140,12 +144,19 @@ class Saver:
 
     def settle(self) -> None:
         """Wait for a checkpoint that is being written. Raises RunStopped where it could not be."""
+        failure = self.drain()
+        if failure is not None:
+            raise RunStopped(failure)
+
+    def drain(self) -> str | None:
+        """Wait for a checkpoint that is being written. Returns why it could not be; None where it could."""
         if self._thread is not None:
             self._thread.join()
             self._thread = None
-        if self._failure is not None:
-            failure, self._failure, self.last = self._failure, None, None
-            raise failure
+        if self._failure is None:
+            return None
+        failure, self._failure, self.last = str(self._failure), None, None
+        return failure
 
     def busy(self) -> bool:
         """Whether a checkpoint is being written."""
@@ -218,7 +229,7 @@ def _all(final: Path, exchange: Exchange, act: Callable[[], T]) -> list[T]:
     made, wrong = None, None
     try:
         made = act()
-    except (OSError, RuntimeError, SafetensorError) as error:  # torch and safetensors have their own for a full disk
+    except Exception as error:  # whatever it is: a rank that left here alone would keep the others waiting
         wrong = _why(final, error)
     found = exchange((made, wrong))
     for rank, (_, text) in enumerate(found):
@@ -237,9 +248,17 @@ def _why(final: Path, error: Exception) -> str:
         )
     if isinstance(error, FileExistsError | NotADirectoryError | IsADirectoryError):
         return f"{what}: {error.filename} is in the way ({error.strerror}); move it, then go on with train.resume=auto"
-    disk = next(path for path in final.parents if path.exists())
     advised = advice(error) if isinstance(error, OSError) else ""
+    said = str(error).partition("\n")[0][:300] or type(error).__name__
     return (
-        f"{what}: {str(error).partition(chr(10))[0]} ({shutil.disk_usage(disk).free / 1e9:.1f} GB are free in {disk})"
-        f"{advised or '; make room on its disk'}, then continue from the last whole checkpoint with train.resume=auto"
+        f"{what}: {said}{_free(final)}{advised or '; make room on its disk'}, then continue from the last whole "
+        "checkpoint with train.resume=auto"
     )
+
+
+def _free(final: Path) -> str:
+    try:
+        disk = next(path for path in final.parents if path.exists())
+        return f" ({shutil.disk_usage(disk).free / 1e9:.1f} GB are free in {disk})"
+    except OSError:  # of a server that has gone
+        return ""

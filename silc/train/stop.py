@@ -67,7 +67,7 @@ class StopRequest:
         if StopRequest.entered is self:
             StopRequest.entered = None
             for number, handler in self._before.items():
-                signal.signal(number, handler)
+                signal.signal(number, signal.SIG_DFL if handler is None else handler)  # None: not set by Python
 
     def started(self) -> None:
         """From now on a signal is remembered. Raises StartInterrupted where one came before, and went unheard."""

@@ -38,7 +38,7 @@ class Trained:
         path.mkdir(parents=True, exist_ok=True)
         return path
 
-    def close(self) -> None:
+    def close(self, *, waits: bool) -> None:
         """Nothing is open."""
 
 

@@ -71,7 +71,7 @@ def test_a_job_that_was_asked_to_stop_is_queued_again(start, tmp_path):
     assert job.wait(timeout=60) == -signal.SIGTERM
     assert words_of(tmp_path, "scontrol") == "requeue 7"
     words = words_of(tmp_path, "srun")
-    assert words == "--kill-on-bad-exit=0 --wait=60 --cpus-per-task=12 python launch/train.py a=b c"
+    assert words == "--kill-on-bad-exit=0 --wait=300 --cpus-per-task=12 python launch/train.py a=b c"
 
 
 def test_a_job_that_was_cancelled_is_not_and_its_status_comes_back(start, tmp_path):

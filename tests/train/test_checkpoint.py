@@ -24,9 +24,10 @@ CPU = torch.device("cpu")
 class Written:
     """What an engine's moments are."""
 
-    def write(self, folder: Path) -> Path:
-        (folder / "shard").write_bytes(bytes(100))
-        return folder / "shard"
+    name = "shard"
+
+    def serialized(self) -> bytes:
+        return bytes(100)
 
 
 class StandIn:
@@ -168,8 +169,9 @@ class FullDisk(StandIn):
     def moments(self, *, copied: bool) -> FullDisk:
         return self
 
-    def write(self, folder: Path) -> Path:
-        (folder / "half").write_bytes(bytes(100))
+    name = "half"
+
+    def serialized(self) -> bytes:
         raise self.error
 
 

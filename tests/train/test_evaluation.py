@@ -31,7 +31,8 @@ class Log:
 
 @pytest.fixture
 def trainer(tmp_path, monkeypatch) -> SimpleNamespace:
-    monkeypatch.setattr(evaluation, "_towers", lambda trainer: [])
+    monkeypatch.setattr(evaluation, "_weights", lambda trainer: ({}, {}))
+    monkeypatch.setattr(evaluation, "_towers", lambda *_: [])
     monkeypatch.setattr(evaluation.runner, "evaluate", lambda *_, **__: [])
     return SimpleNamespace(
         config=Config(),

@@ -49,7 +49,8 @@ def write(folder: Path, cuts: list[int], values: dict[str, torch.Tensor], step: 
     for old in folder.iterdir():
         old.unlink()
     for rank, mine in enumerate(parts(cuts, values)):
-        Moments.of(rank, mine, step, copied=False).write(folder)
+        moments = Moments.of(rank, mine, step, copied=False)
+        (folder / moments.name).write_bytes(moments.serialized())
 
 
 CUTS = st.lists(st.integers(0, sum(SIZES.values())), max_size=6)

@@ -7,6 +7,7 @@ import hashlib
 import json
 import os
 import shutil
+import threading
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -19,6 +20,7 @@ from silc.config import Config, TrainConfig
 from silc.errors import RunStopped
 from silc.train import checkpoint, manifest, retention, saving
 from silc.train.cadence import Cadence
+from silc.train.loop import Trainer
 from tests.train.test_checkpoint import FullDisk, StandIn, save, state_at, steps
 
 
@@ -333,3 +335,62 @@ def test_what_this_course_has_written_is_not_written_again(tmp_path):
     assert Cadence(one.config.train, one).saved(3) == path
     assert os.stat(path / "manifest.json").st_mtime_ns == stamp
     assert manifest.read(path).step == 3
+
+
+def test_a_save_that_failed_beside_the_steps_is_tried_again_where_the_run_stops(tmp_path, capsys):
+    """The disk may have room again; what is said of the first try is not lost."""
+    one = saver(tmp_path, 2)
+    engine, one.state.engine = one.state.engine, FullDisk(OSError(28, "No space left on device"))
+    one.save(background=True)
+    one._thread.join()
+    one.state.engine = engine
+    assert Cadence(one.config.train, one).saved(2) == checkpoint.find(tmp_path)
+    assert "step_00000002 could not be written: [Errno 28] No space left" in capsys.readouterr().out
+
+
+def test_what_a_user_calls_otherwise_is_left_alone(tmp_path):
+    """A copy of a checkpoint beside it neither counts, nor is removed, nor is taken for the newest."""
+    copies = ["step_00000001_keep", "step_1_0", "step_00000001.bak"]
+    first = save(tmp_path, 1)
+    for name in copies:
+        shutil.copytree(first, first.with_name(name))
+    for step in (2, 3, 4):
+        save(tmp_path, step, keep=1)
+    assert checkpoint.find(tmp_path) == checkpoint.place(tmp_path, 4) == checkpoint.newest(tmp_path)
+    left = sorted(path.name for path in first.parent.iterdir() if path.is_dir())
+    assert left == sorted([*copies, "step_00000004"])
+
+
+def test_numbers_beyond_all_bounds_are_damage(tmp_path):
+    path = save(tmp_path, 1)
+    for number in ("Infinity", "1e400", "NaN"):
+        (path / "manifest.json").write_text(f'{{"format": 3, "step": 1, "files": {{"trainer.pt": {number}}}}}')
+        with pytest.raises(ValueError, match=r"manifest\.json is damaged"):
+            checkpoint.find(tmp_path)
+    (tmp_path / "best").write_text(json.dumps({"checkpoint": "x" * 300, "metric": "m", "value": 1}))
+    assert retention.read_best(tmp_path) is None
+
+
+def test_a_run_that_is_left_waits_for_the_checkpoint_that_it_writes(tmp_path, monkeypatch):
+    """Else another run could take the folder while this one still writes to it."""
+    one = saver(tmp_path, 1)
+    go_on = threading.Event()
+    inner = manifest.write
+    monkeypatch.setattr(manifest, "write", lambda *words: (go_on.wait(20), inner(*words)))
+    trainer = Trainer.__new__(Trainer)
+    trainer.cadence, trainer.log, trainer.world = Cadence(one.config.train, one), None, one.state.world
+    path = one.save(background=True)
+    threading.Timer(0.3, go_on.set).start()
+    trainer.close()
+    assert checkpoint.verify(path) == path
+
+
+def test_a_draft_that_was_to_replace_a_checkpoint_of_its_step_is_taken(tmp_path):
+    """After a run has gone back and saved a step again, and ended between the manifest and the renaming."""
+    older = save(tmp_path, 3)
+    shutil.copytree(older, tmp_path / "kept")
+    newer = save(tmp_path, 3, teacher=StandIn())
+    newer.rename(newer.with_suffix(".tmp"))
+    (tmp_path / "kept").rename(older)
+    assert checkpoint.newest(tmp_path) == older
+    assert (older / "teacher.safetensors").exists()
