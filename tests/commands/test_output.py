@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import subprocess
 import sys
 from pathlib import Path
+
+from silc.commands.output import Steady
 
 from .conftest import checkout, environment
 
@@ -34,3 +37,21 @@ def test_a_rank_outlives_the_reader_of_its_output(tmp_path: Path):
     (tmp_path / "gone").touch()
     assert process.wait(timeout=60) == 0
     assert (tmp_path / "saved").exists()
+
+
+def test_a_disk_that_was_full_gets_what_is_said_later():
+    class Stream:
+        said: list[str] = []
+
+        def write(self, text: str) -> int:
+            if not self.said:
+                self.said.append("")
+                raise OSError(errno.ENOSPC, "No space left on device")
+            self.said.append(text)
+            return len(text)
+
+    stream = Stream()
+    steady = Steady(stream)
+    steady.write("lost")
+    steady.write("said")
+    assert stream.said == ["", "said"]

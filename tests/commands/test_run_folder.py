@@ -303,3 +303,19 @@ def test_a_folder_that_another_run_has_taken_is_left_to_it(running):
     with pytest.raises(ValueError, match="was removed, and another run has been there since"):
         folder.keep(config, state, log)
     log.close()
+
+
+def test_the_lock_of_another_machine_is_waited_for_since_that_may_be_dead(tmp_path, monkeypatch, capsys):
+    """A file server frees it after a while; where it does not, the message says what to remove."""
+    monkeypatch.setattr(lock, "PATIENCE", 0.1)
+    monkeypatch.setattr(lock, "LEASE", 0.3)
+    mine = Lock(tmp_path)
+    (tmp_path / LOCK).write_text(json.dumps({"host": "node7", "pid": 12, "started": 5}))
+    with pytest.raises(Held, match=rf"process 12 of node7; .*; if that machine is dead, remove {tmp_path}/{LOCK}"):
+        Lock(tmp_path)
+    assert f"{tmp_path} is locked by process 12 of node7: waiting" in capsys.readouterr().out
+    with pytest.raises(Held):
+        Lock(tmp_path, patient=False)
+    assert capsys.readouterr().out == ""
+    mine.release()
+    Lock(tmp_path).release()
