@@ -41,7 +41,8 @@ def test_a_rank_outlives_the_reader_of_its_output(tmp_path: Path):
 
 def test_a_disk_that_was_full_gets_what_is_said_later():
     class Stream:
-        said: list[str] = []
+        def __init__(self) -> None:
+            self.said: list[str] = []
 
         def write(self, text: str) -> int:
             if not self.said:
