@@ -14,7 +14,7 @@ def refused(capsys, *words) -> str:
 
 def test_a_folder_of_other_files_is_left_alone(capsys, tmp_path, monkeypatch):
     written = []
-    monkeypatch.setattr(checkpoint, "find", lambda path: path)
+    monkeypatch.setattr(checkpoint, "find", lambda path, only: path)
     monkeypatch.setattr(checkpoint, "export_open_clip", lambda path, out, teacher: written.append(out))
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.tex").write_text("")
@@ -28,7 +28,7 @@ def test_a_folder_of_other_files_is_left_alone(capsys, tmp_path, monkeypatch):
 
 
 def test_what_cannot_be_written_is_told_without_a_traceback(capsys, tmp_path, monkeypatch):
-    monkeypatch.setattr(checkpoint, "find", lambda path: path)
+    monkeypatch.setattr(checkpoint, "find", lambda path, only: path)
     monkeypatch.setattr(checkpoint, "export_open_clip", lambda path, out, teacher: out.mkdir())
     (tmp_path / "file").write_text("")
     assert f"{tmp_path}/file is a file; an export is a folder" in refused(capsys, "run", tmp_path / "file")
