@@ -6,6 +6,7 @@ import os
 import signal
 import threading
 import time
+from pathlib import Path
 
 STOPPED_BY_SIGNAL = 75  # exit status, EX_TEMPFAIL of sysexits.h: run it again
 PAUSE = 5.0  # seconds: longer than the launcher needs to notice that a rank has left
@@ -24,6 +25,14 @@ class StoreFailed(RunStopped):
 
 class RunInterrupted(Exception):
     """A signal asked for the end; a checkpoint of the last step is written, and the message names it."""
+
+
+class NothingLeft(Exception):
+    """The run that was to go on is finished; the message says so. folder: of the run."""
+
+    def __init__(self, message: str, folder: Path) -> None:
+        super().__init__(message)
+        self.folder = folder
 
 
 def defer_to_first_rank() -> None:

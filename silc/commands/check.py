@@ -36,6 +36,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     from silc.train.retention import read_best
 
     run, folder = args.run, args.run / "checkpoints"
+    if run.name == "checkpoints" and not folder.exists():
+        run, folder = run.parent, run
     try:
         found = [run] if (run / NAME).exists() else whole(folder)
         left = sorted(path for path in folder.glob("step_*") if path not in found)

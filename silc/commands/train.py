@@ -148,7 +148,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         say(f"stopped by {stop} while starting: nothing was trained")
         return STOPPED_BY_SIGNAL
     except KeyboardInterrupt:
-        say(f"{PROG}: interrupted")
+        say(f"{PROG}: interrupted, without a checkpoint; train.resume=auto goes on from the last one")
         return INTERRUPTED
 
 

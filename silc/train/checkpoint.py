@@ -225,7 +225,8 @@ def newest(run: Path) -> Path | None:
     """
 
     def look() -> tuple[str | None, str | None]:
-        folder, damaged = run / "checkpoints", None
+        folder, damaged = run / "checkpoints", []
+        aside = sorted(folder.glob("step_*.damaged"))
         try:
             for note in adopt(folder):
                 print(note, flush=True)
@@ -233,23 +234,26 @@ def newest(run: Path) -> Path | None:
                 try:
                     return str(verify(path)), None
                 except ValueError as error:
-                    damaged = str(error)
-                    print(f"passed over: {error}", flush=True)
+                    damaged.append(str(error).removesuffix(f"; {manifest.OLDER}"))
+                    print(f"passed over: {damaged[-1]}", flush=True)
                     with contextlib.suppress(OSError):  # where it cannot be renamed it stays
                         path.rename(path.with_suffix(".damaged"))
         except (OSError, ValueError) as error:
             return None, f"{folder} cannot be read ({error})"
-        aside = sorted(path.name for path in folder.glob("step_*.damaged"))
-        if damaged is None and aside:
-            damaged = f"{aside[-1]} was found damaged before; remove it to start anew"
+        damaged += [f"{path} has no {manifest.NAME}" for path in _bare(folder)]
+        damaged += [f"{path} was set aside by an earlier start" for path in aside]
         left = [path.name for path in _left(folder)]
-        if damaged is None and left:
+        if not damaged and left:
             print(f"{folder} holds no whole checkpoint: {left[-1]} was not finished", flush=True)
-        return None, damaged
+        more = f" and {len(damaged) - 4} more" if len(damaged) > 4 else ""
+        return None, f"{'; '.join(damaged[:4])}{more}" if damaged else None
 
     found, damaged = of_first(look)
     if damaged is not None:
-        raise ValueError(f"no undamaged checkpoint in {run}: {damaged}")
+        raise ValueError(
+            f"no undamaged checkpoint in {run}: {damaged}. Put one back from a copy (train.resume=PATH takes it from "
+            "anywhere), or start anew with another train.out"
+        )
     return None if found is None else Path(found)
 
 
@@ -280,6 +284,12 @@ def _left(folder: Path) -> list[Path]:
         if path.suffix in (".tmp", ".old") and NAMED.fullmatch(path.stem) and path.is_dir()
     ]
     return sorted(found, key=lambda path: (path.stem, path.suffix))
+
+
+def _bare(folder: Path) -> list[Path]:
+    """Checkpoints that have lost their manifest; an empty folder is none."""
+    found = [path for path in sorted(folder.glob("step_*")) if NAMED.fullmatch(path.name) and path.is_dir()]
+    return [path for path in found if not (path / manifest.NAME).exists() and any(path.iterdir())]
 
 
 def _complete(path: Path) -> bool:

@@ -144,4 +144,6 @@ def faults(folder: Path, only: Collection[str] | None = None) -> list[str]:
 
 def _other_size(file: Path, name: str, wanted: int) -> str | None:
     size = file.stat().st_size if file.is_file() else None
+    if size is None:
+        return f"{name} is missing"
     return None if size == wanted else f"{name} should hold {wanted} bytes, found {size}"

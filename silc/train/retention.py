@@ -5,6 +5,7 @@ run/checkpoints/best     {"checkpoint": NAME, "metric": ..., "value": ...}, with
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 from collections.abc import Mapping, Sequence
@@ -12,10 +13,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from silc.config import TrainConfig
-from silc.files import check_regular, write_text
+from silc.files import check_regular, parse_json, write_text
 from silc.train.checkpoint import NAMED
 
 MAX_BYTES = 4096
+MAX_LINE = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -59,9 +61,31 @@ def write_best(folder: Path, best: Best) -> None:
     write_text(folder / "best", json.dumps(asdict(best)) + "\n")
 
 
+def restore_best(run: Path, metric: str) -> None:
+    """Write `best` anew from metrics.jsonl where it is there and cannot be read, and say so. Raises OSError."""
+    folder = run / "checkpoints"
+    if not (folder / "best").is_file() or read_best(folder) is not None:
+        return
+    found = None
+    with contextlib.suppress(OSError), (run / "metrics.jsonl").open("rb") as file:
+        for line in iter(lambda: file.readline(MAX_LINE), b""):
+            with contextlib.suppress(ValueError, KeyError, TypeError, ArithmeticError, AttributeError):
+                row = parse_json(line)
+                one = Best(f"step_{int(row['step']):08d}", metric, float(row[metric]))
+                if (found is None or one.value > found.value) and (folder / one.checkpoint / "manifest.json").is_file():
+                    found = one
+    said = "no checkpoint of metrics.jsonl is there" if found is None else f"by metrics.jsonl it is {found.checkpoint}"
+    print(f"{folder / 'best'} is damaged: {said}", flush=True)
+    if found is not None:
+        write_best(folder, found)
+
+
 def superfluous(kept: Sequence[Path], config: TrainConfig) -> list[Path]:
     """Those that may be removed. kept: the whole checkpoints of a run, `step_*`, the newest last."""
-    best = read_best(kept[0].parent) if kept and config.keep_best else None
+    best = None
+    if kept and config.keep_best:
+        restore_best(kept[0].parents[1], config.keep_best)
+        best = read_best(kept[0].parent)
 
     def stays(path: Path) -> bool:
         step = int(path.name.removeprefix("step_"))

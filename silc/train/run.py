@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import os
 import sys
 import time
 import traceback
@@ -17,7 +18,7 @@ from silc.config import Config
 from silc.config_rules import validate
 from silc.data.sample_set.cache import default_root
 from silc.distributed import barrier, broadcast_object, init
-from silc.errors import STOPPED_BY_SIGNAL, RunInterrupted, RunStopped, defer_to_first_rank
+from silc.errors import STOPPED_BY_SIGNAL, NothingLeft, RunInterrupted, RunStopped, defer_to_first_rank
 from silc.evaluate import runner
 from silc.evaluate.datasets import EvalData
 from silc.evaluate.report import examples, output
@@ -46,6 +47,10 @@ def train(config: Config) -> int:
     with StopRequest() as request:
         try:
             trainer, data = _prepare(config)
+        except NothingLeft as done:
+            if os.environ["RANK"] == "0":
+                print(done, flush=True)
+            return 0
         except ValueError as error:
             defer_to_first_rank()
             print(f"silc train: {error}", file=sys.stderr)
@@ -75,7 +80,11 @@ def run(config: Config, command: Sequence[str]) -> Path:
         RunStopped: training, or the last evaluation, could not be finished; the message says why and what to do.
         RunInterrupted: a signal asked for the end; a checkpoint is written.
     """
-    trainer, data = _prepare(config)
+    try:
+        trainer, data = _prepare(config)
+    except NothingLeft as done:
+        print(done, flush=True)
+        return done.folder
     with StopRequest() as request:
         _finish(trainer, data, request, command)
     return trainer.folder

@@ -166,7 +166,10 @@ def _locked(folder: Path, *, patient: bool = True) -> RunFolder:
     nearest = next(path for path in (folder, *folder.parents) if path.exists() or path.is_symlink())
     if not (nearest.is_dir() and os.access(nearest, os.W_OK | os.X_OK)):
         why = "is not writable" if nearest.is_dir() else "is not a folder"
-        raise ValueError(f"the run folder {folder} cannot be made: {nearest} {why}; take another train.out")
+        what = "written to" if nearest == folder else "made"
+        raise ValueError(
+            f"the run folder {folder} cannot be {what}: {nearest} {why}; take another train.out{_there(folder)}"
+        )
     made = list(itertools.takewhile(lambda path: not path.exists(), (folder, *folder.parents)))
     try:
         _check_kinds(folder)
@@ -174,8 +177,14 @@ def _locked(folder: Path, *, patient: bool = True) -> RunFolder:
         return RunFolder(folder, fresh, Lock(folder, patient=patient), made, _identity(folder))
     except OSError as error:
         raise ValueError(
-            f"the run folder {folder} cannot be written: {error.strerror} ({error.filename}); take another train.out"
+            f"the run folder {folder} cannot be written: {error.strerror} ({error.filename}){advice(error)}, or take "
+            f"another train.out{_there(folder)}"
         ) from None
+
+
+def _there(folder: Path) -> str:
+    """How another folder goes on with the run in this one, for the end of a message."""
+    return f" (with train.resume={folder} it goes on there)" if (folder / "checkpoints").is_dir() else ""
 
 
 def _check_kinds(folder: Path) -> None:
@@ -202,7 +211,8 @@ def open_folder(config: Config, state: TrainState, folder: Path, *, finished: bo
         return MetricLog(config, folder, state.counters.step, state.counters.position)
     except OSError as error:
         raise ValueError(
-            f"the run folder {folder} cannot be written: {error.strerror}{advice(error)}, or take another train.out"
+            f"the run folder {folder} cannot be written: {error.strerror}{advice(error)}, or take another "
+            f"train.out{_there(folder)}"
         ) from None
 
 

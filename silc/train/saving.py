@@ -12,6 +12,7 @@ in place; what a kill can leave behind at any moment is put right by the next st
 
 from __future__ import annotations
 
+import errno
 import io
 import shutil
 import threading
@@ -201,6 +202,8 @@ def _finish(draft: Path, final: Path, step: int, files: dict[str, FileRecord], c
     sync_folder(draft)
     # Before the renaming: a job that ends between the two leaves a name without a folder, which is passed over.
     write_text(final.parent / "latest", final.name + "\n")
+    if final.exists() and not final.is_dir():
+        raise FileExistsError(errno.EEXIST, "a file, where a checkpoint is to be", str(final))
     if final.exists():  # of this step, of another course of the run
         final.rename(final.with_suffix(".old"))
     draft.rename(final)
@@ -215,11 +218,8 @@ def _remove(path: Path) -> None:
     try:
         if path != aside:
             path.rename(aside)
-        if aside.is_dir():
-            (aside / manifest.NAME).unlink(missing_ok=True)
-            shutil.rmtree(aside)
-        else:  # a file by the name of a checkpoint
-            aside.unlink()
+        (aside / manifest.NAME).unlink(missing_ok=True)
+        shutil.rmtree(aside)
     except OSError as error:  # the one that was written is in place all the same
         print(f"{path}, which is superseded, could not be removed: {error.strerror}", flush=True)
 

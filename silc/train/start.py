@@ -14,6 +14,7 @@ from silc.config import Config
 from silc.config_rules import has_evaluation_data
 from silc.data import build_loader
 from silc.distributed import World, broadcast_object, of_first
+from silc.errors import NothingLeft
 from silc.evaluate.results import read_results
 from silc.model.silc import build
 from silc.text import plural
@@ -113,7 +114,8 @@ def _restored(config: Config, world: World, resumed: Resumed) -> TrainState:
 def find_resumed(config: Config, world: World, folder: Path) -> Resumed | None:
     """The checkpoint that `train.resume` asks for; None for a run that starts anew (collective).
 
-    Raises ValueError for one that cannot be read, is of another run, or after which nothing is left to do.
+    Raises ValueError for one that cannot be read, is of another run, or after which nothing is left to do, and
+    NothingLeft where that was to be found out (auto).
     """
     wanted = config.train.resume
     if wanted is None:
@@ -128,6 +130,10 @@ def find_resumed(config: Config, world: World, folder: Path) -> Resumed | None:
     changes = check_same_run(trained, config, path)
     step = saved["counters"]["step"]
     if broadcast_object(nothing_left(config, step, path, folder)):
+        if wanted == "auto" and step == config.train.steps:  # a command that is given until it ends well
+            raise NothingLeft(
+                f"{folder} is finished, at step {step} of {step}; give a larger train.steps to train on", folder
+            )
         raise ValueError(
             f"cannot resume from {path}: already at step {step} of {config.train.steps}; give a larger train.steps"
         )

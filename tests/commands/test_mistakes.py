@@ -110,9 +110,11 @@ def test_own_data_without_an_evaluation_and_what_is_frozen_are_said(called):
 
 
 def test_a_run_with_all_its_steps_is_not_touched(called, one_rank):
-    for name, steps in (("done", 8), ("fewer_steps", 6)):
-        assert called[name]["status"] == 2
-        assert f"already at step 8 of {steps}; give a larger train.steps" in called[name]["err"]
+    """The same command again ends well, as one does that is given until it has ended well."""
+    assert (called["done"]["status"], called["fewer_steps"]["status"]) == (0, 2)
+    assert "is finished, at step 8 of 8; give a larger train.steps to train on" in called["done"]["out"]
+    assert "already at step 8 of 6; give a larger train.steps" in called["fewer_steps"]["err"]
+    for name in ("done", "fewer_steps"):
         assert "SILC  preset" not in called[name]["out"]
     rows = Run(0, "", str(Path(called["folder"]) / "going_on")).rows("step")
     assert rows[: len(one_rank.rows("step"))] == one_rank.rows("step")

@@ -238,7 +238,7 @@ def put_in_the_way(run: Path, what: str) -> None:
         ("checkpoints", True),
         ("latest is a folder", True),
         ("latest is binary", False),
-        ("a file for the step", False),
+        ("a file for the step", True),
         ("a file for the last step", False),
     ],
 )
@@ -394,3 +394,29 @@ def test_a_draft_that_was_to_replace_a_checkpoint_of_its_step_is_taken(tmp_path)
     (tmp_path / "kept").rename(older)
     assert checkpoint.newest(tmp_path) == older
     assert (older / "teacher.safetensors").exists()
+
+
+def test_a_damaged_best_is_written_anew_from_the_log(tmp_path, capsys):
+    metric = "eval/retrieval/student/r1"
+    one = saver(tmp_path, keep_checkpoints=1, keep_best=metric)
+    for step in (2, 4, 6):
+        one.state.counters.step = step
+        one.save()
+        Cadence(one.config.train, one).judge({metric: 1 / step})
+    rows = [{"step": step, metric: 1 / step} for step in (2, 4, 6)]
+    (tmp_path / "metrics.jsonl").write_text("\n".join(["no row", *map(json.dumps, rows)]) + "\n")
+    (tmp_path / "checkpoints" / "best").write_bytes(os.urandom(20))
+    one.state.counters.step = 8
+    one.save()
+    assert steps(tmp_path) == [2, 8]
+    assert "best is damaged: by metrics.jsonl it is step_00000002" in capsys.readouterr().out
+    assert retention.read_best(tmp_path / "checkpoints") == retention.Best("step_00000002", metric, 0.5)
+
+
+def test_a_checkpoint_without_a_manifest_never_means_to_start_anew(tmp_path):
+    first, second = save(tmp_path, 1), save(tmp_path, 2)
+    (first / "manifest.json").unlink()
+    (second / "trainer.pt").unlink()
+    for said in (r"trainer\.pt is missing; .*step_00000001 has no manifest\.json", "set aside by an earlier start"):
+        with pytest.raises(ValueError, match=rf"no undamaged checkpoint in .*{said}.*train\.resume=PATH"):
+            checkpoint.newest(tmp_path)
