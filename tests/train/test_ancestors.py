@@ -33,8 +33,15 @@ from silc.train import listener
 from silc.train.stop import StartInterrupted, StopRequest
 number, how = sys.argv[1][-1], sys.argv[2]
 listener.PATIENCE = 1.0
+ready, look = pathlib.Path(f"ready.{number}"), listener.ancestors
+def ancestors():  # by the listening thread: only then does this rank know whom to watch
+    found, text = look(), f"{os.getpid()} {os.getppid()}"
+    ready.write_text(text)
+    return found
+listener.ancestors = ancestors
 with StopRequest(starting="starting" in how) as request, listener.listening(request):
-    pathlib.Path(f"ready.{number}").write_text(f"{os.getpid()} {os.getppid()}")
+    while not ready.exists():
+        time.sleep(0.01)
     if f"stuck{number}" in how:  # as in a collective: no handler runs meanwhile
         hashlib.pbkdf2_hmac("sha256", b"", b"", 500_000_000)
     end = time.monotonic() + 60
