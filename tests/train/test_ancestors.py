@@ -28,20 +28,20 @@ ranks = [subprocess.Popen([sys.executable, "-c", sys.argv[2], f"--local_rank={i}
 sys.exit(max(rank.wait() for rank in ranks))
 """
 RANK = """
-import hashlib, os, pathlib, sys, time
+import hashlib, os, pathlib, sys, threading, time
 from silc.train import listener
 from silc.train.stop import StartInterrupted, StopRequest
 number, how = sys.argv[1][-1], sys.argv[2]
 listener.PATIENCE = 1.0
-ready, look = pathlib.Path(f"ready.{number}"), listener.ancestors
+look, knows = listener.ancestors, threading.Event()
 def ancestors():  # by the listening thread: only then does this rank know whom to watch
-    found, text = look(), f"{os.getpid()} {os.getppid()}"
-    ready.write_text(text)
+    found = look()
+    knows.set()
     return found
 listener.ancestors = ancestors
 with StopRequest(starting="starting" in how) as request, listener.listening(request):
-    while not ready.exists():
-        time.sleep(0.01)
+    knows.wait()
+    pathlib.Path(f"ready.{number}").write_text(f"{os.getpid()} {os.getppid()}")
     if f"stuck{number}" in how:  # as in a collective: no handler runs meanwhile
         hashlib.pbkdf2_hmac("sha256", b"", b"", 500_000_000)
     end = time.monotonic() + 60
