@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -80,8 +81,10 @@ def job(tmp_path) -> Iterator[Callable[..., tuple[subprocess.Popen, dict[str, in
     yield start
     (tmp_path / "enough").touch()
     for shell in shells:
-        for process in [*psutil.Process(shell.pid).children(recursive=True), shell] if shell.poll() is None else []:
-            process.kill()
+        below = psutil.Process(shell.pid).children(recursive=True) if shell.poll() is None else []
+        for process in [*below, shell]:
+            with contextlib.suppress(psutil.Error):  # one that has ended since
+                process.kill()
         shell.communicate()
 
 
