@@ -18,7 +18,7 @@ from pathlib import Path
 import psutil
 
 from silc.errors import STOPPED_BY_SIGNAL
-from silc.train.ancestors import is_node_launcher
+from silc.train.ancestors import is_node_launcher, words_of
 
 TOLD = "SILC_TOLD"  # environment variable: the folder in which each rank of this machine writes its exit status
 NOTICED = 5.0  # seconds in which a rank notices that its launcher has ended
@@ -52,7 +52,7 @@ def adopt_orphans() -> None:
 
 def ranks() -> list[psutil.Process]:
     """The ranks below this process."""
-    return [process for process in _job() if not is_node_launcher(_words(process))]
+    return [process for process in _job() if not is_node_launcher(words_of(process))]
 
 
 def wait_for_orphans() -> None:
@@ -65,7 +65,7 @@ def wait_for_orphans() -> None:
         late = not asked and time.monotonic() - begun > NOTICED
         asked = asked or late
         for process in left:
-            launcher = is_node_launcher(_words(process))
+            launcher = is_node_launcher(words_of(process))
             if (late and not launcher) or (launcher and not _children(process)):
                 with contextlib.suppress(psutil.Error):
                     process.terminate()
@@ -97,11 +97,11 @@ def outcome(status: int, told: Mapping[int, int], *, stopped: bool, here: bool) 
 def _job() -> list[psutil.Process]:
     """Node launchers and ranks below this process that have not ended."""
     below = _children(psutil.Process(), recursive=True)
-    launchers = [process for process in below if is_node_launcher(_words(process))]
+    launchers = [process for process in below if is_node_launcher(words_of(process))]
     found = {process.pid: process for launcher in launchers for process in [launcher, *_children(launcher)]}
     adopted = [process for process in below if process.pid not in found and _ppid(process) == os.getpid()]
     found |= {
-        process.pid: process for process in adopted if any(w.startswith("--local_rank=") for w in _words(process))
+        process.pid: process for process in adopted if any(w.startswith("--local_rank=") for w in words_of(process))
     }
     return list(found.values())
 
@@ -109,13 +109,6 @@ def _job() -> list[psutil.Process]:
 def _children(process: psutil.Process, *, recursive: bool = False) -> list[psutil.Process]:
     try:
         return [one for one in process.children(recursive=recursive) if one.status() != psutil.STATUS_ZOMBIE]
-    except psutil.Error:
-        return []
-
-
-def _words(process: psutil.Process) -> list[str]:
-    try:
-        return list(process.cmdline())
     except psutil.Error:
         return []
 

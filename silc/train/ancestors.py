@@ -69,15 +69,15 @@ def _owner() -> list[Ancestor]:
 
 
 def _launchers(parents: Sequence[psutil.Process]) -> list[Ancestor]:
-    place = next((place for place, process in enumerate(parents) if is_node_launcher(_words(process))), None)
+    place = next((place for place, process in enumerate(parents) if is_node_launcher(words_of(process))), None)
     if place is None:
         if all(name in os.environ for name in STARTED):
             return [Ancestor(NODE_LAUNCHER, 0, None)]
-        other = _agent(parents[0], _words(parents[0])) if parents else None
+        other = _agent(parents[0], words_of(parents[0])) if parents else None
         return [] if other is None else [_ancestor(other, parents[0])]
     launcher, above = parents[place], parents[place + 1 :]
     found = [_ancestor(NODE_LAUNCHER, launcher)]
-    if above and is_runner(_words(above[0])):
+    if above and is_runner(words_of(above[0])):
         return [*found, _ancestor(RUNNER, above[0])]
     if _is_orphan(launcher, above):
         return [*found, Ancestor(RUNNER, 0, None)]
@@ -87,7 +87,7 @@ def _launchers(parents: Sequence[psutil.Process]) -> list[Ancestor]:
 def _is_orphan(launcher: psutil.Process, parents: Sequence[psutil.Process]) -> bool:
     """Whether a node launcher's runner has ended: another process has taken its place above it, the first process of
     the machine for one. What a person starts by hand is told from it by its words."""
-    words = _words(launcher)
+    words = words_of(launcher)
     if not all(any(word.startswith(option) for word in words) for option in ORPHANS):
         return False
     if not parents:
@@ -107,7 +107,7 @@ def _session(launcher: psutil.Process, parents: Sequence[psutil.Process]) -> lis
         found.append(process)
         if _name(process).startswith("sshd"):
             return [] if _terminal(launcher) else found
-        if "-c" not in _words(process)[:3]:
+        if "-c" not in words_of(process)[:3]:
             return []
     return []
 
@@ -124,7 +124,7 @@ def siblings() -> list[Known]:
     """The other ranks that the same node launcher started."""
     try:
         parent = psutil.Process().parent()
-        if parent is None or not is_node_launcher(_words(parent)):
+        if parent is None or not is_node_launcher(words_of(parent)):
             return []
         found = [known(child.pid) for child in parent.children() if child.pid != os.getpid()]
     except psutil.Error:
@@ -146,7 +146,8 @@ def _ancestor(what: str, process: psutil.Process) -> Ancestor:
     return Ancestor(what, process.pid, known(process.pid))
 
 
-def _words(process: psutil.Process) -> list[str]:
+def words_of(process: psutil.Process) -> list[str]:
+    """Of the command of a process; none where it has ended or is another user's."""
     try:
         return list(process.cmdline())
     except psutil.Error:

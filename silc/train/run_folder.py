@@ -176,10 +176,15 @@ def _locked(folder: Path, *, patient: bool = True) -> RunFolder:
         folder.mkdir(parents=True, exist_ok=True)
         return RunFolder(folder, fresh, Lock(folder, patient=patient), made, _identity(folder))
     except OSError as error:
-        raise ValueError(
-            f"the run folder {folder} cannot be written: {error.strerror} ({error.filename}){advice(error)}, or take "
-            f"another train.out{_there(folder)}"
-        ) from None
+        raise _unwritten(folder, error) from None
+
+
+def _unwritten(folder: Path, error: OSError) -> ValueError:
+    where = "" if error.filename is None else f" ({error.filename})"
+    return ValueError(
+        f"the run folder {folder} cannot be written: {error.strerror}{where}{advice(error)}, or take another "
+        f"train.out{_there(folder)}"
+    )
 
 
 def _there(folder: Path) -> str:
@@ -210,10 +215,7 @@ def open_folder(config: Config, state: TrainState, folder: Path, *, finished: bo
             (folder / "deepspeed.json").write_text(json.dumps(state.engine.json, indent=1), encoding="utf-8")
         return MetricLog(config, folder, state.counters.step, state.counters.position)
     except OSError as error:
-        raise ValueError(
-            f"the run folder {folder} cannot be written: {error.strerror}{advice(error)}, or take another "
-            f"train.out{_there(folder)}"
-        ) from None
+        raise _unwritten(folder, error) from None
 
 
 def _taken(folder: Path) -> bool:

@@ -168,11 +168,6 @@ class Saver:
         return None if self._failure is None else str(self._failure)
 
 
-def save(run: Path, state: TrainState, config: Config) -> Path:
-    """Write a checkpoint below the folder of a run, see :meth:`Saver.save` (collective). Returns its path."""
-    return Saver(run, config, state).save()
-
-
 def write(snapshot: Snapshot, final: Path, config: Config, exchange: Exchange) -> None:
     """The files and the name of a checkpoint (collective, over `exchange`). Raises RunStopped on all ranks."""
     draft = final.with_suffix(".tmp")

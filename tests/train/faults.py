@@ -187,11 +187,8 @@ CASES = [
 ] + [("head-only", "head_only", 2, 4, ["sample", "teacher", "center", "scale"])]
 
 
-def stopped(world: World, folder: Path) -> dict[str, Any]:
-    """A run whose batches are all bad after the first."""
-    run = cases.config(steps=CLEAN, max_bad_steps=MAX_BAD)
-    batches = [*shares(run, world, 1), *(_bad_batch("sample", run, world) for _ in range(MAX_BAD + 1))]
-    trainer = make_trainer(run, world, folder / "stopped", batches)
+def run_to_its_end(trainer: Trainer) -> str:
+    """Run with white samples planted as NaN. Returns what stopped it; nothing where it came to its last step."""
     message = ""
     with white_is_nan(trainer.state.engine.module):
         try:
@@ -199,6 +196,15 @@ def stopped(world: World, folder: Path) -> dict[str, Any]:
         except RunStopped as error:
             message = str(error)
     trainer.close()
+    return message
+
+
+def stopped(world: World, folder: Path) -> dict[str, Any]:
+    """A run whose batches are all bad after the first."""
+    run = cases.config(steps=CLEAN, max_bad_steps=MAX_BAD)
+    batches = [*shares(run, world, 1), *(_bad_batch("sample", run, world) for _ in range(MAX_BAD + 1))]
+    trainer = make_trainer(run, world, folder / "stopped", batches)
+    message = run_to_its_end(trainer)
     return {"message": message, "counters": vars(trainer.state.counters), "log": skipped_log(trainer.folder)}
 
 

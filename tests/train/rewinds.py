@@ -12,13 +12,12 @@ import torch
 from silc.config import Config
 from silc.data.batch import Batch
 from silc.distributed import World, barrier
-from silc.errors import RunStopped
 from silc.train import checkpoint
 from silc.train.loop import Trainer
 from silc.train.step import StepReport
 from silc.train.watch import Watch
 from tests.train import cases
-from tests.train.faults import WHITE, bits, differing, white_is_nan
+from tests.train.faults import WHITE, bits, differing, run_to_its_end
 from tests.train.runs import make_trainer, shares
 
 STEPS, SAVE_EVERY, MAX_BAD = 6, 2, 2
@@ -137,13 +136,7 @@ def _ended(
         return report
 
     trainer.step = step
-    message = ""
-    with white_is_nan(trainer.state.engine.module):
-        try:
-            trainer.run()
-        except RunStopped as error:
-            message = str(error)
-    trainer.close()
+    message = run_to_its_end(trainer)
     barrier()
     found: dict[str, Any] = {"message": message, "counters": vars(trainer.state.counters), "trained": trained}
     if good:

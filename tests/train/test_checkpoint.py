@@ -62,7 +62,7 @@ def state_at(step: int, teacher: StandIn | None = None, engine: StandIn | None =
 
 def save(run: Path, step: int, keep: int = 10, teacher: StandIn | None = None, engine: StandIn | None = None) -> Path:
     config = Config(preset="mine", train=TrainConfig(keep_checkpoints=keep))
-    return saving.save(run, state_at(step, teacher, engine), config)
+    return saving.Saver(run, config, state_at(step, teacher, engine)).save()
 
 
 def steps(run: Path) -> list[int]:
@@ -92,7 +92,7 @@ def test_a_state_comes_back_whole(tmp_path: Path) -> None:
     sum(parameter.sum() for parameter in saved.scale.parameters()).backward()
     saved.scale_optimizer.step()
     config = Config(preset="mine")
-    path = saving.save(tmp_path, saved, config)
+    path = saving.Saver(tmp_path, config, saved).save()
     state = state_at(0, teacher=StandIn())
     checkpoint.restore(path, checkpoint.load_trainer(path, CPU), state, checkpoint.load_weights(path, "student"))
     assert (state.engine.loaded, state.teacher.loaded) == (path.name, "average")
