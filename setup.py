@@ -35,6 +35,7 @@ setup(
         "open_clip_torch>=3.3,<4",
         "timm>=1.0.31",  # open_clip requires it; silc.model.timm_tower registers a name there
         "numpy>=1.26,<2.4",  # triton 3.6's interpreter breaks on 2.4
+        "simplejpeg>=1.9,<2",  # libjpeg-turbo without a detour; its pixels are torchvision's, bit for bit
         "pillow>=13",  # the limits on images from strangers rest on what this version refuses by itself
         "pydantic>=2.7,<3",
         "pyyaml>=6",
@@ -49,6 +50,11 @@ setup(
     extras_require={
         "xformers": ["xformers>=0.0.35"],
         "remote": ["obstore>=0.12.1,<0.13"],
+        "pack": [
+            "pyarrow>=17",
+            "datasets>=3",
+            "py3langid>=0.3",
+        ],  # silc shards pack, show
         "sample": ["resvg-py==0.5.0"],
         "wandb": ["wandb>=0.17"],
         "test": [
@@ -57,6 +63,9 @@ setup(
             "pytest-xdist>=3.6",
             "hypothesis>=6.100",
             "lightly>=1.5",
+            "pyarrow>=17",
+            "datasets>=3",
+            "py3langid>=0.3",
             "scikit-learn>=1.6",
             "torchmetrics>=1.4",
             "ruff>=0.6",

@@ -18,7 +18,7 @@ COMMANDS = {
     "evaluate": ("silc.commands.evaluate", "launch", "measure a run, a checkpoint or an export"),
     "check": ("silc.commands.check", "main", "compare the checkpoints of a run with their hashes"),
     "export": ("silc.commands.export", "main", "write a checkpoint as a folder that open_clip loads"),
-    "shards": ("silc.commands.shards", "main", "index the shards that a run reads"),
+    "shards": ("silc.commands.shards.main", "main", "pack, check, show and index the shards that a run reads"),
     "claims": ("silc.commands.claims", "main", "train and measure SILC and its baselines alike"),
     "keys": ("silc.commands.keys", "main", "list every configuration key with type, default and meaning"),
 }

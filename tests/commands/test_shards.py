@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from silc.commands import shards
 from silc.commands.main import run
+from silc.commands.shards import common
 from silc.data.shards import build as building
 from silc.data.shards import indexing
 from silc.data.shards.prepare import prepare
@@ -260,7 +260,7 @@ def test_a_disk_that_fails_ends_with_status_1(tmp_path, index, monkeypatch):
 
 def test_plain_lines_tell_how_far_it_is_where_there_is_no_terminal(tmp_path, index, monkeypatch):
     write(tmp_path / "set", [1] * 5)
-    monkeypatch.setattr(shards, "PAUSE", -1.0)
+    monkeypatch.setattr(common, "PAUSE", -1.0)
     _, _, errors = index(tmp_path / "set")
     assert [line.partition(",")[0] for line in errors] == [f"{i} of 5 shards" for i in range(2, 6)]
     assert errors[-1].startswith("5 of 5 shards, 5 samples, 0.0 GB, 00:00 left")

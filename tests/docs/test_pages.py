@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 
 from silc.commands import check as check_command
-from silc.commands import claims, evaluate, export, launcher, shards, train
+from silc.commands import claims, evaluate, export, launcher, train
+from silc.commands.shards import main as shards
 from tools.run_blocks import blocks
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -14,7 +14,7 @@ from typing import NamedTuple
 import numpy as np
 import pytest
 
-from silc.commands.shards import main
+from silc.commands.shards.main import main
 from silc.data.shards import prepare as preparing
 from silc.data.shards.errors import Unreadable
 from silc.data.shards.manifest import Manifest

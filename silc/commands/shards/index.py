@@ -1,4 +1,4 @@
-"""`silc shards`: the index of WebDataset tar shards.
+"""`silc shards index`: where each sample of a set of tar shards begins.
 
 silc shards index /data/pairs                           index a folder: once, and again when its shards have changed
 silc shards index s3://bucket/pairs                     a bucket; sidecars and manifest are written there
@@ -20,34 +20,25 @@ from __future__ import annotations
 
 import argparse
 import os
-import sys
-import time
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tqdm import tqdm
-
-from silc.commands.common import MISTAKE, Parser, passive_threads
+from silc.commands.shards.common import Bar, add_jobs, say
 
 if TYPE_CHECKING:
     from silc.data.shards.build import Built
 
-PROG = "silc shards index"
-PAUSE = 10.0  # seconds between lines that tell how far it is, where there is no terminal
 
-
-def parse(argv: Sequence[str]) -> argparse.Namespace:
-    """Command line. Mistakes end with a message and status 2."""
-    parser = Parser("silc shards", __doc__)
-    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND", parser_class=_Sub)
+def add(commands: Any) -> None:
+    """Register the command."""
     index = commands.add_parser("index", help="make the index, or bring it up to date", description=__doc__)
     index.add_argument("patterns", nargs="+", metavar="SHARDS", help="folders, tar files, brace patterns, wildcards")
     index.add_argument("--out", metavar="FOLDER", help="where the index is written (default: beside the shards)")
     index.add_argument("--captions", metavar="EXT", help="also write hashes of the captions in members .EXT")
     index.add_argument("--images", metavar="EXT,EXT", help="extensions of images (default: jpg,jpeg,png,webp)")
-    index.add_argument("--jobs", type=_positive, metavar="N", help="processes (default: one a processor, at most 16)")
+    add_jobs(index)
     index.add_argument("--check", action="store_true", help="write nothing; status 1 if anything is wrong")
     index.add_argument("--force", action="store_true", help="read every shard again")
     index.add_argument("--skip-bad", action="store_true", help="leave out shards that cannot be indexed")
@@ -57,49 +48,7 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
         help="take the .tar.idx files that megatron-energon wrote, after a look at 16 samples of each shard; samples "
         "that cannot be used are then not counted",
     )
-    return parser.parse_args(list(argv))
-
-
-class _Sub(Parser):
-    """The parser of a subcommand, under its own name."""
-
-    def __init__(self, *, prog: str, description: str | None = None, **options: Any) -> None:
-        super().__init__(prog, description)
-
-    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
-        """Refuses what it does not know: the parser above would, under its own name and without a hint."""
-        namespace, rest = super().parse_known_args(args, namespace)
-        if rest:
-            self.error(f"unrecognized arguments: {' '.join(rest)}")
-        return namespace, rest
-
-
-def _positive(text: str) -> int:
-    if not text.isdigit() or not int(text):
-        raise argparse.ArgumentTypeError(f"{text!r}: give a number of processes, at least 1")
-    return int(text)
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    """Entry point. Returns the exit status: 2 for a user's mistake, 1 where shards or their index are not in order."""
-    passive_threads()
-    args = parse(sys.argv[1:] if argv is None else argv)
-    from silc.errors import RunStopped
-
-    try:
-        return _index(args)
-    except ValueError as error:
-        print(f"{PROG}: {error}", file=sys.stderr)
-        return MISTAKE
-    except RunStopped as error:
-        print(f"{PROG}: {error}", file=sys.stderr)
-        return 1
-    except OSError as error:
-        print(f"{PROG}: {error}; is the disk full, or the folder of another user? --out names another", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print(f"{PROG}: interrupted; the same command goes on from here", file=sys.stderr)
-        return 130
+    index.set_defaults(work=_index)
 
 
 def _index(args: argparse.Namespace) -> int:
@@ -164,7 +113,7 @@ def _build(addresses: list[str], out: str, args: argparse.Namespace) -> int:
     images = args.images.lower().split(",") if args.images else IMAGES
     if not is_remote(out):
         _make_folder(out)
-    with nullcontext() if is_remote(out) else only_one(Path(out) / LOCK, _say), _Bar() as bar:
+    with nullcontext() if is_remote(out) else only_one(Path(out) / LOCK, say), Bar("shard") as bar:
         built = build(
             addresses,
             out,
@@ -188,7 +137,7 @@ def _check(addresses: list[str], out: str, args: argparse.Namespace) -> int:
     from silc.data.shards.inspect import inspect
     from silc.text import plural
 
-    with _Bar() as bar:
+    with Bar("shard") as bar:
         caption = args.captions and args.captions.lower()
         found = inspect(addresses, out, caption=caption, jobs=args.jobs, progress=bar.show)
     if found.problem:
@@ -264,45 +213,3 @@ def _make_folder(out: str) -> None:
             Path(file.name).unlink()
     except OSError as error:
         raise ValueError(f"{out} cannot be written to ({error.strerror}); give another folder with --out") from None
-
-
-def _say(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)
-
-
-class _Bar:
-    """A progress bar on a terminal; elsewhere a plain line now and then."""
-
-    def __init__(self) -> None:
-        self._terminal = sys.stderr.isatty()
-        self._told = time.monotonic()
-        self._first: tuple[float, int] | None = None  # when the first shards were done, and how many
-        self._bar: tqdm | None = None
-
-    def __enter__(self) -> _Bar:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self._bar is not None:
-            self._bar.close()
-
-    def show(self, done: int, total: int, samples: int, size: int) -> None:
-        """See :data:`silc.data.shards.build.Progress`."""
-        text = f"{samples:,} samples, {size / 1e9:.1f} GB"
-        if self._terminal:
-            if self._bar is None:
-                self._bar = tqdm(total=total, unit="shard", dynamic_ncols=True, file=sys.stderr)
-            self._bar.set_postfix_str(text, refresh=False)
-            self._bar.update(done - self._bar.n)
-            return
-        now = time.monotonic()
-        if self._first is None:  # until then processes were starting
-            self._first = now, done
-        elif now - self._told > PAUSE:
-            self._told = now
-            left = (total - done) * (now - self._first[0]) / (done - self._first[1])
-            _say(f"{done:,} of {total:,} shards, {text}, {tqdm.format_interval(left)} left")
-
-
-if __name__ == "__main__":
-    sys.exit(main())

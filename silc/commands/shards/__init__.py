@@ -1,0 +1,1 @@
+"""`silc shards`, a module a command."""
