@@ -183,6 +183,7 @@ class DataConfig:
     mean: Rgb = key((0.5, 0.5, 0.5), "pixel mean on [0, 1], folded into the patch embedding")
     std: Rgb = key((0.5, 0.5, 0.5), "pixel standard deviation on [0, 1]")
     max_image_pixels: Positive = key(89_478_485, "larger images and masks are skipped before they are decoded")
+    upright: bool = key(True, "turn images as their EXIF orientation says, as viewers show them")
     max_skipped: Fraction = key(0.1, "share of recent samples that may be skipped as unreadable before the run stops")
     store_minutes: Minutes = key(10.0, "how long a file or remote store may fail before the run stops")
     cache: str | None = key(

@@ -14,7 +14,7 @@ from PIL import Image
 from torch import Tensor
 from torchvision.io import ImageReadMode, decode_jpeg
 
-from silc.data import jpeg, pillow
+from silc.data import exif, jpeg, pillow, tiff
 from silc.data.shards import Unreadable
 
 MEMORY = 4  # times 3 bytes a pixel of the limit, and the file itself three times
@@ -42,10 +42,16 @@ def decode_caption(data: bytes | None) -> str:
     return caption
 
 
-def decode_image(data: bytes | None, max_pixels: int) -> Tensor:
+def decode_image(data: bytes | None, max_pixels: int, *, upright: bool = False) -> Tensor:
     """An image's RGB pixels, uint8 [H, W, 3]; transparency is composited on white, 16 bits become 8.
 
     JPEG, PNG, WebP, GIF, BMP and TIFF are read, of an animation the first frame.
+
+    Args:
+        data: the file.
+        max_pixels: larger images are refused.
+        upright: turn the image as its EXIF orientation says, which viewers do; False: the pixels as they are stored,
+            which open_clip and torchvision use. A TIFF's are turned in any case, as by Pillow and all that use it.
 
     Raises:
         Unreadable: no data, not decodable, truncated, of more than `max_pixels` pixels, of a longer side than
@@ -56,13 +62,20 @@ def decode_image(data: bytes | None, max_pixels: int) -> Tensor:
     # On arbitrary bytes decoders raise nearly any exception; whichever it is, only this one image is unusable.
     try:
         if data.startswith(b"\xff\xd8"):
-            return _jpeg(data, max_pixels)
-        with pillow.opened(data, max_pixels) as image:
-            return image_pixels(image)
+            pixels = _jpeg(data, max_pixels)
+        else:
+            with pillow.opened(data, max_pixels) as image:
+                pixels = image_pixels(image)
+        return exif.turned(pixels, stored_orientation(data)) if upright else pixels
     except Unreadable:
         raise
     except Exception:
         raise Unreadable("undecodable image") from None
+
+
+def stored_orientation(data: bytes) -> int:
+    """How the pixels that `decode_image` returns are to be turned to stand upright: an EXIF orientation, 1 to 8."""
+    return exif.STORED if data[:4] in tiff.BEGINNINGS else exif.orientation(data)
 
 
 def image_pixels(image: Image.Image) -> Tensor:

@@ -1,4 +1,4 @@
-"""What a JPEG's decoder will find in its header, before it is asked: size and number of scans."""
+"""What a JPEG's decoder will find in its header, before it is asked: size, number of scans, EXIF data."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import numpy as np
 _PROGRESSIVE = 0xC2
 _FRAMES = {0xC0, 0xC1, _PROGRESSIVE}  # by Huffman coding: baseline, extended, progressive
 _SCAN = 0xDA
+_APP1, _EXIF = 0xE1, b"Exif\0\0"
 _ALONE = {0x01, *range(0xD0, 0xD8)}  # markers without a segment
 # With one of these in the header the decoder finds no image: a second start, the end, frames by arithmetic coding or
 # without loss.
@@ -19,11 +20,12 @@ SCANS = 500  # a progressive image has about ten
 
 
 class Jpeg(NamedTuple):
-    """Width and height in pixels, and the largest number of scans that are decoded."""
+    """Width and height in pixels, the largest number of scans that are decoded, and the first EXIF segment (or b"")."""
 
     width: int
     height: int
     scans: int
+    exif: bytes
 
 
 def read_header(data: bytes) -> Jpeg | None:
@@ -34,7 +36,7 @@ def read_header(data: bytes) -> Jpeg | None:
     """
     if data[:2] != b"\xff\xd8":
         return None
-    at, end, kind, frame = 2, len(data) - 1, 0, 0
+    at, end, kind, frame, exif = 2, len(data) - 1, 0, 0, b""
     for _ in range(MARKERS):
         at = data.find(b"\xff", at) + 1
         if not at:
@@ -50,16 +52,19 @@ def read_header(data: bytes) -> Jpeg | None:
         if code in _NO_IMAGE:
             return None
         if code == _SCAN:
-            return _at_first_scan(data, kind, frame, at)
+            return _at_first_scan(data, kind, frame, at, exif)
         if code in _FRAMES:
             if frame:
                 return None
             kind, frame = code, at
-        at += max(2, data[at] << 8 | data[at + 1])
+        size = max(2, data[at] << 8 | data[at + 1])
+        if code == _APP1 and not exif and data.startswith(_EXIF, at + 2):
+            exif = data[at + 2 : at + size]
+        at += size
     return None
 
 
-def _at_first_scan(data: bytes, kind: int, frame: int, scan: int) -> Jpeg | None:
+def _at_first_scan(data: bytes, kind: int, frame: int, scan: int, exif: bytes) -> Jpeg | None:
     """kind: marker of the frame. frame, scan: where their segments begin; 0: there is no frame."""
     if not frame or len(data) < max(frame + 8, scan + 3):
         return None
@@ -68,7 +73,7 @@ def _at_first_scan(data: bytes, kind: int, frame: int, scan: int) -> Jpeg | None
         return None
     # A scan of all components that is not progressive is the whole image: nothing after it is read.
     scans = 1 if kind != _PROGRESSIVE and data[scan + 2] == components else _count_scans(data)
-    return Jpeg(width, height, scans)
+    return Jpeg(width, height, scans, exif)
 
 
 def _count_scans(data: bytes) -> int:
