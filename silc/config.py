@@ -358,6 +358,10 @@ class EvalConfig:
     templates: list[str] = key(
         [], "prompts, averaged; {} is the class name. Empty: those of the data set, or else ['a {}']"
     )
+    upright: bool = key(
+        False,
+        "turn images as their EXIF orientation says; false: pixels as stored, as open_clip and torchvision read them",
+    )
     batch: Batch = key(256, "images per forward pass")
     limit: NonNegative = key(0, "test images per task, a random choice that is always the same; 0: all")
     shots: list[Positive] = key([1, 5, 10], "few-shot: training images per class")
