@@ -17,15 +17,27 @@ _ALONE = {0x01, *range(0xD0, 0xD8)}  # markers without a segment
 _NO_IMAGE = {0xD8, 0xD9, *range(0xC3, 0xD0)} - {0xC4, 0xC8, 0xCC}
 MARKERS = 4096  # before the first scan; cameras and editors write some tens
 SCANS = 500  # a progressive image has about ten
+# Sampling factors of the components: 4:4:4, 4:2:2, 4:2:0, 4:1:1, and grey, of which they change nothing.
+_ALIKE = {(luma, 0x11, 0x11) for luma in (0x11, 0x21, 0x22, 0x41)} | {(0x11,), (0x21,), (0x22,)}
 
 
 class Jpeg(NamedTuple):
-    """Width and height in pixels, the largest number of scans that are decoded, and the first EXIF segment (or b"")."""
+    """What a header states.
+
+    Attributes:
+        width, height: in pixels.
+        scans: the largest number of them that are decoded.
+        exif: the first EXIF segment; b"" where there is none.
+        alike: whether all versions of libjpeg-turbo from 2.0 on decode it to the same pixels: a baseline scan of all
+            components, grey or in colour, of usual sampling. In 4:4:0, in progressive images whose last scans are
+            missing and in conversions of CMYK they differ.
+    """
 
     width: int
     height: int
     scans: int
     exif: bytes
+    alike: bool
 
 
 def read_header(data: bytes) -> Jpeg | None:
@@ -68,12 +80,14 @@ def _at_first_scan(data: bytes, kind: int, frame: int, scan: int, exif: bytes) -
     """kind: marker of the frame. frame, scan: where their segments begin; 0: there is no frame."""
     if not frame or len(data) < max(frame + 8, scan + 3):
         return None
-    _, _, height, width, components = struct.unpack_from(">HBHHB", data, frame)
+    _, bits, height, width, components = struct.unpack_from(">HBHHB", data, frame)
     if not (height and width):  # a height that comes after the scan is not supported
         return None
     # A scan of all components that is not progressive is the whole image: nothing after it is read.
-    scans = 1 if kind != _PROGRESSIVE and data[scan + 2] == components else _count_scans(data)
-    return Jpeg(width, height, scans, exif)
+    whole = kind != _PROGRESSIVE and data[scan + 2] == components
+    sampling = tuple(data[frame + 9 : frame + 8 + 3 * components : 3])
+    alike = whole and bits == 8 and sampling in _ALIKE
+    return Jpeg(width, height, 1 if whole else _count_scans(data), exif, alike)
 
 
 def _count_scans(data: bytes) -> int:

@@ -48,6 +48,7 @@ def refuses(data: bytes, words: str, monkeypatch, limit: int = DEFAULT) -> None:
 
     with monkeypatch.context() as patch:
         patch.setattr(decode, "decode_jpeg", decodes)
+        patch.setattr("simplejpeg.decode_jpeg", decodes)
         patch.setattr(Image.Image, "load", decodes)
         patch.setattr("PIL.ImageFile.ImageFile.load", decodes)
         patch.setattr("PIL.TiffImagePlugin.TiffImageFile.load", decodes)
