@@ -1,7 +1,7 @@
 """Decoding: bytes to images and captions.
 
-Whatever a file holds, decoding it takes bounded time and memory: at most MEMORY times what the pixels that
-`data.max_image_pixels` allows need, and no more scans of them than SCANS.
+Whatever a file holds, decoding it takes bounded time and memory: for each pixel that `data.max_image_pixels` allows at
+most 12 bytes (WebP 24, AVIF 36: silc.data.pillow.FORMATS), three times the file's size, and no more scans than SCANS.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from torchvision.io import ImageReadMode, decode_jpeg
 from silc.data import exif, jpeg, pillow, tiff
 from silc.data.shards import Unreadable
 
-MEMORY = 4  # times 3 bytes a pixel of the limit, and the file itself three times
+JPEG_MEMORY = 12  # bytes a pixel that decoding a JPEG takes at most
 MAX_CAPTION = 1 << 18  # bytes: four for each character that a tokenizer reads at most
 SCANS = 32  # of as many pixels as the limit allows; smaller images may have more, up to jpeg.SCANS
 
@@ -47,7 +47,9 @@ def decode_caption(data: bytes | None) -> str:
 def decode_image(data: bytes | None, max_pixels: int, *, upright: bool = False) -> Tensor:
     """An image's RGB pixels, uint8 [H, W, 3]; transparency is composited on white, 16 bits become 8.
 
-    JPEG, PNG, WebP, GIF, BMP and TIFF are read, of an animation the first frame.
+    JPEG, PNG, WebP, GIF, BMP, TIFF and AVIF are read, of an animation the first frame, of several pages the first. Of
+    JPEG the pixels are torchvision's, of the others Pillow's. Colour profiles (ICC) are ignored, as by both: values
+    are taken for sRGB. CMYK is converted by formula, with the inversion that Adobe writes.
 
     Args:
         data: the file.
@@ -71,6 +73,8 @@ def decode_image(data: bytes | None, max_pixels: int, *, upright: bool = False) 
         return exif.turned(pixels, stored_orientation(data)) if upright else pixels
     except Unreadable:
         raise
+    except Image.DecompressionBombError:  # beyond what Pillow allows, whatever our own limit
+        raise Unreadable(pillow.TOO_MANY) from None
     except Exception:
         raise Unreadable("undecodable image") from None
 

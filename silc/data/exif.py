@@ -11,7 +11,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from silc.data import jpeg, tiff
+from silc.data import avif, jpeg, tiff
 
 STORED = 1  # the pixels stand as they are to be shown
 ORIENTATION = 274  # the tag
@@ -26,8 +26,9 @@ _PNG, _EXIF_FLAG = b"\x89PNG\r\n\x1a\n", 8
 def orientation(data: bytes) -> int:
     """The EXIF orientation of an image file, 1 to 8; 1 where there is none, where it is damaged, or no EXIF value.
 
-    Of a JPEG its first EXIF segment is read, of a PNG and a WebP the EXIF chunk, of a TIFF its first directory. XMP
-    does not count. Never raises. Takes microseconds, for a file of many thousand chunks some ten milliseconds.
+    Of a JPEG its first EXIF segment is read, of a PNG and a WebP the EXIF chunk, of a TIFF its first directory; an
+    AVIF's is that of its properties `irot` and `imir`, since its EXIF data do not count. XMP does not count either.
+    Never raises. Takes microseconds, for a file of many thousand chunks some ten milliseconds.
     """
     if data.startswith(b"\xff\xd8"):
         header = jpeg.read_header(data)
@@ -38,7 +39,7 @@ def orientation(data: bytes) -> int:
         return _of_webp(data)
     if data[:4] in tiff.BEGINNINGS:
         return of_block(data)
-    return STORED
+    return avif.orientation(data) if avif.is_avif(data) else STORED
 
 
 def of_block(block: bytes) -> int:

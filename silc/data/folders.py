@@ -19,7 +19,7 @@ from silc.text import plural
 MAX_FILE = 256 << 20  # bytes of an image or a mask
 MAX_LIST = 64 << 20  # bytes of a list of names
 # Of files whose format is decoded: silc.data.pillow.FORMATS and JPEG.
-SUFFIXES = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".apng", ".webp", ".gif", ".bmp", ".tif", ".tiff")
+SUFFIXES = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".apng", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif")
 NAMED = 5  # suffixes that a message names
 
 

@@ -14,7 +14,7 @@
     cityscapes   leftImg8bit/{train,val}/CITY/*_leftImg8bit.png, gtFine/{...}/CITY/*_gtFine_labelTrainIds.png, or
                  *_gtFine_labelIds.png
 
-An imagefolder's images are JPEG, PNG, WebP, GIF, BMP and TIFF, by their suffix. Images are turned as their EXIF
+An imagefolder's images are JPEG, PNG, WebP, GIF, BMP, TIFF and AVIF, by their suffix. Images are turned as their EXIF
 orientation says where eval.upright is set; beside a mask that has the size of the turned image alone, or of the stored
 one alone, that one is taken.
 

@@ -150,6 +150,8 @@ def decode_mask(data: bytes | None, rule: MaskRule, classes: int, name: str, max
             found = None if channels > 1 else pillow.in_strips(opened, lambda part: rule(_numbers(part)))
     except Unreadable as error:
         raise Unreadable(str(error).replace("image", "mask")) from None
+    except Image.DecompressionBombError:
+        raise Unreadable(pillow.TOO_MANY) from None
     except Exception as error:
         raise Unreadable("undecodable mask") from error
     if found is None:

@@ -18,7 +18,7 @@ from silc.data.decode import decode_image
 from silc.data.shards import Unreadable
 from tests.data.image_fuzz import encode
 
-KINDS = ("JPEG", "PNG", "WEBP", "TIFF")
+KINDS = ("JPEG", "PNG", "WEBP", "TIFF", "AVIF")
 
 
 def photo(number: int | None, kind: str, **options: object) -> bytes:

@@ -19,7 +19,7 @@ from tests.data.test_layouts import ade20k, mask, opened, write_image
 @pytest.mark.parametrize("upper", [False, True])
 def test_an_image_folder_has_the_images_that_torchvision_finds(tmp_path, upper):
     theirs = {".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp"}
-    kinds = {".jpe": "JPEG", ".jfif": "JPEG", ".apng": "PNG", ".gif": "GIF"} | {
+    kinds = {".jpe": "JPEG", ".jfif": "JPEG", ".apng": "PNG", ".gif": "GIF", ".avif": "AVIF"} | {
         suffix: Image.registered_extensions()[suffix] for suffix in theirs
     }
     assert kinds.keys() == set(SUFFIXES)
