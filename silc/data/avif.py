@@ -87,7 +87,7 @@ class _Meta:
         self._data = data
         self._boxes = _named(data, *_only(data, b"meta", 0, len(data)), skip=4)
         if b"pitm" not in self._boxes:
-            raise Unreadable("AVIF without a still image")
+            raise Unreadable("AVIF without a primary item")
         start, _ = self._boxes[b"pitm"]
         self.primary = _number(data, start + 4, 2 if data[start] == 0 else 4)
         self._kinds = dict(_item_kinds(data, *self._boxes[b"iinf"]))

@@ -68,15 +68,13 @@ def turned(image: Tensor, number: int) -> Tensor:
     Returns:
         Contiguous, [W, H, 3] for orientations 5 to 8; `image` itself for 1.
     """
-    if number >= 5:
-        image = image.transpose(0, 1)
     if flips := _FLIPS[number]:
         image = torch.flip(image, flips)
-    return image.contiguous()
+    return image.transpose(0, 1).contiguous() if number >= 5 else image.contiguous()
 
 
-# Orientation -> the axes that are reversed, after rows and columns have changed places from 5 on.
-_FLIPS: dict[int, tuple[int, ...]] = {1: (), 2: (1,), 3: (0, 1), 4: (0,), 5: (), 6: (1,), 7: (0, 1), 8: (0,)}
+# Orientation -> the axes that are reversed; from 5 on rows and columns then change places.
+_FLIPS: dict[int, tuple[int, ...]] = {1: (), 2: (1,), 3: (0, 1), 4: (0,), 5: (), 6: (0,), 7: (0, 1), 8: (1,)}
 
 
 def _of_png(data: bytes) -> int:

@@ -156,7 +156,7 @@ def test_other_kinds_of_items_are_refused_by_name(monkeypatch):
     refuses(changed(STILL, b"infe", b"grid", 8), "AVIF of several tiles", monkeypatch)
     refuses(changed(STILL, b"infe", b"hvc1", 8), "undecodable image", monkeypatch)
     refuses(changed(STILL, b"infe", b"\0\1", 6), "undecodable image", monkeypatch)  # encrypted
-    refuses(MOVING.replace(b"pitm", b"free"), "AVIF without a still image", monkeypatch)
+    refuses(MOVING.replace(b"pitm", b"free"), "AVIF without a primary item", monkeypatch)
 
 
 @pytest.mark.parametrize(

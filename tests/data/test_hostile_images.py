@@ -431,7 +431,7 @@ def test_damaged_images_are_decoded_or_refused():
     for kind in ("JPEG", *pillow.FORMATS):
         assert min(outcomes[kind, "decoded"], outcomes[kind, "undecodable image"]) > 10, kind
     known = {"decoded", "undecodable image", "too many pixels", "too many scans", "AVIF of several frames"}
-    known |= {"AVIF without a still image", "floating-point values beyond 0 to 1"}
+    known |= {"AVIF without a primary item", "floating-point values beyond 0 to 1"}
     assert {what for _, what in outcomes if not what.startswith("mask")} <= known
     assert not any(what == "decoded" for kind, what in outcomes if kind not in (*pillow.FORMATS, "JPEG", "MPO", "DIB"))
 
