@@ -1,5 +1,7 @@
 """`silc shards`: make, look over and index WebDataset tar shards.
 
+silc shards check SHARDS       read and decode every sample as training would; what is damaged, and what comes twice
+silc shards show SHARDS        counts, sizes, captions and a contact sheet, from a random sample
 silc shards index SHARDS       say where each sample begins, so that a run starts at once
 
 silc shards COMMAND --help describes a command.
@@ -13,9 +15,9 @@ from collections.abc import Sequence
 from typing import Any
 
 from silc.commands.common import INTERRUPTED, MISTAKE, Parser, passive_threads
-from silc.commands.shards import index
+from silc.commands.shards import check, index
 
-COMMANDS = (index,)
+COMMANDS = (check, index)
 
 
 def parse(argv: Sequence[str]) -> argparse.Namespace:
