@@ -48,8 +48,7 @@ def _check(args: argparse.Namespace) -> int:
 
     shards, config = configuration(args)
     data = config.data
-    lines = getattr(data, "caption_lines", True)
-    settings = Settings(tuple(data.image_keys), data.caption_key, lines, data.max_image_pixels)
+    settings = Settings(tuple(data.image_keys), data.caption_key, data.caption_lines, data.max_image_pixels)
     addresses = addresses_of(shards)
     with ExitStack() as stack:
         report, bad = written(stack, args.json), written(stack, args.bad)

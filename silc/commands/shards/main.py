@@ -15,9 +15,9 @@ from collections.abc import Sequence
 from typing import Any
 
 from silc.commands.common import INTERRUPTED, MISTAKE, Parser, passive_threads
-from silc.commands.shards import check, index
+from silc.commands.shards import check, index, show
 
-COMMANDS = (check, index)
+COMMANDS = (check, show, index)
 
 
 def parse(argv: Sequence[str]) -> argparse.Namespace:
