@@ -8,8 +8,8 @@ silc shards check --preset mine.yaml                     the shards that the pre
 
 Prints how many samples are whole, what is wrong with the others and the keys of some, which images and captions come
 again (by a hash of their bytes), and what training does with odd images. What training reads is said by the keys of the
-configuration: data.image_keys, data.caption_key, data.caption_lines, data.max_image_pixels, as section.key=value or in a
-preset.
+configuration: data.image_keys, data.caption_key, data.caption_lines and data.max_image_pixels, as section.key=value or
+in a preset.
 
 Status 0: training can use every sample; 1: it cannot use some, or a shard is damaged; repeats and odd images are no
 damage. Training skips what is damaged, up to data.max_skipped. Interrupted, the same command goes on where it was. The

@@ -20,10 +20,16 @@ import argparse
 import json
 import os
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from silc.commands.shards.common import Bar, add_jobs, say
 from silc.commands.shards.configured import add_words, configuration
+
+if TYPE_CHECKING:
+    from silc.config import Config
+    from silc.data.shards.reader import Place
+    from silc.data.survey.overview import Overview
+    from silc.data.survey.sampling import Opened
 
 SAMPLE, IMAGES, MOST_IMAGES = 10_000, 24, 1000
 SHEET, PAGE, TABLE = "contact_sheet.png", "show.html", "show.json"
@@ -39,6 +45,7 @@ def add(commands: Any) -> None:
     show.add_argument(
         "--sample", type=_sample, default=SAMPLE, metavar="N", help=f"samples looked at, or all (default: {SAMPLE:,})"
     )
+    show.add_argument("--font", type=Path, metavar="FILE", help="of the contact sheet, for scripts that it lacks")
     show.add_argument("--seed", type=_whole, default=0, metavar="N", help="of the random sample (default: 0)")
     show.set_defaults(work=_show)
 
@@ -48,11 +55,13 @@ def _show(args: argparse.Namespace) -> int:
     from silc.data.survey.addresses import addresses_of
     from silc.data.survey.facts import facts
     from silc.data.survey.overview import survey
+    from silc.data.survey.sheet import font_of
     from silc.text import plural
 
     shards, config = configuration(args)
     addresses = addresses_of(shards)
     if args.out is not None:
+        font_of(12, args.font)
         _make_folder(args.out)
     with Bar("shard") as bar:
         opened = sampling.open_index(addresses, config.data.image_keys, jobs=args.jobs, progress=bar.show, say=say)
@@ -65,11 +74,20 @@ def _show(args: argparse.Namespace) -> int:
     print("\n".join(lines))
     if args.out is not None:
         title = shards[0] if len(shards) == 1 else f"{shards[0]} and {plural(len(shards) - 1, 'more')}"
-        _write(args.out, title, lines, opened, config, wanted[: args.images], found)
+        _write(args.out, title, lines, opened, config, wanted[: args.images], found, args.font)
     return 0
 
 
-def _write(out: Path, title: str, lines: list[str], opened: Any, config: Any, wanted: Any, found: Any) -> None:
+def _write(
+    out: Path,
+    title: str,
+    lines: list[str],
+    opened: Opened,
+    config: Config,
+    wanted: list[Place],
+    found: Overview,
+    font: Path | None,
+) -> None:
     from silc.data.survey import page, sheet
     from silc.data.survey.pictures import pictures
     from silc.errors import RunStopped
@@ -77,7 +95,7 @@ def _write(out: Path, title: str, lines: list[str], opened: Any, config: Any, wa
 
     shown = pictures(opened.manifest, config, wanted)
     try:
-        sheet.draw(shown, f"{title}: {lines[0]}", out / SHEET)
+        sheet.draw(shown, f"{title}: {lines[0]}", out / SHEET, font)
         page.write(out / PAGE, title, lines, found, shown)
         write_text(out / TABLE, json.dumps(found.to_dict(), indent=1) + "\n")
     except OSError as error:

@@ -11,6 +11,7 @@ from silc.data.survey.profiles import is_srgb
 from silc.data.survey.tally import ranked
 from silc.text import plural
 
+REPEATS = 3  # of a kind that are named
 _KINDS = {"images": "image", "pairs": "pair", "texts": "caption"}
 
 
@@ -35,8 +36,10 @@ def _damage(found: Findings) -> Iterator[str]:
         yield f"and {len(found.notes) - SHOWN:,} more such notes on shards"
     for reason, count in ranked(found.faults).items():
         named = found.examples.get(reason, [])
-        yield f"{count:,} x {shorten(reason)}" + (f": {', '.join(named)}" if named else "") + (
-            ", ..." if 0 < len(named) < count else ""
+        yield (
+            f"{count:,} x {shorten(reason)}"
+            + (f": {', '.join(named)}" if named else "")
+            + (", ..." if 0 < len(named) < count else "")
         )
 
 
@@ -49,10 +52,10 @@ def _repeats(found: Findings) -> Iterator[str]:
         if not repeats.more:
             yield f"no {kind} comes twice ({alike})"
             continue
-        groups = [f"{first} ... {last} ({times:,} times)" for times, first, last in found.repeated[name]]
+        groups = [f"{times:,} times, {first} to {last}" for times, first, last in found.repeated[name][:REPEATS]]
         yield (
-            f"{repeats.more:,} of {plural(repeats.records, kind)} repeat an earlier one {alike}: "
-            f"{repeats.repeated:,} different, first and last of the most frequent {', '.join(groups)}"
+            f"{repeats.more:,} of {plural(repeats.records, kind)} repeat an earlier one ({alike}); "
+            f"{repeats.repeated:,} different, the most frequent {'; '.join(groups)}"
         )
 
 
@@ -106,9 +109,7 @@ def to_dict(found: Findings) -> dict[str, Any]:
                 "records": repeats.records,
                 "distinct": repeats.distinct,
                 "repeated": repeats.repeated,
-                "most": [
-                    {"times": times, "first": first, "last": last} for times, first, last in found.repeated[name]
-                ],
+                "most": [{"times": times, "first": first, "last": last} for times, first, last in found.repeated[name]],
             }
             for name, repeats in found.repeats.items()
         },

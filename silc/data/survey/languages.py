@@ -8,8 +8,8 @@ from collections import Counter
 from collections.abc import Callable, Iterable
 
 LONGEST = 2000  # characters of a caption that are looked at
-NO_LETTERS = "no letters"
-UNKNOWN = "unknown"
+NO_LETTERS, TOO_SHORT, UNKNOWN = "no letters", "too short to tell", "unknown"
+SHORTEST = 16  # bytes of a caption whose language is guessed: of a word or two the guess is as good as random
 # First word of a letter's name in Unicode -> how its script is called.
 _SCRIPTS = {
     "CJK": "Han",
@@ -45,11 +45,12 @@ def identifier() -> Identify | None:
 
 
 def count(texts: Iterable[str], identify: Identify | None) -> tuple[Counter[str], Counter[str]]:
-    """Scripts and languages of texts; no languages without `identify`, and none of texts without letters."""
+    """Scripts and languages of texts; no languages without `identify`, and none of short texts."""
     scripts, languages = Counter[str](), Counter[str]()
     for text in texts:
         script = script_of(text)
         scripts[script] += 1
         if identify is not None:
-            languages[UNKNOWN if script == NO_LETTERS else identify(text)] += 1
+            short = script == NO_LETTERS or len(text.encode("utf-8", "replace")) < SHORTEST
+            languages[TOO_SHORT if short else identify(text)] += 1
     return scripts, languages

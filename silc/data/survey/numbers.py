@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -30,7 +31,7 @@ class Bin(NamedTuple):
     """A range of a histogram in words, and how many lie in it."""
 
     name: str
-    count: int
+    images: int
 
 
 def quantiles(values: Sequence[float] | np.ndarray) -> list[float]:
@@ -42,7 +43,7 @@ def quantiles(values: Sequence[float] | np.ndarray) -> list[float]:
 def megapixels(width: np.ndarray, height: np.ndarray) -> list[Bin]:
     """How many images have so many million pixels."""
     borders = [f"{border:g}" for border in MEGAPIXELS]
-    between = [f"{low} to {high}" for low, high in zip(borders, borders[1:], strict=False)]
+    between = [f"{low} to {high}" for low, high in itertools.pairwise(borders)]
     names = [f"less than {borders[0]}", *between, f"{borders[-1]} or more"]
     return _bins(width * height / 1e6, MEGAPIXELS, names)
 
@@ -56,5 +57,5 @@ def _bins(values: np.ndarray, borders: Sequence[float], names: Sequence[str]) ->
     """A border belongs to the range above it. Empty ranges at both ends are left out."""
     counts = np.bincount(np.searchsorted(borders, values, side="right"), minlength=len(names)).tolist()
     bins = [Bin(name, count) for name, count in zip(names, counts, strict=True)]
-    filled = [number for number, one in enumerate(bins) if one.count]
+    filled = [number for number, one in enumerate(bins) if one.images]
     return bins[filled[0] : filled[-1] + 1] if filled else []

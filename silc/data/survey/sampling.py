@@ -150,5 +150,3 @@ def read(manifest: Manifest, wanted: Sequence[Place]) -> Iterator[tuple[str, Sam
                 yield f"{reader.name(shard)}/{sample.key or f'#{number}'}", sample
     finally:
         reader.close()
-
-

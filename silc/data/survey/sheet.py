@@ -1,9 +1,10 @@
-"""A contact sheet as PNG: images in a grid, their captions below. Letters that Pillow's own font lacks show as boxes."""
+"""A contact sheet as PNG: images in a grid, their captions below. Letters that the font lacks show as boxes."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -19,16 +20,19 @@ LONGEST = 400  # characters of a caption that are drawn, at most
 INK, SOFT, BAD, PANEL, PAGE = (27, 31, 36), (87, 96, 106), (180, 35, 24), (244, 246, 248), (255, 255, 255)
 # Controls, and marks that turn the direction of a text or join it: nothing a font has a glyph for.
 _UNSEEN = re.compile("[\x00-\x1f\x7f-\x9f\u00ad\u200b-\u200f\u2028-\u202f\u2060-\u206f\ufeff\ufff9-\uffff]+")
+# Looked for among the fonts of the system, since Pillow's own has letters of English alone.
+FONTS = ("DejaVuSans.ttf", "NotoSans-Regular.ttf", "LiberationSans-Regular.ttf", "Arial.ttf")
 Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
 
 
-def draw(pictures: Sequence[Picture], title: str, path: Path) -> None:
+def draw(pictures: Sequence[Picture], title: str, path: Path, font_file: Path | None = None) -> None:
     """Write the sheet.
 
     Args:
         pictures: n of them, in rows of COLUMNS.
         title: above the grid.
         path: of the PNG; its folder must exist.
+        font_file: TrueType or OpenType; None: the first of FONTS that is installed, or else Pillow's own.
 
     Raises OSError.
     """
@@ -37,13 +41,26 @@ def draw(pictures: Sequence[Picture], title: str, path: Path) -> None:
     height = CELL + (CAPTION_LINES + 2) * LINE + MARGIN
     size = max(columns, 3) * (CELL + MARGIN) + MARGIN, 40 + rows * height + MARGIN
     sheet = Image.new("RGB", size, PAGE)
-    pen, font, bold = ImageDraw.Draw(sheet), ImageFont.load_default(12), ImageFont.load_default(16)
+    pen, font, bold = ImageDraw.Draw(sheet), font_of(12, font_file), font_of(16, font_file)
     pen.text((MARGIN, 12), fitted(title, bold, sheet.width - 2 * MARGIN), fill=INK, font=bold)
     for number, picture in enumerate(pictures):
         left = MARGIN + number % columns * (CELL + MARGIN)
         _draw_one(sheet, pen, picture, left, 40 + number // columns * height, font)
     with replacing(path) as draft:
         sheet.save(draft, "PNG")
+
+
+def font_of(size: int, file: Path | None) -> Font:
+    """The font of a sheet, so many pixels high. Raises ValueError for a file that is no font."""
+    if file is not None:
+        try:
+            return ImageFont.truetype(str(file), size)
+        except OSError:
+            raise ValueError(f"{file} is no font that can be read; give a TrueType or OpenType file") from None
+    for name in FONTS:
+        with suppress(OSError):
+            return ImageFont.truetype(name, size)
+    return ImageFont.load_default(size)
 
 
 def _draw_one(sheet: Image.Image, pen: ImageDraw.ImageDraw, picture: Picture, left: int, top: int, font: Font) -> None:
@@ -57,7 +74,7 @@ def _draw_one(sheet: Image.Image, pen: ImageDraw.ImageDraw, picture: Picture, le
     lines = [(line, INK) for line in wrapped(_words(picture), font, CELL, CAPTION_LINES)]
     if picture.wrong:
         lines = [*lines[: CAPTION_LINES - 1], (picture.wrong, BAD)]
-    lines += [(" ".join(filter(None, [picture.about])), SOFT), (picture.key, SOFT)]
+    lines += [(picture.about, SOFT), (picture.key, SOFT)]
     for number, (line, color) in enumerate(line for line in lines if line[0]):
         pen.text((left, top + CELL + 4 + LINE * number), fitted(line, font, CELL), fill=color, font=font)
 
