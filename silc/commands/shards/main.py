@@ -36,9 +36,14 @@ class _Sub(Parser):
         super().__init__(prog, description)
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
-        """Refuses what it does not know: the parser above would, under its own name and without a hint."""
+        """Refuses what it does not know: the parser above would, under its own name and without a hint.
+
+        Words behind an option belong to those before it.
+        """
         namespace, rest = super().parse_known_args(args, namespace)
-        if rest:
+        if hasattr(namespace, "words") and not any(word.startswith("-") for word in rest):
+            namespace.words += rest
+        elif rest:
             self.error(f"unrecognized arguments: {' '.join(rest)}")
         return namespace, rest
 

@@ -31,7 +31,9 @@ def checked(patterns: list[str], settings: Settings = SETTINGS, **options) -> tu
     """What was found, and (shard, key, reason) of what is bad."""
     bad: Bad = []
     options = {"jobs": 1} | options
-    found = check(addresses_of(patterns), settings, note=lambda *row: bad.append((Path(row[0]).name, *row[1:])), **options)
+    found = check(
+        addresses_of(patterns), settings, note=lambda *row: bad.append((Path(row[0]).name, *row[1:])), **options
+    )
     return found, bad
 
 
@@ -127,7 +129,7 @@ def test_a_set_without_samples(tmp_path):
     write(tmp_path / "set", [[]])
     found, bad = checked([str(tmp_path / "set")])
     assert (found.samples, found.whole, found.sound, bad) == (0, 0, True, [])
-    assert list(sentences(found))[0].startswith("0 of 0 samples in 1 shard ")
+    assert next(sentences(found)).startswith("0 of 0 samples in 1 shard ")
 
 
 def test_repeats_are_those_of_a_counter(tmp_path):
@@ -147,7 +149,9 @@ def test_repeats_are_those_of_a_counter(tmp_path):
     assert found.repeated["texts"] == [(4, "00000/0", "00001/4"), (2, "00000/2", "00001/5")]
     assert found.sound
     text = "\n".join(sentences(found))
-    assert "3 of 7 images repeat an earlier one (byte for byte); 2 different, the most frequent 3 times, 00000/0" in text
+    assert (
+        "3 of 7 images repeat an earlier one (byte for byte); 2 different, the most frequent 3 times, 00000/0" in text
+    )
 
 
 def test_odd_images_are_counted_and_are_no_damage(tmp_path):
