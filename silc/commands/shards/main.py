@@ -43,7 +43,8 @@ class _Sub(Parser):
         namespace, rest = super().parse_known_args(args, namespace)
         if hasattr(namespace, "words") and not any(word.startswith("-") for word in rest):
             namespace.words += rest
-        elif rest:
+            return namespace, []
+        if rest:
             self.error(f"unrecognized arguments: {' '.join(rest)}")
         return namespace, rest
 
