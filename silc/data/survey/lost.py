@@ -16,11 +16,13 @@ MOST_RUNS = 1_000_000  # of members with one key, in a shard, that are remembere
 
 
 class _Run(NamedTuple):
-    """Members that follow one another under one key: their extensions, of which one may come `twice`."""
+    """Members that follow one another under one key: their extensions, of which one may come `twice`; the last member
+    may be `cut` by the end of a damaged shard."""
 
     key: bytes
     extensions: set[bytes]
     twice: bool
+    cut: bool = False
 
 
 def lost_keys(source: Source, size: int, images: Sequence[str]) -> list[tuple[str, str]]:
@@ -36,7 +38,8 @@ def lost_keys(source: Source, size: int, images: Sequence[str]) -> list[tuple[st
     kinds = frozenset(image.lower().encode() for image in images)
     found: dict[tuple[bytes, str], None] = {}
     versions: dict[bytes, list[set[bytes]]] = {}
-    for key, extensions, twice in itertools.islice(_runs(windowed(source, size, AHEAD), size), MOST_RUNS):
+    unfinished: bytes | None = None
+    for key, extensions, twice, cut in itertools.islice(_runs(windowed(source, size, AHEAD), size), MOST_RUNS):
         merged, plain = dotted(list(extensions), kinds)
         if len(extensions) > MAX_MEMBERS:
             found[key, DOTTED if merged else CROWDED] = None
@@ -47,12 +50,14 @@ def lost_keys(source: Source, size: int, images: Sequence[str]) -> list[tuple[st
             found[key, TWICE] = None
         if plain or not merged:
             versions.setdefault(key, []).append(extensions)
+            unfinished = key if cut else None
     for key, sets in versions.items():
         if len(sets) > 1:
             everything = set().union(*sets)
             if any(sum(extension in one for one in sets) > 1 for extension in everything):
                 found[key, TWICE] = None
-            if sets[-1] != everything:
+            finished = sets[:-1] if key == unfinished else sets  # what is cut replaces no other
+            if finished[-1] != set().union(*finished):
                 found[key, APART] = None
     return [(key.decode("utf-8", "surrogateescape"), reason) for key, reason in found]
 
@@ -61,7 +66,7 @@ def _runs(source: Source, size: int) -> Iterator[_Run]:
     """The runs of a shard; of a damaged one those before the damage."""
     run: _Run | None = None
     try:
-        for _, regular, name, _, _ in Members(source, size):
+        for _, regular, name, offset, length in Members(source, size):
             if not regular or (parts := split_name(name)) is None:
                 continue
             key, extension = parts
@@ -73,6 +78,8 @@ def _runs(source: Source, size: int) -> Iterator[_Run]:
                 run = run._replace(twice=True)
             elif len(run.extensions) <= MAX_MEMBERS:
                 run.extensions.add(extension)
+            if offset + length > size:
+                run = run._replace(cut=True)
     except (CutShort, NotTar):
         pass
     if run is not None:

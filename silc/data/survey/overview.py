@@ -7,6 +7,7 @@ from array import array
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from hashlib import blake2b
 from typing import Any
 
 import numpy as np
@@ -126,7 +127,7 @@ class Survey:
         self._tokens = tokens.counter(config.data.tokenizer, self._context)
         self._crop = config.views.global_size
         self._result, self._fields = Overview(), Fields()
-        self._texts: Counter[str] = Counter()
+        self._texts: Counter[tuple[str, bytes]] = Counter()
         self._identified: list[str] = []
         names = ("width", "height", "image bytes", "sample bytes", "characters", "tokens", "captions")
         self._values = {name: array("d") for name in names}
@@ -167,7 +168,7 @@ class Survey:
         for text in texts:
             self._values["characters"].append(len(text))
             self._values["tokens"].append(self._tokens(text))
-            self._texts[text[:LONGEST]] += 1
+            self._texts[_kept(text)] += 1
         if len(self._texts) > 2 * MOST_CAPTIONS:
             self._texts = Counter(dict(self._texts.most_common(MOST_CAPTIONS)))
 
@@ -183,7 +184,7 @@ class Survey:
         result.captions = len(values["tokens"])
         result.several = int(np.count_nonzero(values["captions"] > 1))
         result.context = self._context, int(np.count_nonzero(values["tokens"] > self._context))
-        frequent = sorted(((times, text) for text, times in self._texts.items() if times > 1), key=_most_first)
+        frequent = sorted(((times, text) for (text, _), times in self._texts.items() if times > 1), key=_most_first)
         result.frequent = frequent[:FREQUENT]
         identify = languages.identifier()
         result.identified = len(self._identified)
@@ -191,6 +192,13 @@ class Survey:
         result.languages = None if identify is None else found
         result.fields = self._fields.to_list()
         return result
+
+
+def _kept(text: str) -> tuple[str, bytes]:
+    """A caption in bounded memory: its beginning, and of a long one a hash of it all."""
+    if len(text) <= LONGEST:
+        return text, b""
+    return text[: LONGEST - 1] + "…", blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16).digest()
 
 
 def shown_size(seen: Look, *, upright: bool) -> tuple[int, int]:
