@@ -95,9 +95,10 @@ def seen(text: str) -> str:
 def fitted(text: str, font: Font, width: int) -> str:
     """On one line, cut to a width in pixels."""
     line = seen(text)
-    if font.getlength(line) <= width and len(text) <= 4 * LONGEST:
+    if len(text) <= 4 * LONGEST and font.getlength(line) <= width:
         return line
-    while line and font.getlength(line + "...") > width:
+    line = line[: _fits(line, font, width - font.getlength("..."))] if line else line
+    while line and font.getlength(line + "...") > width:  # letters that stand together may be wider than each alone
         line = line[:-1]
     return line + "..."
 
@@ -115,7 +116,7 @@ def wrapped(text: str, font: Font, width: int, most: int) -> list[str]:
     return [*lines, fitted(rest, font, width)] if rest else lines
 
 
-def _fits(text: str, font: Font, width: int) -> int:
+def _fits(text: str, font: Font, width: float) -> int:
     """How many characters, at least one, fit a width."""
     low, high = 1, len(text)
     while low < high:

@@ -12,7 +12,7 @@ from silc.data.survey.lost import lost_keys
 from tests.data.shards import tars
 
 
-@settings(max_examples=200)
+@settings(max_examples=200, deadline=None)
 @given(entries=tars.entries(), cut=st.none() | st.floats(0, 1))
 def test_a_reason_has_keys_where_a_scan_counts_samples(entries, cut):
     data = tars.pack(entries)

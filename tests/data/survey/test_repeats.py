@@ -32,7 +32,7 @@ def expected(hashes: list[tuple[int, int]], shown: int) -> repeats.Repeats:
 WORDS = st.sampled_from([0, 1, 2**62, 2**63, 2**64 - 1, 5 << 59])
 
 
-@settings(max_examples=60)
+@settings(max_examples=60, deadline=None)
 @given(hashes=st.lists(st.tuples(WORDS, WORDS), max_size=80), piece=st.integers(1, 9), part=st.integers(1, 30))
 def test_as_a_counter_whatever_the_sizes_of_pieces_and_parts(hashes, piece, part, tmp_path_factory):
     path = tmp_path_factory.mktemp("repeats") / "hashes"

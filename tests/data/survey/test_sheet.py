@@ -14,7 +14,7 @@ from silc.data.survey.pictures import Picture
 FONT = ImageFont.load_default(12)
 
 
-@settings(max_examples=100)
+@settings(max_examples=100, deadline=None)
 @given(text=st.text(max_size=300) | st.text("ab ", max_size=300) | st.integers(1, 10**6).map(lambda n: "x" * n))
 def test_lines_fit_their_width(text):
     lines = sheet.wrapped(text, FONT, 100, 3)
