@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import io
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -11,9 +14,12 @@ import pytest
 from PIL import Image
 
 from silc.commands.main import run
+from silc.commands.shards import common
 from silc.data.survey import languages
 from tests.browser import check_page, needs_browser
 from tests.data.survey.sets import encoded, odd, pair, picture, whole, write
+
+ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture(autouse=True)
@@ -211,6 +217,26 @@ def test_a_mistake_is_a_line(tmp_path, show, monkeypatch, words, says):
     assert (status, lines) == (2, [])
     assert says in errors[-1]
     assert errors[-1].startswith("silc shards show: ")
+
+
+def test_a_reader_that_leaves_is_no_full_disk(tmp_path):
+    write(tmp_path / "set", [whole(1)])
+    command = [sys.executable, "-m", "silc", "shards", "show", str(tmp_path / "set")]
+    environment = os.environ | {"PYTHONPATH": f"{ROOT}:{ROOT}/kernels"}
+    read, written = os.pipe()
+    os.close(read)
+    done = subprocess.run(command, env=environment, cwd=ROOT, stdout=written, stderr=subprocess.PIPE, check=False)
+    os.close(written)
+    assert (done.returncode, done.stderr) == (141, b"")
+
+
+def test_an_interruption_promises_nothing(tmp_path, show, monkeypatch):
+    def stop(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    write(tmp_path / "set", [whole(1)])
+    monkeypatch.setattr(common.Bar, "show", stop)
+    assert show(tmp_path / "set") == (130, [], ["silc shards show: interrupted"])
 
 
 def test_a_font_of_ones_own(tmp_path, show):

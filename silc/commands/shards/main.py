@@ -64,11 +64,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     except RunStopped as error:
         print(f"{prog}: {error}", file=sys.stderr)
         return 1
+    except BrokenPipeError:  # the reader of the output has left (`| head`)
+        raise
     except OSError as error:
         print(f"{prog}: {error}; is the disk full, or the folder of another user? --out names another", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        print(f"{prog}: interrupted; the same command goes on from here", file=sys.stderr)
+        goes_on = "; the same command goes on from here" if getattr(args, "goes_on", True) else ""
+        print(f"{prog}: interrupted{goes_on}", file=sys.stderr)
         return INTERRUPTED
     return status
 

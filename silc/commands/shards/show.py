@@ -47,7 +47,7 @@ def add(commands: Any) -> None:
     )
     show.add_argument("--font", type=Path, metavar="FILE", help="of the contact sheet, for scripts that it lacks")
     show.add_argument("--seed", type=_whole, default=0, metavar="N", help="of the random sample (default: 0)")
-    show.set_defaults(work=_show)
+    show.set_defaults(work=_show, goes_on=False)
 
 
 def _show(args: argparse.Namespace) -> int:

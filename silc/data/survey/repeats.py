@@ -16,8 +16,8 @@ import numpy as np
 
 RECORD = np.dtype([("high", "<u8"), ("low", "<u8"), ("place", "<u8")])
 """The hash, and where it was found."""
-PIECE = 1 << 20  # records read at a time
-PART = 1 << 21  # records of a part, about
+PIECE = 1 << 19  # records read at a time
+PART = 1 << 20  # records of a part, about
 MOST_PARTS = 256  # files open at once
 _GROUP = np.dtype([("high", "<u8"), ("low", "<u8"), ("count", "<u8"), ("first", "<u8"), ("last", "<u8")])
 
