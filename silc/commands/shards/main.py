@@ -1,5 +1,7 @@
 """`silc shards`: make, look over and index WebDataset tar shards.
 
+silc shards check SHARDS       read and decode every sample as training would; what is damaged, and what comes twice
+silc shards show SHARDS        counts, sizes, captions and a contact sheet, from a random sample
 silc shards index SHARDS       say where each sample begins, so that a run starts at once
 
 silc shards COMMAND --help describes a command.
@@ -13,9 +15,9 @@ from collections.abc import Sequence
 from typing import Any
 
 from silc.commands.common import INTERRUPTED, MISTAKE, Parser, passive_threads
-from silc.commands.shards import index
+from silc.commands.shards import check, index, show
 
-COMMANDS = (index,)
+COMMANDS = (check, show, index)
 
 
 def parse(argv: Sequence[str]) -> argparse.Namespace:
@@ -34,8 +36,14 @@ class _Sub(Parser):
         super().__init__(prog, description)
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
-        """Refuses what it does not know: the parser above would, under its own name and without a hint."""
+        """Refuses what it does not know: the parser above would, under its own name and without a hint.
+
+        Words behind an option belong to those before it.
+        """
         namespace, rest = super().parse_known_args(args, namespace)
+        if hasattr(namespace, "words") and not any(word.startswith("-") for word in rest):
+            namespace.words += rest
+            return namespace, []
         if rest:
             self.error(f"unrecognized arguments: {' '.join(rest)}")
         return namespace, rest
@@ -56,11 +64,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     except RunStopped as error:
         print(f"{prog}: {error}", file=sys.stderr)
         return 1
+    except BrokenPipeError:  # the reader of the output has left (`| head`)
+        raise
     except OSError as error:
         print(f"{prog}: {error}; is the disk full, or the folder of another user? --out names another", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        print(f"{prog}: interrupted; the same command goes on from here", file=sys.stderr)
+        goes_on = "; the same command goes on from here" if getattr(args, "goes_on", True) else ""
+        print(f"{prog}: interrupted{goes_on}", file=sys.stderr)
         return INTERRUPTED
     return status
 

@@ -89,12 +89,12 @@ class Runs:
         if self._key is None:
             return
         shape = self._shape(tuple(self._seen))
-        mask, dotted = shape.mask, shape.dotted + self._dotted
+        mask, merged = shape.mask, shape.dotted + self._dotted
         if self._crowded:
             mask = 0
-            self._lost[DOTTED if dotted else CROWDED] += max(dotted, 1)
-        elif dotted:
-            self._lost[DOTTED] += dotted
+            self._lost[DOTTED if merged else CROWDED] += max(merged, 1)
+        elif merged:
+            self._lost[DOTTED] += merged
         if self._most > 1:
             self._lost[TWICE] += self._most - 1
         self._masks.append(mask)
@@ -108,11 +108,11 @@ class Runs:
         shape = self._shapes.get(extensions)
         if shape is None:
             self._count(extensions, 0)
-            dotted, plain = _dotted(extensions, self._images)
+            merged, plain = dotted(extensions, self._images)
             mask = 0
-            for extension in extensions if plain or not dotted else ():
+            for extension in extensions if plain or not merged else ():
                 mask |= self._bits.get(extension, _REST_BIT)
-            shape = _Shape(mask, dotted)
+            shape = _Shape(mask, merged)
             if len(extensions) <= _SMALL:
                 if len(self._shapes) == _SHAPES:
                     self._forget()
@@ -179,7 +179,7 @@ class Result(NamedTuple):
     hashes: np.ndarray | None
 
 
-def _dotted(extensions: Sequence[bytes], images: frozenset[bytes]) -> tuple[int, bool]:
+def dotted(extensions: Sequence[bytes], images: frozenset[bytes]) -> tuple[int, bool]:
     """The samples that a run merges because of dots in their names, and whether the run itself has an image.
 
     x.01.jpg, x.01.txt, x.02.jpg, x.02.txt are two samples with one key. x.jpg, x.txt, x.mask.png, x.depth.png are one:

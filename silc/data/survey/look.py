@@ -1,0 +1,143 @@
+"""What an image file says of itself: format, size, mode, orientation, profile. Its pixels are not decoded.
+
+Bounded as decoding is: by the number of markers in a JPEG, and by what :func:`silc.data.pillow.opened` allows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+from PIL import Image
+
+from silc.data import jpeg, pillow, tiff
+from silc.data.shards import Unreadable
+from silc.data.survey import profiles
+
+_MODES = {1: "L", 3: "RGB", 4: "CMYK"}  # components of a JPEG, under Pillow's names of modes
+_FRAMES = {0xC0, 0xC1, 0xC2}
+_APP1, _APP2, _SCAN = 0xE1, 0xE2, 0xDA
+_ALONE = {0, 0x01, *range(0xD0, 0xD8)}
+_EXIF, _ICC = b"Exif\0\0", b"ICC_PROFILE\0"
+_ORIENTATION, _BITS = 0x0112, 258  # tags
+_DEEP = {"I": 16, "F": 32}  # bits of modes that are no bytes
+_UNREADABLE = "undecodable image"
+
+
+class Look(NamedTuple):
+    """Of one image.
+
+    Attributes:
+        format: JPEG, PNG, WEBP, GIF, BMP, TIFF, ... as Pillow names it.
+        width, height: in pixels, as they are stored: an orientation of 5 to 8 changes them round.
+        mode: Pillow's: L is grey, P has a palette.
+        bits: of a channel.
+        alpha: whether some of it may be transparent.
+        animated: whether there are more frames or pages than the first.
+        orientation: by EXIF, 1 to 8; 1: as it is stored.
+        profile: name of its ICC profile; None: it has none.
+    """
+
+    format: str
+    width: int
+    height: int
+    mode: str
+    bits: int
+    alpha: bool
+    animated: bool
+    orientation: int
+    profile: str | None
+
+
+def look(data: bytes | None, max_pixels: int) -> Look:
+    """What the header of an image file says.
+
+    Raises:
+        Unreadable: no data, no image that training decodes, more than `max_pixels` pixels, or a longer side than
+            pillow.MAX_SIDE.
+    """
+    if data is None:
+        raise Unreadable("no image")
+    try:
+        return _jpeg(data, max_pixels) if data.startswith(b"\xff\xd8") else _other(data, max_pixels)
+    except Unreadable:
+        raise
+    except Exception:  # readers raise nearly any on arbitrary bytes
+        raise Unreadable(_UNREADABLE) from None
+
+
+def _jpeg(data: bytes, max_pixels: int) -> Look:
+    header = jpeg.read_header(data)
+    if header is None:
+        raise Unreadable(_UNREADABLE)
+    pillow.check_size(header.width, header.height, max_pixels)
+    exif, parts, components, bits = b"", {}, 3, 8
+    for code, segment in _segments(data):
+        if code in _FRAMES and len(segment) > 5:
+            bits, components = segment[0], segment[5]
+        elif code == _APP1 and not exif and segment.startswith(_EXIF):
+            exif = segment
+        elif code == _APP2 and segment.startswith(_ICC) and len(segment) > len(_ICC) + 2:
+            parts[segment[len(_ICC)]] = segment[len(_ICC) + 2 :]
+    profile = b"".join(parts[number] for number in sorted(parts))
+    mode = _MODES.get(components, f"{components} components")
+    name = profiles.name_of(profile) if parts else None
+    return Look("JPEG", header.width, header.height, mode, bits, False, False, _orientation(exif), name)
+
+
+def _segments(data: bytes) -> Iterator[tuple[int, bytes]]:
+    """Marker and payload of the segments before the first scan, of a header that jpeg.read_header accepts."""
+    at = 2
+    for _ in range(jpeg.MARKERS):
+        at = data.find(b"\xff", at) + 1
+        while at and at < len(data) and data[at] == 0xFF:
+            at += 1
+        if not at or at + 3 > len(data) or data[at] == _SCAN:
+            return
+        code = data[at]
+        at += 1
+        if code in _ALONE:
+            continue
+        size = max(2, data[at] << 8 | data[at + 1])
+        yield code, data[at + 2 : at + size]
+        at += size
+
+
+def _other(data: bytes, max_pixels: int) -> Look:
+    with pillow.opened(data, max_pixels) as image:
+        profile = image.info.get("icc_profile")
+        name = profiles.name_of(profile) if isinstance(profile, bytes) and profile else None
+        return Look(
+            str(image.format),
+            *image.size,
+            image.mode,
+            _bits(image, data),
+            bool(image.has_transparency_data),
+            bool(getattr(image, "is_animated", False)),
+            _orientation(data if data[:4] in tiff.BEGINNINGS else image.info.get("exif", b"")),
+            name,
+        )
+
+
+def _bits(image: Any, data: bytes) -> int:
+    """Bits of a channel in the file; Pillow opens deep PNGs in color as 8 bits."""
+    if image.format == "PNG":
+        return data[24]
+    if image.format == "TIFF":
+        return int(max(image.tag_v2.get(_BITS, (1,))))
+    if image.mode.startswith("I;16"):
+        return 16
+    return _DEEP.get(image.mode, 8)
+
+
+def _orientation(exif: object) -> int:
+    """The orientation in EXIF data; 1 where there is none, or none that is valid."""
+    if not isinstance(exif, bytes) or not exif:
+        return 1
+    try:
+        found = Image.Exif()
+        found.load(exif)
+        value = found.get(_ORIENTATION, 1)
+    except Exception:  # damaged
+        return 1
+    return value if isinstance(value, int) and 1 <= value <= 8 else 1

@@ -1,0 +1,152 @@
+"""Random samples of a set of shards, found through its index: only what is looked at is read."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from silc.data.shards.build import IMAGES, Progress, build, read_manifest
+from silc.data.shards.manifest import Manifest, joined
+from silc.data.shards.manifest_file import prefix_of
+from silc.data.shards.places import LOCK, Say, cache_of, made, only_one
+from silc.data.shards.reader import Place, SampleReader, Unusable
+from silc.data.shards.samples import Sample
+from silc.data.shards.sidecar import WORD
+from silc.data.shards.stats import Stats
+from silc.data.shards.wanted import numbers_of
+from silc.storage import is_remote, open_store, shorten
+
+BATCH = 256  # samples read at once
+PATIENCE = 120.0  # seconds that a store may fail
+
+
+class Opened(NamedTuple):
+    """Shards with an index, and (name, why) of those that cannot be indexed."""
+
+    manifest: Manifest
+    unreadable: list[tuple[str, str]]
+
+
+def open_index(
+    addresses: Sequence[str],
+    images: Sequence[str],
+    *,
+    jobs: int | None = None,
+    progress: Progress | None = None,
+    say: Say = lambda _: None,
+) -> Opened:
+    """The index beside the shards if it fits them, or else, of local shards, one in the cache, made or mended.
+
+    Args:
+        addresses: of the shards, absolute.
+        images: extensions of images.
+        jobs: processes that read headers; None: one a processor.
+        progress: told after each few shards that are read.
+        say: told when another process is waited for.
+
+    Raises:
+        ValueError: remote shards without an index, or a cache that cannot be written to.
+        StoreFailed, RunStopped: an index cannot be read, or written.
+    """
+    folders: dict[str, list[str]] = {}
+    for address in addresses:
+        folders.setdefault(prefix_of(address), []).append(address)
+    manifests, unreadable = [], []
+    for folder, each in folders.items():
+        found = _fitting(folder, each, images)
+        if found is None and is_remote(folder):
+            raise ValueError(
+                f"{shorten(folder)} is in a remote store and has no index that lists these shards; make it with "
+                f"`silc shards index {folder if not folder.startswith('http') else 'SHARDS --out FOLDER'}`"
+            )
+        if found is None:
+            found, bad = _cached(folder, each, images, jobs, progress, say)
+            unreadable += bad
+        manifests.append(found)
+    return Opened(joined(manifests), unreadable)
+
+
+def _fitting(folder: str, addresses: Sequence[str], images: Sequence[str]) -> Manifest | None:
+    """The rows of the index in a folder for these shards; None where one is missing or does not fit any more."""
+    try:
+        manifest = read_manifest(folder)
+    except ValueError:  # damaged
+        return None
+    if manifest is None or not {image.lower() for image in images} <= set(manifest.images):
+        return None
+    rows = numbers_of(addresses, manifest)
+    if (rows < 0).any():
+        return None
+    chosen = manifest.select(rows)
+    if not is_remote(folder):
+        files = Stats(list(addresses))
+        sidecars = Stats([chosen.sidecar(number) for number in range(len(chosen))])
+        times = [str(time) for time in files.times.tolist()]
+        fits = (files.sizes == chosen.sizes) & (np.array(times) == np.array(list(chosen.versions)))
+        out = np.array([chosen.left_out(number) for number in range(len(chosen))], bool)
+        fits &= out | (sidecars.sizes == (chosen.samples + 1) * WORD.itemsize)
+        if not fits.all():
+            return None
+    return chosen
+
+
+def _cached(
+    folder: str,
+    addresses: Sequence[str],
+    images: Sequence[str],
+    jobs: int | None,
+    progress: Progress | None,
+    say: Say,
+) -> tuple[Manifest, list[tuple[str, str]]]:
+    """The index where a run would keep it if it could not write beside the shards."""
+    out = made(cache_of(folder, ""))
+    kinds = sorted({*(image.lower() for image in images), *IMAGES})
+    with only_one(Path(out) / LOCK, say):
+        built = build(addresses, f"{out}/", images=kinds, jobs=jobs, skip_bad=True, keep=True, progress=progress)
+    assert built.manifest is not None
+    return built.manifest.select(numbers_of(_there(addresses, built.manifest), built.manifest)), built.bad
+
+
+def _there(addresses: Sequence[str], manifest: Manifest) -> list[str]:
+    known = set(manifest.addresses)
+    return [address for address in addresses if address in known]
+
+
+def draw(total: int, count: int, seed: int) -> np.ndarray:
+    """`count` different numbers below `total`, each set as likely as any other, in a random order: int64 [count].
+
+    A function of its arguments alone, whatever the versions of libraries. Takes time and memory for `count` numbers.
+    """
+    words = np.random.Philox(key=np.array([seed, 0x5E1EC7], dtype=np.uint64))
+    if 4 * count >= total:
+        return np.argsort(words.random_raw(total), kind="stable")[:count].astype(np.int64)
+    found = np.empty(0, np.int64)
+    while len(found) < count:
+        # Numbers of 64 bits make the first of `total` a little likelier: by 1 in 10^9 for 10^10 samples.
+        more = (words.random_raw(2 * count) % np.uint64(total)).astype(np.int64)
+        both = np.concatenate([found, more])
+        found = both[np.sort(np.unique(both, return_index=True)[1])]
+    return found[:count]
+
+
+def places(manifest: Manifest, numbers: np.ndarray) -> list[Place]:
+    """(shard, sample) of the samples with these numbers, int64 [n], counted over all shards."""
+    ends = np.cumsum(manifest.samples)
+    shards = np.searchsorted(ends, numbers, side="right")
+    samples = numbers - (ends - manifest.samples)[shards]
+    return list(zip(shards.tolist(), samples.tolist(), strict=True))
+
+
+def read(manifest: Manifest, wanted: Sequence[Place]) -> Iterator[tuple[str, Sample | Unusable]]:
+    """(shard/key, sample) of each place, in order. Raises StoreFailed."""
+    reader = SampleReader(manifest, lambda: open_store(patience=PATIENCE))
+    try:
+        for at in range(0, len(wanted), BATCH):
+            some = wanted[at : at + BATCH]
+            for (shard, number), sample in zip(some, reader.read(some), strict=True):
+                yield f"{reader.name(shard)}/{sample.key or f'#{number}'}", sample
+    finally:
+        reader.close()
