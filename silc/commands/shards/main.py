@@ -1,5 +1,6 @@
 """`silc shards`: make, look over and index WebDataset tar shards.
 
+silc shards pack SOURCE        make shards of a folder of images, a table, a caption file, a Hugging Face data set
 silc shards index SHARDS       say where each sample begins, so that a run starts at once
 
 silc shards COMMAND --help describes a command.
@@ -13,9 +14,9 @@ from collections.abc import Sequence
 from typing import Any
 
 from silc.commands.common import INTERRUPTED, MISTAKE, Parser, passive_threads
-from silc.commands.shards import index
+from silc.commands.shards import index, pack
 
-COMMANDS = (index,)
+COMMANDS = (pack, index)
 
 
 def parse(argv: Sequence[str]) -> argparse.Namespace:
