@@ -15,7 +15,7 @@ from silc.data.packing.columns import Columns, choose, described
 from silc.data.packing.options import SourceOptions, chosen_splits
 from silc.data.packing.parquet import WANTED, row_of
 from silc.data.packing.rows import Row, Skip
-from silc.files import read_json
+from silc.files import check_regular, read_json
 from silc.text import plural
 
 MARKS = ("dataset_dict.json", "state.json")  # of a folder with splits, and of one without
@@ -111,13 +111,24 @@ def _data_set(place: str) -> Any:
         import datasets
     except ImportError:
         raise ValueError(f"Hugging Face data sets are read by `datasets`, which is not installed: {WANTED}") from None
-    state = os.path.join(place, "state.json")
-    # The library says of many kinds of damage only which key it missed.
+    # The library says of many kinds of damage only which key it missed, and would wait for a pipe.
     try:
-        read_json(state, MAX_STATE)
+        _check_files(place)
         return datasets.load_from_disk(place, keep_in_memory=False).with_format(None)
     except Exception as error:
         raise ValueError(f"{place} is no data set that can be read: {type(error).__name__}: {error!s:.200}") from None
+
+
+def _check_files(place: str) -> None:
+    """Raises ValueError where the folder's JSON is damaged, or its data are not regular files in it."""
+    state, info = (read_json(os.path.join(place, name), MAX_STATE) for name in ("state.json", "dataset_info.json"))
+    if not isinstance(info, dict):
+        raise ValueError("dataset_info.json is no object")
+    for listed in ("_data_files", "_indices_data_files"):
+        for file in state.get(listed) or []:
+            if not _is_name(file["filename"]):
+                raise ValueError(f"{file['filename']!r:.100} is no file in it")
+            check_regular(os.path.join(place, file["filename"]))
 
 
 @lru_cache(maxsize=4)

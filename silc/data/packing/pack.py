@@ -208,7 +208,7 @@ def _plan(listing: Listing, source: str, rows: Rows, options: PackOptions) -> Pl
     making = options.making
     chosen = {
         "size": making.size,
-        "quality": making.quality if making.size is not None else None,
+        "quality": making.quality,
         "verify": making.verify,
         "samples-per-shard": options.samples,
         "shard-size": options.size,

@@ -8,6 +8,7 @@ from typing import NamedTuple, Protocol, runtime_checkable
 import numpy as np
 
 from silc.data.shards import Unreadable
+from silc.data.shards.caption_key import MOST
 
 MISSING = "image file missing"
 IRREGULAR = "not a regular file"
@@ -94,12 +95,14 @@ class Rows(Protocol):
 
 
 def grouped(rows: Iterator[Row | Skip]) -> Iterator[Row | Skip]:
-    """Rows of one image that follow one another become one row with several captions."""
+    """Rows of one image file that follow one another become one row with several captions, as many as are read."""
     held: Row | None = None
     for row in rows:
-        if isinstance(row, Row) and held is not None and row.image == held.image and type(row.image) is str:
-            held = held._replace(captions=[*(held.captions or ()), *(row.captions or ())])
-            continue
+        if isinstance(row, Row) and held is not None and row.image == held.image:
+            captions = [*(held.captions or ()), *(row.captions or ())]
+            if len(captions) <= MOST:
+                held = held._replace(captions=captions)
+                continue
         if held is not None:
             yield held
         held = row if isinstance(row, Row) else None

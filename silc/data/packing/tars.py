@@ -43,7 +43,7 @@ class PartWriter:
     def add(self, key: str, members: Members) -> None:
         """Write a sample. Raises OSError."""
         size = sum(RECORD + _padded(len(data)) for _, data in members)
-        full = self._count == self._samples or self._size + size + 2 * RECORD > self._limit
+        full = self._count == self._samples or _whole(self._size + size) > self._limit
         if self._file is not None and full:
             self._end()
         if self._file is None:
@@ -75,8 +75,7 @@ class PartWriter:
 
     def _end(self) -> None:
         assert self._file is not None
-        end = self._size + 2 * RECORD
-        end += -end % BLOCK
+        end = _whole(self._size)
         self._file.write(bytes(end - self._size))
         self._file.flush()
         os.fsync(self._file.fileno())
@@ -90,6 +89,11 @@ class PartWriter:
 def part_name(stem: str, number: int) -> str:
     """Name of a unit's tar, before the shards are numbered."""
     return f"{stem}-{number:03d}.tar"
+
+
+def _whole(size: int) -> int:
+    """Bytes of a tar with members of `size` bytes, and its end mark."""
+    return -(-(size + 2 * RECORD) // BLOCK) * BLOCK
 
 
 def _padded(size: int) -> int:
