@@ -131,7 +131,7 @@ def _pack(args: argparse.Namespace) -> int:
     if args.dry_run:
         _show(listing, options)
         return 0
-    with Bar("unit") as bar:
+    with Bar("part") as bar:
         finished = pack(listing, args.source, Path(args.out), options, bar.show, say)
     for line in sentences(finished, args.out, listing):
         print(line)
@@ -208,7 +208,7 @@ def sentences(finished: Finished, out: str, listing: Listing) -> list[str]:
     """What was packed, what was left out, and the next command."""
     from silc.config import DataConfig
     from silc.data.packing import finish
-    from silc.data.packing.pack import reasons
+    from silc.data.packing.skips import Tally
     from silc.text import plural
 
     size = sum(size for _, _, size in finished.shards)
@@ -219,7 +219,8 @@ def sentences(finished: Finished, out: str, listing: Listing) -> list[str]:
         f"{size:,} bytes, with their index in {out}"
     ]
     if left := finished.skipped.total():
-        lines.append(f"left out {plural(left, 'row')}: {reasons(finished)}; all are in {Path(out) / finish.SKIPPED}")
+        tally = Tally(finished.skipped, finished.examples)
+        lines.append(f"left out {plural(left, 'row')}: {tally}; all are in {Path(out) / finish.SKIPPED}")
     if listing.classes:
         names = os.path.relpath(finish.classes_place(Path(os.path.abspath(out))))
         lines.append(f"names of the {plural(len(listing.classes), 'class', 'classes')} in {names}")

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
-from silc.data.packing.rows import Skip
+from silc.data.packing.skips import join
 from silc.data.packing.spool import SKIPPED as LISTED
-from silc.data.packing.state import Finished
-from silc.data.packing.work import Record, tars_of
-from silc.data.shards.errors import SHOWN
-from silc.files import read_text, replacing, sync_folder, write_text
+from silc.data.packing.work import Record, skipped_of, tars_of
+from silc.files import read_text, sync_folder, write_text
 
 SKIPPED, CLASSES = "skipped.jsonl", "classnames.txt"
 DIGITS = 5  # of a shard's number, at least
@@ -49,36 +46,9 @@ def name_shards(records: Sequence[Record], units: Path, out: Path) -> list[tuple
     return shards
 
 
-def summed(records: Iterable[Record], listed: Finished) -> Finished:
-    """What units became, added to what the listing had left out."""
-    total = Finished(skipped=listed.skipped.copy(), examples={k: list(v) for k, v in listed.examples.items()})
-    for record in records:
-        total.samples += sum(part.samples for part in record.parts)
-        total.captions += record.captions
-        total.kinds.update(record.kinds)
-        for name, reason in record.skipped:
-            total.skipped[reason] += 1
-            shown = total.examples.setdefault(reason, [])
-            shown += [name] if len(shown) < SHOWN else []
-    return total
-
-
-def write_skipped(out: Path, units: Path, records: Iterable[Record]) -> None:
+def write_skipped(out: Path, units: Path, count: int) -> None:
     """Every row that was left out, a line each; no file where there is none. Raises OSError."""
-    listed = units / LISTED
-    with replacing(out / SKIPPED) as draft, draft.open("w", encoding="utf-8") as file:
-        if listed.exists():
-            with listed.open(encoding="utf-8") as lines:
-                for line in lines:
-                    file.write(_line(Skip(*json.loads(line))))
-        for record in records:
-            file.writelines(_line(skip) for skip in record.skipped)
-    if not (out / SKIPPED).stat().st_size:
-        (out / SKIPPED).unlink()
-
-
-def _line(skip: Skip) -> str:
-    return json.dumps({"source": skip.name, "reason": skip.reason}) + "\n"
+    join([units / LISTED, *(units / skipped_of(unit) for unit in range(count))], out / SKIPPED)
 
 
 def check_classes(out: Path, names: Sequence[str]) -> None:

@@ -20,6 +20,7 @@ from silc.text import plural
 
 MARKS = ("dataset_dict.json", "state.json")  # of a folder with splits, and of one without
 AT_A_TIME = 16
+DAMAGED = "unreadable rows"
 MAX_STATE = 64 << 20  # bytes of these files
 
 
@@ -96,10 +97,16 @@ class HeldInDataset:
         return self.read(np.arange(len(self)))
 
     def read(self, numbers: np.ndarray) -> Iterator[Row | Skip]:
+        import pyarrow
+
         table = _columns(self)
         for first in range(0, len(numbers), AT_A_TIME):
             some = numbers[first : first + AT_A_TIME].tolist()
-            rows = table[some]
+            try:
+                rows = table[some]
+            except (pyarrow.ArrowException, OSError, ValueError):
+                yield from (Skip(str(number), DAMAGED) for number in some)
+                continue
             for number, image, caption in zip(some, *(rows[name] for name in self.columns), strict=True):
                 yield row_of(str(number), image, caption, self.root)
 

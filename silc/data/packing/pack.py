@@ -12,7 +12,7 @@ from __future__ import annotations
 import os
 import shutil
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ from silc.data.packing import finish, state
 from silc.data.packing.plan import Order, Unit, cut, default_samples
 from silc.data.packing.rows import Listing, Rows
 from silc.data.packing.sample import SampleOptions
+from silc.data.packing.skips import Tally
 from silc.data.packing.spool import spool
 from silc.data.packing.state import Finished, Plan
 from silc.data.packing.work import Job, Record, pack_units, read_record, stem_of
@@ -99,7 +100,7 @@ def pack(
 class _Pack:
     listing: Listing
     rows: Rows
-    listed: Finished
+    listed: Tally
     plan: Plan
     out: Path
     options: PackOptions
@@ -113,23 +114,42 @@ class _Pack:
     def total(self) -> int:
         """Rows that are looked at, with those that the listing left out."""
         count = len(self.rows) if self.options.limit is None else min(len(self.rows), self.options.limit)
-        return count + self.listed.skipped.total()
+        return count + len(self.listed)
+
+
+class _Done:
+    """The units that are done, and what they became together."""
+
+    def __init__(self, listed: Tally) -> None:
+        self.records: dict[int, Record] = {}
+        self.samples = self.captions = self.size = 0
+        self.kinds: Counter[str] = Counter()
+        self.skipped = Tally(listed.counts, listed.examples)
+
+    def add(self, record: Record) -> None:
+        self.records[record.unit] = record
+        self.samples += record.samples
+        self.captions += record.captions
+        self.size += sum(part.size for part in record.parts)
+        self.kinds.update(record.kinds)
+        self.skipped.update(Tally(record.skipped, record.examples))
 
 
 def _go_on(this: _Pack, progress: Progress) -> Finished:
     options = this.options
     samples = options.samples or default_samples(len(this.rows))
     order, units = cut(this.rows, options.seed, samples, options.limit)
-    records = _done_before(this, len(units))
-    _check_skipped(this, records.values())
-    jobs = [_job(this, unit, order, samples) for unit in units if unit.number not in records]
+    done = _Done(this.listed)
+    for record in _done_before(this, len(units)):
+        done.add(record)
+    _check_skipped(this, done, len(units))
+    jobs = [_job(this, unit, order, samples) for unit in units if unit.number not in done.records]
     processes = min(options.jobs or min(len(os.sched_getaffinity(0)), MOST_PROCESSES), len(jobs))
     for record in pool.done(pack_units, jobs, processes if processes > 1 else 0, handful=1):
-        records[record.unit] = record
-        _check_skipped(this, records.values())
-        parts = [part for each in records.values() for part in each.parts]
-        progress(len(records), len(units), sum(p.samples for p in parts), sum(p.size for p in parts))
-    return _finish(this, [records[unit.number] for unit in units])
+        done.add(record)
+        _check_skipped(this, done, len(units))
+        progress(len(done.records), len(units), done.samples, done.size)
+    return _finish(this, done, len(units))
 
 
 def _job(this: _Pack, unit: Unit, order: Order, samples: int) -> Job:
@@ -138,49 +158,43 @@ def _job(this: _Pack, unit: Unit, order: Order, samples: int) -> Job:
     return Job(unit, this.rows, order, str(this.units), this.listing.root, making, samples, this.options.size, allowed)
 
 
-def _done_before(this: _Pack, count: int) -> dict[int, Record]:
+def _done_before(this: _Pack, count: int) -> list[Record]:
     """The records of units that an earlier process finished and whose tars are there."""
-    found = {i: record for i in range(count) if (record := read_record(this.units, i)) is not None}
+    found = [record for i in range(count) if (record := read_record(this.units, i)) is not None]
     named: dict[int, list[str]] = {}
     if len(found) == count:  # only then have shards been named
-        for record, _, name in finish.shard_names([found[i] for i in range(count)]):
+        for record, _, name in finish.shard_names(found):
             named.setdefault(record.unit, []).append(name)
-    return {i: record for i, record in found.items() if finish.is_there(record, this.units, named)}
+    return [record for record in found if finish.is_there(record, this.units, named)]
 
 
-def _check_skipped(this: _Pack, records: Iterable[Record]) -> None:
+def _check_skipped(this: _Pack, done: _Done, count: int) -> None:
     """Stop as soon as it is certain that too many rows cannot be used.
 
     The units that lost most are done again by the next start, when what was missing may be there.
     """
-    done = list(records)
-    skipped = this.listed.skipped.total() + sum(len(record.skipped) for record in done)
-    limit = this.options.max_skipped
+    limit, skipped = this.options.max_skipped, len(done.skipped)
     if skipped <= limit * this.total:
         return
-    found = finish.summed(done, this.listed)
-    finish.write_skipped(this.out, this.units, done)
-    for record in done:
-        if len(record.skipped) > limit * (len(record.skipped) + sum(part.samples for part in record.parts)):
+    finish.write_skipped(this.out, this.units, count)
+    for record in done.records.values():
+        lost = sum(record.skipped.values())
+        if lost > limit * (lost + record.samples):
             (this.units / f"{stem_of(record.unit)}.json").unlink(missing_ok=True)
     raise RunStopped(
         f"{skipped:,} of {plural(this.total, 'row')} cannot be used, more than --max-skipped {limit:g} allows: "
-        f"{reasons(found)}; see {this.out / finish.SKIPPED}, and start again when that is mended"
+        f"{done.skipped}; see {this.out / finish.SKIPPED}, and start again when that is mended"
     )
 
 
-def reasons(found: Finished) -> str:
-    """What was left out, by reason, with an example of each."""
-    return few([f"{count:,} {why} ({found.examples[why][0]})" for why, count in found.skipped.most_common()])
-
-
-def _finish(this: _Pack, records: Sequence[Record]) -> Finished:
-    total = finish.summed(records, this.listed)
-    if not total.samples:
-        raise RunStopped(f"no sample could be made of {plural(this.total, 'row')}: {reasons(total)}")
-    finish.write_skipped(this.out, this.units, records)
-    total.shards = finish.name_shards(records, this.units, this.out)
+def _finish(this: _Pack, done: _Done, count: int) -> Finished:
+    if not done.samples:
+        raise RunStopped(f"no sample could be made of {plural(this.total, 'row')}: {done.skipped}")
+    finish.write_skipped(this.out, this.units, count)
+    shards = finish.name_shards([done.records[unit] for unit in range(count)], this.units, this.out)
     finish.write_classes(this.out, this.listing.classes)
+    tally = done.skipped
+    total = Finished(done.samples, done.captions, shards, done.kinds, tally.counts, tally.examples)
     _index(this, total)
     state.write(this.out, this.plan, total)
     shutil.rmtree(this.units)
@@ -196,12 +210,9 @@ def _index(this: _Pack, total: Finished) -> None:
         raise RunStopped(f"{this.out}: the index does not find what was packed: {few(built.bad or built.notes)}")
 
 
-def _rows(listing: Listing, units: Path) -> tuple[Rows, Finished]:
+def _rows(listing: Listing, units: Path) -> tuple[Rows, Tally]:
     """The rows by number, and what the listing left out. Rows that name files are listed on disk first."""
-    if isinstance(listing, Rows):
-        return listing, Finished()
-    written = spool(listing.rows(), units)
-    return written.rows, Finished(skipped=Counter(written.skipped), examples=written.examples)
+    return (listing, Tally()) if isinstance(listing, Rows) else spool(listing.rows(), units)
 
 
 def _plan(listing: Listing, source: str, rows: Rows, options: PackOptions) -> Plan:

@@ -11,7 +11,7 @@ from silc.data.packing.rows import ADDRESS, MISSING, NO_PATH, OUTSIDE, Listing, 
 from silc.data.shards import Unreadable
 from silc.data.shards.errors import shorten
 
-PROBED = 64  # rows looked at before work starts
+PROBED, ENOUGH = 1000, 3  # rows looked at before work starts; fewer where so many can be used
 FOLDERS = 1000  # folders that are tried for the images of a caption file
 _ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://|data:image/")
 
@@ -35,24 +35,24 @@ def below(path: object, root: str) -> str:
     return joined[len(prefix) :]
 
 
-def check_beginning(listing: Listing) -> list[Row]:
+def check_beginning(listing: Listing) -> None:
     """Refuse a source whose first rows all fail for the same want: a wrong column or root costs no hour that way.
-
-    Returns the first few rows that can be used.
 
     Raises ValueError: no row, or none of the first PROBED that names a file.
     """
-    good: list[Row] = []
+    good = 0
     bad: list[Skip] = []
     for row in _first(listing.rows()):
         if isinstance(row, Row) and isinstance(row.image, str) and not os.path.lexists(f"{listing.root}/{row.image}"):
             row = Skip(row.name, MISSING)
-        if isinstance(row, Row):
-            good.append(row)
-        else:
+        if isinstance(row, Skip):
             bad.append(row)
+            continue
+        good += 1
+        if good == ENOUGH:
+            break
     if good:
-        return good
+        return
     if not bad:
         raise ValueError(f"there is no row in it ({listing.title})")
     reasons = [skip.reason for skip in bad]

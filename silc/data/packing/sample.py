@@ -19,6 +19,7 @@ from silc.data.packing.rows import IRREGULAR, MISSING, Row
 from silc.data.shards import Unreadable
 from silc.files import read_regular
 
+MAX_CAPTIONS = 4 << 20  # bytes of a file with captions
 EMPTY, LONG, HALF = "empty caption", "caption of more than 256 KiB", "caption with half a character"
 NO_IMAGE = "not an image of a known format"
 _LINES = re.compile("[\r\n]+")
@@ -73,7 +74,7 @@ class SampleMaker:
 
     def _captions(self, row: Row) -> list[str]:
         if row.captions is None:
-            return tidy(self._reader.read(self._file(str(row.beside))))
+            return tidy(self._reader.read(self._file(str(row.beside), MAX_CAPTIONS)))
         return tidy(row.captions)
 
     def _image(self, row: Row) -> tuple[str, bytes]:
@@ -96,10 +97,10 @@ class SampleMaker:
             decode_image(data, options.max_pixels)
         return kind, data
 
-    def _file(self, path: str) -> bytes:
+    def _file(self, path: str, limit: int = MAX_FILE) -> bytes:
         place = f"{self._root}/{path}"
         try:
-            return read_regular(place, MAX_FILE)
+            return read_regular(place, limit)
         except FileNotFoundError:
             raise Unreadable(MISSING) from None
         except OSError as error:

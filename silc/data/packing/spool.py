@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
@@ -15,7 +14,7 @@ from typing import BinaryIO
 import numpy as np
 
 from silc.data.packing.rows import Row, Skip
-from silc.data.shards.errors import SHOWN
+from silc.data.packing.skips import SkipFile, Tally
 
 ROWS, STOPS, SKIPPED = "rows.jsonl", "rows.u64", "listed.jsonl"
 TOGETHER = 65_536  # offsets held until they are written
@@ -49,34 +48,23 @@ class Spool:
             yield Row(*json.loads(line))
 
 
-@dataclass(frozen=True)
-class Spooled:
-    """A listing on disk. skipped: rows that the listing itself left out, by reason; `examples` names some of each."""
+def spool(rows: Iterable[Row | Skip], folder: Path) -> tuple[Spool, Tally]:
+    """Write rows into a folder, which must exist. Returns them, and those that the listing itself left out.
 
-    rows: Spool
-    skipped: Counter[str]
-    examples: dict[str, list[str]]
-
-
-def spool(rows: Iterable[Row | Skip], folder: Path) -> Spooled:
-    """Write rows into a folder, which must exist. Raises OSError, and what the rows raise."""
+    Raises OSError, and what the rows raise.
+    """
     digest, count, end = hashlib.sha256(), 0, 0
-    skipped: Counter[str] = Counter()
-    examples: dict[str, list[str]] = {}
     waiting: list[int] = []
     with (
         open(folder / ROWS, "wb") as file,
         open(folder / STOPS, "wb") as stops,
-        open(folder / SKIPPED, "wb") as left_out,
+        SkipFile(folder / SKIPPED) as skipped,
     ):
         for row in rows:
             line = json.dumps(row).encode() + b"\n"
             digest.update(line)
             if isinstance(row, Skip):
-                skipped[row.reason] += 1
-                shown = examples.setdefault(row.reason, [])
-                shown += [row.name] if len(shown) < SHOWN else []
-                left_out.write(line)
+                skipped.add(row)
                 continue
             file.write(line)
             count, end = count + 1, end + len(line)
@@ -85,7 +73,7 @@ def spool(rows: Iterable[Row | Skip], folder: Path) -> Spooled:
                 stops.write(np.array(waiting, dtype="<u8").tobytes())
                 waiting.clear()
         stops.write(np.array(waiting, dtype="<u8").tobytes())
-    return Spooled(Spool(str(folder), count, digest.hexdigest()), skipped, examples)
+    return Spool(str(folder), count, digest.hexdigest()), skipped
 
 
 @lru_cache(maxsize=1)

@@ -12,12 +12,13 @@ from typing import Any, NamedTuple
 from silc.data.packing.plan import Order, Unit
 from silc.data.packing.rows import Rows, Skip
 from silc.data.packing.sample import SampleMaker, SampleOptions
+from silc.data.packing.skips import SkipFile
 from silc.data.packing.tars import Part, PartWriter, part_name
 from silc.data.shards import Unreadable
 from silc.files import parse_json, read_text, write_text
 from silc.storage import Store
 
-MAX_RECORD = 1 << 30  # bytes; a unit of millions of rows may skip most of them
+MAX_RECORD = 64 << 20  # bytes
 
 
 @dataclass(frozen=True)
@@ -50,7 +51,8 @@ class Record(NamedTuple):
         parts: its tars.
         kinds: images by extension.
         captions: of all samples.
-        skipped: rows that were left out.
+        skipped: rows that were left out, by reason; all of them are in a file beside the record.
+        examples: names of some, by reason.
         whole: whether all rows were looked at.
     """
 
@@ -58,8 +60,13 @@ class Record(NamedTuple):
     parts: list[Part]
     kinds: dict[str, int]
     captions: int
-    skipped: list[Skip]
+    skipped: dict[str, int]
+    examples: dict[str, list[str]]
     whole: bool
+
+    @property
+    def samples(self) -> int:
+        return sum(part.samples for part in self.parts)
 
 
 def pack_units(jobs: Sequence[Job], _store: Store) -> list[Record]:
@@ -68,31 +75,33 @@ def pack_units(jobs: Sequence[Job], _store: Store) -> list[Record]:
 
 
 def _pack(job: Job) -> Record:
-    folder, stem = Path(job.folder), stem_of(job.unit.number)
+    folder, number = Path(job.folder), job.unit.number
     make = SampleMaker(job.root, job.making)
-    writer = PartWriter(folder, stem, job.samples, job.size)
+    writer = PartWriter(folder, stem_of(number), job.samples, job.size)
     kinds: Counter[str] = Counter()
-    skipped: list[Skip] = []
-    captions = 0
+    captions, whole = 0, True
     try:
-        for place, row in enumerate(job.rows.read(job.order.rows(job.unit)), job.unit.first):
-            try:
-                if isinstance(row, Skip):
-                    raise Unreadable(row.reason)
-                members = make(row)
-            except Unreadable as why:
-                skipped.append(Skip(row.name, str(why)))
-                if len(skipped) > job.allowed:
-                    return Record(job.unit.number, [], {}, 0, skipped, whole=False)
-                continue
-            writer.add(f"{place:09d}", members)
-            kinds[members[0][0]] += 1
-            captions += members[1][1].count(b"\n") + 1
-        parts = writer.close()
+        with SkipFile(folder / skipped_of(number)) as skipped:
+            for place, row in enumerate(job.rows.read(job.order.rows(job.unit)), job.unit.first):
+                try:
+                    if isinstance(row, Skip):
+                        raise Unreadable(row.reason)
+                    members = make(row)
+                except Unreadable as why:
+                    skipped.add(Skip(row.name, str(why)))
+                    if len(skipped) > job.allowed:
+                        whole = False
+                        break
+                    continue
+                writer.add(f"{place:09d}", members)
+                kinds[members[0][0]] += 1
+                captions += members[1][1].count(b"\n") + 1
+        parts = writer.close() if whole else []
     finally:
         writer.abandon()
-    record = Record(job.unit.number, parts, dict(kinds), captions, skipped, whole=True)
-    write_text(folder / f"{stem}.json", json.dumps(record))
+    record = Record(number, parts, dict(kinds), captions, dict(skipped.counts), skipped.examples, whole)
+    if whole:
+        write_text(folder / f"{stem_of(number)}.json", json.dumps(record))
     return record
 
 
@@ -101,12 +110,17 @@ def stem_of(unit: int) -> str:
     return f"{unit:06d}"
 
 
+def skipped_of(unit: int) -> str:
+    """Name of the file with the rows that a unit left out."""
+    return f"{stem_of(unit)}.skipped.jsonl"
+
+
 def read_record(folder: Path, unit: int) -> Record | None:
     """The record of a unit that was done, or None: it was not, or its record is damaged."""
     try:
         value: Any = parse_json(read_text(folder / f"{stem_of(unit)}.json", MAX_RECORD))
-        number, parts, kinds, captions, skipped, whole = value
-        record = Record(number, [Part(*part) for part in parts], kinds, captions, [Skip(*s) for s in skipped], whole)
+        record = Record(*value)
+        record = record._replace(parts=[Part(*part) for part in record.parts])
     except (OSError, ValueError, TypeError):
         return None
     return record if record.unit == unit and record.whole else None
