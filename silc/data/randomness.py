@@ -25,6 +25,7 @@ class Purpose(IntEnum):
     TAILS = 5
     ROTATION = 6
     CAPTION = 7
+    PACKING = 8
 
 
 def random_words(seed: int, purpose: Purpose, counter: int, count: int) -> np.ndarray:

@@ -1,5 +1,6 @@
 """`silc shards`: make, look over and index WebDataset tar shards.
 
+silc shards pack SOURCE        make shards of a folder of images, a table, a caption file, a Hugging Face data set
 silc shards check SHARDS       read and decode every sample as training would; what is damaged, and what comes twice
 silc shards show SHARDS        counts, sizes, captions and a contact sheet, from a random sample
 silc shards index SHARDS       say where each sample begins, so that a run starts at once
@@ -15,9 +16,9 @@ from collections.abc import Sequence
 from typing import Any
 
 from silc.commands.common import INTERRUPTED, MISTAKE, Parser, passive_threads
-from silc.commands.shards import check, index, show
+from silc.commands.shards import check, index, pack, show
 
-COMMANDS = (check, show, index)
+COMMANDS = (pack, check, show, index)
 
 
 def parse(argv: Sequence[str]) -> argparse.Namespace:

@@ -88,7 +88,7 @@ def _local(name: str, what: str, manifests: bool) -> list[str]:
             return [manifest]
         found = _search(os.path.join(glob.escape(name), "*.tar"))
         if not found:
-            raise ValueError(f"{what}: folder {shown} holds no .tar; pack the files as docs/data.md shows")
+            raise ValueError(f"{what}: folder {shown} holds no .tar; make shards of what is in it: silc shards pack")
     elif glob.has_magic(name) and not os.path.lexists(name):
         found = [path for path in _search(name) if not path.endswith(_INDEX)]
         if not found:

@@ -1,0 +1,165 @@
+"""JSON: lines of objects, lists of objects, COCO's captions, and Karpathy's splits of COCO and Flickr.
+
+A file that is one JSON value is read as a whole, up to MAX_FILE bytes, and takes about ten times its size of memory for
+that moment; JSON lines are read line by line.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from functools import partial
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from silc.data.packing.columns import choose
+from silc.data.packing.lines import bounded, opened
+from silc.data.packing.options import SourceOptions, chosen_splits
+from silc.data.packing.paths import find_root
+from silc.data.packing.rows import Skip
+from silc.data.packing.tables import Record, Table
+from silc.files import parse_json, read_json
+
+MAX_FILE = 2 << 30  # bytes of a JSON file that is one value
+HEADS = 64  # rows that are looked at for the names of columns
+BAD_LINE, NO_FIELD, NO_CAPTION = "not a JSON object", "field missing", "image without caption"
+
+
+def open_json_lines(path: str, options: SourceOptions) -> Table:
+    """A file with a JSON object a line. Raises ValueError: no columns of these names."""
+    return _table(path, "a file of JSON lines", partial(_lines, path), options)
+
+
+def open_json(path: str, options: SourceOptions) -> Table:
+    """A .json file, whichever of the kinds it is.
+
+    Raises ValueError: another kind, damaged, larger than MAX_FILE.
+    """
+    if _is_lines(path):
+        return open_json_lines(path, options)
+    value = read_json(path, MAX_FILE)
+    if isinstance(value, list):
+        return _table(path, "a JSON list of rows", partial(_items, path, value), options)
+    if isinstance(value, dict) and isinstance(images := value.get("images"), list):
+        if isinstance(annotations := value.get("annotations"), list):
+            return _coco(path, images, annotations, options)
+        if any(isinstance(image, dict) and "sentences" in image for image in images[:HEADS]):
+            return _karpathy(path, images, options)
+    raise ValueError(
+        f"{path} is none of the JSON files that are known: COCO's captions (images and annotations), Karpathy's splits "
+        "(images with sentences), a list of objects, JSON lines"
+    )
+
+
+def _is_lines(path: str) -> bool:
+    """Whether the first line by itself is a JSON object, and there are more."""
+    with opened(path) as file:
+        try:
+            lines = bounded(file, path)
+            return isinstance(parse_json(next(lines, "")), dict) and bool(next(lines, "").strip())
+        except ValueError:
+            return False
+
+
+def _lines(path: str) -> Iterator[tuple[str, Any]]:
+    name = os.path.basename(path)
+    with opened(path) as file:
+        for number, line in enumerate(bounded(file, path), 1):
+            if line.strip():
+                try:
+                    value = parse_json(line)
+                except ValueError:
+                    value = None
+                yield f"{name}:{number}", value
+
+
+def _items(path: str, values: Sequence[Any]) -> Iterator[tuple[str, Any]]:
+    name = os.path.basename(path)
+    return ((f"{name}:{number}", value) for number, value in enumerate(values))
+
+
+def _table(path: str, title: str, items: Any, options: SourceOptions) -> Table:
+    """items: () -> iterator of (name, value)."""
+    options.check(title, "image_column", "caption_column", "root")
+    heads = [value for _, value in islice(items(), HEADS) if isinstance(value, dict)]
+    if not heads:
+        raise ValueError(f'{path}: none of the first rows is a JSON object, such as {{"image": ..., "caption": ...}}')
+    columns = choose(list(dict.fromkeys(key for head in heads for key in head)), *_named(options))
+
+    def records() -> Iterator[Record | Skip]:
+        for name, value in items():
+            if not isinstance(value, dict):
+                yield Skip(name, BAD_LINE)
+            elif columns.image not in value or columns.caption not in value:
+                yield Skip(name, NO_FIELD)
+            else:
+                yield name, value[columns.image], value[columns.caption]
+
+    root = os.path.abspath(options.root or os.path.dirname(os.path.abspath(path)))
+    return Table(title, columns, records, root)
+
+
+def _named(options: SourceOptions) -> tuple[str | None, str | None]:
+    return options.image_column, options.caption_column
+
+
+def _coco(path: str, images: list[Any], annotations: list[Any], options: SourceOptions) -> Table:
+    title = "COCO captions"
+    options.check(title, "root")
+    captions: dict[Any, list[str]] = {}
+    for each in annotations:
+        if isinstance(each, dict) and isinstance(each.get("caption"), str):
+            captions.setdefault(_hashable(each.get("image_id")), []).append(each["caption"])
+    if not captions:
+        raise ValueError(f"{path} has no captions: give captions_*.json, not instances_*.json")
+
+    def records() -> Iterator[Record | Skip]:
+        for image in images:
+            known = isinstance(image, dict)
+            number = _hashable(image.get("id")) if known else None
+            name = f"{os.path.basename(path)}:{number}"
+            if number in captions and known:
+                yield name, image.get("file_name"), captions[number]
+            else:
+                yield Skip(name, NO_CAPTION)
+
+    names = [str(image["file_name"]) for image in images[:8] if isinstance(image, dict) and "file_name" in image]
+    root = os.path.abspath(options.root) if options.root else find_root(names, Path(path).parent)
+    note = f"{len(images):,} images, {sum(map(len, captions.values())):,} captions; images are looked for in {root}"
+    return Table(title, None, records, root, [note])
+
+
+def _hashable(number: Any) -> int | str | None:
+    return number if isinstance(number, int | str) else None
+
+
+def _karpathy(path: str, images: list[Any], options: SourceOptions) -> Table:
+    title = "Karpathy's splits"
+    options.check(title, "root", "split")
+    found = list(dict.fromkeys(_text(image, "split") for image in images if isinstance(image, dict)))
+    wanted = set(chosen_splits(found, options.split))
+    chosen = [image for image in images if isinstance(image, dict) and _text(image, "split") in wanted]
+
+    def records() -> Iterator[Record | Skip]:
+        for number, image in enumerate(chosen):
+            sentences = image.get("sentences")
+            raw = (
+                [each.get("raw") for each in sentences if isinstance(each, dict)] if isinstance(sentences, list) else []
+            )
+            yield f"{os.path.basename(path)}:{image.get('imgid', number)}", _place(image), raw
+
+    names = [place for image in chosen[:8] if (place := _place(image))]
+    root = os.path.abspath(options.root) if options.root else find_root(names, Path(path).parent)
+    note = f"split {', '.join(sorted(wanted))} of {', '.join(found)}; images are looked for in {root}"
+    return Table(title, None, records, root, [note])
+
+
+def _place(image: dict[str, Any]) -> str:
+    """COCO's images lie in folders that `filepath` names, Flickr's do not."""
+    return os.path.join(_text(image, "filepath"), _text(image, "filename"))
+
+
+def _text(image: dict[str, Any], field: str) -> str:
+    value = image.get(field)
+    return value if isinstance(value, str) else ""

@@ -1,0 +1,109 @@
+"""Paths of images that a table names: below a root, and nowhere else."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from silc.data.packing.rows import ADDRESS, MISSING, NO_PATH, OUTSIDE, Listing, Row, Skip
+from silc.data.shards import Unreadable
+from silc.data.shards.errors import shorten
+
+PROBED, ENOUGH = 1000, 3  # rows looked at before work starts; fewer where so many can be used
+FOLDERS = 1000  # folders that are tried for the images of a caption file
+_ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://|data:image/")
+
+
+def below(path: object, root: str) -> str:
+    """A path of a table, relative to the absolute folder `root`.
+
+    A relative path counts from the root; an absolute one is allowed where it lies below the root. `..` is resolved by
+    name: whoever made the folder may have links in it.
+
+    Raises Unreadable: no path, a web address, or a path that leads out of the root.
+    """
+    if not isinstance(path, str) or not path.strip():
+        raise Unreadable(NO_PATH)
+    if _ADDRESS.match(path):
+        raise Unreadable(ADDRESS)
+    prefix = root.rstrip("/") + "/"
+    joined = os.path.normpath(os.path.join(prefix, path.strip()))
+    if "\0" in path or not joined.startswith(prefix) or joined.startswith("//"):
+        raise Unreadable(OUTSIDE)
+    return joined[len(prefix) :]
+
+
+def check_beginning(listing: Listing) -> None:
+    """Refuse a source whose first rows all fail for the same want: a wrong column or root costs no hour that way.
+
+    Raises ValueError: no row, or none of the first PROBED that names a file.
+    """
+    good = 0
+    bad: list[Skip] = []
+    for row in _first(listing.rows()):
+        if isinstance(row, Row) and isinstance(row.image, str) and not os.path.lexists(f"{listing.root}/{row.image}"):
+            row = Skip(row.name, MISSING)
+        if isinstance(row, Skip):
+            bad.append(row)
+            continue
+        good += 1
+        if good == ENOUGH:
+            break
+    if good:
+        return
+    if not bad:
+        raise ValueError(f"there is no row in it ({listing.title})")
+    reasons = [skip.reason for skip in bad]
+    reason = max(reasons, key=reasons.count)
+    example = next(skip.name for skip in bad if skip.reason == reason)
+    raise ValueError(
+        f"none of the first {len(bad)} rows can be used ({listing.title}): {reason}, as in {shorten(example)}"
+        f"{_ADVICE.get(reason, '').format(root=listing.root)}"
+    )
+
+
+def _first(rows: Iterator[Row | Skip]) -> Iterator[Row | Skip]:
+    for number, row in enumerate(rows):
+        if number == PROBED:
+            return
+        yield row
+
+
+_ADVICE = {
+    MISSING: "; paths count from {root}: give their folder with --root",
+    OUTSIDE: "; paths must lie below {root}: name a folder that holds the images with --root (--root / allows any)",
+    ADDRESS: "; download the images first, for instance with img2dataset, which writes shards itself",
+    NO_PATH: "; name the column with --image-column",
+}
+
+
+def find_root(names: Sequence[str], near: Path) -> str:
+    """The folder that images of a caption file lie in: beside the file, in a folder beside it, or one level higher.
+
+    Args:
+        names: some of the images, as the file names them.
+        near: the caption file's folder.
+
+    Returns:
+        An absolute folder; `near` where none has any of the images.
+    """
+    near = Path(os.path.abspath(near))
+    tried = 0
+    for folder in (near, near.parent):
+        for place in (folder, *_folders(folder)):
+            if any((place / name).is_file() for name in names[:8]):
+                return str(place)
+            tried += 1
+            if tried > FOLDERS:
+                break
+    return str(near)
+
+
+def _folders(folder: Path) -> list[Path]:
+    try:
+        with os.scandir(folder) as entries:
+            return sorted(Path(entry.path) for entry in entries if entry.is_dir() and not entry.name.startswith("."))
+    except OSError:
+        return []

@@ -1,0 +1,87 @@
+"""Tables of paths and captions, whatever file they are in."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+from silc.data.packing.columns import Columns, described
+from silc.data.packing.paths import below
+from silc.data.packing.rows import Row, Skip, as_captions, grouped
+from silc.data.shards import Unreadable
+from silc.files import parse_json
+
+Record = tuple[str, object, object]
+"""Name of the row, image and caption, as the file has them."""
+
+PROBED = 16  # captions that are looked at for being JSON
+
+
+class Table:
+    """Rows of a table. Rows of one image that follow one another become one sample with several captions.
+
+    Args:
+        title: what the file is.
+        columns: which hold images and captions.
+        records: reads the file from its beginning.
+        root: absolute folder that the paths are relative to.
+        notes: further sentences on what was found.
+
+    Raises ValueError where the captions are JSON.
+    """
+
+    def __init__(
+        self,
+        title: str,
+        columns: Columns | None,
+        records: Callable[[], Iterator[Record | Skip]],
+        root: str,
+        notes: list[str] | None = None,
+    ) -> None:
+        self.title, self.root = title, root
+        self.classes: tuple[str, ...] = ()
+        self.notes = [*([described(columns)] if columns is not None else []), *(notes or [])]
+        self._records = records
+        self._check_captions()
+
+    def rows(self) -> Iterator[Row | Skip]:
+        return grouped(self._plain())
+
+    def _plain(self) -> Iterator[Row | Skip]:
+        for record in self._records():
+            if isinstance(record, Skip):
+                yield record
+                continue
+            name, image, caption = record
+            try:
+                yield Row(name, below(image, self.root), as_captions(caption))
+            except Unreadable as why:
+                shown = f"{name} ({image})" if isinstance(image, str) else name
+                yield Skip(shown, str(why))
+
+    def _check_captions(self) -> None:
+        """Refuse a column of JSON: whole objects are no captions."""
+        seen = 0
+        for record in self._records():
+            if isinstance(record, Skip):
+                continue
+            captions = record[2]
+            if not (isinstance(captions, str) and looks_like_json(captions)):
+                return
+            seen += 1
+            if seen == PROBED:
+                break
+        if seen:
+            raise ValueError(
+                f"the captions are JSON, such as {captions!r:.80}; name a column of plain text with --caption-column, "
+                "or take the text out of it first"
+            )
+
+
+def looks_like_json(text: str) -> bool:
+    """Whether a text is a JSON object or list."""
+    if not text.lstrip().startswith(("{", "[")):
+        return False
+    try:
+        return isinstance(parse_json(text), dict | list)
+    except ValueError:
+        return False
