@@ -18,7 +18,7 @@ from torch import Tensor
 
 from silc.config import ViewsConfig
 from silc.data import photometric
-from silc.data.distort import distort_
+from silc.data.distort import SMALLEST, distort_
 
 RATIO = (3 / 4, 4 / 3)
 TRIES = 10
@@ -86,9 +86,13 @@ class MultiCrop:
     Args:
         views: number, sizes and ranges of the crops.
         n_original: 1 to put the whole image, resized without other changes, before the global crops; or 0.
+
+    Raises:
+        ValueError: views too small for the photometric list.
     """
 
     def __init__(self, views: ViewsConfig, n_original: int) -> None:
+        _check_sizes(views)
         self._views = views
         self._n_original = n_original
         n_global, n_local = views.n_global, views.n_local
@@ -132,3 +136,15 @@ class MultiCrop:
             distort_(large[self._n_original :], plan.photometric[: self._views.n_global])
             if small is not None:
                 distort_(small, plan.photometric[self._views.n_global :])
+
+
+def _check_sizes(views: ViewsConfig) -> None:
+    for name, size, n in (
+        ("global_size", views.global_size, views.n_global),
+        ("local_size", views.local_size, views.n_local),
+    ):
+        if views.photometric and n and size < SMALLEST:
+            raise ValueError(
+                f"views.{name}={size} is too small for the blur of views.photometric: set at least {SMALLEST}, or "
+                "views.photometric=false"
+            )

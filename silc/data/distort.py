@@ -16,6 +16,7 @@ from torch import Tensor
 
 from silc.data.photometric import GREYS, ORDERS, SOLARIZE_FROM
 
+SMALLEST = 7  # pixels a side; the widest blur reflects six at a border
 _BLOCK = 16  # outputs of the blur that one product makes
 _PIXELS = 1 << 14  # mapped at a time: they stay in the cache, and are too few for BLAS to start threads for them
 _GREY = np.array(GREYS)
@@ -25,7 +26,7 @@ def distort_(views: Tensor, rows: np.ndarray) -> None:
     """Distort views in place.
 
     Args:
-        views: uint8 [n, 3, R, R], R at least 7.
+        views: uint8 [n, 3, R, R], R at least SMALLEST.
         rows: float32 [n, photometric.PARAMETERS], see :func:`silc.data.photometric.parameters`.
     """
     canvas = _Canvas(views.shape[-1])
