@@ -130,6 +130,7 @@ class MultiCrop:
 
     def cut(self, image: Tensor, plan: ViewPlan, large: Tensor, small: Tensor | None) -> None:
         """Fill the views as planned; shapes are those of a call. Local crops are left out where small is None."""
+        image = image.contiguous()  # once for all views; as a rule it is
         if self._n_original:
             resize_into(large[0], image)
         outs = [*large[self._n_original :], *(() if small is None else small)]
