@@ -1,4 +1,19 @@
-"""DINO's photometric augmentations (arXiv 2104.14294, after BYOL): colour jitter, greyscale, blur, solarise."""
+"""DINO's photometric augmentations (arXiv 2104.14294, after BYOL): colour jitter, greyscale, blur, solarise.
+
+What happens to a view is drawn here; silc.data.distort does it on the processor, silc_kernels.photometric on a device,
+both by this definition: colours are real numbers in 0 .. 255, and nothing is rounded between the steps, only at the
+end, half to even.
+
+    brightness f    f x, clamped to 0 .. 255
+    contrast f      f x + (1 - f) mean(grey), clamped; the mean is the view's, as it is at that step
+    saturation f    f x + (1 - f) grey, clamped
+    hue s           HSV's hue (hexcone) turned by s turns, at most a sixth of one
+    grey            red, green and blue become 0.2989 red + 0.587 green + 0.114 blue
+    blur sigma      Gaussian of 2 max(1, round(3 sigma)) + 1 taps, which sum to 1, in both directions; borders reflected
+    solarize        255 - x where x >= 128
+
+These are torchvision's operations on floating-point images.
+"""
 
 from __future__ import annotations
 
@@ -6,15 +21,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import permutations
 
-from torch import Tensor
-from torchvision.transforms.v2 import functional as tv
-
 BRIGHTNESS, CONTRAST, SATURATION, HUE = 0.4, 0.4, 0.2, 0.1
 JITTER, GREY = 0.8, 0.2  # probabilities
 SIGMA = (0.1, 2.0)  # of the blur, in pixels, for views of any size
+GREYS = (0.2989, 0.587, 0.114)  # of red, green, blue
 SOLARIZE_FROM = 128
 WIDTH = 10  # uniform numbers that a view needs
-_ORDERS = list(permutations(range(4)))
+PARAMETERS = 8  # numbers that say what happens to a view
+ORDERS = list(permutations(range(4)))  # of brightness, contrast, saturation, hue
 
 
 @dataclass(frozen=True)
@@ -29,28 +43,22 @@ GLOBAL = (Recipe(blur=1.0, solarize=0.0), Recipe(blur=0.1, solarize=0.2))  # the
 LOCAL = Recipe(blur=0.5, solarize=0.0)
 
 
-def distort_(view: Tensor, u: Sequence[float], recipe: Recipe) -> None:
-    """Distort a view [3, R, R] uint8 in place, by WIDTH uniform numbers."""
+def parameters(u: Sequence[float], recipe: Recipe) -> list[float]:
+    """What happens to a view, drawn from WIDTH uniform numbers.
+
+    Returns:
+        PARAMETERS numbers: factors of brightness, contrast and saturation; hue shift in turns; order of these four, as
+        index in itertools.permutations(range(4)), or -1 for none of them; 1 for grey; sigma of the blur in pixels, or
+        0 for none; 1 to solarize.
+    """
     jitter, brightness, contrast, saturation, hue, order, grey, blur, sigma, solarize = u
-    out = view
-    if jitter < JITTER:
-        steps = (
-            lambda x: tv.adjust_brightness(x, _factor(brightness, BRIGHTNESS)),
-            lambda x: tv.adjust_contrast(x, _factor(contrast, CONTRAST)),
-            lambda x: tv.adjust_saturation(x, _factor(saturation, SATURATION)),
-            lambda x: tv.adjust_hue(x, (2 * hue - 1) * HUE),
-        )
-        for step in _ORDERS[int(order * len(_ORDERS))]:
-            out = steps[step](out)
-    if grey < GREY:
-        out = tv.rgb_to_grayscale(out, num_output_channels=3)
-    if blur < recipe.blur:
-        spread = SIGMA[0] + sigma * (SIGMA[1] - SIGMA[0])
-        out = tv.gaussian_blur(out, kernel_size=2 * max(1, round(3 * spread)) + 1, sigma=spread)
-    if solarize < recipe.solarize:
-        out = tv.solarize(out, SOLARIZE_FROM)
-    view.copy_(out)
-
-
-def _factor(u: float, strength: float) -> float:
-    return 1 + (2 * u - 1) * strength
+    return [
+        1 + (2 * brightness - 1) * BRIGHTNESS,
+        1 + (2 * contrast - 1) * CONTRAST,
+        1 + (2 * saturation - 1) * SATURATION,
+        (2 * hue - 1) * HUE,
+        int(order * len(ORDERS)) if jitter < JITTER else -1,
+        grey < GREY,
+        SIGMA[0] + sigma * (SIGMA[1] - SIGMA[0]) if blur < recipe.blur else 0,
+        solarize < recipe.solarize,
+    ]
