@@ -4,6 +4,7 @@ from .common.dispatch import report
 from .contrastive import contrastive_loss
 from .distill import center_update, distill_head_loss, distill_loss
 from .patch_embedding import MultiCropPatchEmbed, PackedLayout, patch_embed, resize_positions
+from .photometry import photometric
 
 __version__ = "0.1.0"
 
@@ -16,6 +17,7 @@ __all__ = [
     "distill_head_loss",
     "distill_loss",
     "patch_embed",
+    "photometric",
     "report",
     "resize_positions",
 ]

@@ -17,6 +17,7 @@ FLOORS = {
     "contrastive": 2,
     "distill": 2,
     "patch_embedding": 2,
+    "photometry": 2,
     "gate.__main__": 3,
     "": 4,  # silc_kernels itself
 }
