@@ -1,12 +1,10 @@
-"""Decoding: bytes to images and captions.
+"""Decoding: bytes to images.
 
 Whatever a file holds, decoding it takes bounded time and memory: at most MEMORY times what the pixels that
 `data.max_image_pixels` allows need, and no more scans of them than SCANS.
 """
 
 from __future__ import annotations
-
-import codecs
 
 import numpy as np
 import torch
@@ -18,28 +16,7 @@ from silc.data import jpeg, pillow
 from silc.data.shards import Unreadable
 
 MEMORY = 4  # times 3 bytes a pixel of the limit, and the file itself three times
-MAX_CAPTION = 1 << 18  # bytes: four for each character that a tokenizer reads at most
 SCANS = 32  # of as many pixels as the limit allows; smaller images may have more, up to jpeg.SCANS
-
-
-def decode_caption(data: bytes | None) -> str:
-    """A caption's text, stripped, of MAX_CAPTION bytes at most: no tokenizer reads on.
-
-    Raises Unreadable: no data, not utf-8, or blank.
-    """
-    if data is None:
-        raise Unreadable("no caption")
-    try:
-        if len(data) > MAX_CAPTION:
-            beginning = data.lstrip()[:MAX_CAPTION]
-            caption = codecs.getincrementaldecoder("utf-8")().decode(beginning).strip()  # also of half a character
-        else:
-            caption = data.decode("utf-8").strip()
-    except UnicodeDecodeError:
-        raise Unreadable("caption is not utf-8") from None
-    if not caption:
-        raise Unreadable("empty caption")
-    return caption
 
 
 def decode_image(data: bytes | None, max_pixels: int) -> Tensor:
