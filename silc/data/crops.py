@@ -10,7 +10,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 
+import numpy as np
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -57,8 +59,22 @@ def resize_into(out: Tensor, image: Tensor) -> None:
     out.copy_(resized[0])
 
 
+@dataclass(frozen=True)
+class ViewPlan:
+    """What is cut out of one image: the n_global large views, then the n_local small ones; n of them.
+
+    boxes: int64 [n, 4], top, left, height and width in pixels of the image.
+    flips: bool [n], mirrored left to right.
+    photometric: float32 [n, photometric.PARAMETERS], or None for no distortions; see :func:`photometric.parameters`.
+    """
+
+    boxes: np.ndarray
+    flips: np.ndarray
+    photometric: np.ndarray | None
+
+
 class MultiCrop:
-    """The views of one image, written into the tensors of a batch.
+    """The views of one image: what they are (plan), and written into the tensors of a batch (cut).
 
     Args:
         views: number, sizes and ranges of the crops.
@@ -68,10 +84,13 @@ class MultiCrop:
     def __init__(self, views: ViewsConfig, n_original: int) -> None:
         self._views = views
         self._n_original = n_original
-        self.width = (views.n_global + views.n_local) * WIDTH  # uniform numbers that an image needs
+        n_global, n_local = views.n_global, views.n_local
+        self._areas = [views.global_area] * n_global + [views.local_area] * n_local
+        self._recipes = [photometric.GLOBAL[min(i, 1)] for i in range(n_global)] + [photometric.LOCAL] * n_local
+        self.width = (n_global + n_local) * WIDTH  # uniform numbers that an image needs
 
     def __call__(self, image: Tensor, row: Sequence[float], large: Tensor, small: Tensor | None) -> None:
-        """Fill a sample's views.
+        """Fill a sample's views: :meth:`plan`, then :meth:`cut`.
 
         Args:
             image: uint8 [H, W, 3].
@@ -79,25 +98,32 @@ class MultiCrop:
             large: uint8 [n_original + n_global, 3, global_size, global_size].
             small: uint8 [n_local, 3, local_size, local_size], or None for no local crops.
         """
-        views = self._views
+        self.cut(image, self.plan(image.shape[0], image.shape[1], row), large, small)
+
+    def plan(self, height: int, width: int, row: Sequence[float]) -> ViewPlan:
+        """The views of an image of a size, in pixels, drawn from `width` uniform numbers, in microseconds."""
+        rows = [row[at : at + WIDTH] for at in range(0, self.width, WIDTH)]
+        boxes = [crop_box(u, height, width, area) for u, area in zip(rows, self._areas, strict=True)]
+        distortions = None
+        if self._views.photometric:
+            drawn = [photometric.parameters(u[_GEOMETRY:], r) for u, r in zip(rows, self._recipes, strict=True)]
+            distortions = np.array(drawn, dtype=np.float32).reshape(-1, photometric.PARAMETERS)
+        return ViewPlan(
+            np.array(boxes, dtype=np.int64).reshape(-1, 4),
+            np.array([u[2 * TRIES + 2] < self._views.flip for u in rows], dtype=bool),
+            distortions,
+        )
+
+    def cut(self, image: Tensor, plan: ViewPlan, large: Tensor, small: Tensor | None) -> None:
+        """Fill the views as planned; shapes are those of a call. Local crops are left out where small is None."""
         image = image.contiguous()
         if self._n_original:
             resize_into(large[0], image)
-        rows = [row[at : at + WIDTH] for at in range(0, self.width, WIDTH)]
-        for i in range(views.n_global):
-            recipe = photometric.GLOBAL[min(i, 1)]
-            self._crop(large[self._n_original + i], image, rows[i], views.global_area, recipe)
-        if small is not None:
-            for i in range(views.n_local):
-                self._crop(small[i], image, rows[views.n_global + i], views.local_area, photometric.LOCAL)
-
-    def _crop(
-        self, out: Tensor, image: Tensor, u: Sequence[float], area: tuple[float, float], recipe: photometric.Recipe
-    ) -> None:
-        top, left, height, width = crop_box(u, image.shape[0], image.shape[1], area)
-        region = image[top : top + height, left : left + width]
-        # flip copies, so that no contiguous is needed
-        region = region.flip(1) if u[2 * TRIES + 2] < self._views.flip else region.contiguous()
-        resize_into(out, region)
-        if self._views.photometric:
-            photometric.distort_(out, u[_GEOMETRY:], recipe)
+        outs = [*large[self._n_original :], *(() if small is None else small)]
+        for i, out in enumerate(outs):
+            top, left, height, width = plan.boxes[i].tolist()
+            region = image[top : top + height, left : left + width]
+            # flip copies, so that no contiguous is needed
+            resize_into(out, region.flip(1) if plan.flips[i] else region.contiguous())
+            if plan.photometric is not None:
+                photometric.distort_(out, plan.photometric[i].tolist())

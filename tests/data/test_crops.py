@@ -146,7 +146,7 @@ def distorted(view: torch.Tensor, recipe: photometric.Recipe, **numbers: float) 
     names = ["jitter", "brightness", "contrast", "saturation", "hue", "order", "grey", "blur", "sigma", "solarize"]
     u = {"jitter": NEVER, "grey": NEVER, "blur": NEVER, "solarize": NEVER} | numbers
     out = view.clone()
-    photometric.distort_(out, [u.get(name, 0.5) for name in names], recipe)
+    photometric.distort_(out, photometric.parameters([u.get(name, 0.5) for name in names], recipe))
     return out
 
 
