@@ -2,6 +2,7 @@
 
 from .common.dispatch import report
 from .contrastive import contrastive_loss
+from .crops import crop_resize
 from .distill import center_update, distill_head_loss, distill_loss
 from .patch_embedding import MultiCropPatchEmbed, PackedLayout, patch_embed, resize_positions
 from .photometry import photometric
@@ -14,6 +15,7 @@ __all__ = [
     "__version__",
     "center_update",
     "contrastive_loss",
+    "crop_resize",
     "distill_head_loss",
     "distill_loss",
     "patch_embed",

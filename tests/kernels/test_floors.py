@@ -15,6 +15,7 @@ FLOORS = {
     "common": 0,
     "gate": 1,
     "contrastive": 2,
+    "crops": 2,
     "distill": 2,
     "patch_embedding": 2,
     "photometry": 2,
