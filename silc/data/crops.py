@@ -18,6 +18,7 @@ from torch import Tensor
 
 from silc.config import ViewsConfig
 from silc.data import photometric
+from silc.data.distort import SMALLEST, distort_
 
 RATIO = (3 / 4, 4 / 3)
 TRIES = 10
@@ -52,11 +53,17 @@ def crop_box(u: Sequence[float], height: int, width: int, area: tuple[float, flo
     return (height - h) // 2, (width - w) // 2, h, w
 
 
-def resize_into(out: Tensor, image: Tensor) -> None:
-    """Write an image [H, W, 3] uint8, resized (bicubic, antialiased), into out [3, R, R] uint8."""
-    # torch's integer kernel is fastest with channels last in memory.
-    resized = F.interpolate(image.permute(2, 0, 1)[None], out.shape[1:], mode="bicubic", antialias=True)
-    out.copy_(resized[0])
+def resize_into(out: Tensor, image: Tensor, *, mirrored: bool = False) -> None:
+    """Write an image, resized (bicubic, antialiased), into a view.
+
+    Args:
+        out: uint8 [3, R, R].
+        image: uint8 [H, W, 3], fastest where a row's pixels lie side by side; a region of an image may be given.
+        mirrored: left to right; the bits are those of the mirrored image resized, as resizing is symmetric.
+    """
+    # torch's integer kernel is fastest with channels last in memory, which a batch of one shows by its strides.
+    resized = F.interpolate(image[None].permute(0, 3, 1, 2), out.shape[1:], mode="bicubic", antialias=True)[0].numpy()
+    out.numpy()[...] = resized[..., ::-1] if mirrored else resized
 
 
 @dataclass(frozen=True)
@@ -79,9 +86,13 @@ class MultiCrop:
     Args:
         views: number, sizes and ranges of the crops.
         n_original: 1 to put the whole image, resized without other changes, before the global crops; or 0.
+
+    Raises:
+        ValueError: views too small for the photometric list.
     """
 
     def __init__(self, views: ViewsConfig, n_original: int) -> None:
+        _check_sizes(views)
         self._views = views
         self._n_original = n_original
         n_global, n_local = views.n_global, views.n_local
@@ -116,14 +127,24 @@ class MultiCrop:
 
     def cut(self, image: Tensor, plan: ViewPlan, large: Tensor, small: Tensor | None) -> None:
         """Fill the views as planned; shapes are those of a call. Local crops are left out where small is None."""
-        image = image.contiguous()
         if self._n_original:
             resize_into(large[0], image)
         outs = [*large[self._n_original :], *(() if small is None else small)]
-        for i, out in enumerate(outs):
-            top, left, height, width = plan.boxes[i].tolist()
-            region = image[top : top + height, left : left + width]
-            # flip copies, so that no contiguous is needed
-            resize_into(out, region.flip(1) if plan.flips[i] else region.contiguous())
-            if plan.photometric is not None:
-                photometric.distort_(out, plan.photometric[i].tolist())
+        for out, (top, left, height, width), flip in zip(outs, plan.boxes.tolist(), plan.flips.tolist(), strict=False):
+            resize_into(out, image[top : top + height, left : left + width], mirrored=flip)
+        if plan.photometric is not None:
+            distort_(large[self._n_original :], plan.photometric[: self._views.n_global])
+            if small is not None:
+                distort_(small, plan.photometric[self._views.n_global :])
+
+
+def _check_sizes(views: ViewsConfig) -> None:
+    for name, size, n in (
+        ("global_size", views.global_size, views.n_global),
+        ("local_size", views.local_size, views.n_local),
+    ):
+        if views.photometric and n and size < SMALLEST:
+            raise ValueError(
+                f"views.{name}={size} is too small for the blur of views.photometric: set at least {SMALLEST}, or "
+                "views.photometric=false"
+            )

@@ -1,4 +1,19 @@
-"""DINO's photometric augmentations (arXiv 2104.14294, after BYOL): colour jitter, greyscale, blur, solarise."""
+"""DINO's photometric augmentations (arXiv 2104.14294, after BYOL): colour jitter, greyscale, blur, solarise.
+
+What happens to a view is drawn here; silc.data.distort does it on the processor, silc_kernels.photometric on a device,
+both by this definition: colours are real numbers in 0 .. 255, and nothing is rounded between the steps, only at the
+end, half to even.
+
+    brightness f    f x, clamped to 0 .. 255
+    contrast f      f x + (1 - f) mean(grey), clamped; the mean is the view's, as it is at that step
+    saturation f    f x + (1 - f) grey, clamped
+    hue s           HSV's hue (hexcone) turned by s turns, at most a sixth of one
+    grey            red, green and blue become 0.2989 red + 0.587 green + 0.114 blue
+    blur sigma      Gaussian of 2 max(1, round(3 sigma)) + 1 taps, which sum to 1, in both directions; borders reflected
+    solarize        255 - x where x >= 128
+
+These are torchvision's operations on floating-point images.
+"""
 
 from __future__ import annotations
 
@@ -6,12 +21,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import permutations
 
-from torch import Tensor
-from torchvision.transforms.v2 import functional as tv
-
 BRIGHTNESS, CONTRAST, SATURATION, HUE = 0.4, 0.4, 0.2, 0.1
 JITTER, GREY = 0.8, 0.2  # probabilities
 SIGMA = (0.1, 2.0)  # of the blur, in pixels, for views of any size
+GREYS = (0.2989, 0.587, 0.114)  # of red, green, blue
 SOLARIZE_FROM = 128
 WIDTH = 10  # uniform numbers that a view needs
 PARAMETERS = 8  # numbers that say what happens to a view
@@ -49,25 +62,3 @@ def parameters(u: Sequence[float], recipe: Recipe) -> list[float]:
         SIGMA[0] + sigma * (SIGMA[1] - SIGMA[0]) if blur < recipe.blur else 0,
         solarize < recipe.solarize,
     ]
-
-
-def distort_(view: Tensor, row: Sequence[float]) -> None:
-    """Distort a view [3, R, R] uint8 in place, by :func:`parameters`."""
-    brightness, contrast, saturation, hue, order, grey, sigma, solarize = row
-    out = view
-    if order >= 0:
-        steps = (
-            lambda x: tv.adjust_brightness(x, brightness),
-            lambda x: tv.adjust_contrast(x, contrast),
-            lambda x: tv.adjust_saturation(x, saturation),
-            lambda x: tv.adjust_hue(x, hue),
-        )
-        for step in ORDERS[int(order)]:
-            out = steps[step](out)
-    if grey:
-        out = tv.rgb_to_grayscale(out, num_output_channels=3)
-    if sigma:
-        out = tv.gaussian_blur(out, kernel_size=2 * max(1, round(3 * sigma)) + 1, sigma=sigma)
-    if solarize:
-        out = tv.solarize(out, SOLARIZE_FROM)
-    view.copy_(out)
