@@ -22,19 +22,17 @@ def _cut(out: Tensor, pixels: Tensor, regions: Tensor) -> None:
     count, size, device = len(regions), out.shape[-1], out.device
     config = launch_config("across", device)
     heights, widths = regions[:, 2], regions[:, 3]
-    taps = [[most_taps(length, size) for length in lengths.tolist()] for lengths in (widths, heights)]
-    weights = size * torch.tensor(taps).flatten()
-    weights_before = (weights.cumsum(0) - weights).view(2, count)
-    lines = 3 * size * heights
+    taps = torch.tensor([[most_taps(length, size) for length in side.tolist()] for side in (widths, heights)])
+    taps_before = (taps.flatten().cumsum(0) - taps.flatten()).view(2, count)
     tiles = (heights + config.rows - 1) // config.rows * triton.cdiv(size, config.columns)
-    columns = [*weights_before, lines.cumsum(0) - lines, tiles.cumsum(0) - tiles]
+    columns = [*taps_before, heights.cumsum(0) - heights, tiles.cumsum(0) - tiles]
     table = torch.cat([regions, torch.stack(columns, 1)], 1).to(device, non_blocking=True)
     views = torch.arange(count, dtype=torch.int32).repeat_interleave(tiles).to(device, non_blocking=True)
 
     starts = torch.empty(count, 2, size, dtype=torch.int32, device=device)
     shifts = torch.empty(count, 2, dtype=torch.int32, device=device)
-    found = torch.empty(int(weights.sum()), dtype=torch.int16, device=device)
-    between = torch.empty(int(lines.sum()), dtype=torch.uint8, device=device)
+    found = torch.empty(int(taps.sum()) * size, dtype=torch.int16, device=device)
+    between = torch.empty(int(heights.sum()) * 3 * size, dtype=torch.uint8, device=device)
     # Products and sums rounded one by one, as on a CPU: a weight that is half way between two numbers stays so.
     kernels.weigh[(2 * count,)](table, starts, shifts, found, size, BLOCK=WEIGHED, num_warps=4, enable_fp_fusion=False)
     kernels.across[(len(views),)](

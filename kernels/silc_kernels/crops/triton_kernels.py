@@ -52,7 +52,7 @@ def weigh(
     table,  # int64 [n, _COLUMNS]
     starts,  # int32 [n, 2, size]
     shifts,  # int32 [n, 2]: the precision
-    taps_out,  # int16: for each view and direction [taps, size], from the table's offset on
+    taps_out,  # int16: for each view and direction [taps, size]
     size,
     BLOCK: tl.constexpr,
 ):
@@ -60,7 +60,7 @@ def weigh(
     view, direction = tl.program_id(0) // 2, tl.program_id(0) % 2
     row = table + view * _COLUMNS
     length = tl.load(row + tl.where(direction == 0, _WIDTH, _HEIGHT)).to(tl.int32)
-    out = taps_out + tl.load(row + tl.where(direction == 0, _ACROSS, _DOWN))
+    out = taps_out + tl.load(row + tl.where(direction == 0, _ACROSS, _DOWN)) * size
     taps = _taps(length, size)
     scale = length.to(tl.float64) / size.to(tl.float64)
     support = tl.maximum(scale, 1.0) * 2.0
@@ -110,7 +110,7 @@ def across(
     starts,  # int32 [n, 2, size]
     shifts,  # int32 [n, 2]
     taps_in,  # int16
-    between,  # uint8: for each view [height, 3, size], from the table's offset on
+    between,  # uint8: for each view [height, 3, size]
     size,
     ROWS: tl.constexpr,
     COLUMNS: tl.constexpr,
@@ -127,7 +127,7 @@ def across(
     start = tl.load(starts + view * 2 * size + x, mask=within, other=0)
     line = tl.load(row + _LINE).to(tl.int32)
     at = pixels + tl.load(row + _OFFSET) + (tl.minimum(y, height - 1) * line)[:, None]
-    weights = taps_in + tl.load(row + _ACROSS) + x
+    weights = taps_in + tl.load(row + _ACROSS) * size + x
     flip = tl.load(row + _FLIP) != 0
     red = tl.zeros((ROWS, COLUMNS), tl.int32)
     green = tl.zeros((ROWS, COLUMNS), tl.int32)
@@ -140,7 +140,7 @@ def across(
         green += tl.load(source + 1).to(tl.int32) * weight
         blue += tl.load(source + 2).to(tl.int32) * weight
     shift = tl.load(shifts + view * 2)
-    out = between + tl.load(row + _BETWEEN) + (y * (3 * size))[:, None] + x[None, :]
+    out = between + tl.load(row + _BETWEEN) * (3 * size) + (y * (3 * size))[:, None] + x[None, :]
     mask = (y < height)[:, None] & within[None, :]
     tl.store(out, _byte(red, shift), mask=mask)
     tl.store(out + size, _byte(green, shift), mask=mask)
@@ -168,19 +168,20 @@ def down(
     y = (tile // blocks) * ROWS + tl.arange(0, ROWS)
     x = (tile % blocks) * COLUMNS + tl.arange(0, COLUMNS)
     within = y < size
-    mask = within[:, None] & (x < size)[None, :]
+    present = (x < size)[None, :]
+    mask = within[:, None] & present
     start = tl.load(starts + (view * 2 + 1) * size + y, mask=within, other=0)
-    weights = taps_in + tl.load(row + _DOWN) + y
-    at = between + tl.load(row + _BETWEEN) + tl.minimum(x, size - 1)[None, :]
+    weights = taps_in + tl.load(row + _DOWN) * size + y
+    at = between + tl.load(row + _BETWEEN) * (3 * size) + x[None, :]
     red = tl.zeros((ROWS, COLUMNS), tl.int32)
     green = tl.zeros((ROWS, COLUMNS), tl.int32)
     blue = tl.zeros((ROWS, COLUMNS), tl.int32)
     for tap in range(_taps(height, size)):
         weight = tl.load(weights + tap * size, mask=within, other=0).to(tl.int32)[:, None]
         source = at + (tl.minimum(start + tap, height - 1) * (3 * size))[:, None]
-        red += tl.load(source).to(tl.int32) * weight
-        green += tl.load(source + size).to(tl.int32) * weight
-        blue += tl.load(source + 2 * size).to(tl.int32) * weight
+        red += tl.load(source, mask=present, other=0).to(tl.int32) * weight
+        green += tl.load(source + size, mask=present, other=0).to(tl.int32) * weight
+        blue += tl.load(source + 2 * size, mask=present, other=0).to(tl.int32) * weight
     shift = tl.load(shifts + view * 2 + 1)
     target = out + view.to(tl.int64) * (3 * size * size) + y[:, None] * size + x[None, :]
     tl.store(target, _byte(red, shift), mask=mask)

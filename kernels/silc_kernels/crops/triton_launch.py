@@ -10,8 +10,9 @@ from ..gate.gate import Candidate
 from . import triton_kernels as kernels
 from .weights import most_taps
 
-# Columns of the table of views: the region (`ops.REGION`); where its weights across and down, its lines between the two
-# directions and its tiles across begin.
+# Columns of the table of views: the region (`ops.REGION`); taps before its weights across and down, and lines before
+# its own between the two directions, not in bytes, so that the compiler sees what the products with the size are
+# multiples of; and tiles across before its own.
 TABLE = ("offset", "line", "height", "width", "flip", "across", "down", "between", "tile")
 # Bytes of lines between the two directions, and of weights, for a launch; a view that needs more has one alone.
 MOST_BYTES = 1 << 26

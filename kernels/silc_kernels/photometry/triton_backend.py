@@ -5,7 +5,7 @@ import triton
 from torch import Tensor
 
 from . import triton_kernels as kernels
-from .triton_launch import PARTIALS, launch_config, views_at_once
+from .triton_launch import PARTIALS, LaunchConfig, launch_config, views_at_once
 
 
 def distort_(views: Tensor, parameters: Tensor) -> None:
@@ -25,17 +25,17 @@ def distort_(views: Tensor, parameters: Tensor) -> None:
 def _greys(views: Tensor, parameters: Tensor) -> Tensor:
     """Sums of the grey, a tile each, [n, tiles]; unwritten for views without jitter."""
     config, pixels = launch_config("greys", views.device), views[0, 0].numel()
-    tiles = triton.cdiv(pixels, config.block)
+    tiles = triton.cdiv(pixels, config.columns)
     partial = torch.empty(len(views), tiles, dtype=torch.float32, device=views.device)
     kernels.greys[(len(views) * tiles,)](
-        views, parameters, partial, pixels, tiles, BLOCK=config.block, num_warps=config.warps
+        views, parameters, partial, pixels, tiles, BLOCK=config.columns, num_warps=config.warps
     )
     return partial
 
 
 def _points(views: Tensor, parameters: Tensor, partial: Tensor, scratch: Tensor) -> None:
     config, pixels = launch_config("points", views.device), views[0, 0].numel()
-    tiles = triton.cdiv(pixels, config.block)
+    tiles = triton.cdiv(pixels, config.columns)
     kernels.points[(len(views) * tiles,)](
         views,
         parameters,
@@ -45,23 +45,35 @@ def _points(views: Tensor, parameters: Tensor, partial: Tensor, scratch: Tensor)
         tiles,
         partial.shape[1],
         1 / pixels,
-        BLOCK=config.block,
+        BLOCK=config.columns,
         PARTIALS=PARTIALS,
         num_warps=config.warps,
     )
 
 
 def _across(scratch: Tensor, parameters: Tensor) -> None:
-    config, values = launch_config("blur_across", scratch.device), scratch[0, 0].numel()
-    tiles = triton.cdiv(values, config.block)
-    kernels.blur_across[(len(parameters) * tiles,)](
-        scratch[0], parameters, scratch[1], scratch.shape[-1], values, tiles, BLOCK=config.block, num_warps=config.warps
+    height, width = scratch.shape[-2:]
+    config = launch_config("blur_across", scratch.device)
+    kernels.blur_across[_tiles(len(parameters), height, width, config)](
+        scratch[0],
+        parameters,
+        scratch[1],
+        height,
+        width,
+        ROWS=config.rows,
+        COLUMNS=config.columns,
+        num_warps=config.warps,
     )
 
 
 def _down(scratch: Tensor, parameters: Tensor, views: Tensor) -> None:
-    config, values = launch_config("blur_down", views.device), views[0].numel()
-    tiles = triton.cdiv(values, config.block)
-    kernels.blur_down[(len(views) * tiles,)](
-        scratch, parameters, views, *views.shape[2:], values, tiles, BLOCK=config.block, num_warps=config.warps
+    height, width = views.shape[-2:]
+    config = launch_config("blur_down", views.device)
+    kernels.blur_down[_tiles(len(views), height, width, config)](
+        scratch, parameters, views, height, width, ROWS=config.rows, COLUMNS=config.columns, num_warps=config.warps
     )
+
+
+def _tiles(count: int, height: int, width: int, config: LaunchConfig) -> tuple[int]:
+    """Of all channels of some views."""
+    return (3 * count * triton.cdiv(height, config.rows) * triton.cdiv(width, config.columns),)

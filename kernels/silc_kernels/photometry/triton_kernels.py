@@ -181,23 +181,23 @@ def _reach(sigma):
 
 
 @triton.jit
-def _blurred(line, place, length, stride, sigma, mask):
+def _blurred(lines, place, length, stride, sigma, mask):
     """Weighted sum over the taps, reflected at the ends (of lines of more than _RADIUS pixels). float32, in scratch
-    units.
+    units, [ROWS, COLUMNS].
 
-    line: the pixel that each value's line begins with; place: its own in the line.
+    lines: the pixel that each line begins with; place: the pixels' own in it. One has ROWS, the other COLUMNS.
     """
     reach = _reach(sigma)
     sharpness = -0.7213475204444817 / (sigma * sigma)  # of the exponents, for base 2
-    sums = tl.load(line + place * stride, mask=mask, other=0).to(tl.float32)
+    sums = tl.load(lines + place * stride, mask=mask, other=0).to(tl.float32)
     total = 1.0
     for away in tl.static_range(1, _RADIUS + 1):
         weight = tl.where(away <= reach, tl.exp2(sharpness * (away * away)), 0.0)
         taken = mask & (away <= reach)
         before = tl.abs(place - away)
         after = length - 1 - tl.abs(length - 1 - place - away)
-        pair = tl.load(line + before * stride, mask=taken, other=0).to(tl.float32)
-        pair += tl.load(line + after * stride, mask=taken, other=0).to(tl.float32)
+        pair = tl.load(lines + before * stride, mask=taken, other=0).to(tl.float32)
+        pair += tl.load(lines + after * stride, mask=taken, other=0).to(tl.float32)
         sums += weight * pair
         total += 2.0 * weight
     return sums / total
@@ -208,21 +208,18 @@ def blur_across(
     scratch,  # uint16 [n, 3, H, W]
     parameters,  # fp32 [n, 8]
     out,  # uint16 [n, 3, H, W]
+    height,
     width,
-    values,  # 3 H W
-    tiles,
-    BLOCK: tl.constexpr,
+    ROWS: tl.constexpr,
+    COLUMNS: tl.constexpr,
 ):
-    """Along the lines of those views that are blurred. One program a tile of values."""
-    view, tile = tl.program_id(0) // tiles, tl.program_id(0) % tiles
-    sigma = tl.load(parameters + view * _WIDTH + _SIGMA)
+    """Along the lines of those views that are blurred. One program ROWS x COLUMNS pixels of a channel."""
+    plane, y, x, mask = _tile(height, width, ROWS, COLUMNS)
+    sigma = tl.load(parameters + (plane // 3) * _WIDTH + _SIGMA)
     if sigma > 0.0:
-        at = tile * BLOCK + tl.arange(0, BLOCK)
-        mask = at < values
-        offset = view.to(tl.int64) * values
-        place = at % width
-        x = _blurred(scratch + offset + (at - place), place, width, 1, sigma, mask)
-        tl.store(out + offset + at, _rounded(x).to(tl.uint16), mask=mask)
+        lines = plane.to(tl.int64) * (height * width) + y * width
+        blurred = _blurred(scratch + lines, x, width, 1, sigma, mask)
+        tl.store(out + lines + x, _rounded(blurred).to(tl.uint16), mask=mask)
 
 
 @triton.jit
@@ -232,18 +229,27 @@ def blur_down(
     views,  # uint8 [n, 3, H, W]
     height,
     width,
-    values,  # 3 H W
-    tiles,
-    BLOCK: tl.constexpr,
+    ROWS: tl.constexpr,
+    COLUMNS: tl.constexpr,
 ):
-    """Down the columns of those views that are blurred; then solarization and rounding. One program a tile."""
-    view, tile = tl.program_id(0) // tiles, tl.program_id(0) % tiles
-    row = parameters + view * _WIDTH
+    """Down the columns of those views that are blurred; then solarization and rounding. One program ROWS x COLUMNS
+    pixels of a channel.
+    """
+    plane, y, x, mask = _tile(height, width, ROWS, COLUMNS)
+    row = parameters + (plane // 3) * _WIDTH
     sigma = tl.load(row + _SIGMA)
     if sigma > 0.0:
-        at = tile * BLOCK + tl.arange(0, BLOCK)
-        mask = at < values
-        offset = view.to(tl.int64) * values
-        place = (at // width) % height
-        x = _blurred(scratch + offset + (at - place * width), place, height, width, sigma, mask)
-        _finish(views + offset + at, x * (1.0 / _SCRATCH_ONE), tl.load(row + _SOLARIZE), mask)
+        lines = plane.to(tl.int64) * (height * width) + x
+        blurred = _blurred(scratch + lines, y, height, width, sigma, mask)
+        _finish(views + lines + y * width, blurred * (1.0 / _SCRATCH_ONE), tl.load(row + _SOLARIZE), mask)
+
+
+@triton.jit
+def _tile(height, width, ROWS: tl.constexpr, COLUMNS: tl.constexpr):
+    """(channel among those of all views, rows [ROWS, 1], columns [1, COLUMNS], mask) of a program."""
+    across = tl.cdiv(width, COLUMNS)
+    tiles = across * tl.cdiv(height, ROWS)
+    plane, tile = tl.program_id(0) // tiles, tl.program_id(0) % tiles
+    y = (tile // across) * ROWS + tl.arange(0, ROWS)[:, None]
+    x = (tile % across) * COLUMNS + tl.arange(0, COLUMNS)[None, :]
+    return plane, y, x, (y < height) & (x < width)

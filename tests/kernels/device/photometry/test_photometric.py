@@ -59,7 +59,7 @@ def test_views_in_parts_are_the_views_at_once(device, monkeypatch):
 
 def test_several_tiles_and_sums_of_the_grey(device, monkeypatch):
     """Launches of small tiles: more partial sums than are added at a time, and a last tile that is not full."""
-    small = {key: triton_launch.LaunchConfig(64, 2) for key in triton_launch.SHIPPED}
+    small = {key: triton_launch.LaunchConfig(4, 64, 2) for key in triton_launch.SHIPPED}
     monkeypatch.setattr(triton_launch, "SHIPPED", small)
     monkeypatch.setattr(triton_backend, "PARTIALS", 4)
     given, parameters = views(4, 3, 17, 35), rows(4)
