@@ -112,6 +112,13 @@ class ViewsConfig:
     local_area: Area = key((0.05, 0.4), "range of a local crop's area")
     flip: Fraction = key(0.5, "probability of a horizontal flip")
     photometric: bool = key(False, "DINO's list: color jitter, grayscale, blur, solarize")
+    device: Literal["auto", "host", "device"] = key(
+        "auto", "where the photometric list is computed; auto: on the device where that is a GPU, else on the host"
+    )
+    crops_on: Literal["host", "device"] = key(
+        "host",
+        "where crops are cut; device: decoded images are sent there, and host memory holds whole batches of them",
+    )
 
 
 @dataclass(config=_STRICT, kw_only=True)

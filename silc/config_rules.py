@@ -144,6 +144,11 @@ def _validate_views(config: Config) -> None:
     for name, (low, high) in (("global_area", views.global_area), ("local_area", views.local_area)):
         if low > high:
             raise ValueError(f"views.{name}=({low}, {high}) is empty: put the smaller area first")
+    if views.photometric and views.crops_on == "device" and views.device == "host":
+        raise ValueError(
+            "views.crops_on=device leaves no crops on the host for views.device=host to distort; take "
+            "views.device=device, or views.crops_on=host"
+        )
     if not views.n_global and (objective.distill or objective.contrastive_views == "each_global"):
         raise ValueError(
             "views.n_global=0 leaves nothing to align or distil; only contrastive_views=original without "

@@ -9,6 +9,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from silc.data.device_views import DeviceWork, finished
+
 
 class Skip(NamedTuple):
     """A sample that could not be used: its shard/key, and the reason."""
@@ -29,6 +31,8 @@ class Batch:
         n_original: 0 or 1.
         position: in the stream, after the last sample of the whole global batch; a run continues from here.
         skipped: unusable samples of this rank's share, which others replaced.
+        work: what is left to do to the views, see :mod:`silc.data.device_views`; `to` does it. None: they are ready.
+            Views that are still to be cut are shapes alone, on the meta device.
     """
 
     large: Tensor
@@ -38,6 +42,7 @@ class Batch:
     n_original: int
     position: int
     skipped: list[Skip]
+    work: DeviceWork | None = None
 
     def __len__(self) -> int:
         return len(self.keys)
@@ -45,6 +50,7 @@ class Batch:
     def split(self, size: int) -> list[Batch]:
         """Micro-batches of `size` samples, which must divide the batch. `skipped` stays with the whole batch."""
         assert len(self) % size == 0
+        assert self.work is None
         small = [None] * (len(self) // size) if self.small is None else self.small.split(size)
         parts = zip(self.large.split(size), small, self.tokens.split(size), range(0, len(self), size), strict=True)
         return [
@@ -53,12 +59,18 @@ class Batch:
         ]
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> Batch:
-        """The batch with its tensors on a device."""
-        return self._each(lambda tensor: tensor.to(device, non_blocking=non_blocking))
+        """The batch with its tensors on a device, its views ready."""
+        if self.work is None:
+            return self._each(lambda tensor: tensor.to(device, non_blocking=non_blocking))
+        views = [self.large] if self.small is None else [self.large, self.small]
+        large, *small = finished(views, self.work, device, non_blocking)
+        tokens = self.tokens.to(device, non_blocking=non_blocking)
+        return replace(self, large=large, small=small[0] if small else None, tokens=tokens, work=None)
 
     def pin_memory(self) -> Batch:
         """The batch in page-locked memory, whose copies to a GPU do not block. Called by the DataLoader."""
-        return self._each(Tensor.pin_memory)
+        pinned = self._each(lambda tensor: tensor if tensor.is_meta else tensor.pin_memory())
+        return pinned if self.work is None else replace(pinned, work=self.work.pin_memory())
 
     def _each(self, change: Callable[[Tensor], Tensor]) -> Batch:
         small = None if self.small is None else change(self.small)

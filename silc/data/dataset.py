@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
@@ -14,8 +15,9 @@ from torch.utils.data import Dataset, get_worker_info
 from silc.config import Config, DataConfig
 from silc.data.batch import Batch, Skip
 from silc.data.captions import CaptionReader
-from silc.data.crops import MultiCrop
+from silc.data.crops import MultiCrop, ViewPlan
 from silc.data.decode import decode_image
+from silc.data.device_views import ALL_HERE, Left, leave
 from silc.data.peek import check_captions
 from silc.data.randomness import Purpose, uniform_rows
 from silc.data.shards import Sample, Unreadable
@@ -45,7 +47,15 @@ class BatchDataset(Dataset["Batch | Failure"]):
     """
 
     def __init__(
-        self, config: Config, data: TrainingSet, *, rank: int, world: int, local_from_position: int, board: Board
+        self,
+        config: Config,
+        data: TrainingSet,
+        *,
+        rank: int,
+        world: int,
+        local_from_position: int,
+        board: Board,
+        left: Left = ALL_HERE,
     ) -> None:
         batch = config.train.global_batch
         if batch % world:
@@ -68,7 +78,7 @@ class BatchDataset(Dataset["Batch | Failure"]):
                 f"tokens of data.tokenizer={config.data.tokenizer}; set at least that many"
             )
         self._crops = MultiCrop(config.views, config.n_original)
-        self._views, self._n_original = config.views, config.n_original
+        self._views, self._n_original, self._left = config.views, config.n_original, left
         self._seed, self._max_pixels = config.train.seed, config.data.max_image_pixels
         self._upright = config.data.upright
         self._local_from = local_from_position
@@ -81,22 +91,31 @@ class BatchDataset(Dataset["Batch | Failure"]):
 
     def _batch(self, position: int) -> Batch:
         first, views, b = position + self._offset, self._views, self._share
-        large = _empty(b, self._n_original + views.n_global, views.global_size)
+        where = "meta" if self._left.crops else "cpu"
+        large = _empty(b, self._n_original + views.n_global, views.global_size, where)
         with_locals = views.n_local > 0 and position >= self._local_from
-        small = _empty(b, views.n_local, views.local_size) if with_locals else None
+        small = _empty(b, views.n_local, views.local_size, where) if with_locals else None
         places = list(zip(*(numbers.tolist() for numbers in self.stream.locate(first, first + b)), strict=True))
         rows = uniform_rows(self._seed, Purpose.CROPS, first, b, self._crops.width)
         keys: list[str] = []
         captions: list[str] = []
         skipped: list[Skip] = []
+        plans: list[ViewPlan] = []
+        images: list[torch.Tensor] = []
         for i, (place, found) in enumerate(zip(places, self._read(places), strict=True)):
             key, image, caption = self._usable(first + i, place, found, skipped)
-            self._crops(image, rows[i].tolist(), large[i], None if small is None else small[i])
+            plans.append(self._crops.plan(image.shape[0], image.shape[1], rows[i].tolist()))
+            if self._left.crops:
+                images.append(image)
+            else:
+                here = replace(plans[-1], photometric=None) if self._left.photometric else plans[-1]
+                self._crops.cut(image, here, large[i], None if small is None else small[i])
             keys.append(key)
             captions.append(caption)
         tokens = self._tokenizer(captions)
         after = position + self._global_batch
-        return Batch(large, small, tokens, keys, self._n_original, after, skipped)
+        work = leave(self._left, plans, images, self._n_original) if any(self._left) else None
+        return Batch(large, small, tokens, keys, self._n_original, after, skipped, work)
 
     def _usable(
         self, position: int, place: Place, found: Sample | Unusable, skipped: list[Skip]
@@ -212,5 +231,5 @@ def _cache(config: DataConfig, data: TrainingSet, block: int) -> NodeCache | Non
         raise ValueError(f"data.cache: {error}") from None
 
 
-def _empty(samples: int, views: int, size: int) -> torch.Tensor:
-    return torch.empty(samples, views, 3, size, size, dtype=torch.uint8)
+def _empty(samples: int, views: int, size: int, device: str) -> torch.Tensor:
+    return torch.empty(samples, views, 3, size, size, dtype=torch.uint8, device=device)

@@ -18,6 +18,7 @@ from torch.utils.data import DataLoader
 from silc.config import Config
 from silc.data.batch import Batch
 from silc.data.dataset import BatchDataset, Failure
+from silc.data.device_views import left_to
 from silc.data.skips import SkipGuard
 from silc.data.training_set import TrainingSet, open_training_set
 from silc.data.workers import context, initializer
@@ -36,6 +37,7 @@ def build_loader(
     local_from_position: int = 0,
     shards: Sequence[str] | None = None,
     data: TrainingSet | None = None,
+    device: torch.device | None = None,
 ) -> Loader:
     """The training batches of a rank.
 
@@ -46,6 +48,7 @@ def build_loader(
         local_from_position: batches that begin before this position have no local crops.
         shards: in place of config.data.shards and config.data.sources.
         data: opened before; None: opened here.
+        device: that :meth:`silc.data.batch.Batch.to` will take batches to, for `views.device=auto`; None: the CPU.
 
     Raises:
         ValueError: shards that are missing, are not tar files, or have fewer samples than a global batch; a tokenizer
@@ -53,7 +56,15 @@ def build_loader(
     """
     data = open_training_set(config, shards) if data is None else data
     board = Board(max(1, config.data.workers))
-    dataset = BatchDataset(config, data, rank=rank, world=world, local_from_position=local_from_position, board=board)
+    dataset = BatchDataset(
+        config,
+        data,
+        rank=rank,
+        world=world,
+        local_from_position=local_from_position,
+        board=board,
+        left=left_to(config.views, torch.device("cpu") if device is None else device),
+    )
     return Loader(config, dataset, start_position, data)
 
 

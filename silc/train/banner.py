@@ -10,6 +10,7 @@ import torch
 import silc_kernels
 from silc.config import Config
 from silc.config_rules import has_evaluation_data
+from silc.data.device_views import left_to
 from silc.model.attention import report as attention_report
 from silc.objective import plan_views
 from silc.text import plural
@@ -38,6 +39,8 @@ def backend_lines(config: Config, device: torch.device, dtype: torch.dtype) -> l
         "distill_head_loss": config.kernels.distill,
         "patch_embed": config.kernels.patch_embed,
     }
+    left = left_to(config.views, device)
+    forced |= {op: "auto" for op, used in (("crop_resize", left.crops), ("photometric", left.photometric)) if used}
     ops = [row for row in silc_kernels.report(device, forced) if row.op in forced]
     rows = [*ops, attention_report(config.model.attention, device, dtype)]
     return [f"  {op:<18} {backend:<10} {why}" for op, backend, why in rows]

@@ -38,6 +38,9 @@ _FIXED = (
     "train.global_batch",
     "train.seed",
 )
+# Of these, what changes the rounding of pixels alone: crops are the same to the last bit on either side, levels of the
+# photometric list differ by one at most.
+_ROUNDING = ("views.device", "views.crops_on")
 _SAMPLE_SET = ("data.sample_concepts", "data.sample_scenes")  # without a meaning beside shards of one's own
 
 # Sections, or keys of them, that are named when they differ: what is trained, or which samples, depends on them.
@@ -82,7 +85,7 @@ def check_same_run(saved: Config, now: Config, path: Path) -> Changes:
     """
     before, after = dict(_leaves(to_dict(saved))), dict(_leaves(to_dict(now)))
     _check_kind_of_data(saved, now, path)
-    fixed = [key for key in before if _within(key, _FIXED)]
+    fixed = [key for key in before if _within(key, _FIXED) and key not in _ROUNDING]
     if own_data(now):
         fixed = [key for key in fixed if key not in _SAMPLE_SET]
     different = [key for key in fixed if before[key] != after[key]]

@@ -58,6 +58,7 @@ def start(config: Config, world: World, shards: list[str] | None, folder: Path, 
             start_position=0 if resumed is None else resumed.saved["counters"]["position"],
             local_from_position=config.distill_start_step * config.train.global_batch,
             data=data,
+            device=world.device,
         )
     )
     check_same_everywhere(loader.data)

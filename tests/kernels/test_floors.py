@@ -15,8 +15,10 @@ FLOORS = {
     "common": 0,
     "gate": 1,
     "contrastive": 2,
+    "crops": 2,
     "distill": 2,
     "patch_embedding": 2,
+    "photometry": 2,
     "gate.__main__": 3,
     "": 4,  # silc_kernels itself
 }

@@ -51,6 +51,7 @@ def test_all_differences_are_named_at_once():
 HARMLESS = [
     "data.workers=1", "data.cache=/here", "train.micro_batch=2", "train.save_every=3", "eval.every=3",
     "engine.zero_stage=3", "kernels.distill=torch", "objective.contrastive_chunk=8", "optim.optimizer=torch_adamw",
+    "views.device=host", "views.crops_on=device",
 ]  # fmt: skip
 
 

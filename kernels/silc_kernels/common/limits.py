@@ -14,6 +14,8 @@ MOST_TEACHERS = 8
 WIDEST = 256
 # A line of a patch is the least a tile of pixels holds: longer ones do not fit shared memory.
 LONGEST_PATCH = 64
+# A blur reflects once at most: a line must be longer than half of its taps.
+SHORTEST_LINE = 7
 
 
 def _distill_loss(student_logits: Tensor, teacher_logits: Tensor, center: Tensor) -> str:
@@ -37,9 +39,17 @@ def _patch_embed(weight: Tensor, *_: Tensor) -> str:
     return "" if patch <= LONGEST_PATCH else f"the kernels take patches of up to {LONGEST_PATCH} pixels, not {patch}"
 
 
+def _photometric(views: Tensor, *_: Tensor) -> str:
+    side = min(views.shape[-2:])
+    return (
+        "" if side >= SHORTEST_LINE else f"the kernels take views of {SHORTEST_LINE} pixels a side or more, not {side}"
+    )
+
+
 # op -> (its tensors) -> why not; empty: they are taken
 LIMITS: dict[str, Callable[..., str]] = {
     "distill_loss": _distill_loss,
     "distill_head_loss": _distill_head_loss,
     "patch_embed": _patch_embed,
+    "photometric": _photometric,
 }

@@ -14,13 +14,15 @@ from dataclasses import asdict
 from pathlib import Path
 
 from ..contrastive import triton_launch as contrastive
+from ..crops import triton_launch as crops
 from ..distill import triton_head_launch, triton_logits_launch
 from ..patch_embedding import triton_gate as patch_embedding
+from ..photometry import triton_launch as photometry
 from .gate import Candidate, Row, build, faults
 
 TABLE = Path(__file__).with_name("compile_gate.csv")
 # Each names the kernels it ships in `gate_candidates()`, and their alternatives in `trial_candidates()`.
-MODULES = (triton_logits_launch, triton_head_launch, patch_embedding, contrastive)
+MODULES = (triton_logits_launch, triton_head_launch, patch_embedding, contrastive, photometry, crops)
 
 
 def candidates() -> Iterator[Candidate]:

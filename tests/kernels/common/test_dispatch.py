@@ -10,7 +10,7 @@ import silc_kernels
 from silc_kernels.common import dispatch
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
-OPS = ["contrastive_loss", "distill_head_loss", "distill_loss", "patch_embed"]
+OPS = ["contrastive_loss", "crop_resize", "distill_head_loss", "distill_loss", "patch_embed", "photometric"]
 
 
 @pytest.fixture

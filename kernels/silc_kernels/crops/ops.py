@@ -1,0 +1,119 @@
+"""Crops of decoded images: the face."""
+
+import torch
+from torch import Tensor
+
+from ..common import dispatch
+from . import torch_backend
+
+OP = "crop_resize"
+MOST_BYTES = 2**31  # of an image: kernels count in 32 bits inside of one
+REGION = ("offset", "line", "height", "width", "flip")  # columns of what backends get
+
+
+def crop_resize(
+    pixels: Tensor,
+    offsets: Tensor,
+    sizes: Tensor,
+    index: Tensor,
+    boxes: Tensor,
+    flips: Tensor,
+    size: int,
+    *,
+    out: Tensor | None = None,
+    backend: str = "auto",
+) -> Tensor:
+    """Square views of decoded images of any sizes, each cut by a box, mirrored or not, and resized.
+
+    Bicubic with antialiasing (the filter grows with the scale), in the whole numbers of torch's CPU kernel for bytes:
+    across, rounded to bytes, then down. The result is that of `interpolate(region, (size, size), mode="bicubic",
+    antialias=True)` on the CPU, bit for bit, wherever it is computed.
+
+    Where to cut is known to the host, and given on the CPU: it is checked there without a wait for the device.
+
+    Args:
+        pixels: uint8 [bytes], k images, each [H, W, 3] from its offset on; on the device that computes.
+        offsets: int64 [k], of each image's first byte; on the CPU, as all that follows.
+        sizes: int64 [k, 2], height and width of each image in pixels.
+        index: int64 [n], the image that each view is cut out of.
+        boxes: int64 [n, 4], top, left, height and width in pixels.
+        flips: bool [n], mirrored left to right.
+        size: pixels a side, R.
+        out: uint8 [n, 3, R, R], contiguous, to write to; None: a new one.
+        backend: "auto", or a name from `dispatch.report`.
+
+    Returns:
+        uint8 [n, 3, R, R], on the device of `pixels`. It has no gradient.
+
+    Raises:
+        ValueError: a wrong shape, dtype or device, or a box outside of its image; with the reason.
+    """
+    if not isinstance(pixels, Tensor) or pixels.dtype != torch.uint8 or pixels.dim() != 1 or not pixels.is_contiguous():
+        raise ValueError(f"{OP}: pixels must be a contiguous uint8 tensor of one dimension, the bytes of all images")
+    if isinstance(size, bool) or not isinstance(size, int) or size < 1:
+        raise ValueError(f"{OP}: size is {size!r}; give the pixels a side of a view, such as 224")
+    images, views = len(offsets), len(index)
+    _check_host("offsets", offsets, (images,), torch.int64)
+    _check_host("sizes", sizes, (images, 2), torch.int64)
+    _check_host("index", index, (views,), torch.int64)
+    _check_host("boxes", boxes, (views, 4), torch.int64)
+    _check_host("flips", flips, (views,), torch.bool)
+    _check_images(pixels, offsets, sizes)
+    _check_boxes(sizes, index, boxes)
+    shape = (views, 3, size, size)
+    if out is None:
+        out = torch.empty(shape, dtype=torch.uint8, device=pixels.device)
+    elif out.shape != shape or out.dtype != torch.uint8 or out.device != pixels.device or not out.is_contiguous():
+        raise ValueError(
+            f"{OP}: out is {out.dtype} {list(out.shape)} on {out.device}; it must be contiguous uint8 {list(shape)} on "
+            f"{pixels.device}"
+        )
+    if views:
+        top, left, height, width = boxes.unbind(1)
+        across = sizes[index, 1]
+        corner = offsets[index] + 3 * (top * across + left)
+        regions = torch.stack([corner, 3 * across, height, width, flips.long()], 1)
+        dispatch.run(OP, (out, pixels), backend, out, pixels, regions)
+    return out
+
+
+def _check_host(name: str, tensor: Tensor, shape: tuple[int, ...], dtype: torch.dtype) -> None:
+    if tensor.device.type != "cpu":
+        raise ValueError(f"{OP}: {name} is on {tensor.device}; where to cut is given on the CPU")
+    if tensor.dtype != dtype or tensor.shape != shape:
+        raise ValueError(f"{OP}: {name} is {tensor.dtype} {list(tensor.shape)}; it must be {dtype} {list(shape)}")
+
+
+def _check_images(pixels: Tensor, offsets: Tensor, sizes: Tensor) -> None:
+    lengths = 3 * sizes.prod(1)
+    wrong = (sizes < 1).any(1) | (sizes >= MOST_BYTES).any(1) | (lengths >= MOST_BYTES)
+    wrong |= (offsets < 0) | (offsets + lengths > len(pixels))
+    if wrong.any():
+        i = int(wrong.nonzero()[0])
+        height, width = sizes[i].tolist()
+        raise ValueError(
+            f"{OP}: image {i} of {height} x {width} pixels from byte {int(offsets[i])} on is not within the "
+            f"{len(pixels)} bytes of pixels, or of 2 GiB or more; check offsets and sizes"
+        )
+
+
+def _check_boxes(sizes: Tensor, index: Tensor, boxes: Tensor) -> None:
+    known = (index >= 0) & (index < len(sizes))
+    if not known.all():
+        i = int((~known).nonzero()[0])
+        raise ValueError(f"{OP}: index[{i}] is {int(index[i])}, and there are {len(sizes)} images")
+    corners, extents = boxes[:, :2], boxes[:, 2:]
+    # Compared without a sum, which might overflow.
+    inside = (corners >= 0) & (extents >= 1) & (corners <= sizes[index]) & (extents <= sizes[index] - corners)
+    wrong = ~inside.all(1)
+    if wrong.any():
+        i = int(wrong.nonzero()[0])
+        height, width = sizes[index[i]].tolist()
+        raise ValueError(
+            f"{OP}: boxes[{i}] (top, left, height, width) is {boxes[i].tolist()}, not within its image of {height} x "
+            f"{width} pixels"
+        )
+
+
+dispatch.register(OP, "torch", torch_backend.cut)
+dispatch.register(OP, "triton", dispatch.later("silc_kernels.crops.triton_backend", "cut"), dispatch.triton_takes(OP))

@@ -1,0 +1,40 @@
+"""The row of parameters of a view: what stands where, and in which bounds."""
+
+from itertools import permutations
+
+import torch
+from torch import Tensor
+
+WIDTH = 8
+BRIGHTNESS, CONTRAST, SATURATION, HUE, ORDER, GREY, SIGMA, SOLARIZE = range(WIDTH)
+NAMES = ("brightness", "contrast", "saturation", "hue", "order", "grey", "sigma", "solarize")
+# Of brightness, contrast, saturation and hue (0 to 3), in the order in which they are applied; -1 in a row: none is.
+ORDERS = tuple(permutations(range(4)))
+MOST_SIGMA = 2.0  # pixels
+MOST_RADIUS = 6  # of the blur at that sigma: 13 taps
+SOLARIZE_FROM = 128
+GREY_WEIGHTS = (0.2989, 0.587, 0.114)  # of red, green and blue, as torchvision's
+_MOST = (64.0, 64.0, 64.0, 1.0, len(ORDERS) - 1.0, 1.0, MOST_SIGMA, 1.0)
+_LEAST = (0.0, 0.0, 0.0, -1.0, -1.0, 0.0, 0.0, 0.0)
+_WHOLE = (ORDER, GREY, SOLARIZE)
+
+
+def radius(sigma: float) -> int:
+    """Of a blur, in pixels: it has 2 radius + 1 taps."""
+    return max(1, round(3 * sigma))
+
+
+def check_values(op: str, parameters: Tensor) -> None:
+    """Rows [n, 8] on the CPU within their bounds. Raises ValueError with the first value that is not."""
+    rows = parameters.double()
+    inside = (rows >= torch.tensor(_LEAST).double()) & (rows <= torch.tensor(_MOST).double())  # NaN is in no bounds
+    whole = rows == rows.round()
+    wrong = ~inside
+    wrong[:, _WHOLE] |= ~whole[:, _WHOLE]
+    if wrong.any():
+        view, place = (int(number) for number in wrong.nonzero()[0])
+        kind = "a whole number" if place in _WHOLE else "a number"
+        raise ValueError(
+            f"{op}: parameters[{view}, {place}] is {float(rows[view, place]):g}; {NAMES[place]} must be {kind} from "
+            f"{_LEAST[place]:g} to {_MOST[place]:g}"
+        )
