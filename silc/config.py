@@ -171,8 +171,16 @@ class DataConfig:
     )
     sample_concepts: Literal["default", "all"] = key("default", "concepts of the embedded sample set")
     sample_scenes: Positive = key(24000, "training scenes rendered from the embedded sample set")
-    image_keys: list[str] = key(["jpg", "jpeg", "png", "webp"], "tar member extensions that hold the image")
-    caption_key: str = key("txt", "tar member extension that holds the caption")
+    image_keys: list[str] = key(
+        ["jpg", "jpeg", "png", "webp", "gif", "bmp", "tif", "tiff", "avif"],
+        "tar member extensions that hold the image; the first one that a sample has",
+    )
+    caption_key: Annotated[str, Field(pattern=r"^[^:]+(:.+)?$")] = key(
+        "txt", "tar member extension that holds the caption, or json:FIELD for a field of a JSON member (a.b: b in a)"
+    )
+    caption_lines: bool = key(
+        True, "each line of a text member is a caption of its own, and one is drawn each time; false: the text is one"
+    )
     tokenizer: str = key("open_clip_bpe", "open_clip's own BPE, or the name or folder of a Hugging Face tokenizer")
     workers: Annotated[int, Field(ge=0, le=4096)] = key(4, "decoding processes per rank")
     worker_start: Literal["auto", "fork", "forkserver", "spawn"] = key(

@@ -88,12 +88,13 @@ class Decoded:
         self._side, self._tokenizer = side, build_tokenizer("open_clip_bpe", CONTEXT)
 
     def __call__(self, key: str, image: bytes, caption: bytes) -> tuple[str, Tensor, str]:
+        from silc.data.captions import CaptionReader
         from silc.data.crops import resize_into
-        from silc.data.decode import decode_caption, decode_image
+        from silc.data.decode import decode_image
 
         out = torch.empty(3, self._side, self._side, dtype=torch.uint8)
         resize_into(out, decode_image(image, 10**8))
-        return key, out, decode_caption(caption)
+        return key, out, CaptionReader("txt", lines=False).read(caption)[0]
 
     def collate(self, samples: Sequence[tuple[str, Tensor, str]]) -> Taken:
         keys, images, captions = zip(*samples, strict=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -13,8 +13,10 @@ from torch.utils.data import Dataset, get_worker_info
 
 from silc.config import Config, DataConfig
 from silc.data.batch import Batch, Skip
+from silc.data.captions import CaptionReader
 from silc.data.crops import MultiCrop
-from silc.data.decode import decode_caption, decode_image
+from silc.data.decode import decode_image
+from silc.data.peek import check_captions
 from silc.data.randomness import Purpose, uniform_rows
 from silc.data.shards import Sample, Unreadable
 from silc.data.shards.reader import Place, SampleReader, Unusable
@@ -52,7 +54,8 @@ class BatchDataset(Dataset["Batch | Failure"]):
         self._share = batch // world
         self._offset = rank * self._share
         self._images = [name.lower() for name in config.data.image_keys]
-        self._captions = [config.data.caption_key.lower()]
+        self._captions = CaptionReader(config.data.caption_key, lines=config.data.caption_lines)
+        self._captions_checked = not data.remote  # those of local shards are, before training
         self.board = board
         self._patience = config.data.store_minutes * 60
         self._reader = SampleReader(data.manifest, self._open_store, self._note_used)
@@ -86,7 +89,7 @@ class BatchDataset(Dataset["Batch | Failure"]):
         keys: list[str] = []
         captions: list[str] = []
         skipped: list[Skip] = []
-        for i, (place, found) in enumerate(zip(places, self._reader.read(places), strict=True)):
+        for i, (place, found) in enumerate(zip(places, self._read(places), strict=True)):
             key, image, caption = self._usable(first + i, place, found, skipped)
             self._crops(image, rows[i].tolist(), large[i], None if small is None else small[i])
             keys.append(key)
@@ -102,7 +105,7 @@ class BatchDataset(Dataset["Batch | Failure"]):
         others = ((other, next(self._reader.read([other]))) for other in self._substitutes(position, place))
         for candidate, sample in itertools.chain([(place, found)], others):
             try:
-                return self._decoded(candidate, sample)
+                return self._decoded(position, candidate, sample)
             except Unreadable as error:
                 skipped.append(Skip(self._key(candidate, sample), str(error)))
         raise RunStopped(
@@ -110,10 +113,27 @@ class BatchDataset(Dataset["Batch | Failure"]):
             f"{skipped[-1].key}: {skipped[-1].reason}; check the shards"
         )
 
-    def _decoded(self, place: Place, sample: Sample | Unusable) -> tuple[str, torch.Tensor, str]:
+    def _read(self, places: Sequence[Place]) -> Iterator[Sample | Unusable]:
+        """The samples of a batch. Raises RunStopped where the captions of the first one are none at all."""
+        found = self._reader.read(places)
+        if self._captions_checked:
+            return found
+        self._captions_checked = True
+        samples = list(found)
+        try:
+            check_captions(samples, self._captions)
+        except ValueError as error:
+            raise RunStopped(str(error)) from None
+        return iter(samples)
+
+    def _decoded(self, position: int, place: Place, sample: Sample | Unusable) -> tuple[str, torch.Tensor, str]:
         if isinstance(sample, Unusable):
             raise Unreadable(sample.reason)
-        caption = decode_caption(sample.column(self._captions))
+        captions = self._captions.read(sample.column([self._captions.extension]))
+        caption = captions[0]
+        if len(captions) > 1:
+            (u,) = uniform_rows(self._seed, Purpose.CAPTION, position, 1, 1)[0].tolist()
+            caption = captions[int(u * len(captions))]
         image = decode_image(sample.column(self._images), self._max_pixels, upright=self._upright)
         return self._key(place, sample), image, caption
 

@@ -1,4 +1,4 @@
-"""Decoding: bytes to images and captions.
+"""Decoding: bytes to images.
 
 Whatever a file holds, decoding it takes bounded time and memory: for each pixel that `data.max_image_pixels` allows at
 most 12 bytes (WebP 24, AVIF 36: silc.data.pillow.FORMATS), three times the file's size, and no more scans than SCANS.
@@ -6,7 +6,6 @@ most 12 bytes (WebP 24, AVIF 36: silc.data.pillow.FORMATS), three times the file
 
 from __future__ import annotations
 
-import codecs
 from contextlib import suppress
 
 import numpy as np
@@ -20,28 +19,7 @@ from silc.data import exif, jpeg, pillow, tiff
 from silc.data.shards import Unreadable
 
 JPEG_MEMORY = 12  # bytes a pixel that decoding a JPEG takes at most
-MAX_CAPTION = 1 << 18  # bytes: four for each character that a tokenizer reads at most
 SCANS = 32  # of as many pixels as the limit allows; smaller images may have more, up to jpeg.SCANS
-
-
-def decode_caption(data: bytes | None) -> str:
-    """A caption's text, stripped, of MAX_CAPTION bytes at most: no tokenizer reads on.
-
-    Raises Unreadable: no data, not utf-8, or blank.
-    """
-    if data is None:
-        raise Unreadable("no caption")
-    try:
-        if len(data) > MAX_CAPTION:
-            beginning = data.lstrip()[:MAX_CAPTION]
-            caption = codecs.getincrementaldecoder("utf-8")().decode(beginning).strip()  # also of half a character
-        else:
-            caption = data.decode("utf-8").strip()
-    except UnicodeDecodeError:
-        raise Unreadable("caption is not utf-8") from None
-    if not caption:
-        raise Unreadable("empty caption")
-    return caption
 
 
 def decode_image(data: bytes | None, max_pixels: int, *, upright: bool = False) -> Tensor:

@@ -10,6 +10,7 @@ from pathlib import Path, PurePosixPath
 
 from torch import Tensor
 
+from silc.data.captions import lines_of
 from silc.data.decode import decode_image, stored_orientation
 from silc.data.shards import Unreadable
 from silc.data.splits import LABELS, MASKS, MaskRule, decode_mask
@@ -194,7 +195,7 @@ def pairs_by_list(names: Path, images: Path, masks: Path) -> list[Pair]:
     """
     if not names.is_file():
         raise ValueError(f"{names} is missing")
-    stems = [line.strip() for line in read_text(names, MAX_LIST).splitlines() if line.strip()]
+    stems = [line for line in lines_of(read_text(names, MAX_LIST).removeprefix("\ufeff")) if line]
     for stem in stems:
         path = PurePosixPath(stem)
         if path.is_absolute() or ".." in path.parts or "\0" in stem:

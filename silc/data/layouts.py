@@ -31,6 +31,7 @@ from pathlib import Path
 from silc.config import DataConfig
 from silc.config_rules import is_prompt
 from silc.data import class_names
+from silc.data.captions import lines_of
 from silc.data.folders import ImageFolder, MaskFolder, Pair, class_folders, pairs_by_list, pairs_by_name
 from silc.data.splits import LABELS, DataSet, MaskRule, TarSplit, by_table, numbered_from_one, numbered_from_zero
 from silc.files import read_text
@@ -48,14 +49,14 @@ def read_names(path: Path, what: str) -> tuple[str, ...]:
     Raises ValueError when it cannot be read, is empty, too large (MAX_NAMES lines, MAX_BYTES) or has a blank line.
     """
     try:
-        names = tuple(line.strip() for line in read_text(path, MAX_BYTES).rstrip().splitlines())
+        names = tuple(lines_of(read_text(path, MAX_BYTES).removeprefix("\ufeff").rstrip()))
     except OSError as error:
         raise ValueError(f"cannot read {what}={path}: {error.strerror}") from None
     except ValueError as error:
         raise ValueError(f"{what}: {error}") from None
     if len(names) > MAX_NAMES:
         raise ValueError(f"{what}={path} has {len(names):,} lines; at most {MAX_NAMES:,} names are read")
-    if not names:
+    if names == ("",):
         raise ValueError(f"{what}={path} is empty; write one name per line")
     if "" in names:
         raise ValueError(

@@ -24,6 +24,7 @@ class Purpose(IntEnum):
     SUBSTITUTE = 4
     TAILS = 5
     ROTATION = 6
+    CAPTION = 7
 
 
 def random_words(seed: int, purpose: Purpose, counter: int, count: int) -> np.ndarray:

@@ -18,7 +18,8 @@ from torch import Tensor
 
 from silc.config import DataConfig
 from silc.data import pillow
-from silc.data.decode import MAX_CAPTION, decode_image, stored_orientation
+from silc.data.captions import MAX_CAPTION, CaptionReader
+from silc.data.decode import decode_image, stored_orientation
 from silc.data.shards import ShardIndex, Unreadable
 from silc.data.shards.reader import MAX_SAMPLE
 from silc.files import parse_json
@@ -210,7 +211,8 @@ class TarSplit:
     """A split in WebDataset shards.
 
     Members of a sample: an image; its label, as `cls` (a number in text, as in CLIP_benchmark's data sets) or as
-    `class` in the json; `txt`: its captions, one a line; `mask.png`: 0 for no class, i for class i - 1.
+    `class` in the json; its captions, where `data.caption_key` says, in text one a line; `mask.png`: 0 for no class, i
+    for class i - 1.
 
     Args:
         config: which members contain the image and the captions.
@@ -235,9 +237,10 @@ class TarSplit:
         upright: bool = False,
         single_objects: bool = False,
     ) -> None:
+        self._captions = CaptionReader(config.caption_key, lines=True)
         columns = {
             "image": config.image_keys,
-            "caption": [config.caption_key],
+            "caption": [self._captions.extension],
             "json": ["json"],
             "cls": ["cls"],
             "mask": ["mask.png"],
@@ -249,7 +252,10 @@ class TarSplit:
         self._rule = numbered_from_one(classes)
         held = {name: self._index.holds(name) for name in columns}
         labelled = held["cls"] or (held["json"] and any(self.label(i) is not None for i in range(len(self))))
-        found = {LABELS: labelled, CAPTIONS: held["caption"], MASKS: held["mask"]}
+        captioned = held["caption"]
+        if captioned and self._captions.key.field is not None:  # the json may be there for other things
+            captioned = any(self.captions(i) for i in range(len(self)))
+        found = {LABELS: labelled, CAPTIONS: captioned, MASKS: held["mask"]}
         self.has = frozenset(name for name, present in found.items() if present)
 
     def __len__(self) -> int:
@@ -293,11 +299,11 @@ class TarSplit:
 
     def captions(self, index: int) -> list[str]:
         """None also where they cannot be read: retrieval leaves such an image out."""
+        limit = MAX_CAPTION if self._captions.key.field is None else MAX_JSON
         try:
-            text = (self._read(index, "caption", MAX_CAPTION) or b"").decode("utf-8")
-        except (Unreadable, UnicodeDecodeError):
+            return self._captions.read(self._read(index, "caption", limit))
+        except Unreadable:
             return []
-        return [line.strip() for line in text.splitlines() if line.strip()]
 
     def mask(self, index: int) -> Tensor:
         name, limit = self.key(index), self._max_pixels

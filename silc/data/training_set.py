@@ -10,6 +10,8 @@ from typing import Any
 import numpy as np
 
 from silc.config import Config, DataConfig
+from silc.data.captions import CaptionReader
+from silc.data.peek import check_captions, local_samples
 from silc.data.shards.manifest import Manifest, joined
 from silc.data.shards.prepare import open_prepared, prepare
 from silc.storage import is_remote
@@ -81,7 +83,8 @@ def open_training_set(config: Config, shards: Sequence[str] | None = None, *, pr
         prepared: another process of this machine has done so with the same arguments: open what it left.
 
     Raises:
-        ValueError: shards that are missing, have no index, are no tar files, or lack images or captions.
+        ValueError: shards that are missing, have no index, are no tar files, or lack images or captions; captions
+            that are JSON, of which no field is named.
         RunStopped: the index cannot be read or written.
     """
     named = [("data.shards", list(config.data.shards if shards is None else shards), 1.0)]
@@ -91,7 +94,19 @@ def open_training_set(config: Config, shards: Sequence[str] | None = None, *, pr
     sources = [Source(name, len(one), int(one.samples.sum()), weight, one.identity()) for name, one, weight in opened]
     manifest = joined([one for _, one, _ in opened])
     _refuse_twice(manifest, sources)
+    if not prepared:
+        _look_at_captions(config.data, manifest)
     return TrainingSet(manifest, sources)
+
+
+def _look_at_captions(data: DataConfig, manifest: Manifest) -> None:
+    """Refuse captions that are none, and say how several of one image are used. Remote ones are looked at by whoever
+    reads the first batch: see :mod:`silc.data.workers` for why this process does not read them.
+    """
+    reader = CaptionReader(data.caption_key, lines=data.caption_lines)
+    if check_captions(local_samples(manifest), reader):
+        lines = "" if reader.key.field else "; data.caption_lines=false takes their lines as one caption"
+        print(f"note: there are samples with several captions: one is drawn each time{lines}")
 
 
 def _sources(data: DataConfig) -> list[tuple[str, list[str], float]]:

@@ -29,6 +29,7 @@ _FIXED = (
     "data.sample_scenes",
     "data.image_keys",
     "data.caption_key",
+    "data.caption_lines",
     "data.tokenizer",
     "data.shuffle_block",
     "data.unique_captions",

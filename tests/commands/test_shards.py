@@ -188,10 +188,10 @@ def test_counts_that_others_left(tmp_path, index):
 
 def test_extensions_of_images(tmp_path, index):
     (tmp_path / "set").mkdir()
-    entries = [(f"IMG.{i}.{end}", b"x") for i in range(9) for end in ("tif", "txt")]
+    entries = [(f"IMG.{i}.{end}", b"x") for i in range(9) for end in ("jp2", "txt")]
     (tmp_path / "set" / "00000.tar").write_bytes(tars.pack(entries))
     assert index(tmp_path / "set")[1][0].startswith("1 sample in 1 shard")
-    assert index(tmp_path / "set", "--images", "jpg,TIF")[1][0].startswith(
+    assert index(tmp_path / "set", "--images", "jpg,JP2")[1][0].startswith(
         "warning: 9 samples cannot be used: 9 dot in"
     )
 

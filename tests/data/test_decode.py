@@ -10,9 +10,8 @@ import torch
 from PIL import Image, ImageCms
 
 from silc.data import decode
-from silc.data.decode import decode_caption, decode_image
+from silc.data.decode import decode_image
 from silc.data.shards import Unreadable
-from silc.data.tokenizer import LONGEST_TEXT
 
 LIMIT = 10_000
 
@@ -142,25 +141,3 @@ def test_a_bomb_is_refused(image):
 def test_no_image():
     with pytest.raises(Unreadable, match="no image"):
         decode_image(None, LIMIT)
-
-
-def test_captions():
-    assert decode_caption(b"  a caf\xc3\xa9\n") == "a caf\u00e9"
-    for data, reason in ((None, "no caption"), (b" \n", "empty caption"), (b"\xff\xfe", "not utf-8")):
-        with pytest.raises(Unreadable, match=reason):
-            decode_caption(data)
-
-
-def test_of_a_long_caption_the_beginning_is_decoded():
-    limit = decode.MAX_CAPTION
-    assert limit >= 4 * LONGEST_TEXT
-    assert len(decode_caption(b" " * 50_000_000 + b"dog " * 10_000_000)) <= limit
-    for cut in range(4):  # inside a character, too
-        text = decode_caption(b"x" * cut + "\U0001f600".encode() * limit)
-        assert text == "x" * cut + "\U0001f600" * ((limit - cut) // 4)
-    whole = "\u00e9" * (limit // 2)
-    assert decode_caption(whole.encode()) == whole
-    with pytest.raises(Unreadable, match="not utf-8"):
-        decode_caption(b"a\xff" * limit)
-    with pytest.raises(Unreadable, match="empty"):
-        decode_caption(b" " * (limit + 1))

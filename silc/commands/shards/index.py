@@ -36,8 +36,12 @@ def add(commands: Any) -> None:
     index = commands.add_parser("index", help="make the index, or bring it up to date", description=__doc__)
     index.add_argument("patterns", nargs="+", metavar="SHARDS", help="folders, tar files, brace patterns, wildcards")
     index.add_argument("--out", metavar="FOLDER", help="where the index is written (default: beside the shards)")
-    index.add_argument("--captions", metavar="EXT", help="also write hashes of the captions in members .EXT")
-    index.add_argument("--images", metavar="EXT,EXT", help="extensions of images (default: jpg,jpeg,png,webp)")
+    index.add_argument(
+        "--captions",
+        metavar="KEY",
+        help="also write hashes of the captions; KEY as in data.caption_key",
+    )
+    index.add_argument("--images", metavar="EXT,EXT", help="extensions of images (default: those of data.image_keys)")
     add_jobs(index)
     index.add_argument("--check", action="store_true", help="write nothing; status 1 if anything is wrong")
     index.add_argument("--force", action="store_true", help="read every shard again")
@@ -107,6 +111,7 @@ def _build(addresses: list[str], out: str, args: argparse.Namespace) -> int:
     from contextlib import nullcontext
 
     from silc.data.shards.build import IMAGES, build
+    from silc.data.shards.caption_key import CaptionKey
     from silc.data.shards.places import LOCK, only_one
     from silc.storage import is_remote
 
@@ -117,7 +122,7 @@ def _build(addresses: list[str], out: str, args: argparse.Namespace) -> int:
         built = build(
             addresses,
             out,
-            caption=args.captions and args.captions.lower(),
+            caption=args.captions and str(CaptionKey.of(args.captions)),
             images=images,
             jobs=args.jobs,
             force=args.force,
@@ -133,12 +138,13 @@ def _build(addresses: list[str], out: str, args: argparse.Namespace) -> int:
 
 def _check(addresses: list[str], out: str, args: argparse.Namespace) -> int:
     """Say what is wrong with an index. Returns the exit status."""
+    from silc.data.shards.caption_key import CaptionKey
     from silc.data.shards.errors import few
     from silc.data.shards.inspect import inspect
     from silc.text import plural
 
     with Bar("shard") as bar:
-        caption = args.captions and args.captions.lower()
+        caption = args.captions and str(CaptionKey.of(args.captions))
         found = inspect(addresses, out, caption=caption, jobs=args.jobs, progress=bar.show)
     if found.problem:
         print(f"{found.manifest}: {found.problem}")

@@ -26,7 +26,7 @@ from silc.errors import RunStopped
 from silc.files import check_regular
 from silc.storage import is_remote, put, read_whole, stat
 
-IMAGES = ("jpg", "jpeg", "png", "webp")
+IMAGES = ("jpg", "jpeg", "png", "webp", "gif", "bmp", "tif", "tiff", "avif")
 JOURNAL = f".{NAME}.part"
 FAILURES = 16  # shards in a row that a store or disk fails for, before the build stops
 ALONE = 16  # local shards that are indexed in less time than other processes take to start
@@ -80,7 +80,8 @@ def build(
     Args:
         addresses: of the shards, all local or all in one store.
         out: folder of the manifest and the sidecars, with its last slash.
-        caption: extension of the captions to hash, for data.unique_captions; None: as before, or none.
+        caption: where the captions to hash are, for data.unique_captions, see :class:`CaptionKey`; None: as before,
+            or none.
         images: extensions of images.
         jobs: processes; None: one a processor.
         force: read every shard again.

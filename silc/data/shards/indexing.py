@@ -16,6 +16,7 @@ from typing import NamedTuple
 import numpy as np
 
 from silc.data.shards import imports, sidecar
+from silc.data.shards.caption_key import CaptionKey
 from silc.data.shards.errors import Unreadable, shorten
 from silc.data.shards.manifest import HASHES, OFFSETS, Row, capped
 from silc.data.shards.runs import caption_hash
@@ -43,7 +44,7 @@ class Job(NamedTuple):
         out: address of its sidecars without their suffixes.
         row: what an earlier index says of it; None: nothing.
         earlier: address of the sidecars of that index without their suffixes.
-        caption: extension of the captions to hash; None: none.
+        caption: where the captions to hash are, see :class:`CaptionKey`; None: none.
         images: extensions of images.
         energon: whether offsets of megatron-energon beside the shard are taken over.
         counted: samples that another program counted, and where it says so.
@@ -223,7 +224,7 @@ def compare(
         source: of the tar.
         offsets: uint64 [n + 1].
         hashes: uint64 [n] of captions, compared too where given.
-        caption: their extension.
+        caption: where they are, see :class:`CaptionKey`.
     """
     count, end = len(offsets) - 1, int(offsets[-1])
     if is_header(source(end, end + RECORD)):
@@ -240,7 +241,8 @@ def compare(
                 continue  # of a damaged shard, whose last sample is cut
             return None
         if hashes is not None:
-            text = sample.column([caption or ""])
+            key = CaptionKey.of(caption or "")
+            text = key.hashed(sample.column([key.extension]))
             if caption_hash(text, sample.key.encode("utf-8", "surrogateescape")) != hashes[i].tobytes():
                 return None
         members.append(list(sample.members))

@@ -75,7 +75,7 @@ def inspect(
     Args:
         addresses: of the shards.
         out: folder of the manifest and the sidecars, with its last slash.
-        caption: extension of the captions whose hashes must be there; None: any, or none.
+        caption: where the captions are whose hashes must be there, see :class:`CaptionKey`; None: any, or none.
         jobs: processes; None: one a processor.
         progress: told after each few shards.
     """

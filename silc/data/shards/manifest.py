@@ -75,7 +75,7 @@ class Manifest:
         versions: etag, or mtime in ns, as found when the index was made.
         details: of each shard; see :class:`Row`.
         parts: where the sidecars lie.
-        caption: extension of the captions whose hashes were written; None: no hashes.
+        caption: where the captions are whose hashes were written, see :class:`CaptionKey`; None: no hashes.
         images: extensions that were taken for images when samples were counted.
         extensions: members of all shards by extension.
         lost: samples that cannot be used, by reason.

@@ -22,10 +22,12 @@ import numpy as np
 
 from silc.data.shards import usable
 from silc.data.shards.build import IMAGES, build
+from silc.data.shards.caption_key import CaptionKey
 from silc.data.shards.errors import few, shorten
 from silc.data.shards.manifest import NAME, Manifest, joined
 from silc.data.shards.manifest_file import LIMIT, packed, parsed, repeated
 from silc.data.shards.places import LOCK, Say, absolute, cache_of, made, only_one, write
+from silc.data.shards.runs import REST
 from silc.data.shards.sidecar import WORD
 from silc.data.shards.stats import ABSENT, Stats, twice
 from silc.data.shards.texts import Texts
@@ -43,7 +45,7 @@ class Needs(NamedTuple):
     """What an index must have.
 
     Attributes:
-        caption: extension of the captions whose hashes are needed; None: none are.
+        caption: where the captions are whose hashes are needed, see :class:`CaptionKey`; None: none are.
         images: extensions of images, in lower case.
     """
 
@@ -86,7 +88,7 @@ def prepare(
 
     Args:
         patterns: shards, brace patterns, wildcards, folders and manifests, local or remote.
-        caption: extension of the captions.
+        caption: where the captions are, see :class:`CaptionKey`.
         images: extensions of images.
         max_lost: share of the samples that may be unusable.
         hashes: whether caption hashes are needed (data.unique_captions).
@@ -112,7 +114,7 @@ def prepare(
             say(f"warning: {plural(len(gone), 'shard')} of {each.address} are not there any more: {shown}")
     manifest = joined([each.manifest.select(each.rows) for each in chosen])
     _check_each_once(manifest, chosen, what)
-    columns = {"image": images, "caption": [caption]}
+    columns = {"image": images, "caption": [CaptionKey.of(caption).extension]}
     usable.check(manifest, patterns, columns, max_lost=max_lost, what=what, say=say)
     write(made(_record_folder(patterns, needs)) / RECORD, _packed(chosen))
     return _without_details(manifest)
@@ -167,7 +169,7 @@ def _record_folder(patterns: Sequence[str], needs: Needs) -> Path:
 
 
 def _needs(caption: str, images: Sequence[str], hashes: bool) -> Needs:
-    return Needs(caption.lower() if hashes else None, tuple(sorted({image.lower() for image in images})))
+    return Needs(str(CaptionKey.of(caption)) if hashes else None, tuple(sorted({image.lower() for image in images})))
 
 
 def _without_details(manifest: Manifest) -> Manifest:
@@ -204,9 +206,16 @@ def _unfit(manifest: Manifest, needs: Needs) -> str:
     """What an index lacks for the whole run; empty where it lacks nothing."""
     if needs.caption is not None and manifest.caption != needs.caption:
         return f"holds no hashes of the {needs.caption} captions, which data.unique_captions needs"
-    if not set(needs.images) <= set(manifest.images):
+    if not _same_images(manifest, needs):
         return f"was made for images in {'/'.join(manifest.images)}, not in {'/'.join(needs.images)}"
     return ""
+
+
+def _same_images(manifest: Manifest, needs: Needs) -> bool:
+    """Whether an index would be the same for these extensions of images: those it was not made for are in no shard."""
+    more = set(needs.images) - set(manifest.images)
+    found = manifest.extensions if more else ()
+    return not ((more and REST in found) or any(name.rpartition(".")[2] in more for name in found))
 
 
 def _local(wanted: Wanted, needs: Needs, what: str, say: Say) -> Chosen:

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from silc.data.shards.caption_key import CaptionKey
 from silc.data.shards.errors import CutShort, Unreadable
 from silc.data.shards.lost import CROWDED
 from silc.data.shards.runs import MAX_MEMBERS, Runs
@@ -165,14 +166,15 @@ def scan(source: Source, size: int, name: str, *, caption: str | None = None, im
         source: of its bytes; for remote files one with a window, see :func:`silc.data.shards.tar.windowed`.
         size: in bytes.
         name: of the shard, for messages.
-        caption: extension of the captions whose hashes are wanted.
+        caption: where the captions are whose hashes are wanted, see :class:`CaptionKey`.
         images: extensions of images.
 
     Raises:
         ValueError: the file is not a tar, or has more than MAX_SAMPLES samples.
     """
     read = windowed(source, size, AHEAD)
-    wanted = None if caption is None else caption.lower().encode()
+    captions = None if caption is None else CaptionKey.of(caption)
+    wanted = None if captions is None else captions.extension.encode()
     members, runs = Members(read, size), Runs(images, captions=wanted is not None)
     notes: list[str] = []
     starts, passed, cut, end = runs.starts, 0, -1, size
@@ -189,8 +191,8 @@ def scan(source: Source, size: int, name: str, *, caption: str | None = None, im
                 raise ValueError(f"shard {name} has more than {MAX_SAMPLES:,} samples; make several of it")
             if offset + length > size:
                 cut = start
-            if extension == wanted:
-                runs.caption = read(offset, offset + length) if length <= MAX_CAPTION else None
+            if captions is not None and extension == wanted:
+                runs.caption = captions.hashed(read(offset, offset + length)) if length <= MAX_CAPTION else None
         end = min(members.end, size)  # the padding may be cut
         notes += _oddities(source, size, members)
     except NotTar as error:

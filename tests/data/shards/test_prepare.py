@@ -233,21 +233,30 @@ def test_hashes_of_other_captions_are_kept_apart(tmp_path, cache):
 
 
 def test_other_extensions_of_images_need_another_look(tmp_path):
-    entries = [(f"IMG.{i}.{end}", b"x") for i in range(9) for end in ("tif", "txt")]
+    entries = [(f"IMG.{i}.{end}", b"x") for i in range(9) for end in ("jp2", "txt")]
     write(tmp_path / "set", [30])
     tars.append(tmp_path / "set" / "00000.tar", entries)
     manifest, _ = start(tmp_path / "set", max_lost=0.5)
     assert not manifest.lost
-    manifest, _ = start(tmp_path / "set", images=["jpg", "tif"], max_lost=0.5)
+    manifest, _ = start(tmp_path / "set", images=["jpg", "jp2"], max_lost=0.5)
     assert manifest.lost == {"dot in the name": 9}
+
+
+def test_an_index_made_for_fewer_extensions_serves_where_no_shard_has_the_others(tmp_path):
+    paths = write(tmp_path / "set", [30])
+    build(paths, f"{tmp_path}/set/", images=["jpg"])
+    _, said = start(tmp_path / "set", images=["jpg", "tif", "gif"])
+    assert said == []
+    _, said = start(tmp_path / "set", images=["jpg", "txt"])
+    assert said[0].startswith("indexing 1 shard of ")
 
 
 def test_other_extensions_of_images_need_another_look_in_the_cache_too(tmp_path):
     write(tmp_path / "set", [30, 30])
-    tars.append(tmp_path / "set" / "00000.tar", [(f"IMG.{i}.{end}", b"x") for i in range(9) for end in ("tif", "txt")])
+    tars.append(tmp_path / "set" / "00000.tar", [(f"IMG.{i}.{end}", b"x") for i in range(9) for end in ("jp2", "txt")])
     start(tmp_path / "set" / "00000.tar")
-    start(tmp_path / "set" / "00001.tar", images=["jpg", "tif"])
-    manifest, _ = start(tmp_path / "set" / "00000.tar", images=["jpg", "tif"], max_lost=0.5)
+    start(tmp_path / "set" / "00001.tar", images=["jpg", "jp2"])
+    manifest, _ = start(tmp_path / "set" / "00000.tar", images=["jpg", "jp2"], max_lost=0.5)
     assert manifest.lost == {"dot in the name": 9}
 
 
