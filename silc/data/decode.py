@@ -44,10 +44,11 @@ def decode_image(data: bytes | None, max_pixels: int, *, upright: bool = False) 
     # On arbitrary bytes decoders raise nearly any exception; whichever it is, only this one image is unusable.
     try:
         if data.startswith(b"\xff\xd8"):
-            pixels = _jpeg(data, max_pixels)
-        else:
-            with pillow.opened(data, max_pixels) as image:
-                pixels = image_pixels(image)
+            header = _header(data, max_pixels)
+            pixels = _jpeg(data, header)
+            return exif.turned(pixels, exif.of_block(header.exif)) if upright else pixels
+        with pillow.opened(data, max_pixels) as image:
+            pixels = image_pixels(image)
         return exif.turned(pixels, stored_orientation(data)) if upright else pixels
     except Unreadable:
         raise
@@ -67,13 +68,18 @@ def image_pixels(image: Image.Image) -> Tensor:
     return torch.from_numpy(pillow.in_strips(image, lambda part: np.array(_rgb(part))))
 
 
-def _jpeg(data: bytes, max_pixels: int) -> Tensor:
+def _header(data: bytes, max_pixels: int) -> jpeg.Jpeg:
+    """Raises Unreadable for what is not to be decoded."""
     header = jpeg.read_header(data)
     if header is None:
         raise Unreadable("undecodable image")
     pillow.check_size(header.width, header.height, max_pixels)
     if header.scans > jpeg.SCANS or header.scans * header.width * header.height > SCANS * max_pixels:
         raise Unreadable("too many scans")
+    return header
+
+
+def _jpeg(data: bytes, header: jpeg.Jpeg) -> Tensor:
     if header.alike:
         with suppress(ValueError):  # the least oddity, such as a wrong length, which torchvision may well accept
             return torch.from_numpy(simplejpeg.decode_jpeg(data, "RGB", fastdct=False, fastupsample=False, strict=True))

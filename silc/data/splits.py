@@ -135,7 +135,7 @@ def _drop_largest(found: np.ndarray, values: np.ndarray, needed: int) -> np.ndar
 def decode_mask(data: bytes | None, rule: MaskRule, classes: int, name: str, max_pixels: int) -> Tensor:
     """A mask file's classes, int64 [H, W], within the limits of :func:`silc.data.decode.decode_image`.
 
-    PNG, GIF, BMP and TIFF are read, their pixels as they are stored: a mask is never turned, its image is (see
+    PNG, GIF, BMP, TIFF and grey AVIF are read, as they are stored: a mask is never turned, its image is (see
     :func:`image_and_mask`). name: of the image, for messages.
 
     Raises:

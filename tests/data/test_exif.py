@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import itertools
 import struct
 
 import numpy as np
@@ -13,7 +14,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageOps
 
-from silc.data import exif
+from silc.data import build_loader, exif
 from silc.data.decode import decode_image
 from silc.data.shards import Unreadable
 from tests.data.image_fuzz import encode
@@ -149,3 +150,23 @@ def test_a_directory_of_thousands_of_entries_is_not_read_to_its_end():
     entries = [(271, 3, 1, 0)] * (exif.ENTRIES - 1) + [(exif.ORIENTATION, 3, 1, 6)]
     assert exif.of_block(block("<", entries, 8, None)) == 6
     assert exif.of_block(block("<", [(271, 3, 1, 0), *entries], 8, None)) == 1
+
+
+def test_training_turns_images_where_the_configuration_says_so(write_shards, make_config):
+    """The same boxes are cut, since the numbers that they are drawn from do not know of pixels."""
+
+    def change(_shard: int, number: int, sample: dict) -> None:
+        sample["jpg"] = photo(1 if number % 2 else 6, "JPEG", quality=95)
+
+    shards = write_shards([8], change)
+    views = {"n_global": 1, "n_local": 0, "global_area": (1.0, 1.0), "flip": 0.0}
+
+    def batch(upright: bool):
+        (found,) = itertools.islice(build_loader(make_config(shards, views=views, upright=upright), rank=0, world=1), 1)
+        return found
+
+    turned, stored = batch(True), batch(False)
+    assert turned.keys == stored.keys
+    assert make_config(shards).data.upright
+    for i, key in enumerate(turned.keys):
+        assert torch.equal(turned.large[i], stored.large[i]) == (int(key[-1]) % 2 == 1)
