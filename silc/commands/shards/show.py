@@ -52,19 +52,19 @@ def add(commands: Any) -> None:
 
 def _show(args: argparse.Namespace) -> int:
     from silc.data.survey import sampling
-    from silc.data.survey.addresses import addresses_of
+    from silc.data.survey.addresses import find
     from silc.data.survey.facts import facts
     from silc.data.survey.overview import survey
     from silc.data.survey.sheet import font_of
     from silc.text import plural
 
     shards, config = configuration(args)
-    addresses = addresses_of(shards)
+    named = find(shards)
     if args.out is not None:
         font_of(12, args.font)
         _make_folder(args.out)
     with Bar("shard") as bar:
-        opened = sampling.open_index(addresses, config.data.image_keys, jobs=args.jobs, progress=bar.show, say=say)
+        opened = sampling.open_index(named, config.data.image_keys, jobs=args.jobs, progress=bar.show, say=say)
     total = int(opened.manifest.samples.sum())
     drawn = sampling.draw(total, min(total, args.sample or total), args.seed)
     wanted = sampling.places(opened.manifest, drawn)

@@ -14,7 +14,7 @@ from silc.data.shards.build import FAILURES, MOST_PROCESSES, Progress
 from silc.data.shards.errors import shorten
 from silc.data.shards.places import LOCK, Say, cache_of, made, only_one
 from silc.data.survey import repeats
-from silc.data.survey.addresses import indexed
+from silc.data.survey.addresses import Named, indexed
 from silc.data.survey.examine import Examined, Job, Settings, examine_shards, key_at, shard_and_offset
 from silc.data.survey.journal import HASHES, Journal
 from silc.data.survey.repeats import Repeats
@@ -78,7 +78,7 @@ class Findings:
 
 
 def check(
-    addresses: Sequence[str],
+    named: Named,
     settings: Settings,
     *,
     jobs: int | None = None,
@@ -92,7 +92,7 @@ def check(
     on from there: about 75 bytes a sample, and a third more while repeats are counted.
 
     Args:
-        addresses: of the shards, absolute.
+        named: the shards.
         settings: what is read of a sample.
         jobs: processes; None: one a processor, at most MOST_PROCESSES.
         progress: told after each shard.
@@ -104,6 +104,7 @@ def check(
         RunStopped: the disk of the cache is full, FAILURES shards in a row failed because of their store, or a process
             was killed.
     """
+    addresses = named.addresses
     digest = hashlib.sha256("\n".join(addresses).encode("utf-8", "surrogateescape")).hexdigest()
     made_for = [str(VERSION), digest, *map(str, settings)]
     folder = made(cache_of("check", *made_for))
@@ -114,7 +115,7 @@ def check(
             try:
                 if len(journal):
                     say(f"going on after {len(journal):,} shards that an earlier check has done")
-                failed = _examine(addresses, settings, journal, jobs, progress)
+                failed = _examine(named, settings, journal, jobs, progress)
                 if failed is None:
                     say("shards have changed since then; starting from the beginning")
                     journal.remove()
@@ -131,7 +132,7 @@ def check(
 
 
 def _examine(
-    addresses: Sequence[str],
+    named: Named,
     settings: Settings,
     journal: Journal,
     jobs: int | None,
@@ -141,7 +142,7 @@ def _examine(
 
     Raises RunStopped.
     """
-    work = list(_jobs(addresses, settings, journal))
+    work = list(_jobs(named, settings, journal))
     failed: dict[int, str] = {}
     failures = samples = size = 0
     for done, found in enumerate(pool.done(examine_shards, work, processes(len(work), jobs), handful=1), 1):
@@ -161,10 +162,10 @@ def _examine(
     return failed
 
 
-def _jobs(addresses: Sequence[str], settings: Settings, journal: Journal) -> Iterator[Job]:
-    remote = [address for address in addresses if is_remote(address)]
-    rows = indexed(remote, settings.images) if remote else {}
-    for number, address in enumerate(addresses):
+def _jobs(named: Named, settings: Settings, journal: Journal) -> Iterator[Job]:
+    remote = [address for address in named.addresses if is_remote(address)]
+    rows = indexed(Named(remote, named.manifests), settings.images) if remote else {}
+    for number, address in enumerate(named.addresses):
         row = rows.get(address)
         sidecar, lost, samples = (None, {}, 0) if row is None else (row.sidecar, dict(row.lost), row.samples)
         yield Job(number, address, journal.known(number), sidecar, lost, samples, settings)

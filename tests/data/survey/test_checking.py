@@ -12,7 +12,7 @@ import pytest
 
 from silc.config import DataConfig
 from silc.data.survey import checking, examine
-from silc.data.survey.addresses import addresses_of
+from silc.data.survey.addresses import find
 from silc.data.survey.checking import Findings, check
 from silc.data.survey.examine import Settings
 from silc.data.survey.findings import sentences, to_dict
@@ -31,9 +31,7 @@ def checked(patterns: list[str], settings: Settings = SETTINGS, **options) -> tu
     """What was found, and (shard, key, reason) of what is bad."""
     bad: Bad = []
     options = {"jobs": 1} | options
-    found = check(
-        addresses_of(patterns), settings, note=lambda *row: bad.append((Path(row[0]).name, *row[1:])), **options
-    )
+    found = check(find(patterns), settings, note=lambda *row: bad.append((Path(row[0]).name, *row[1:])), **options)
     return found, bad
 
 
