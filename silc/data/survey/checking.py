@@ -26,6 +26,7 @@ VERSION = 1  # of the journal
 EXAMPLES = 5  # keys named for each reason
 GROUPS = 5  # repeated images, pairs and captions named
 FEW_SHARDS = 2  # fewer are checked by this process
+MANY = 5_000_000  # samples whose repeats take a while to count
 Note = Callable[[str, str, str], None]
 """Told the address of a shard, a key in it (empty: the shard itself) and what is wrong; in the order of the shards, of
 which those that could not be read come first."""
@@ -49,6 +50,7 @@ class Findings:
         notes: (address, what is odd) of shards.
         unnamed: damaged samples that are counted, but too many in one shard to be named.
         captions: of the whole samples.
+        json: whole samples whose caption is a JSON object; training refuses a set where all are.
         tally: of their images.
         repeats: of "images", "pairs" and "texts" (captions, equal but for case and white space).
         repeated: of each, (times, first place, last place) as words.
@@ -67,6 +69,7 @@ class Findings:
     notes: list[tuple[str, str]] = field(default_factory=list)
     unnamed: int = 0
     captions: int = 0
+    json: int = 0
     tally: Tally = field(default_factory=Tally)
     repeats: dict[str, Repeats] = field(default_factory=dict)
     repeated: dict[str, list[tuple[int, str, str]]] = field(default_factory=dict)
@@ -74,7 +77,12 @@ class Findings:
     @property
     def sound(self) -> bool:
         """Whether training can use every sample."""
-        return self.whole == self.samples and not self.unreadable and not self.cut
+        return self.whole == self.samples and not (self.unreadable or self.cut or self.refused)
+
+    @property
+    def refused(self) -> bool:
+        """Whether training refuses these captions, being JSON."""
+        return 0 < self.json == self.whole
 
 
 def check(
@@ -121,6 +129,8 @@ def check(
                     journal.remove()
                     continue
                 findings = _summed(addresses, journal, failed, note)
+                if findings.whole > MANY:
+                    say("counting what comes again; this takes some seconds for each million samples")
                 _count_repeats(addresses, settings, journal.folder, findings)
             finally:
                 journal.close()
@@ -198,6 +208,7 @@ def _add(result: Findings, address: str, found: Examined, note: Note) -> None:
     result.faults.update(found.faults)
     result.faults.update(found.lost)
     result.captions += found.captions
+    result.json += found.json
     result.tally.update(found.tally)
     result.notes += [(address, words) for words in found.notes]
     if found.cut:

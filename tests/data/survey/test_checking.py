@@ -182,6 +182,28 @@ def test_a_field_of_a_json_and_other_images(tmp_path):
     assert (found.whole, found.captions) == (2, 3)
 
 
+def test_captions_that_are_json_are_refused_as_by_training(tmp_path):
+    text = '{"caption": "one"}'
+    write(tmp_path / "set", [[entry for i in range(3) for entry in pair(f"{i}", encoded(picture(i)), text)]])
+    found, bad = checked([str(tmp_path / "set")])
+    assert (found.whole, found.json, found.sound, bad) == (3, 3, False, [])
+    assert list(sentences(found))[1].startswith("but training refuses them: all captions are JSON; name the field")
+    assert checked([str(tmp_path / "set")], SETTINGS._replace(captions="txt:caption"))[0].sound
+    write(tmp_path / "set", [whole(2), [*pair("x", encoded(picture(7)), text), *pair("y", encoded(picture(8)), "{}}")]])
+    found, _ = checked([str(tmp_path / "set")])
+    assert (found.json, found.sound) == (1, True)
+
+
+def test_halves_of_surrogate_pairs_in_a_json(tmp_path):
+    entries = []
+    for i, text in enumerate(["\ud83d one", "\ud83d two"]):
+        entries += [(f"{i}.jpg", encoded(picture(i))), (f"{i}.json", json.dumps({"caption": text}).encode())]
+    write(tmp_path / "set", [entries])
+    found, _ = checked([str(tmp_path / "set")], SETTINGS._replace(captions="json:caption"))
+    assert (found.whole, found.repeats["texts"].more) == (2, 0)
+    assert json.loads(json.dumps(to_dict(found)))["sound"]
+
+
 def test_three_processes_find_what_one_does(tmp_path):
     shards = [[*whole(3, seed=10 * n), *pair("bad", b"x", "y"), *PACKING["key comes twice"]] for n in range(5)]
     write(tmp_path / "set", [*shards, b"none" * 600])
