@@ -54,7 +54,7 @@ def test_figures_as_text_and_nothing_written_beside_the_shards(tmp_path, show):
     for says in (
         "formats: JPEG 6 (100 %); colors: RGB 6 (100 %)",
         "width: least 40, 5 % 40, 25 % 40, median 40, 75 % 40, 95 % 40, most 400",
-        "5 (83 %) have a side shorter than the global crops (views.global_size=256)",
+        "5 (83 %) of the images have a side shorter than the global crops (views.global_size=256)",
         "6 captions",
         "characters: least 5, ",
         "0 of the captions are longer than the 64 tokens that the model reads",
@@ -76,6 +76,8 @@ def test_a_folder_with_a_sheet_a_page_and_a_table(tmp_path, show):
         assert sheet.size[0] > 3 * 200
     page = (tmp_path / "look" / "show.html").read_text()
     assert page.count("data:image/jpeg;base64,") == 3
+    assert "0 of the captions are longer than the 64 tokens" in page
+    assert page.count("<td>width</td>") == page.count("<h3>megapixels</h3>") == 1
     table = json.loads((tmp_path / "look" / "show.json").read_text())
     assert (table["samples"], table["sampled"], table["captions"]) == (5, 5, 5)
 
@@ -154,7 +156,7 @@ def test_without_py3langid_there_are_scripts(tmp_path, show, monkeypatch):
     assert any(line.startswith("scripts: Latin 2 (100 %)") for line in lines)
 
 
-_PAGE = {"html", "head", "meta", "title", "style", "body", "section", "h1", "h2", "h3", "p"}
+_PAGE = {"html", "head", "meta", "title", "style", "body", "section", "h1", "h2", "h3", "p", "ul", "li"}
 KNOWN = _PAGE | {"bdi", "div", "img", "i", "table", "thead", "tbody", "tr", "th", "td"}
 
 

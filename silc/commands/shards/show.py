@@ -89,6 +89,7 @@ def _write(
     font: Path | None,
 ) -> None:
     from silc.data.survey import page, sheet
+    from silc.data.survey.facts import facts
     from silc.data.survey.pictures import pictures
     from silc.errors import RunStopped
     from silc.files import advice, write_text
@@ -96,7 +97,7 @@ def _write(
     shown = pictures(opened.manifest, config, wanted)
     try:
         sheet.draw(shown, f"{title}: {lines[0]}", out / SHEET, font)
-        page.write(out / PAGE, title, lines, found, shown)
+        page.write(out / PAGE, title, list(facts(found, tables=True)), found, shown)
         write_text(out / TABLE, json.dumps(found.to_dict(), indent=1) + "\n")
     except OSError as error:
         raise RunStopped(f"{out} could not be written: {error.strerror}{advice(error)}") from error
