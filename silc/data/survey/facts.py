@@ -57,7 +57,8 @@ def _images(found: Overview, tables: bool) -> Iterator[str]:
         yield f"width to height: {_bins(dict(found.ratios), tally.images)}"
     small, side = found.small
     if small:
-        yield f"{_share(small, tally.images)} of the images have a side shorter than the global crops (views.global_size={side})"
+        crops = f"the global crops (views.global_size={side})"
+        yield f"{_share(small, tally.images)} of the images have a side shorter than {crops}"
     for count, words in (
         (tally.animated, "are animated or have several pages: the first is used"),
         (tally.oriented, "are turned by EXIF: as data.upright says"),
