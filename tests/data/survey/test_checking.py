@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from silc.config import DataConfig
+from silc.data.loader import build_loader
 from silc.data.survey import checking, examine
 from silc.data.survey.addresses import find
 from silc.data.survey.checking import Findings, check
@@ -244,15 +245,52 @@ def test_it_goes_on_where_it_was_interrupted(tmp_path, monkeypatch, cache):
     assert not list(cache.rglob("*found*"))
 
 
-def test_what_was_not_written_to_the_end_is_done_again(tmp_path, cache):
+@pytest.mark.parametrize("harm", ["journal", "images", "pairs", "texts"])
+def test_what_was_not_written_to_the_end_is_done_again(tmp_path, cache, harm):
     patterns = [str(tmp_path / "set")]
-    write(tmp_path / "set", [whole(2, seed=9 * n) for n in range(3)])
+    write(tmp_path / "set", [whole(2)] * 3)
     straight = checked(patterns)
-    for harm in ("journal", "images", "texts"):
-        interrupted(patterns, 2)
-        (path,) = cache.rglob(harm)
-        os.truncate(path, path.stat().st_size - 5)
-        assert to_dict(checked(patterns)[0]) == to_dict(straight[0])
+    assert straight[0].repeats["images"].more == 4
+    interrupted(patterns, 2)
+    (path,) = cache.rglob(harm)
+    os.truncate(path, path.stat().st_size - 20)
+    assert to_dict(checked(patterns)[0]) == to_dict(straight[0])
+
+
+def test_hashes_of_a_shard_that_was_not_noted_are_dropped(tmp_path, cache):
+    patterns = [str(tmp_path / "set")]
+    write(tmp_path / "set", [whole(2), whole(2, seed=9), whole(2, seed=20)])
+    interrupted(patterns, 2)
+    (path,) = cache.rglob("journal")
+    os.truncate(path, path.stat().st_size - 20)
+    write(tmp_path / "set" / "new", [[]])
+    for name in ("00001.tar", "00002.tar"):
+        (tmp_path / "set" / name).write_bytes((tmp_path / "set" / "new" / "00000.tar").read_bytes())
+    found, _ = checked(patterns)
+    assert (found.whole, found.repeats["images"].records, found.repeats["texts"].records) == (2, 2, 2)
+
+
+def test_a_shard_that_changes_while_it_is_read(tmp_path, monkeypatch):
+    (path,) = write(tmp_path / "set", [whole(2)])
+    original = examine.decode_image
+    monkeypatch.setattr(examine, "decode_image", lambda *words: os.utime(path, ns=(5, 5)) or original(*words))
+    found, bad = checked([str(tmp_path / "set")])
+    assert bad == [("00000.tar", "", "it changes while it is read")]
+    assert not found.sound
+
+
+def test_what_is_damaged_is_what_training_skips(tmp_path, make_config):
+    damaged = [entry for name, (image, caption, _) in DAMAGE.items() for entry in pair(name, image, caption)]
+    write(tmp_path / "set", [[*whole(20), *damaged[:8]], [*damaged[8:], *whole(30, seed=90)]])
+    _, bad = checked([str(tmp_path / "set")])
+    config = make_config([str(tmp_path / "set")], batch=4, max_skipped=0.9, max_image_pixels=SETTINGS.max_pixels)
+    loader = build_loader(config, rank=0, world=1)
+    skipped: dict[str, str] = {}
+    for batch in loader:
+        skipped |= dict(batch.skipped)
+        if batch.position >= loader.samples_per_pass:
+            break
+    assert skipped == {f"{shard.removesuffix('.tar')}/{key}": reason for shard, key, reason in reversed(bad)}
 
 
 def test_a_shard_that_has_changed_since_starts_it_anew(tmp_path):
