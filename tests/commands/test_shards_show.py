@@ -7,6 +7,7 @@ import json
 import os
 import subprocess
 import sys
+from html.parser import HTMLParser
 from pathlib import Path
 
 import numpy as np
@@ -53,7 +54,7 @@ def test_figures_as_text_and_nothing_written_beside_the_shards(tmp_path, show):
     for says in (
         "formats: JPEG 6 (100 %); colors: RGB 6 (100 %)",
         "width: least 40, 5 % 40, 25 % 40, median 40, 75 % 40, 95 % 40, most 400",
-        "5 (83 %) have a side shorter than the global crops (views.global_size=256)",
+        "5 (83 %) of the images have a side shorter than the global crops (views.global_size=256)",
         "6 captions",
         "characters: least 5, ",
         "0 of the captions are longer than the 64 tokens that the model reads",
@@ -75,6 +76,8 @@ def test_a_folder_with_a_sheet_a_page_and_a_table(tmp_path, show):
         assert sheet.size[0] > 3 * 200
     page = (tmp_path / "look" / "show.html").read_text()
     assert page.count("data:image/jpeg;base64,") == 3
+    assert "0 of the captions are longer than the 64 tokens" in page
+    assert page.count("<td>width</td>") == page.count("<h3>megapixels</h3>") == 1
     table = json.loads((tmp_path / "look" / "show.json").read_text())
     assert (table["samples"], table["sampled"], table["captions"]) == (5, 5, 5)
 
@@ -153,12 +156,37 @@ def test_without_py3langid_there_are_scripts(tmp_path, show, monkeypatch):
     assert any(line.startswith("scripts: Latin 2 (100 %)") for line in lines)
 
 
+_PAGE = {"html", "head", "meta", "title", "style", "body", "section", "h1", "h2", "h3", "p", "ul", "li"}
+KNOWN = _PAGE | {"bdi", "div", "img", "i", "table", "thead", "tbody", "tr", "th", "td"}
+
+
+class Tags(HTMLParser):
+    """What a page is made of, as Python's own parser sees it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.names: set[str] = set()
+        self.attributes: set[str] = set()
+        self.sources: list[str] = []
+        self.open: list[str] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.names.add(tag)
+        self.attributes |= {name for name, _ in attrs}
+        self.sources += [value or "" for name, value in attrs if name == "src"]
+        if tag not in ("meta", "img"):
+            self.open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+
 HOSTILE = [
     "<script>alert(1)</script><img src=x onerror=alert(2)>",
     "{{ 7 * 7 }} {% include '/etc/passwd' %}",
     "\u202eevil\u202d \u2066isolate",
     "a\0b\x1b[31mred\x07",
-    "x" * 300_000,
+    "x" * 1_000_000,
     "word " * 60_000,
     '"><style>*{display:none}</style>',
     "\u0645\u0631\u062d\u0628\u0627 \u4f60\u597d \U0001f600",
@@ -187,8 +215,12 @@ def test_hostile_captions_are_text_in_every_output(tmp_path, show):
     assert status == 0
     assert all(line.isprintable() and len(line) < 4000 for line in lines)
     page = (tmp_path / "look" / "show.html").read_text()
-    for markup in ("<script", "onerror=alert(2)>", "<img src=x", "</style><", "<u>", "<s>", "<b>\x00", "49 "):
-        assert markup not in page.replace("</style>\n</head>", "")
+    found = Tags()
+    found.feed(page)
+    assert found.open == []
+    assert found.names <= KNOWN
+    assert found.attributes <= {"lang", "charset", "name", "content", "http-equiv", "class", "alt", "src", "style"}
+    assert all(source.startswith("data:image/jpeg;base64,") for source in found.sources)
     assert "&lt;script&gt;alert(1)&lt;/script&gt;" in page
     assert "{{ 7 * 7 }}" in page
     assert "\0" not in page

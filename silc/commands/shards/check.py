@@ -11,6 +11,8 @@ again (by a hash of their bytes), and what training does with odd images. What t
 configuration: data.image_keys, data.caption_key, data.caption_lines and data.max_image_pixels, as section.key=value or
 in a preset.
 
+Of remote shards with an index, samples that packing lost are counted, and not named.
+
 Status 0: training can use every sample; 1: it cannot use some, or a shard is damaged; repeats and odd images are no
 damage. Training skips what is damaged, up to data.max_skipped. Interrupted, the same command goes on where it was. The
 cache ($SILC_CACHE) takes about 100 bytes a sample meanwhile, memory some hundred MB a process, however many there are.
@@ -41,7 +43,7 @@ def add(commands: Any) -> None:
 
 
 def _check(args: argparse.Namespace) -> int:
-    from silc.data.survey.addresses import addresses_of
+    from silc.data.survey.addresses import find
     from silc.data.survey.checking import check
     from silc.data.survey.examine import Settings
     from silc.data.survey.findings import sentences, to_dict
@@ -49,7 +51,7 @@ def _check(args: argparse.Namespace) -> int:
     shards, config = configuration(args)
     data = config.data
     settings = Settings(tuple(data.image_keys), data.caption_key, data.caption_lines, data.max_image_pixels)
-    addresses = addresses_of(shards)
+    named = find(shards)
     with ExitStack() as stack:
         report, bad = written(stack, args.json), written(stack, args.bad)
 
@@ -58,7 +60,7 @@ def _check(args: argparse.Namespace) -> int:
                 print(plain(address), plain(key), plain(reason), sep="\t", file=bad)
 
         with Bar("shard") as bar:
-            found = check(addresses, settings, jobs=args.jobs, progress=bar.show, note=note, say=say)
+            found = check(named, settings, jobs=args.jobs, progress=bar.show, note=note, say=say)
         if report is not None:
             json.dump(to_dict(found), report, indent=1)
             report.write("\n")

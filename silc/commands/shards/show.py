@@ -52,19 +52,19 @@ def add(commands: Any) -> None:
 
 def _show(args: argparse.Namespace) -> int:
     from silc.data.survey import sampling
-    from silc.data.survey.addresses import addresses_of
+    from silc.data.survey.addresses import find
     from silc.data.survey.facts import facts
     from silc.data.survey.overview import survey
     from silc.data.survey.sheet import font_of
     from silc.text import plural
 
     shards, config = configuration(args)
-    addresses = addresses_of(shards)
+    named = find(shards)
     if args.out is not None:
         font_of(12, args.font)
         _make_folder(args.out)
     with Bar("shard") as bar:
-        opened = sampling.open_index(addresses, config.data.image_keys, jobs=args.jobs, progress=bar.show, say=say)
+        opened = sampling.open_index(named, config.data.image_keys, jobs=args.jobs, progress=bar.show, say=say)
     total = int(opened.manifest.samples.sum())
     drawn = sampling.draw(total, min(total, args.sample or total), args.seed)
     wanted = sampling.places(opened.manifest, drawn)
@@ -89,6 +89,7 @@ def _write(
     font: Path | None,
 ) -> None:
     from silc.data.survey import page, sheet
+    from silc.data.survey.facts import facts
     from silc.data.survey.pictures import pictures
     from silc.errors import RunStopped
     from silc.files import advice, write_text
@@ -96,7 +97,7 @@ def _write(
     shown = pictures(opened.manifest, config, wanted)
     try:
         sheet.draw(shown, f"{title}: {lines[0]}", out / SHEET, font)
-        page.write(out / PAGE, title, lines, found, shown)
+        page.write(out / PAGE, title, list(facts(found, tables=True)), found, shown)
         write_text(out / TABLE, json.dumps(found.to_dict(), indent=1) + "\n")
     except OSError as error:
         raise RunStopped(f"{out} could not be written: {error.strerror}{advice(error)}") from error

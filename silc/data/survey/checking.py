@@ -14,7 +14,7 @@ from silc.data.shards.build import FAILURES, MOST_PROCESSES, Progress
 from silc.data.shards.errors import shorten
 from silc.data.shards.places import LOCK, Say, cache_of, made, only_one
 from silc.data.survey import repeats
-from silc.data.survey.addresses import indexed
+from silc.data.survey.addresses import Named, indexed
 from silc.data.survey.examine import Examined, Job, Settings, examine_shards, key_at, shard_and_offset
 from silc.data.survey.journal import HASHES, Journal
 from silc.data.survey.repeats import Repeats
@@ -26,6 +26,7 @@ VERSION = 1  # of the journal
 EXAMPLES = 5  # keys named for each reason
 GROUPS = 5  # repeated images, pairs and captions named
 FEW_SHARDS = 2  # fewer are checked by this process
+MANY = 5_000_000  # samples whose repeats take a while to count
 Note = Callable[[str, str, str], None]
 """Told the address of a shard, a key in it (empty: the shard itself) and what is wrong; in the order of the shards, of
 which those that could not be read come first."""
@@ -49,6 +50,7 @@ class Findings:
         notes: (address, what is odd) of shards.
         unnamed: damaged samples that are counted, but too many in one shard to be named.
         captions: of the whole samples.
+        json: whole samples whose caption is a JSON object; training refuses a set where all are.
         tally: of their images.
         repeats: of "images", "pairs" and "texts" (captions, equal but for case and white space).
         repeated: of each, (times, first place, last place) as words.
@@ -67,6 +69,7 @@ class Findings:
     notes: list[tuple[str, str]] = field(default_factory=list)
     unnamed: int = 0
     captions: int = 0
+    json: int = 0
     tally: Tally = field(default_factory=Tally)
     repeats: dict[str, Repeats] = field(default_factory=dict)
     repeated: dict[str, list[tuple[int, str, str]]] = field(default_factory=dict)
@@ -74,11 +77,16 @@ class Findings:
     @property
     def sound(self) -> bool:
         """Whether training can use every sample."""
-        return self.whole == self.samples and not self.unreadable and not self.cut
+        return self.whole == self.samples and not (self.unreadable or self.cut or self.refused)
+
+    @property
+    def refused(self) -> bool:
+        """Whether training refuses these captions, being JSON."""
+        return 0 < self.json == self.whole
 
 
 def check(
-    addresses: Sequence[str],
+    named: Named,
     settings: Settings,
     *,
     jobs: int | None = None,
@@ -92,7 +100,7 @@ def check(
     on from there: about 75 bytes a sample, and a third more while repeats are counted.
 
     Args:
-        addresses: of the shards, absolute.
+        named: the shards.
         settings: what is read of a sample.
         jobs: processes; None: one a processor, at most MOST_PROCESSES.
         progress: told after each shard.
@@ -104,6 +112,7 @@ def check(
         RunStopped: the disk of the cache is full, FAILURES shards in a row failed because of their store, or a process
             was killed.
     """
+    addresses = named.addresses
     digest = hashlib.sha256("\n".join(addresses).encode("utf-8", "surrogateescape")).hexdigest()
     made_for = [str(VERSION), digest, *map(str, settings)]
     folder = made(cache_of("check", *made_for))
@@ -114,12 +123,14 @@ def check(
             try:
                 if len(journal):
                     say(f"going on after {len(journal):,} shards that an earlier check has done")
-                failed = _examine(addresses, settings, journal, jobs, progress)
+                failed = _examine(named, settings, journal, jobs, progress)
                 if failed is None:
                     say("shards have changed since then; starting from the beginning")
                     journal.remove()
                     continue
                 findings = _summed(addresses, journal, failed, note)
+                if findings.whole > MANY:
+                    say("counting what comes again; this takes some seconds for each million samples")
                 _count_repeats(addresses, settings, journal.folder, findings)
             finally:
                 journal.close()
@@ -131,7 +142,7 @@ def check(
 
 
 def _examine(
-    addresses: Sequence[str],
+    named: Named,
     settings: Settings,
     journal: Journal,
     jobs: int | None,
@@ -141,7 +152,7 @@ def _examine(
 
     Raises RunStopped.
     """
-    work = list(_jobs(addresses, settings, journal))
+    work = list(_jobs(named, settings, journal))
     failed: dict[int, str] = {}
     failures = samples = size = 0
     for done, found in enumerate(pool.done(examine_shards, work, processes(len(work), jobs), handful=1), 1):
@@ -161,10 +172,10 @@ def _examine(
     return failed
 
 
-def _jobs(addresses: Sequence[str], settings: Settings, journal: Journal) -> Iterator[Job]:
-    remote = [address for address in addresses if is_remote(address)]
-    rows = indexed(remote, settings.images) if remote else {}
-    for number, address in enumerate(addresses):
+def _jobs(named: Named, settings: Settings, journal: Journal) -> Iterator[Job]:
+    remote = [address for address in named.addresses if is_remote(address)]
+    rows = indexed(Named(remote, named.manifests), settings.images) if remote else {}
+    for number, address in enumerate(named.addresses):
         row = rows.get(address)
         sidecar, lost, samples = (None, {}, 0) if row is None else (row.sidecar, dict(row.lost), row.samples)
         yield Job(number, address, journal.known(number), sidecar, lost, samples, settings)
@@ -197,6 +208,7 @@ def _add(result: Findings, address: str, found: Examined, note: Note) -> None:
     result.faults.update(found.faults)
     result.faults.update(found.lost)
     result.captions += found.captions
+    result.json += found.json
     result.tally.update(found.tally)
     result.notes += [(address, words) for words in found.notes]
     if found.cut:

@@ -7,6 +7,7 @@ import os
 import warnings
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from hashlib import blake2b
 from typing import NamedTuple
@@ -28,6 +29,7 @@ from silc.data.survey.look import look
 from silc.data.survey.lost import lost_keys
 from silc.data.survey.tally import Tally
 from silc.errors import StoreFailed
+from silc.files import parse_json
 from silc.storage import Stat, Store, is_remote, name_of, read_whole, stat
 
 MOST_LISTED, MOST_CHARACTERS = 100_000, 8_000_000  # of damaged samples of a shard that are named; all are counted
@@ -83,6 +85,7 @@ class Examined:
         notes: what is odd about the tar.
         cut: whether it is damaged, or goes on behind its end, so that there may be more samples.
         captions: of all samples that are whole.
+        json: of these, samples whose caption is a JSON object, and no field of it is named.
         tally: of their images.
         images, pairs, texts: records of their hashes, see :mod:`silc.data.survey.repeats`.
     """
@@ -100,6 +103,7 @@ class Examined:
     notes: list[str] = field(default_factory=list)
     cut: bool = False
     captions: int = 0
+    json: int = 0
     tally: Tally = field(default_factory=Tally)
     images: bytes = b""
     pairs: bytes = b""
@@ -180,10 +184,11 @@ def _few(named: Sequence[tuple[str, str]]) -> list[tuple[str, str]]:
 def _starts(job: Job, found: Stat, source: Source, result: Examined) -> np.ndarray:
     """Where the samples begin, by the index of a remote shard or by its headers: uint64 [n + 1]."""
     if job.sidecar is not None:
-        starts = offsets_of(read_whole(job.sidecar, LIMIT), found.size, job.address)
-        if len(starts) == job.samples + 1:
-            result.lost = dict(job.lost)
-            return starts
+        with suppress(ValueError):  # it is gone, or damaged: the headers tell the same
+            starts = offsets_of(read_whole(job.sidecar, LIMIT), found.size, job.address)
+            if len(starts) == job.samples + 1:
+                result.lost = dict(job.lost)
+                return starts
     scanned = scan(source, found.size, job.address, images=job.settings.images)
     result.lost, result.notes = dict(scanned.lost), [shorten(note) for note in scanned.notes]
     result.cut = any(note.startswith("is damaged") or "behind its end mark" in note for note in scanned.notes)
@@ -222,10 +227,21 @@ def _decoded(
 
 def _note(data: bytes, texts: Sequence[str], max_pixels: int, result: Examined) -> None:
     result.captions += len(texts)
+    result.json += is_json(texts[0])
     try:
         result.tally.add(look(data, max_pixels))
     except Unreadable:
         result.tally.formats["unknown"] += 1
+
+
+def is_json(caption: str) -> bool:
+    """Whether a caption is a JSON object, which nobody writes as a caption."""
+    if caption[:1] != "{" or caption[-1:] != "}":
+        return False
+    try:
+        return isinstance(parse_json(caption), dict)
+    except ValueError:
+        return False
 
 
 class _Hashes:
@@ -252,7 +268,7 @@ class _Hashes:
 
 def _words(texts: Sequence[str]) -> Iterator[bytes]:
     for text in texts:
-        yield caption_hash(text.encode("utf-8", "surrogatepass"), b"")
+        yield caption_hash(text.encode("utf-8", "replace"), b"")
 
 
 assert repeats.RECORD.itemsize == 24  # a digest of 16 bytes, and a place

@@ -13,11 +13,15 @@ from silc.text import plural
 SHOWN = 60  # characters of a caption
 
 
-def facts(found: Overview) -> Iterator[str]:
-    """What was seen, in lines of bounded number and length."""
+def facts(found: Overview, *, tables: bool = False) -> Iterator[str]:
+    """What was seen, in lines of bounded number and length.
+
+    tables: quantiles, histograms and lists of counts stand in tables beside, and are left out.
+    """
+    members = few([f"{name} {count:,}" for name, count in ranked(found.members).items()])
     yield (
-        f"{plural(found.samples, 'sample')} in {plural(found.shards, 'shard')}, {found.size / 1e9:.2f} GB; members: "
-        f"{few([f'{name} {count:,}' for name, count in ranked(found.members).items()])}"
+        f"{plural(found.samples, 'sample')} in {plural(found.shards, 'shard')}, {found.size / 1e9:.2f} GB"
+        + ("" if tables else f"; members: {members}")
     )
     if found.lost:
         yield f"cannot be used because of how they were packed: {_shares(found.lost, 0)}"
@@ -31,9 +35,9 @@ def facts(found: Overview) -> Iterator[str]:
     yield f"looked at: {drawn}, images by their headers; `silc shards check` decodes every one"
     if found.faults:
         yield f"not usable: {_shares(found.faults, found.sampled)}"
-    yield from _images(found)
-    yield from _captions(found)
-    if found.fields:
+    yield from _images(found, tables)
+    yield from _captions(found, tables)
+    if found.fields and not tables:
         names = [f"{each['field']}" for each in found.fields if each["texts"]]
         yield (
             f"{plural(found.with_json, 'sample')} with json; fields of text: {few(names) or 'none'} "
@@ -41,18 +45,20 @@ def facts(found: Overview) -> Iterator[str]:
         )
 
 
-def _images(found: Overview) -> Iterator[str]:
+def _images(found: Overview, tables: bool) -> Iterator[str]:
     tally = found.tally
     if not tally.images:
         return
-    yield f"formats: {_shares(tally.formats, tally.images)}; colors: {_shares(tally.colors, tally.images)}"
-    for name in ("width", "height", "megapixels", "image bytes"):
-        yield _quantiles(found, name)
-    yield f"megapixels: {_bins(dict(found.megapixels), tally.images)}"
-    yield f"width to height: {_bins(dict(found.ratios), tally.images)}"
+    if not tables:
+        yield f"formats: {_shares(tally.formats, tally.images)}; colors: {_shares(tally.colors, tally.images)}"
+        for name in ("width", "height", "megapixels", "image bytes"):
+            yield _quantiles(found, name)
+        yield f"megapixels: {_bins(dict(found.megapixels), tally.images)}"
+        yield f"width to height: {_bins(dict(found.ratios), tally.images)}"
     small, side = found.small
     if small:
-        yield f"{_share(small, tally.images)} have a side shorter than the global crops (views.global_size={side})"
+        crops = f"the global crops (views.global_size={side})"
+        yield f"{_share(small, tally.images)} of the images have a side shorter than {crops}"
     for count, words in (
         (tally.animated, "are animated or have several pages: the first is used"),
         (tally.oriented, "are turned by EXIF: as data.upright says"),
@@ -61,18 +67,21 @@ def _images(found: Overview) -> Iterator[str]:
         (tally.not_srgb, "have a color profile that is not sRGB by its name: training ignores profiles"),
     ):
         if count:
-            yield f"{_share(count, tally.images)} {words}"
+            yield f"{_share(count, tally.images)} of the images {words}"
 
 
-def _captions(found: Overview) -> Iterator[str]:
+def _captions(found: Overview, tables: bool) -> Iterator[str]:
     if not found.captions:
         return
     several = f"; {plural(found.several, 'sample')} with several" if found.several else ""
     yield f"{plural(found.captions, 'caption')}{several}"
-    for name in ("characters", "tokens", *(("captions",) if found.several else ())):
-        yield _quantiles(found, name)
+    if not tables:
+        for name in ("characters", "tokens", *(("captions",) if found.several else ())):
+            yield _quantiles(found, name)
     context, longer = found.context
     yield f"{_share(longer, found.captions)} of the captions are longer than the {context} tokens that the model reads"
+    if tables:
+        return
     if found.frequent:
         most = [f"{times:,} x {shorten(text[:SHOWN])}" for times, text in found.frequent[:5]]
         yield f"most frequent captions: {'; '.join(most)}"
@@ -96,10 +105,18 @@ def number(value: float) -> str:
 
 def share(count: int, total: int) -> str:
     """In percent; empty where there is no total."""
-    percent = 100 * count / total if total else 0.0
     if not total:
         return ""
-    return f"{percent:.0f} %" if percent >= 9.95 else f"{percent:.1f} %" if percent >= 0.05 or not count else "< 0.1 %"
+    percent = 100 * count / total
+    return (
+        f"{percent:.0f} %"
+        if percent >= 9.95
+        else f"{percent:.1f} %"
+        if percent >= 0.05
+        else "< 0.1 %"
+        if count
+        else "0 %"
+    )
 
 
 def _share(count: int, total: int) -> str:

@@ -21,6 +21,13 @@ def sentences(found: Findings) -> Iterator[str]:
         f"{found.whole:,} of {plural(found.samples, 'sample')} in {plural(found.shards, 'shard')} "
         f"({found.size / 1e9:.1f} GB) can be trained on, with {plural(found.captions, 'caption')}"
     )
+    if found.refused:
+        yield (
+            "but training refuses them: all captions are JSON; name the field that holds the caption by "
+            "data.caption_key=EXTENSION:FIELD (`silc shards show` lists the fields of members .json)"
+        )
+    elif found.json:
+        yield f"{plural(found.json, 'sample')} whose caption is a JSON object"
     yield from _damage(found)
     yield from _repeats(found)
     yield from _images(found)
@@ -103,6 +110,7 @@ def to_dict(found: Findings) -> dict[str, Any]:
         "cut_shards": found.cut,
         "notes": [{"shard": address, "note": words} for address, words in found.notes],
         "captions": found.captions,
+        "json_captions": found.json,
         "images": found.tally.to_dict() | {"not_srgb_by_name": found.tally.not_srgb},
         "repeats": {
             name: {

@@ -27,6 +27,18 @@ MOST_CAPTIONS = 200_000  # different ones that are counted at once
 LONGEST = 300  # characters of a caption that are kept
 FREQUENT = 10  # captions shown
 IDENTIFIED = 2000  # captions whose language is estimated
+SIZES = (
+    "width",
+    "height",
+    "shorter side",
+    "megapixels",
+    "image bytes",
+    "sample bytes",
+    "captions",
+    "characters",
+    "tokens",
+)
+"""Of images as they are shown, in pixels; captions: of a sample; characters and tokens: of a caption."""
 Told = Callable[[int, int, int, int], None]
 """Samples looked at, samples in all, samples again, and their bytes."""
 
@@ -178,7 +190,7 @@ class Survey:
         width, height = values["width"], values["height"]
         values["shorter side"] = np.minimum(width, height)
         values["megapixels"] = width * height / 1e6
-        result.sizes = {name: numbers.quantiles(each) for name, each in values.items()}
+        result.sizes = {name: numbers.quantiles(values[name]) for name in SIZES}
         result.megapixels, result.ratios = numbers.megapixels(width, height), numbers.ratios(width, height)
         result.small = int(np.count_nonzero(values["shorter side"] < self._crop)), self._crop
         result.captions = len(values["tokens"])

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
-from silc.data.shards.build import IMAGES, Progress, build, read_manifest
+from silc.data.shards.build import IMAGES, Progress, build
 from silc.data.shards.manifest import Manifest, joined
 from silc.data.shards.manifest_file import prefix_of
 from silc.data.shards.places import LOCK, Say, cache_of, made, only_one
@@ -17,6 +17,7 @@ from silc.data.shards.samples import Sample
 from silc.data.shards.sidecar import WORD
 from silc.data.shards.stats import Stats
 from silc.data.shards.wanted import numbers_of
+from silc.data.survey.addresses import Named, candidates
 from silc.storage import is_remote, open_store, shorten
 
 BATCH = 256  # samples read at once
@@ -31,17 +32,18 @@ class Opened(NamedTuple):
 
 
 def open_index(
-    addresses: Sequence[str],
+    named: Named,
     images: Sequence[str],
     *,
     jobs: int | None = None,
     progress: Progress | None = None,
     say: Say = lambda _: None,
 ) -> Opened:
-    """The index beside the shards if it fits them, or else, of local shards, one in the cache, made or mended.
+    """The index that is named or lies beside the shards if it fits them, or else, of local shards, one in the cache,
+    made or mended.
 
     Args:
-        addresses: of the shards, absolute.
+        named: the shards.
         images: extensions of images.
         jobs: processes that read headers; None: one a processor.
         progress: told after each few shards that are read.
@@ -52,11 +54,11 @@ def open_index(
         StoreFailed, RunStopped: an index cannot be read, or written.
     """
     folders: dict[str, list[str]] = {}
-    for address in addresses:
+    for address in named.addresses:
         folders.setdefault(prefix_of(address), []).append(address)
     manifests, unreadable = [], []
     for folder, each in folders.items():
-        found = _fitting(folder, each, images)
+        found = next(_fitting(each, candidates(each, named.manifests, images)), None)
         if found is None and is_remote(folder):
             raise ValueError(
                 f"{shorten(folder)} is in a remote store and has no index that lists these shards; make it with "
@@ -69,28 +71,24 @@ def open_index(
     return Opened(joined(manifests), unreadable)
 
 
-def _fitting(folder: str, addresses: Sequence[str], images: Sequence[str]) -> Manifest | None:
-    """The rows of the index in a folder for these shards; None where one is missing or does not fit any more."""
-    try:
-        manifest = read_manifest(folder)
-    except ValueError:  # damaged
-        return None
-    if manifest is None or not {image.lower() for image in images} <= set(manifest.images):
-        return None
-    rows = numbers_of(addresses, manifest)
-    if (rows < 0).any():
-        return None
-    chosen = manifest.select(rows)
-    if not is_remote(folder):
-        files = Stats(list(addresses))
-        sidecars = Stats([chosen.sidecar(number) for number in range(len(chosen))])
-        times = [str(time) for time in files.times.tolist()]
-        fits = (files.sizes == chosen.sizes) & (np.array(times) == np.array(list(chosen.versions)))
-        out = np.array([chosen.left_out(number) for number in range(len(chosen))], bool)
-        fits &= out | (sidecars.sizes == (chosen.samples + 1) * WORD.itemsize)
-        if not fits.all():
-            return None
-    return chosen
+def _fitting(addresses: Sequence[str], manifests: Iterable[Manifest]) -> Iterator[Manifest]:
+    """The rows for these shards of each manifest that lists all of them as they are."""
+    for manifest in manifests:
+        rows = numbers_of(addresses, manifest)
+        if (rows >= 0).all():
+            chosen = manifest.select(rows)
+            if is_remote(addresses[0]) or _as_they_are(chosen):
+                yield chosen
+
+
+def _as_they_are(manifest: Manifest) -> bool:
+    """Whether the local shards and sidecars of a manifest are those that it was made for."""
+    files = Stats(list(manifest.addresses))
+    sidecars = Stats([manifest.sidecar(number) for number in range(len(manifest))])
+    times = [str(time) for time in files.times.tolist()]
+    out = np.array([manifest.left_out(number) for number in range(len(manifest))], bool)
+    fits = (files.sizes == manifest.sizes) & (out | (sidecars.sizes == (manifest.samples + 1) * WORD.itemsize))
+    return bool(fits.all()) and times == list(manifest.versions)
 
 
 def _cached(

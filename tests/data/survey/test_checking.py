@@ -11,8 +11,9 @@ from pathlib import Path
 import pytest
 
 from silc.config import DataConfig
+from silc.data.loader import build_loader
 from silc.data.survey import checking, examine
-from silc.data.survey.addresses import addresses_of
+from silc.data.survey.addresses import find
 from silc.data.survey.checking import Findings, check
 from silc.data.survey.examine import Settings
 from silc.data.survey.findings import sentences, to_dict
@@ -31,9 +32,7 @@ def checked(patterns: list[str], settings: Settings = SETTINGS, **options) -> tu
     """What was found, and (shard, key, reason) of what is bad."""
     bad: Bad = []
     options = {"jobs": 1} | options
-    found = check(
-        addresses_of(patterns), settings, note=lambda *row: bad.append((Path(row[0]).name, *row[1:])), **options
-    )
+    found = check(find(patterns), settings, note=lambda *row: bad.append((Path(row[0]).name, *row[1:])), **options)
     return found, bad
 
 
@@ -184,6 +183,28 @@ def test_a_field_of_a_json_and_other_images(tmp_path):
     assert (found.whole, found.captions) == (2, 3)
 
 
+def test_captions_that_are_json_are_refused_as_by_training(tmp_path):
+    text = '{"caption": "one"}'
+    write(tmp_path / "set", [[entry for i in range(3) for entry in pair(f"{i}", encoded(picture(i)), text)]])
+    found, bad = checked([str(tmp_path / "set")])
+    assert (found.whole, found.json, found.sound, bad) == (3, 3, False, [])
+    assert list(sentences(found))[1].startswith("but training refuses them: all captions are JSON; name the field")
+    assert checked([str(tmp_path / "set")], SETTINGS._replace(captions="txt:caption"))[0].sound
+    write(tmp_path / "set", [whole(2), [*pair("x", encoded(picture(7)), text), *pair("y", encoded(picture(8)), "{}}")]])
+    found, _ = checked([str(tmp_path / "set")])
+    assert (found.json, found.sound) == (1, True)
+
+
+def test_halves_of_surrogate_pairs_in_a_json(tmp_path):
+    entries = []
+    for i, text in enumerate(["\ud83d one", "\ud83d two"]):
+        entries += [(f"{i}.jpg", encoded(picture(i))), (f"{i}.json", json.dumps({"caption": text}).encode())]
+    write(tmp_path / "set", [entries])
+    found, _ = checked([str(tmp_path / "set")], SETTINGS._replace(captions="json:caption"))
+    assert (found.whole, found.repeats["texts"].more) == (2, 0)
+    assert json.loads(json.dumps(to_dict(found)))["sound"]
+
+
 def test_three_processes_find_what_one_does(tmp_path):
     shards = [[*whole(3, seed=10 * n), *pair("bad", b"x", "y"), *PACKING["key comes twice"]] for n in range(5)]
     write(tmp_path / "set", [*shards, b"none" * 600])
@@ -224,15 +245,52 @@ def test_it_goes_on_where_it_was_interrupted(tmp_path, monkeypatch, cache):
     assert not list(cache.rglob("*found*"))
 
 
-def test_what_was_not_written_to_the_end_is_done_again(tmp_path, cache):
+@pytest.mark.parametrize("harm", ["journal", "images", "pairs", "texts"])
+def test_what_was_not_written_to_the_end_is_done_again(tmp_path, cache, harm):
     patterns = [str(tmp_path / "set")]
-    write(tmp_path / "set", [whole(2, seed=9 * n) for n in range(3)])
+    write(tmp_path / "set", [whole(2)] * 3)
     straight = checked(patterns)
-    for harm in ("journal", "images", "texts"):
-        interrupted(patterns, 2)
-        (path,) = cache.rglob(harm)
-        os.truncate(path, path.stat().st_size - 5)
-        assert to_dict(checked(patterns)[0]) == to_dict(straight[0])
+    assert straight[0].repeats["images"].more == 4
+    interrupted(patterns, 2)
+    (path,) = cache.rglob(harm)
+    os.truncate(path, path.stat().st_size - 20)
+    assert to_dict(checked(patterns)[0]) == to_dict(straight[0])
+
+
+def test_hashes_of_a_shard_that_was_not_noted_are_dropped(tmp_path, cache):
+    patterns = [str(tmp_path / "set")]
+    write(tmp_path / "set", [whole(2), whole(2, seed=9), whole(2, seed=20)])
+    interrupted(patterns, 2)
+    (path,) = cache.rglob("journal")
+    os.truncate(path, path.stat().st_size - 20)
+    write(tmp_path / "set" / "new", [[]])
+    for name in ("00001.tar", "00002.tar"):
+        (tmp_path / "set" / name).write_bytes((tmp_path / "set" / "new" / "00000.tar").read_bytes())
+    found, _ = checked(patterns)
+    assert (found.whole, found.repeats["images"].records, found.repeats["texts"].records) == (2, 2, 2)
+
+
+def test_a_shard_that_changes_while_it_is_read(tmp_path, monkeypatch):
+    (path,) = write(tmp_path / "set", [whole(2)])
+    original = examine.decode_image
+    monkeypatch.setattr(examine, "decode_image", lambda *words: os.utime(path, ns=(5, 5)) or original(*words))
+    found, bad = checked([str(tmp_path / "set")])
+    assert bad == [("00000.tar", "", "it changes while it is read")]
+    assert not found.sound
+
+
+def test_what_is_damaged_is_what_training_skips(tmp_path, make_config):
+    damaged = [entry for name, (image, caption, _) in DAMAGE.items() for entry in pair(name, image, caption)]
+    write(tmp_path / "set", [[*whole(20), *damaged[:8]], [*damaged[8:], *whole(30, seed=90)]])
+    _, bad = checked([str(tmp_path / "set")])
+    config = make_config([str(tmp_path / "set")], batch=4, max_skipped=0.9, max_image_pixels=SETTINGS.max_pixels)
+    loader = build_loader(config, rank=0, world=1)
+    skipped: dict[str, str] = {}
+    for batch in loader:
+        skipped |= dict(batch.skipped)
+        if batch.position >= loader.samples_per_pass:
+            break
+    assert skipped == {f"{shard.removesuffix('.tar')}/{key}": reason for shard, key, reason in reversed(bad)}
 
 
 def test_a_shard_that_has_changed_since_starts_it_anew(tmp_path):

@@ -20,7 +20,7 @@ from PIL import Image
 
 from silc.config import Config, DataConfig, TextConfig
 from silc.data.survey import languages, numbers, overview, sampling, tokens
-from silc.data.survey.addresses import addresses_of
+from silc.data.survey.addresses import find
 from silc.data.survey.facts import facts
 from silc.data.survey.fields import DEEP, KINDS, Fields
 from silc.data.survey.overview import Overview, survey
@@ -43,7 +43,7 @@ def counted() -> Callable[[str], int]:
 
 def seen(folder: Path, config: Config | None = None, count: int | None = None, seed: int = 0) -> Overview:
     config = config or Config()
-    opened = sampling.open_index(addresses_of([str(folder)]), config.data.image_keys)
+    opened = sampling.open_index(find([str(folder)]), config.data.image_keys)
     total = int(opened.manifest.samples.sum())
     drawn = sampling.draw(total, total if count is None else count, seed)
     return survey(opened, config, sorted(sampling.places(opened.manifest, drawn)), seed)
@@ -141,6 +141,16 @@ def test_an_index_that_does_not_fit_any_more_is_not_used(tmp_path):
     assert seen(tmp_path / "set").samples == 5
 
 
+def test_an_index_in_another_folder(tmp_path, cache):
+    from silc.commands.shards.main import main
+
+    write(tmp_path / "set", [whole(3), whole(2, seed=5)])
+    assert main(["index", str(tmp_path / "set"), "--out", str(tmp_path / "index")]) == 0
+    for name in ("index", "index/shards.manifest"):
+        assert seen(tmp_path / name).samples == 5
+    assert not list(cache.rglob("*.idx"))
+
+
 def test_remote_shards_need_an_index(s3):
     from silc.commands.shards.main import main
     from silc.storage import put
@@ -150,10 +160,10 @@ def test_remote_shards_need_an_index(s3):
     with pytest.raises(
         ValueError, match=r"has no index that lists these shards; make it with `silc shards index s3://"
     ):
-        sampling.open_index(addresses_of([s3.address("")]), ["jpg"])
+        sampling.open_index(find([s3.address("")]), ["jpg"])
     assert main(["index", s3.address("")]) == 0
     config = Config()
-    opened = sampling.open_index(addresses_of([s3.address("")]), config.data.image_keys)
+    opened = sampling.open_index(find([s3.address("")]), config.data.image_keys)
     assert survey(opened, config, sampling.places(opened.manifest, np.array([3, 1])), 0).captions == 2
 
 

@@ -50,3 +50,7 @@ def test_a_sample_that_training_skips_says_why(tmp_path):
     with Image.open(tmp_path / "sheet.png") as drawn:
         values = np.asarray(drawn).astype(int)
     assert ((values[..., 0] - values[..., 1]) > 100).any()  # red letters
+
+
+def test_what_has_no_glyph_is_left_out():
+    assert sheet.seen("a\0b\u202ec\u200bd\ufeff\x1b[1m\n\ud800e") == "a b c d [1m ?e"
