@@ -20,6 +20,7 @@ setup(
         "silc": ["py.typed"],
         "silc.presets": ["*.yaml"],
         "silc.data.sample_set": ["drawings/*"],
+        "silc.data.survey": ["templates/*.j2"],
         "silc.evaluate.report": ["templates/*.j2"],
         "silc.claims": ["templates/*.j2"],
     },

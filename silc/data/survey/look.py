@@ -8,18 +8,17 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
-from PIL import Image
-
-from silc.data import jpeg, pillow, tiff
+from silc.data import exif, jpeg, pillow
 from silc.data.shards import Unreadable
 from silc.data.survey import profiles
 
 _MODES = {1: "L", 3: "RGB", 4: "CMYK"}  # components of a JPEG, under Pillow's names of modes
 _FRAMES = {0xC0, 0xC1, 0xC2}
-_APP1, _APP2, _SCAN = 0xE1, 0xE2, 0xDA
+_APP2, _SCAN = 0xE2, 0xDA
 _ALONE = {0, 0x01, *range(0xD0, 0xD8)}
-_EXIF, _ICC = b"Exif\0\0", b"ICC_PROFILE\0"
-_ORIENTATION, _BITS = 0x0112, 258  # tags
+_ICC = b"ICC_PROFILE\0"
+_SEQUENCE = b"avis"  # brand of an AVIF with several frames, of which the reader is given the first alone
+_BITS = 258  # tag of a TIFF
 _DEEP = {"I": 16, "F": 32}  # bits of modes that are no bytes
 _UNREADABLE = "undecodable image"
 
@@ -28,7 +27,7 @@ class Look(NamedTuple):
     """Of one image.
 
     Attributes:
-        format: JPEG, PNG, WEBP, GIF, BMP, TIFF, ... as Pillow names it.
+        format: JPEG, PNG, WEBP, GIF, BMP, TIFF or AVIF, as Pillow names it.
         width, height: in pixels, as they are stored: an orientation of 5 to 8 changes them round.
         mode: Pillow's: L is grey, P has a palette.
         bits: of a channel.
@@ -71,18 +70,16 @@ def _jpeg(data: bytes, max_pixels: int) -> Look:
     if header is None:
         raise Unreadable(_UNREADABLE)
     pillow.check_size(header.width, header.height, max_pixels)
-    exif, parts, components, bits = b"", {}, 3, 8
+    parts, components, bits = {}, 3, 8
     for code, segment in _segments(data):
         if code in _FRAMES and len(segment) > 5:
             bits, components = segment[0], segment[5]
-        elif code == _APP1 and not exif and segment.startswith(_EXIF):
-            exif = segment
         elif code == _APP2 and segment.startswith(_ICC) and len(segment) > len(_ICC) + 2:
             parts[segment[len(_ICC)]] = segment[len(_ICC) + 2 :]
     profile = b"".join(parts[number] for number in sorted(parts))
     mode = _MODES.get(components, f"{components} components")
     name = profiles.name_of(profile) if parts else None
-    return Look("JPEG", header.width, header.height, mode, bits, False, False, _orientation(exif), name)
+    return Look("JPEG", header.width, header.height, mode, bits, False, False, exif.orientation(data), name)
 
 
 def _segments(data: bytes) -> Iterator[tuple[int, bytes]]:
@@ -113,8 +110,8 @@ def _other(data: bytes, max_pixels: int) -> Look:
             image.mode,
             _bits(image, data),
             bool(image.has_transparency_data),
-            bool(getattr(image, "is_animated", False)),
-            _orientation(data if data[:4] in tiff.BEGINNINGS else image.info.get("exif", b"")),
+            bool(getattr(image, "is_animated", False)) or data[8:12] == _SEQUENCE,
+            exif.orientation(data),
             name,
         )
 
@@ -128,16 +125,3 @@ def _bits(image: Any, data: bytes) -> int:
     if image.mode.startswith("I;16"):
         return 16
     return _DEEP.get(image.mode, 8)
-
-
-def _orientation(exif: object) -> int:
-    """The orientation in EXIF data; 1 where there is none, or none that is valid."""
-    if not isinstance(exif, bytes) or not exif:
-        return 1
-    try:
-        found = Image.Exif()
-        found.load(exif)
-        value = found.get(_ORIENTATION, 1)
-    except Exception:  # damaged
-        return 1
-    return value if isinstance(value, int) and 1 <= value <= 8 else 1

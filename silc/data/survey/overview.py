@@ -168,7 +168,7 @@ class Survey:
             self._result.faults[str(error)] += 1
             return
         self._result.tally.add(seen)
-        width, height = shown_size(seen, upright=getattr(self._data, "upright", True))
+        width, height = shown_size(seen, upright=self._data.upright)
         self._values["width"].append(width)
         self._values["height"].append(height)
         self._values["image bytes"].append(len(data or b""))

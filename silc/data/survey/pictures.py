@@ -59,7 +59,7 @@ def _picture(
         wrong.append(str(error))
     data = sample.column(images)
     try:
-        pixels = _small(decode_image(data, config.data.max_image_pixels).numpy())
+        pixels = _small(decode_image(data, config.data.max_image_pixels, upright=config.data.upright).numpy())
         seen = look(data, config.data.max_image_pixels)
         about = f"{seen.width} x {seen.height} {seen.format}"
     except Unreadable as error:
