@@ -2,8 +2,8 @@
 
 Brightness, contrast, saturation and grey are affine maps of a colour. They are composed, 3 x 4 numbers, and applied to
 the pixels only where a clamp, a change of hue or the end asks for them: a product with [4, pixels], as fast as one
-addition. The blur is two products with banded matrices, cut into blocks. NumPy does the arithmetic and torch the clamps,
-which take NumPy twice the time.
+addition. The blur is two products with banded matrices, cut into blocks. NumPy does the arithmetic, and torch the
+clamps, which take NumPy twice the time.
 """
 
 from __future__ import annotations
@@ -85,9 +85,9 @@ class _Canvas:
         self._bound(factor)
 
     def _bound(self, factor: float) -> None:
-        """After a change by a factor; one in 0 .. 1 leaves all colours between others of the range."""
+        """After a change by a factor; one of at most 1 leaves all colours between others of the range."""
         self._mixed = True
-        if not 0 <= factor <= 1:
+        if factor > 1:
             self._apply()
             torch.from_numpy(self._pixels[:3]).clamp_(0, 255)
 
