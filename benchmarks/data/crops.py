@@ -36,7 +36,7 @@ class Plan:
 
     sizes: Sequence[tuple[int, int]] = ((341, 256), (640, 480), (1024, 768))
     pictures: int = 16
-    rounds: int = 15
+    rounds: int = 9
 
 
 @dataclass(frozen=True)
