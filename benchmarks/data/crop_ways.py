@@ -66,11 +66,27 @@ def ways(pictures: Sequence[bytes]) -> list[Way]:
         Way("silc", "list alone", lambda _: Ours(LISTED).distort(*made)),
         Way("silc 0.1.0", "list alone", lambda _: Before(LISTED).distort(*made)),
         Way("lightly", "list alone", lambda _: lightly_list(pillows)),
-        Way("silc", "decoding", lambda files: [decode_image(data, LIMIT) for data in files]),
-        Way("torchvision", "decoding", lambda files: [crops_before.decode(data) for data in files]),
-        Way("simplejpeg", "decoding", lambda files: [simplejpeg.decode_jpeg(data) for data in files]),
-        Way("Pillow", "decoding", lambda files: [_opened(data) for data in files]),
+        Way("silc", "decoding", each(lambda data: decode_image(data, LIMIT))),
+        Way("silc 0.1.0", "decoding", each(crops_before.decode)),
+        Way("torchvision", "decoding", each(torchvision_decode)),
+        Way("simplejpeg", "decoding", each(simplejpeg.decode_jpeg)),
+        Way("Pillow", "decoding", each(_opened)),
     ]
+
+
+def each(decode: Callable[[bytes], object]) -> Callable[[Sequence[bytes]], None]:
+    """Decode all, one after the other, and keep none."""
+
+    def run(pictures: Sequence[bytes]) -> None:
+        for data in pictures:
+            decode(data)
+
+    return run
+
+
+def torchvision_decode(data: bytes) -> Tensor:
+    """uint8 [3, H, W]; torchvision reads tensors that may be written."""
+    return decode_jpeg(torch.frombuffer(bytearray(data), dtype=torch.uint8), mode=ImageReadMode.RGB)
 
 
 class Ours:
@@ -144,8 +160,7 @@ class TorchVision:
 
     def views(self, pictures: Sequence[bytes]) -> None:
         for data in pictures:
-            encoded = torch.frombuffer(bytearray(data), dtype=torch.uint8)
-            image = self._convert(decode_jpeg(encoded, mode=ImageReadMode.RGB))
+            image = self._convert(torchvision_decode(data))
             for transform in self._transforms:
                 transform(image)
 

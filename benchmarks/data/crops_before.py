@@ -11,12 +11,14 @@ from torch import Tensor
 from torchvision.io import ImageReadMode, decode_jpeg
 from torchvision.transforms.v2 import functional as tv
 
+from silc.data import jpeg
 from silc.data.crops import ViewPlan
 from silc.data.photometric import ORDERS
 
 
 def decode(data: bytes) -> Tensor:
     """A JPEG's pixels, uint8 [H, W, 3]."""
+    jpeg.read_header(data)  # as it was looked at, for limits
     encoded = torch.frombuffer(bytearray(data), dtype=torch.uint8)
     return decode_jpeg(encoded, mode=ImageReadMode.RGB).permute(1, 2, 0)
 
