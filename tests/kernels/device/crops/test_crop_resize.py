@@ -31,9 +31,14 @@ def cut(device, arguments: Problem, size: int, **options):
     return crop_resize(*arguments.to(device), size, backend="triton", **options).cpu()
 
 
-@pytest.mark.parametrize("size", [1, 16, 65] if NATIVE else [1, 33])
+@pytest.mark.parametrize("size", [5, 16, 65] if NATIVE else [5, 33])
 def test_it_is_torchs_own_kernel(device, size):
     assert torch.equal(cut(device, MIXED, size), interpolated(MIXED, size))
+
+
+def test_of_one_pixel(device):
+    arguments = problem([(3, 5)], [(0, 0, 0, 3, 5, 0), (0, 1, 1, 2, 3, 1)])
+    assert torch.equal(cut(device, arguments, 1), interpolated(arguments, 1))
 
 
 def test_of_very_long_and_very_thin_regions(device):
