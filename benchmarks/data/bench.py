@@ -7,6 +7,7 @@
     --startup      time to the first batch and memory against the number of samples (startup.py)
     --flatness     memory over 10,000 batches
     --throughput   samples/s, and bytes read over bytes used (throughput.py)
+    --crops        from a JPEG to ten views, with torchvision's, Pillow's and lightly's ways (crops.py); minutes
     --remote       from an S3 server of this machine; only when asked for, as it needs node and npm (remote.py)
 
 webdataset is one of this project's requirements. mosaicml-streaming 0.13 asks for numpy below 2.2, transformers below 5
@@ -31,7 +32,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from benchmarks import RESULTS
-from benchmarks.data import fake, remote, report, startup, throughput
+from benchmarks.data import crops, fake, remote, report, startup, throughput
 
 T = TypeVar("T")
 SAMPLES = "1e5,1e6,1e7,1e8,1.4e9"
@@ -43,7 +44,7 @@ PEERS = ("streaming", "streaming-py1s")
 def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     """The command line. Mistakes end with a message and status 2."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    for part in ("startup", "flatness", "throughput", "remote"):
+    for part in ("startup", "flatness", "throughput", "crops", "remote"):
         parser.add_argument(f"--{part}", action="store_true", help="this part (default: all but remote)")
     parser.add_argument("--quick", action="store_true", help="small sizes, to see that it runs")
     parser.add_argument("--peers", metavar="PYTHON", help="Python of an environment with mosaicml-streaming")
@@ -60,8 +61,8 @@ def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
         "--save", type=Path, nargs="?", const=RESULTS, metavar="FOLDER", help="write CSVs (benchmarks/results)"
     )
     args = parser.parse_args(argv)
-    if not (args.startup or args.flatness or args.throughput or args.remote):
-        args.startup = args.flatness = args.throughput = True
+    if not (args.startup or args.flatness or args.throughput or args.crops or args.remote):
+        args.startup = args.flatness = args.throughput = args.crops = True
     if args.quick:
         args.samples, args.nodes, args.batches = "4e3", "2x1", 1000
     try:
@@ -121,6 +122,8 @@ def main(argv: Sequence[str] | None = None) -> None:
             _throughput(args, folder, tails)
         if args.remote:
             _remote(args, folder, tails)
+    if args.crops:
+        _crops(args)
 
 
 def _startup(plan: startup.Plan, folder: Path, tails: dict[str, dict[str, str]], save: Path | None) -> None:
@@ -159,6 +162,18 @@ def _remote(args: argparse.Namespace, folder: Path, tails: dict[str, dict[str, s
     print(f"\nfrom an S3 server: {described}")
     print(report.remote_header(), flush=True)
     _show(remote.remotes(plan, made, source), report.remote_line, tails, "data_remote", args.save)
+
+
+def _crops(args: argparse.Namespace) -> None:
+    plan = crops.Plan(sizes=((160, 120),), pictures=2, rounds=1) if args.quick else crops.Plan()
+    print(f"\nfrom a JPEG to ten views, one core, {plan.pictures} pictures", report.cut_header(), sep="\n", flush=True)
+    found: list[crops.Cut] = []
+    for row in crops.measure(plan):
+        print(row if isinstance(row, str) else report.cut_line(row), flush=True)
+        if isinstance(row, crops.Cut):
+            found.append(row)
+    tails = report.where(dict.fromkeys((row.provider for row in found), sys.executable), report.IMAGE_PACKAGES)
+    _save(found, tails, "data_crops", args.save)
 
 
 def _show(

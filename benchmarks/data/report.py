@@ -11,12 +11,14 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.common.measure import commit, device
+from benchmarks.data.crops import Cut
 from benchmarks.data.remote import Remote
 from benchmarks.data.startup import Flat, Start
 from benchmarks.data.throughput import Rate
 from benchmarks.train.report import machine
 
 PACKAGES = ("torch", "numpy", "webdataset", "mosaicml-streaming", "obstore")
+IMAGE_PACKAGES = ("torch", "torchvision", "numpy", "pillow", "simplejpeg", "lightly")
 ASK = """
 import sys
 from importlib.metadata import PackageNotFoundError, version
@@ -28,17 +30,17 @@ for name in sys.argv[1:]:
 """
 
 
-def versions(python: str) -> str:
+def versions(python: str, packages: Sequence[str] = PACKAGES) -> str:
     """Of the packages that are measured, in the environment of an interpreter."""
-    told = subprocess.run([python, "-c", ASK, *PACKAGES], capture_output=True, text=True, check=True)
+    told = subprocess.run([python, "-c", ASK, *packages], capture_output=True, text=True, check=True)
     return " ".join(told.stdout.split())
 
 
-def where(pythons: dict[str, str]) -> dict[str, dict[str, str]]:
+def where(pythons: dict[str, str], packages: Sequence[str] = PACKAGES) -> dict[str, dict[str, str]]:
     """The last columns of a provider's rows: device, versions, commit and date."""
     date = datetime.now(UTC).strftime("%Y-%m-%d")
     common = {"device": machine(), "commit": commit(), "date": date}
-    known = {python: versions(python) for python in set(pythons.values())}
+    known = {python: versions(python, packages) for python in set(pythons.values())}
     return {provider: common | {"versions": known[python]} for provider, python in pythons.items()}
 
 
@@ -130,3 +132,18 @@ def remote_line(row: Remote) -> str:
     return (
         f"{row.provider:15s}{row.world:12d}{row.workers:12d}{row.first:12.1f}{row.per_second:12.0f}{row.served:12.3f}"
     )
+
+
+CUT_COLUMNS = ("image", "images/s", "CPU ms", "wall ms", "this/ours", "PSNR dB")
+
+
+def cut_header() -> str:
+    """Heading of :func:`cut_line`."""
+    return f"{'':16s}{'':24s}" + "".join(f"{name:>11s}" for name in CUT_COLUMNS)
+
+
+def cut_line(cut: Cut) -> str:
+    """A row of the benchmark of decoding and crops."""
+    numbers = f"{cut.image:>11s}{cut.per_second:11.0f}{cut.ms:11.2f}{cut.wall_ms:11.2f}{f'{cut.ratio:.2f}x':>11s}"
+    quality = "-" if cut.psnr is None else f"{cut.psnr:.1f}"
+    return f"{cut.kind:16s}{cut.provider:24s}{numbers}{quality:>11s}"

@@ -57,13 +57,16 @@ def resize_into(out: Tensor, image: Tensor, *, mirrored: bool = False) -> None:
     """Write an image, resized (bicubic, antialiased), into a view.
 
     Args:
-        out: uint8 [3, R, R].
+        out: uint8 [3, h, w]; in the processor's memory if mirrored.
         image: uint8 [H, W, 3], fastest where a row's pixels lie side by side; a region of an image may be given.
         mirrored: left to right; the bits are those of the mirrored image resized, as resizing is symmetric.
     """
     # torch's integer kernel is fastest with channels last in memory, which a batch of one shows by its strides.
-    resized = F.interpolate(image[None].permute(0, 3, 1, 2), out.shape[1:], mode="bicubic", antialias=True)[0].numpy()
-    out.numpy()[...] = resized[..., ::-1] if mirrored else resized
+    resized = F.interpolate(image[None].permute(0, 3, 1, 2), out.shape[1:], mode="bicubic", antialias=True)[0]
+    if mirrored:
+        out.numpy()[...] = resized.numpy()[..., ::-1]  # torch has no negative strides
+    else:
+        out.copy_(resized)
 
 
 @dataclass(frozen=True)
@@ -127,6 +130,7 @@ class MultiCrop:
 
     def cut(self, image: Tensor, plan: ViewPlan, large: Tensor, small: Tensor | None) -> None:
         """Fill the views as planned; shapes are those of a call. Local crops are left out where small is None."""
+        image = image.contiguous()  # once for all views; as a rule it is
         if self._n_original:
             resize_into(large[0], image)
         outs = [*large[self._n_original :], *(() if small is None else small)]

@@ -203,6 +203,18 @@ def test_a_plan_says_what_is_cut(distort):
         assert torch.equal(view, expected)
 
 
+def test_a_turned_image_is_cut_as_its_copy():
+    views = ViewsConfig(n_global=1, n_local=1, global_size=32, local_size=16)
+    row = row_for(views).tolist()
+    turned = noise(80, 60).transpose(0, 1).flip(0)  # as EXIF asks for; not in the order of memory
+    filled = []
+    for image in (turned, turned.contiguous(memory_format=torch.contiguous_format).clone()):
+        out = torch.zeros(2, 3, 32, 32, dtype=torch.uint8), torch.zeros(1, 3, 16, 16, dtype=torch.uint8)
+        MultiCrop(views, 1)(image, row, *out)
+        filled.append(out)
+    assert all(map(torch.equal, *filled))
+
+
 def test_geometry_is_drawn_as_ever():
     """A run goes on with the same crops after an update: numbers of version 0.1.0."""
     views = ViewsConfig(n_global=2, n_local=4)
