@@ -67,6 +67,7 @@ def jobs(size: str, out: Path) -> Iterator[Job]:
     yield Job("tests", [*tests, *side_by_side(), *quick], 540, ("pytest",), interpreted | {"OMP_NUM_THREADS": "1"})
     yield Job("loss", [python, str(benchmarks / "loss_bench.py"), *sizes], 420, ("open_clip", "lightly"))
     yield Job("patch_embed", [python, str(benchmarks / "patch_embed_bench.py"), *sizes], 300, ("timm",))
+    yield Job("views", [python, str(benchmarks / "views_bench.py"), *sizes], 300, ("torchvision", "pydantic"))
     if size == "cuda":
         yield Job(
             "tune", [python, str(benchmarks / "tune.py"), "--save", str(out)], 420, ("open_clip", "lightly", "timm")

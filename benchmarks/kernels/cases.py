@@ -17,7 +17,7 @@ from benchmarks import RESULTS
 from benchmarks.common.measure import Row, banner, commit, compare, device, device_name, device_slug, gate
 from benchmarks.kernels.roofline import Roofline, measure_roofline
 
-VERSIONS = ("torch", "triton", "open_clip_torch", "timm", "lightly", "inf_cl")
+VERSIONS = ("torch", "triton", "torchvision", "open_clip_torch", "timm", "lightly", "inf_cl")
 COLUMNS = (
     *("op", "shape", "provider", "dtype", "ms", "ms_p20", "ms_p80", "cpu_ms", "gb_per_s", "tflop_per_s"),
     *("roofline_percent", "peak_mib", "enqueue_ms", "ratio", "device", "versions", "commit", "date"),

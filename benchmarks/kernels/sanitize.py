@@ -7,7 +7,7 @@ import torch
 from torch.nn import functional
 
 from benchmarks.common.measure import device as default_device
-from silc_kernels import contrastive_loss, distill_head_loss, distill_loss, patch_embed
+from silc_kernels import contrastive_loss, crop_resize, distill_head_loss, distill_loss, patch_embed, photometric
 
 TEMPS = {"student_temp": 0.1, "teacher_temp": 0.04}
 HALF = (0.5, 0.5, 0.5)
@@ -33,6 +33,13 @@ def main() -> None:
     ]
     kernel, shift = random(72, 3, 16, 16).requires_grad_(), random(72).requires_grad_()
     patch_embed(crops, kernel, shift, [random(16, 72), random(9, 72)], mean=HALF, std=HALF).float().sum().backward()
+    rows = torch.tensor([[1.2, 0.8, 1.1, 0.05, 7, 0, 1.7, 1], [0.9, 1.3, 0.9, -0.1, 22, 1, 0, 0]])
+    views = torch.randint(0, 256, (2, 3, 37, 41), dtype=torch.uint8, device=device)
+    photometric(views, rows, inplace=True)
+    pixels = torch.randint(0, 256, (3 * (61 * 43 + 5 * 9),), dtype=torch.uint8, device=device)
+    offsets, sizes = torch.tensor([0, 3 * 61 * 43]), torch.tensor([[61, 43], [5, 9]])
+    boxes = torch.tensor([[1, 2, 60, 41], [0, 0, 5, 9]])
+    crop_resize(pixels, offsets, sizes, torch.tensor([0, 1]), boxes, torch.tensor([True, False]), 17)
     if device.type == "cuda":
         torch.cuda.synchronize()
     print("every kernel ran")

@@ -26,6 +26,7 @@ from benchmarks.kernels.cases import Case, options
 from benchmarks.kernels.contrastive_cases import contrastive_cases
 from benchmarks.kernels.distill_cases import distill_cases
 from benchmarks.kernels.patch_embed_cases import patch_embed_cases
+from benchmarks.kernels.views_cases import views_cases
 
 # Tables of launch configurations, and the op whose cases launch their kernels. A bound on the relative error of
 # bfloat16 results against one another: configurations change the order of sums alone, so that a right one stays below
@@ -35,6 +36,8 @@ TABLES = {
     "distill.triton_head_launch": "distill_head_loss",
     "contrastive.triton_launch": "contrastive_loss",
     "patch_embedding.triton_launch": "patch_embed",
+    "photometry.triton_launch": "photometric",
+    "crops.triton_launch": "crop_resize",
 }
 BOUND = 1.5e-3
 
@@ -118,7 +121,7 @@ def _try(
 
 def largest(op: str, size: str) -> Iterator[Case]:
     """The last case of each kind of `op` that has a timing to show: the largest."""
-    every = [*distill_cases(size), *contrastive_cases(size), *patch_embed_cases(size)]
+    every = [*distill_cases(size), *contrastive_cases(size), *patch_embed_cases(size), *views_cases(size)]
     yield from {case.op: case for case in every if case.op.startswith(op)}.values()
 
 

@@ -55,7 +55,7 @@ class Ours:
     def batches(self, workers: int) -> Iterator[Batch]:
         """The trainer's loader."""
         config = replace(self.config, data=replace(self.config.data, workers=workers))
-        return iter(build_loader(config, rank=0, world=1, shards=self._shards))
+        return iter(build_loader(config, rank=0, world=1, shards=self._shards, device=self._state.world.device))
 
     def step(self, batch: Batch) -> tuple[Tensor, Tensor | None]:
         """One training step, the copy to the device included: the contrastive and the distillation loss."""

@@ -2,14 +2,17 @@
 
 `views.device` says where the photometric list is computed, `views.crops_on` where crops are cut. A batch that leaves
 something to the device carries it as its `work`; :meth:`silc.data.batch.Batch.to` finishes the views on the stream on
-which it copies, before anything reads them. Boxes, flips and parameters are those of the host's own crops.
+which it copies, before the batch is split. Boxes, flips and parameters are those of the host's own crops.
+
+Decoded images take memory: in a worker and between processes, those of a whole batch, each of up to three bytes for
+every pixel that `data.max_image_pixels` allows; on the device IMAGES_AT_ONCE, as they are cut some at a time.
 """
 
 from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import numpy as np
@@ -69,11 +72,10 @@ class DeviceWork:
     photometric: Tensor | None
 
     def pin_memory(self) -> DeviceWork:
-        """Where what is copied to a GPU is in page-locked memory."""
-        images, rows = self.images, self.photometric
-        if images is not None:
-            images = Images(images.pixels.pin_memory(), images.sizes, images.boxes, images.flips)
-        return DeviceWork(images, None if rows is None else rows.pin_memory())
+        """The images in page-locked memory."""
+        if self.images is None:
+            return self
+        return replace(self, images=replace(self.images, pixels=self.images.pixels.pin_memory()))
 
 
 def leave(left: Left, plans: Sequence[ViewPlan], images: Sequence[Tensor], n_original: int) -> DeviceWork:

@@ -40,6 +40,11 @@ def run(script: str, *args: str, **environment: str) -> subprocess.CompletedProc
             {"patch_embed", "patch_embed forward", "patch_embed backward"},
             {"eager: normalise, conv2d, add, cat", "timm PatchEmbed, add, cat"},
         ),
+        (
+            "views_bench.py",
+            {"photometric", "crop_resize", "views from host memory"},
+            {"torchvision v2, uint8, a view at a time", "torchvision v2, a view at a time", "silc_kernels, crops sent"},
+        ),
     ],
 )
 def test_every_op_is_gated_timed_and_saved(script, ops, peers, tmp_path):
@@ -155,7 +160,7 @@ def test_the_jobs_come_in_the_order_of_their_worth(tmp_path):
     from benchmarks import gpu
 
     names = [job.name for job in gpu.jobs("cuda", tmp_path)]
-    assert names == ["tests", "loss", "patch_embed", "tune", *gpu.SANITIZED, "train_bench", "train", "claims"]
+    assert names == ["tests", "loss", "patch_embed", "views", "tune", *gpu.SANITIZED, "train_bench", "train", "claims"]
 
 
 def test_a_job_past_its_time_is_ended_with_all_its_processes(tmp_path):

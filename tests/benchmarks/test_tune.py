@@ -102,5 +102,7 @@ for name, op in tune.TABLES.items():
         "contrastive.triton_launch log_sum_exp softmax_gradient",
         "contrastive.triton_launch sigmoid_gradient",
         "patch_embedding.triton_launch project narrow gradient narrow",
+        "photometry.triton_launch greys points blur_across blur_down",
+        "crops.triton_launch across down",
     ):
         assert line in done.stdout

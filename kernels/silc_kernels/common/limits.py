@@ -18,6 +18,12 @@ LONGEST_PATCH = 64
 SHORTEST_LINE = 7
 
 
+def _crop_resize(out: Tensor, _: Tensor, regions: Tensor) -> str:
+    size = out.shape[-1]
+    values = 3 * size * max(size, int(regions[:, 2].max()))
+    return "" if values < 2**31 else f"the kernels count values of a view in 32 bits, and there are {values}"
+
+
 def _distill_loss(student_logits: Tensor, teacher_logits: Tensor, center: Tensor) -> str:
     views = teacher_logits.shape[0]
     return "" if views <= MOST_TEACHERS else f"the kernels take up to {MOST_TEACHERS} teacher views, not {views}"
@@ -48,6 +54,7 @@ def _photometric(views: Tensor, *_: Tensor) -> str:
 
 # op -> (its tensors) -> why not; empty: they are taken
 LIMITS: dict[str, Callable[..., str]] = {
+    "crop_resize": _crop_resize,
     "distill_loss": _distill_loss,
     "distill_head_loss": _distill_head_loss,
     "patch_embed": _patch_embed,

@@ -73,7 +73,7 @@ def crop_resize(
         across = sizes[index, 1]
         corner = offsets[index] + 3 * (top * across + left)
         regions = torch.stack([corner, 3 * across, height, width, flips.long()], 1)
-        dispatch.run(OP, (out, pixels), backend, out, pixels, regions)
+        dispatch.run(OP, (out, pixels, regions), backend, out, pixels, regions)
     return out
 
 

@@ -4,6 +4,7 @@ import torch
 import triton
 from torch import Tensor
 
+from ..common.transfer import sent
 from . import triton_kernels as kernels
 from .triton_launch import WEIGHED, launch_config, parts
 from .weights import most_taps
@@ -26,8 +27,8 @@ def _cut(out: Tensor, pixels: Tensor, regions: Tensor) -> None:
     taps_before = (taps.flatten().cumsum(0) - taps.flatten()).view(2, count)
     tiles = (heights + config.rows - 1) // config.rows * triton.cdiv(size, config.columns)
     columns = [*taps_before, heights.cumsum(0) - heights, tiles.cumsum(0) - tiles]
-    table = torch.cat([regions, torch.stack(columns, 1)], 1).to(device, non_blocking=True)
-    views = torch.arange(count, dtype=torch.int32).repeat_interleave(tiles).to(device, non_blocking=True)
+    table = sent(torch.cat([regions, torch.stack(columns, 1)], 1), device)
+    views = sent(torch.arange(count, dtype=torch.int32).repeat_interleave(tiles), device)
 
     starts = torch.empty(count, 2, size, dtype=torch.int32, device=device)
     shifts = torch.empty(count, 2, dtype=torch.int32, device=device)

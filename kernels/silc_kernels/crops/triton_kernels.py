@@ -62,7 +62,7 @@ def weigh(
     length = tl.load(row + tl.where(direction == 0, _WIDTH, _HEIGHT)).to(tl.int32)
     out = taps_out + tl.load(row + tl.where(direction == 0, _ACROSS, _DOWN)) * size
     taps = _taps(length, size)
-    scale = length.to(tl.float64) / size.to(tl.float64)
+    scale = length.to(tl.float64) / tl.cast(size, tl.float64)  # a size of 1 is compiled in, as a plain number
     support = tl.maximum(scale, 1.0) * 2.0
     sharpness = tl.minimum(1.0 / scale, 1.0)
     largest = tl.zeros((BLOCK,), tl.float64)

@@ -67,6 +67,7 @@ def gate_candidates() -> Iterator[Candidate]:
         constexprs={"BLOCK": WEIGHED},
         aligned=_aligned(kernels.weigh),
         num_warps=4,
+        fp_fusion=False,
     )
 
 

@@ -29,7 +29,7 @@ class Candidate:
         signature: argument -> type ("*bf16", "i32", "fp32"); constexprs are left out.
         constexprs: argument -> value.
         aligned: arguments (pointers, strides, sizes) that are multiples of 16 at launch, as Triton would find them.
-        num_warps, num_stages: of the launch.
+        num_warps, num_stages, fp_fusion: of the launch.
         architectures: where it ships.
         wgmma: its products must be warpgroup instructions on sm_90.
         bulk_copies: tiles must come by the bulk tensor copy engine on sm_90.
@@ -45,6 +45,7 @@ class Candidate:
     aligned: tuple[str, ...] = ()
     num_warps: int = 4
     num_stages: int = 3
+    fp_fusion: bool = True
     architectures: tuple[int, ...] = ARCHITECTURES
     wgmma: bool = False
     bulk_copies: bool = False
@@ -93,7 +94,11 @@ def build(candidate: Candidate, architecture: int) -> Row:
         constexprs={(names.index(name),): value for name, value in candidate.constexprs.items()},
         attrs={(names.index(name),): [["tt.divisibility", 16]] for name in candidate.aligned},
     )
-    options = {"num_warps": candidate.num_warps, "num_stages": candidate.num_stages}
+    options = {
+        "num_warps": candidate.num_warps,
+        "num_stages": candidate.num_stages,
+        "enable_fp_fusion": candidate.fp_fusion,
+    }
     compiled = triton.compile(source, target=GPUTarget("cuda", architecture, 32), options=options)
     ptx = compiled.asm["ptx"]
     report = _report(ptx, architecture)

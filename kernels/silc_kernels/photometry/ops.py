@@ -8,6 +8,7 @@ from torch import Tensor
 
 from ..common import dispatch
 from ..common.checks import check_shape
+from ..common.transfer import sent
 from . import torch_backend
 from .parameters import WIDTH, check_values
 
@@ -55,7 +56,7 @@ def photometric(views: Tensor, parameters: Tensor, *, inplace: bool = False, bac
         check_values(OP, parameters)
     out = views if inplace else views.clone()
     if out.numel():
-        rows = parameters.to(views.device, non_blocking=True)
+        rows = sent(parameters, views.device)
         dispatch.run(OP, (out, rows), backend, out, rows)
     return out
 
