@@ -31,7 +31,7 @@ time.sleep(60)
 
 
 def test_workers_end_with_a_trainer_that_is_killed_and_not_by_signals_to_all():
-    env = os.environ | {"PYTHONPATH": str(ROOT)}
+    env = os.environ | {"PYTHONPATH": f"{ROOT}:{ROOT / 'kernels'}"}
     with subprocess.Popen([sys.executable, "-c", TRAINER], env=env, start_new_session=True) as trainer:
         ends = time.monotonic() + 60
         workers: list[psutil.Process] = []

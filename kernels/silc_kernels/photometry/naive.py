@@ -46,7 +46,7 @@ def _turn(x: Tensor, turns: float) -> Tensor:
     third = torch.where(top == green, 2 + (blue - red) / span, 4 + (red - green) / span)
     sixths = torch.where(top == red, (green - blue) / span, third)
     sixths = (sixths + 6 * turns) % 6
-    sector, part = sixths.floor(), sixths % 1
+    sector, part = sixths.floor() % 6, sixths % 1  # the remainder of a tiny negative number is rounded to 6
     rising, falling = low + (top - low) * part, top - (top - low) * part
     table = (
         (top, rising, low),

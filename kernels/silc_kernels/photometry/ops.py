@@ -25,10 +25,10 @@ def photometric(views: Tensor, parameters: Tensor, *, inplace: bool = False, bac
 
     Args:
         views: uint8 [n, 3, H, W], contiguous.
-        parameters: float32 [n, 8]: factors of brightness, contrast and saturation; turns of hue; the order of the four,
-            an index in `itertools.permutations(range(4))`, or -1 for none of them; 1 for grey, else 0; sigma of the
-            blur in pixels, at most 2, or 0 for none (2 max(1, round(3 sigma)) + 1 taps); 1 to solarize from 128 on.
-            On the CPU, where their values are checked before they are copied, or where the views are.
+        parameters: float32 [n, 8]: factors of brightness, contrast and saturation, 0 to 8; turns of hue, -1 to 1; the
+            order of these, an index in `itertools.permutations(range(4))`, or -1 for none of them; 1 for grey, else 0;
+            sigma of the blur in pixels, at most 2, or 0 for none (2 max(1, round(3 sigma)) + 1 taps); 1 to solarize
+            from 128 on. On the CPU, where their values are checked before they are copied, or where the views are.
         inplace: write the result over `views`.
         backend: "auto", or a name from `dispatch.report`.
 

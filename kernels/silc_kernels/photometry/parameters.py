@@ -14,7 +14,8 @@ MOST_SIGMA = 2.0  # pixels
 MOST_RADIUS = 6  # of the blur at that sigma: 13 taps
 SOLARIZE_FROM = 128
 GREY_WEIGHTS = (0.2989, 0.587, 0.114)  # of red, green and blue, as torchvision's
-_MOST = (64.0, 64.0, 64.0, 1.0, len(ORDERS) - 1.0, 1.0, MOST_SIGMA, 1.0)
+MOST_FACTOR = 8.0  # larger ones, one after the other, would make more than a level of what float32 rounds
+_MOST = (MOST_FACTOR, MOST_FACTOR, MOST_FACTOR, 1.0, len(ORDERS) - 1.0, 1.0, MOST_SIGMA, 1.0)
 _LEAST = (0.0, 0.0, 0.0, -1.0, -1.0, 0.0, 0.0, 0.0)
 _WHOLE = (ORDER, GREY, SOLARIZE)
 
