@@ -192,7 +192,7 @@ with StopRequest(starting=True):
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 75), (signal.SIGKILL, -signal.SIGKILL)])
 def test_a_rendering_that_is_stopped_leaves_no_process(tmp_path, number, status):
     root = Path(__file__).resolve().parents[2]
-    env = os.environ | {"PYTHONPATH": str(root)}
+    env = os.environ | {"PYTHONPATH": f"{root}{os.pathsep}{root / 'kernels'}"}
     command = [sys.executable, "-c", RENDERS, str(tmp_path)]
     with subprocess.Popen(command, env=env, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as process:
         ends = time.monotonic() + 60
