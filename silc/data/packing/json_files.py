@@ -1,7 +1,7 @@
 """JSON: lines of objects, lists of objects, COCO's captions, and Karpathy's splits of COCO and Flickr.
 
-A file that is one JSON value is read as a whole, up to MAX_FILE bytes, and takes about ten times its size of memory for
-that moment; JSON lines are read line by line.
+A file that is one JSON value is read as a whole, up to MAX_FILE bytes, and takes about twice its size of memory; JSON
+lines are read line by line.
 """
 
 from __future__ import annotations

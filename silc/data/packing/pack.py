@@ -145,7 +145,7 @@ def _go_on(this: _Pack, progress: Progress) -> Finished:
     _check_skipped(this, done, len(units))
     jobs = [_job(this, unit, order, samples) for unit in units if unit.number not in done.records]
     processes = min(options.jobs or min(len(os.sched_getaffinity(0)), MOST_PROCESSES), len(jobs))
-    for record in pool.done(pack_units, jobs, processes if processes > 1 else 0, handful=1):
+    for record in pool.done(pack_units, jobs, processes if processes > 1 else 0, together=1):
         done.add(record)
         _check_skipped(this, done, len(units))
         progress(len(done.records), len(units), done.samples, done.size)

@@ -35,7 +35,7 @@ def done(work: Work[Job, Outcome], jobs: Sequence[Job], processes: int, *, handf
         work: of a module; called in the processes with some of the jobs and a store.
         jobs: can be pickled.
         processes: how many; 0: this process does them itself.
-        handful: jobs handed over at once, at most.
+        together: jobs handed over at once, at most.
 
     Raises:
         RunStopped: a process was killed.
@@ -43,7 +43,7 @@ def done(work: Work[Job, Outcome], jobs: Sequence[Job], processes: int, *, handf
     if not processes:
         yield from _here(work, jobs)
         return
-    size = max(1, min(handful, len(jobs) // (processes * 2 * WAITING)))
+    size = max(1, min(together, len(jobs) // (processes * 2 * WAITING)))
     handfuls = iter([jobs[at : at + size] for at in range(0, len(jobs), size)])
     before = set(multiprocessing.active_children())
     # Neither threads nor a store of this process are copied into the others.
