@@ -28,7 +28,9 @@ Work = Callable[[Sequence[Job], Store], list[Outcome]]
 _store: Store | None = None  # of this process
 
 
-def done(work: Work[Job, Outcome], jobs: Sequence[Job], processes: int, *, handful: int = HANDFUL) -> Iterator[Outcome]:
+def done(
+    work: Work[Job, Outcome], jobs: Sequence[Job], processes: int, *, together: int = HANDFUL
+) -> Iterator[Outcome]:
     """The outcomes of the jobs, in the order in which they end.
 
     Args:
