@@ -162,7 +162,7 @@ def _options(args: argparse.Namespace, reading: SourceOptions) -> PackOptions:
     )
     return PackOptions(
         making=making,
-        reading=asdict(reading),
+        reading=asdict(reading) | {"root": reading.root and os.path.relpath(reading.root, args.out)},
         samples=args.samples_per_shard,
         size=args.shard_size,
         seed=args.seed if args.shuffle else None,

@@ -146,7 +146,7 @@ class _Look:
 
     def __init__(self, root: str, extension: str, leave_out: str | None) -> None:
         self.root, self.extension = root, extension
-        self.images = self.with_captions = self.in_root = 0
+        self.images = self.with_captions = self.in_root = self.again = 0
         self.tables: list[str] = []
         self.others: Counter[str] = Counter()
         for folder in walk(root, leave_out):
@@ -155,6 +155,7 @@ class _Look:
             self.images += len(images)
             self.with_captions += sum(f"{_stem(name)}.{extension}" in there for name in images)
             self.in_root += 0 if folder.path else len(images)
+            self.again += folder.again
             self.others.update(os.path.splitext(name)[1].lower() for name in folder.files if not is_image(name))
             self.tables += [folder.path + name for name in folder.files if name in _TABLES]
             if self.images >= LOOKED:
@@ -189,11 +190,15 @@ class _Look:
 
     def notes(self) -> list[str]:
         """What files are passed over."""
+        found = []
+        if self.again:
+            links = plural(self.again, "link to a folder", "links to folders")
+            found.append(f"{links} that are visited anyway: not followed")
         left = [(ending, count) for ending, count in self.others.most_common() if ending != f".{self.extension}"]
-        if not left:
-            return []
-        shown = few([f"{count:,} {ending or 'without ending'}" for ending, count in left])
-        return [f"other files are passed over: {shown}"]
+        if left:
+            shown = few([f"{count:,} {ending or 'without ending'}" for ending, count in left])
+            found.append(f"other files are passed over: {shown}")
+        return found
 
 
 _TABLES = {"metadata.csv", "metadata.jsonl", "metadata.parquet"}

@@ -161,7 +161,19 @@ def test_pipes_links_to_nowhere_and_circles(tmp_path):
     skips = {row for row in rows if isinstance(row, Skip)}
     assert skips == {Skip(name, IRREGULAR) for name in ("pipe.jpg", "lost.jpg", "self.jpg")}
     names = [row.name for row in rows if isinstance(row, Row)]
-    assert len(names) == len(set(names)) == 12  # a folder under two names comes once
+    assert len(names) == len(set(names)) == 12  # a folder under two names comes once, under its own
+    assert {name.partition("/")[0] for name in names} == {"000", "001"}
+    assert "3 links to folders that are visited anyway: not followed" in find(str(root), SourceOptions()).notes
+
+
+def test_links_to_folders_elsewhere_are_followed(tmp_path):
+    root = captioned(tmp_path / "in", 2)
+    captioned(tmp_path / "elsewhere", 3, first=50)
+    for name in ("a", "b"):
+        (root / name).symlink_to(tmp_path / "elsewhere")
+    (root / "c").symlink_to(tmp_path / "elsewhere" / "005")  # a part of what "a" leads to
+    names = [row.name for row in find(str(root), SourceOptions()).rows()]
+    assert names == ["000/00000.jpg", "000/00001.jpg", *(f"a/005/000{n}.jpg" for n in (50, 51, 52))]
 
 
 def test_links_that_double_at_each_step_end(tmp_path):
