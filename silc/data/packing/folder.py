@@ -81,7 +81,7 @@ class Classes:
                 f"the class folders have numbers for names ({few(folders[:3])}); give a file with a name a line, in "
                 "the alphabetical order of the folders, with --classes"
             )
-        self.classes = tuple(name.replace("_", " ") for name in folders) if names is None else _given(names, folders)
+        self.classes = _named_as(folders) if names is None else _given(names, folders)
         self.title = f"{plural(len(folders), 'class folder')} of images"
         self.notes = [f"captions as {template.replace('{}', self.classes[0])!r}"] if folders else []
         self.root, self._template = root, template
@@ -94,10 +94,10 @@ class Classes:
             top = folder.path.partition("/")[0]
             for name in filter(is_image, folder.files):
                 path = folder.path + name
-                if not top:
+                label = self._numbers.get(top)
+                if label is None:
                     yield Skip(path, NOT_IN_A_CLASS)
                     continue
-                label = self._numbers[top]
                 yield Row(path, path, [self._template.replace("{}", self.classes[label])], label=label)
 
 
@@ -149,6 +149,8 @@ class _Look:
         self.images = self.with_captions = self.in_root = self.again = 0
         self.tables: list[str] = []
         self.others: Counter[str] = Counter()
+        self.whole = True
+        tops: set[str] = set()
         for folder in walk(root, leave_out):
             there = set(folder.files)
             images = [name for name in folder.files if is_image(name)]
@@ -158,8 +160,11 @@ class _Look:
             self.again += folder.again
             self.others.update(os.path.splitext(name)[1].lower() for name in folder.files if not is_image(name))
             self.tables += [folder.path + name for name in folder.files if name in _TABLES]
+            tops |= {folder.path.partition("/")[0]} if folder.path and images else set()
             if self.images >= LOOKED:
+                self.whole = False
                 break
+        self.folders = len(tops)
 
     def decide(self) -> bool:
         """Whether it has class folders. Raises ValueError where that is not clear."""
@@ -180,11 +185,11 @@ class _Look:
                 f"{self.root}: {self.with_captions:,} of {shown} have a .{self.extension} beside; say whether these "
                 f"are the captions (--captions {self.extension}) or the folders are classes (--template '{TEMPLATE}')"
             )
-        if self.in_root:
+        if self.in_root or (self.folders < 2 and self.whole):
+            where = f"{self.in_root:,} of them in no class folder" if self.in_root else "all in one folder"
             raise ValueError(
-                f"{self.root}: {shown} without a .{self.extension} beside, {self.in_root:,} of them in no class "
-                "folder; put the caption of 1.jpg into 1.txt, name another ending with --captions, or give the table "
-                "of captions as the source"
+                f"{self.root}: {shown} without a .{self.extension} beside, {where}; put the caption of 1.jpg into "
+                "1.txt, name another ending with --captions, or give the table of captions as the source"
             )
         return True
 
@@ -197,7 +202,8 @@ class _Look:
         left = [(ending, count) for ending, count in self.others.most_common() if ending != f".{self.extension}"]
         if left:
             shown = few([f"{count:,} {ending or 'without ending'}" for ending, count in left])
-            found.append(f"other files are passed over: {shown}")
+            seen = "" if self.whole else f" (among the first {LOOKED:,} images)"
+            found.append(f"other files are passed over{seen}: {shown}")
         return found
 
 
@@ -217,6 +223,14 @@ def _stem(name: str) -> str:
 
 def _same(path: str, other: str | None) -> bool:
     return other is not None and os.path.exists(other) and os.path.samefile(path, other)
+
+
+def _named_as(folders: list[str]) -> tuple[str, ...]:
+    names = tuple(name.replace("_", " ").strip() for name in folders)
+    for name, folder in zip(names, folders, strict=True):
+        if not (name and name.isprintable()):  # it would be no line of classnames.txt
+            raise ValueError(f"the class folder {folder!r} has no name that can be read; rename it, or give --classes")
+    return names
 
 
 def _given(path: str, folders: list[str]) -> tuple[str, ...]:

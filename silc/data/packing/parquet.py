@@ -59,7 +59,7 @@ def open_parquet(source: str, options: SourceOptions) -> Table | HeldInParquet:
     kind = schema.field(columns.image).type
     if pyarrow.types.is_struct(kind) or _is_bytes(kind):
         return HeldInParquet(folder, tuple(names), columns, root, title, (*notes, described(columns)))
-    return Table(title, columns, partial(_records, folder, names, columns), root, notes)
+    return Table(title, columns, partial(_records, folder, names, columns), source, options.root, notes)
 
 
 def _is_bytes(kind: Any) -> bool:

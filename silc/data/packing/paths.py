@@ -72,7 +72,7 @@ def _first(rows: Iterator[Row | Skip]) -> Iterator[Row | Skip]:
 
 
 _ADVICE = {
-    MISSING: "; paths count from {root}: give their folder with --root",
+    MISSING: "; paths count from {root}: give their folder with --root, or another column with --image-column",
     OUTSIDE: "; paths must lie below {root}: name a folder that holds the images with --root (--root / allows any)",
     ADDRESS: "; download the images first, for instance with img2dataset, which writes shards itself",
     NO_PATH: "; name the column with --image-column",

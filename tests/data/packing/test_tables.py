@@ -124,6 +124,16 @@ def test_paths_that_lead_elsewhere_are_left_out(tmp_path, path, reason):
     assert name.startswith("a.jsonl:2")
 
 
+def test_images_in_a_folder_near_the_table_are_found(tmp_path):
+    images(tmp_path / "Images")  # as Flickr8k is handed out
+    path = table(tmp_path / "text", "captions.txt", "image,caption\n0.jpg,a dog\n1.jpg,a cat\n", count=0)
+    found = find(str(path), SourceOptions())
+    assert (found.root, found.notes[-1]) == (f"{tmp_path}/Images", f"images are looked for in {tmp_path}/Images")
+    packed(path, tmp_path / "out")
+    assert len(by_source(tmp_path / "out")) == 2
+    assert find(str(path), SourceOptions(root=str(tmp_path))).root == str(tmp_path)
+
+
 def test_the_root_decides_what_lies_outside(tmp_path):
     images(tmp_path / "images")
     text = f"image,caption\n{tmp_path}/images/0.jpg,a dog\n1.jpg,a cat\n"
