@@ -20,6 +20,7 @@ Positive = Annotated[int, Field(gt=0, le=10**13)]  # steps, samples, elements
 NonNegative = Annotated[int, Field(ge=0, le=10**13)]
 Seed = Annotated[int, Field(ge=0, lt=2**63)]
 Size = Annotated[int, Field(gt=0, le=65_536)]  # pixels a side, tokens, width
+Pixels = Annotated[int, Field(gt=0, le=178_956_970)]  # of an image; Pillow decodes no more
 Depth = Annotated[int, Field(gt=0, le=1024)]  # blocks, heads, layers
 Rows = Annotated[int, Field(gt=0, le=10**8)]  # of a table
 Batch = Annotated[int, Field(gt=0, le=10**9)]
@@ -190,7 +191,8 @@ class DataConfig:
     unique_captions: bool = key(False, "keep equal captions out of one global batch where the shuffle block allows")
     mean: Rgb = key((0.5, 0.5, 0.5), "pixel mean on [0, 1], folded into the patch embedding")
     std: Rgb = key((0.5, 0.5, 0.5), "pixel standard deviation on [0, 1]")
-    max_image_pixels: Positive = key(89_478_485, "larger images and masks are skipped before they are decoded")
+    max_image_pixels: Pixels = key(89_478_485, "larger images and masks are skipped before they are decoded")
+    upright: bool = key(True, "turn images as their EXIF orientation says, as viewers show them")
     max_skipped: Fraction = key(0.1, "share of recent samples that may be skipped as unreadable before the run stops")
     store_minutes: Minutes = key(10.0, "how long a file or remote store may fail before the run stops")
     cache: str | None = key(
@@ -364,6 +366,10 @@ class EvalConfig:
     classes: str | None = key(None, "text file with one class name per line, in the order of the class numbers")
     templates: list[str] = key(
         [], "prompts, averaged; {} is the class name. Empty: those of the data set, or else ['a {}']"
+    )
+    upright: bool = key(
+        False,
+        "turn images as their EXIF orientation says; false: pixels as stored, as open_clip and torchvision read them",
     )
     batch: Batch = key(256, "images per forward pass")
     limit: NonNegative = key(0, "test images per task, a random choice that is always the same; 0: all")

@@ -96,7 +96,8 @@ class Model:
     def preprocess(self, image: Image.Image, size: int | tuple[int, int] | None = None) -> Tensor:
         """An image's pixels as evaluation sees them: RGB, the whole image resized (bicubic, antialiased).
 
-        What is transparent lies on white, 16 bits become 8. Normalisation by mean and std is part of the model.
+        What is transparent lies on white, 16 bits become 8. The image is taken as it is, whatever its EXIF orientation
+        says; PIL.ImageOps.exif_transpose turns it. Normalisation by mean and std is part of the model.
 
         Args:
             image: of any size and mode.

@@ -70,6 +70,7 @@ class BatchDataset(Dataset["Batch | Failure"]):
         self._crops = MultiCrop(config.views, config.n_original)
         self._views, self._n_original = config.views, config.n_original
         self._seed, self._max_pixels = config.train.seed, config.data.max_image_pixels
+        self._upright = config.data.upright
         self._local_from = local_from_position
 
     def __getitem__(self, position: int) -> Batch | Failure:
@@ -133,7 +134,8 @@ class BatchDataset(Dataset["Batch | Failure"]):
         if len(captions) > 1:
             (u,) = uniform_rows(self._seed, Purpose.CAPTION, position, 1, 1)[0].tolist()
             caption = captions[int(u * len(captions))]
-        return self._key(place, sample), decode_image(sample.column(self._images), self._max_pixels), caption
+        image = decode_image(sample.column(self._images), self._max_pixels, upright=self._upright)
+        return self._key(place, sample), image, caption
 
     def _key(self, place: Place, sample: Sample | Unusable) -> str:
         """Name in logs: shard/key, or shard/#number where the key cannot be read."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -9,18 +11,26 @@ from pathlib import Path, PurePosixPath
 from torch import Tensor
 
 from silc.data.captions import lines_of
-from silc.data.decode import decode_image
+from silc.data.decode import decode_image, stored_orientation
 from silc.data.shards import Unreadable
 from silc.data.splits import LABELS, MASKS, MaskRule, decode_mask
 from silc.files import read_regular, read_text
+from silc.text import plural
 
 MAX_FILE = 256 << 20  # bytes of an image or a mask
 MAX_LIST = 64 << 20  # bytes of a list of names
-SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
+# Of files whose format is decoded: silc.data.pillow.FORMATS and JPEG.
+SUFFIXES = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".apng", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif")
+NAMED = 5  # suffixes that a message names
 
 
 class ImageFolder:
     """root/CLASS/*.jpg: the classes are the folders that are not hidden, in alphabetical order (as in torchvision).
+
+    Images are the files, at any depth, whose suffix is in SUFFIXES, in upper case or lower case.
+
+    Attributes:
+        others: how many files in the class folders, not hidden, have another suffix, by suffix.
 
     Raises:
         ValueError: no such folder, or no image in it.
@@ -28,19 +38,22 @@ class ImageFolder:
 
     has = frozenset({LABELS})
 
-    def __init__(self, root: Path, *, title: str, max_pixels: int) -> None:
-        self.title, self._root, self._max_pixels = title, root, max_pixels
+    def __init__(self, root: Path, *, title: str, max_pixels: int, upright: bool = False) -> None:
+        self.title, self.upright, self._root, self._max_pixels = title, upright, root, max_pixels
         if not root.is_dir():
             raise ValueError(f"{root} is not a folder")
         self.folders = class_folders(root)
-        self._files = [
-            (path, number)
-            for number, folder in enumerate(self.folders)
-            for path in sorted((root / folder).rglob("*"))
-            if path.suffix.lower() in SUFFIXES and not _hidden(path.relative_to(root))
-        ]
+        self._files: list[tuple[Path, int]] = []
+        self.others: Counter[str] = Counter()
+        for number, folder in enumerate(self.folders):
+            for path in _files_in(root / folder):
+                if (suffix := path.suffix.lower()) in SUFFIXES:
+                    self._files.append((path, number))
+                else:
+                    self.others[suffix] += 1
         if not self._files:
-            raise ValueError(f"{root} has no image in a class folder, such as {root}/dog/1.jpg")
+            there = f"; there are {self._other_files()}, images end in {', '.join(SUFFIXES)}" if self.others else ""
+            raise ValueError(f"{root} has no image in a class folder, such as {root}/dog/1.jpg{there}")
 
     def __len__(self) -> int:
         return len(self._files)
@@ -48,8 +61,15 @@ class ImageFolder:
     def key(self, index: int) -> str:
         return str(self._files[index][0].relative_to(self._root))
 
-    def image(self, index: int) -> Tensor:
-        return decode_image(_bytes(self._files[index][0]), self._max_pixels)
+    def notes(self) -> tuple[str, ...]:
+        """A sentence on the files that are left out; none where there are none."""
+        return (f"{self.title}: left out {self._other_files()}",) if self.others else ()
+
+    def image(self, index: int, upright: bool | None = None) -> Tensor:
+        return _image(self._files[index][0], self._max_pixels, self.upright if upright is None else upright)
+
+    def orientation(self, index: int) -> int:
+        return stored_orientation(_bytes(self._files[index][0]))
 
     def label(self, index: int) -> int | None:
         return self._files[index][1]
@@ -60,12 +80,28 @@ class ImageFolder:
     def mask(self, index: int) -> Tensor:
         raise Unreadable("no mask")
 
+    def _other_files(self) -> str:
+        kinds = [
+            f"{suffix:.20} ({count})" if suffix else f"none ({count})" for suffix, count in self.others.most_common()
+        ]
+        more = f" and {len(kinds) - NAMED} more" if len(kinds) > NAMED else ""
+        return f"{plural(self.others.total(), 'file')} with other suffixes: {', '.join(kinds[:NAMED])}{more}"
+
 
 def class_folders(root: Path) -> list[str]:
     """Sorted names of the folders in `root` that are not hidden; empty where `root` is not a folder."""
     if not root.is_dir():
         return []
     return sorted(path.name for path in root.iterdir() if path.is_dir() and not _hidden(Path(path.name)))
+
+
+def _files_in(folder: Path) -> list[Path]:
+    """Sorted, at any depth; hidden ones, and those in hidden folders, are left out."""
+    found = []
+    for place, folders, files in os.walk(folder):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        found += [Path(place, name) for name in files if not name.startswith(".")]
+    return sorted(found)
 
 
 def _hidden(path: Path) -> bool:
@@ -88,6 +124,8 @@ class MaskFolder:
         pairs: in order.
         rule: turns the values of a mask file into classes.
         classes: their number.
+        upright: turn images as their EXIF orientation says; where that makes another size, the mask decides (see
+            :func:`silc.data.splits.image_and_mask`).
 
     Raises:
         ValueError: no pair; an image or mask that is missing, named in the message.
@@ -95,8 +133,17 @@ class MaskFolder:
 
     has = frozenset({MASKS})
 
-    def __init__(self, pairs: Sequence[Pair], rule: MaskRule, *, title: str, classes: int, max_pixels: int) -> None:
-        self.title, self._pairs, self._rule = title, list(pairs), rule
+    def __init__(
+        self,
+        pairs: Sequence[Pair],
+        rule: MaskRule,
+        *,
+        title: str,
+        classes: int,
+        max_pixels: int,
+        upright: bool = False,
+    ) -> None:
+        self.title, self.upright, self._pairs, self._rule = title, upright, list(pairs), rule
         self._classes, self._max_pixels = classes, max_pixels
         if not self._pairs:
             raise ValueError(f"{title}: the split is empty")
@@ -111,8 +158,11 @@ class MaskFolder:
     def key(self, index: int) -> str:
         return self._pairs[index].key
 
-    def image(self, index: int) -> Tensor:
-        return decode_image(_bytes(self._pairs[index].image), self._max_pixels)
+    def image(self, index: int, upright: bool | None = None) -> Tensor:
+        return _image(self._pairs[index].image, self._max_pixels, self.upright if upright is None else upright)
+
+    def orientation(self, index: int) -> int:
+        return stored_orientation(_bytes(self._pairs[index].image))
 
     def label(self, index: int) -> int | None:
         return None
@@ -151,6 +201,10 @@ def pairs_by_list(names: Path, images: Path, masks: Path) -> list[Pair]:
         if path.is_absolute() or ".." in path.parts or "\0" in stem:
             raise ValueError(f"{names}: {stem!r:.200} leads out of {images}; a line is the name of an image in it")
     return [Pair(stem, images / f"{stem}.jpg", masks / f"{stem}.png") for stem in stems]
+
+
+def _image(path: Path, max_pixels: int, upright: bool) -> Tensor:
+    return decode_image(_bytes(path), max_pixels, upright=upright)
 
 
 def _bytes(path: Path) -> bytes:

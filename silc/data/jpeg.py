@@ -1,4 +1,4 @@
-"""What a JPEG's decoder will find in its header, before it is asked: size and number of scans."""
+"""What a JPEG's decoder will find in its header, before it is asked: size, number of scans, EXIF data."""
 
 from __future__ import annotations
 
@@ -10,20 +10,34 @@ import numpy as np
 _PROGRESSIVE = 0xC2
 _FRAMES = {0xC0, 0xC1, _PROGRESSIVE}  # by Huffman coding: baseline, extended, progressive
 _SCAN = 0xDA
+_APP1, _EXIF = 0xE1, b"Exif\0\0"
 _ALONE = {0x01, *range(0xD0, 0xD8)}  # markers without a segment
 # With one of these in the header the decoder finds no image: a second start, the end, frames by arithmetic coding or
 # without loss.
 _NO_IMAGE = {0xD8, 0xD9, *range(0xC3, 0xD0)} - {0xC4, 0xC8, 0xCC}
 MARKERS = 4096  # before the first scan; cameras and editors write some tens
 SCANS = 500  # a progressive image has about ten
+# Sampling factors of the components: 4:4:4, 4:2:2, 4:2:0, 4:1:1, and grey, of which they change nothing.
+_ALIKE = {(luma, 0x11, 0x11) for luma in (0x11, 0x21, 0x22, 0x41)} | {(0x11,), (0x21,), (0x22,)}
 
 
 class Jpeg(NamedTuple):
-    """Width and height in pixels, and the largest number of scans that are decoded."""
+    """What a header states.
+
+    Attributes:
+        width, height: in pixels.
+        scans: the largest number of them that are decoded.
+        exif: the first EXIF segment; b"" where there is none.
+        alike: whether all versions of libjpeg-turbo from 2.0 on decode it to the same pixels: a baseline scan of all
+            components, grey or in colour, of usual sampling. In 4:4:0, in progressive images whose last scans are
+            missing and in conversions of CMYK they differ.
+    """
 
     width: int
     height: int
     scans: int
+    exif: bytes
+    alike: bool
 
 
 def read_header(data: bytes) -> Jpeg | None:
@@ -34,7 +48,7 @@ def read_header(data: bytes) -> Jpeg | None:
     """
     if data[:2] != b"\xff\xd8":
         return None
-    at, end, kind, frame = 2, len(data) - 1, 0, 0
+    at, end, kind, frame, exif = 2, len(data) - 1, 0, 0, b""
     for _ in range(MARKERS):
         at = data.find(b"\xff", at) + 1
         if not at:
@@ -50,25 +64,30 @@ def read_header(data: bytes) -> Jpeg | None:
         if code in _NO_IMAGE:
             return None
         if code == _SCAN:
-            return _at_first_scan(data, kind, frame, at)
+            return _at_first_scan(data, kind, frame, at, exif)
         if code in _FRAMES:
             if frame:
                 return None
             kind, frame = code, at
-        at += max(2, data[at] << 8 | data[at + 1])
+        size = max(2, data[at] << 8 | data[at + 1])
+        if code == _APP1 and not exif and data.startswith(_EXIF, at + 2):
+            exif = data[at + 2 : at + size]
+        at += size
     return None
 
 
-def _at_first_scan(data: bytes, kind: int, frame: int, scan: int) -> Jpeg | None:
+def _at_first_scan(data: bytes, kind: int, frame: int, scan: int, exif: bytes) -> Jpeg | None:
     """kind: marker of the frame. frame, scan: where their segments begin; 0: there is no frame."""
     if not frame or len(data) < max(frame + 8, scan + 3):
         return None
-    _, _, height, width, components = struct.unpack_from(">HBHHB", data, frame)
+    _, bits, height, width, components = struct.unpack_from(">HBHHB", data, frame)
     if not (height and width):  # a height that comes after the scan is not supported
         return None
     # A scan of all components that is not progressive is the whole image: nothing after it is read.
-    scans = 1 if kind != _PROGRESSIVE and data[scan + 2] == components else _count_scans(data)
-    return Jpeg(width, height, scans)
+    whole = kind != _PROGRESSIVE and data[scan + 2] == components
+    sampling = tuple(data[frame + 9 : frame + 8 + 3 * components : 3])
+    alike = whole and bits == 8 and sampling in _ALIKE
+    return Jpeg(width, height, 1 if whole else _count_scans(data), exif, alike)
 
 
 def _count_scans(data: bytes) -> int:

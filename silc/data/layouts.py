@@ -14,6 +14,10 @@
     cityscapes   leftImg8bit/{train,val}/CITY/*_leftImg8bit.png, gtFine/{...}/CITY/*_gtFine_labelTrainIds.png, or
                  *_gtFine_labelIds.png
 
+An imagefolder's images are JPEG, PNG, WebP, GIF, BMP, TIFF and AVIF, by their suffix. Images are turned as their EXIF
+orientation says where eval.upright is set; beside a mask that has the size of the turned image alone, or of the stored
+one alone, that one is taken.
+
 Pixels of 255, or of another value that the layout leaves out, are never counted. eval.classes names the classes of an
 imagefolder, and of a wds without classnames.txt; every other layout has its own list.
 """
@@ -62,8 +66,13 @@ def read_names(path: Path, what: str) -> tuple[str, ...]:
     return names
 
 
-def open_data_set(spec: str, config: DataConfig, classes: tuple[str, ...] | None) -> DataSet:
-    """The data set of a `LAYOUT:FOLDER`. classes: their names, for a layout without a list of its own.
+def open_data_set(spec: str, config: DataConfig, classes: tuple[str, ...] | None, *, upright: bool = False) -> DataSet:
+    """The data set of a `LAYOUT:FOLDER`.
+
+    Args:
+        config: names of members in shards, and limits.
+        classes: their names, for a layout without a list of its own.
+        upright: turn images as their EXIF orientation says (eval.upright).
 
     Raises ValueError: an unknown layout, a missing file, an empty split, a class list or a prompt that does not fit.
     """
@@ -79,13 +88,13 @@ def open_data_set(spec: str, config: DataConfig, classes: tuple[str, ...] | None
         raise ValueError(f"{spec}: {root} is not a folder")
     try:
         if layout in WITH_A_LIST:
-            return WITH_A_LIST[layout](root, config)
-        return WITHOUT_A_LIST[layout](root, config, classes)
+            return WITH_A_LIST[layout](root, config, upright)
+        return WITHOUT_A_LIST[layout](root, config, upright, classes)
     except ValueError as error:
         raise ValueError(f"{spec}: {error}") from None
 
 
-def _wds(root: Path, config: DataConfig, classes: tuple[str, ...] | None) -> DataSet:
+def _wds(root: Path, config: DataConfig, upright: bool, classes: tuple[str, ...] | None) -> DataSet:
     listed = root / "classnames.txt"
     names = read_names(listed, "classnames.txt") if listed.is_file() else classes or ()
     prompts = root / "zeroshot_classification_templates.txt"
@@ -102,7 +111,8 @@ def _wds(root: Path, config: DataConfig, classes: tuple[str, ...] | None) -> Dat
             shards = [str(root / split)]
         if not shards:
             raise ValueError(f"the {split} split is empty: {counted} contains 0")
-        splits[split] = TarSplit(config, shards, title=f"{root.name} {split}", classes=len(names))
+        title = f"{root.name} {split}"
+        splits[split] = TarSplit(config, shards, title=title, classes=len(names), upright=upright)
         _check_labels(splits[split], names)
     return DataSet(root.name, names, splits["test"], splits.get("train"), templates)
 
@@ -142,9 +152,10 @@ def check_labels(split: TarSplit | ImageFolder, classes: int) -> None:
             )
 
 
-def _image_folder(root: Path, config: DataConfig, classes: tuple[str, ...] | None) -> DataSet:
+def _image_folder(root: Path, config: DataConfig, upright: bool, classes: tuple[str, ...] | None) -> DataSet:
     def split(name: str) -> ImageFolder:
-        return ImageFolder(root / name, title=f"{root.name} {name}".strip(), max_pixels=config.max_image_pixels)
+        title, pixels = f"{root.name} {name}".strip(), config.max_image_pixels
+        return ImageFolder(root / name, title=title, max_pixels=pixels, upright=upright)
 
     held_out = next((name for name in ("val", "validation", "test") if (root / name).is_dir()), None)
     if held_out is None and class_folders(root / "train"):
@@ -160,12 +171,14 @@ def _image_folder(root: Path, config: DataConfig, classes: tuple[str, ...] | Non
     names = classes or tuple(folder.replace("_", " ") for folder in test.folders)
     if len(names) != len(test.folders):
         raise ValueError(f"there are {plural(len(test.folders), 'class folder')}, but eval.classes names {len(names)}")
-    return DataSet(root.name, names, test, train)
+    notes = test.notes() + (train.notes() if train is not None else ())
+    return DataSet(root.name, names, test, train, notes=notes)
 
 
 def _masked(
     root: Path,
     config: DataConfig,
+    upright: bool,
     names: tuple[str, ...],
     rule: MaskRule,
     pairs: Callable[[str], list[Pair]],
@@ -183,24 +196,24 @@ def _masked(
 
     def split(name: str) -> MaskFolder:
         title, pixels = f"{root.name} {name}", config.max_image_pixels
-        return MaskFolder(pairs(name), rule, title=title, classes=len(names), max_pixels=pixels)
+        return MaskFolder(pairs(name), rule, title=title, classes=len(names), max_pixels=pixels, upright=upright)
 
     train = split(splits[1]) if marks(splits[1]).exists() else None
     return DataSet(root.name, names, split(splits[0]), train, background=background)
 
 
-def _ade20k(root: Path, config: DataConfig) -> DataSet:
+def _ade20k(root: Path, config: DataConfig, upright: bool) -> DataSet:
     names = class_names.ADE20K
     find = lambda split: pairs_by_name(root / "images" / split, root / "annotations" / split, ".jpg", ".png")  # noqa: E731
     marks = lambda split: root / "annotations" / split  # noqa: E731
     rule, background = numbered_from_one(len(names)), "pixels without a class (0) are not counted"
-    return _masked(root, config, names, rule, find, marks, ("validation", "training"), background)
+    return _masked(root, config, upright, names, rule, find, marks, ("validation", "training"), background)
 
 
 def _listed(own: tuple[str, ...], masks: str, lists: str, *, background: bool) -> Callable[..., DataSet]:
     """A builder for VOC's layout: a file lists the names of a split."""
 
-    def build(root: Path, config: DataConfig) -> DataSet:
+    def build(root: Path, config: DataConfig, upright: bool) -> DataSet:
         names = ("background", *own) if background else own
         rule = numbered_from_zero(len(names)) if background else numbered_from_one(len(names))
         words = NAMED_BACKGROUND if background else "background pixels (0) are not counted"
@@ -211,12 +224,12 @@ def _listed(own: tuple[str, ...], masks: str, lists: str, *, background: bool) -
         def find(split: str) -> list[Pair]:
             return pairs_by_list(marks(split), root / "JPEGImages", root / masks)
 
-        return _masked(root, config, names, rule, find, marks, ("val", "train"), words)
+        return _masked(root, config, upright, names, rule, find, marks, ("val", "train"), words)
 
     return build
 
 
-def _coco_stuff(root: Path, config: DataConfig) -> DataSet:
+def _coco_stuff(root: Path, config: DataConfig, upright: bool) -> DataSet:
     names = class_names.COCO_STUFF
     folder = root / "annotations"
     reduced = any((folder / "val2017").glob("*_labelTrainIds.png"))
@@ -226,10 +239,10 @@ def _coco_stuff(root: Path, config: DataConfig) -> DataSet:
     find = lambda split: pairs_by_name(root / "images" / split, folder / split, ".jpg", suffix)  # noqa: E731
     marks = lambda split: folder / split  # noqa: E731
     words = "unlabelled pixels (255) are not counted"
-    return _masked(root, config, names, rule, find, marks, ("val2017", "train2017"), words)
+    return _masked(root, config, upright, names, rule, find, marks, ("val2017", "train2017"), words)
 
 
-def _cityscapes(root: Path, config: DataConfig) -> DataSet:
+def _cityscapes(root: Path, config: DataConfig, upright: bool) -> DataSet:
     names = class_names.CITYSCAPES
     reduced = any((root / "gtFine" / "val").glob("*/*_gtFine_labelTrainIds.png"))
     rule = (
@@ -241,16 +254,18 @@ def _cityscapes(root: Path, config: DataConfig) -> DataSet:
     images, masks = root / "leftImg8bit", root / "gtFine"
     find = lambda split: pairs_by_name(images / split, masks / split, "_leftImg8bit.png", suffix)  # noqa: E731
     marks = lambda split: masks / split  # noqa: E731
-    return _masked(root, config, names, rule, find, marks, ("val", "train"), "void pixels (255) are not counted")
+    return _masked(
+        root, config, upright, names, rule, find, marks, ("val", "train"), "void pixels (255) are not counted"
+    )
 
 
 _CONTEXT = ("SegmentationClassContext", "SegmentationContext")
 _VOC = ("SegmentationClass", "Segmentation")
-WITHOUT_A_LIST: dict[str, Callable[[Path, DataConfig, tuple[str, ...] | None], DataSet]] = {
+WITHOUT_A_LIST: dict[str, Callable[[Path, DataConfig, bool, tuple[str, ...] | None], DataSet]] = {
     "wds": _wds,
     "imagefolder": _image_folder,
 }
-WITH_A_LIST: dict[str, Callable[[Path, DataConfig], DataSet]] = {
+WITH_A_LIST: dict[str, Callable[[Path, DataConfig, bool], DataSet]] = {
     "ade20k": _ade20k,
     "voc20": _listed(class_names.VOC, *_VOC, background=False),
     "voc21": _listed(class_names.VOC, *_VOC, background=True),

@@ -19,7 +19,7 @@ from torch import Tensor
 from silc.config import DataConfig
 from silc.data import pillow
 from silc.data.captions import MAX_CAPTION, CaptionReader
-from silc.data.decode import decode_image
+from silc.data.decode import decode_image, stored_orientation
 from silc.data.shards import ShardIndex, Unreadable
 from silc.data.shards.reader import MAX_SAMPLE
 from silc.files import parse_json
@@ -38,18 +38,23 @@ class Split(Protocol):
     Attributes:
         title: its name in messages.
         has: which of LABELS, CAPTIONS and MASKS its images have.
+        upright: whether images are turned as their EXIF orientation says (eval.upright).
     """
 
     title: str
     has: frozenset[str]
+    upright: bool
 
     def __len__(self) -> int: ...
 
     def key(self, index: int) -> str:
         """The image's name, for messages."""
 
-    def image(self, index: int) -> Tensor:
-        """The pixels, uint8 [H, W, 3]. Raises Unreadable."""
+    def image(self, index: int, upright: bool | None = None) -> Tensor:
+        """The pixels, uint8 [H, W, 3], turned or as they are stored; None: as `upright` says. Raises Unreadable."""
+
+    def orientation(self, index: int) -> int:
+        """How the stored pixels are to be turned: an EXIF orientation, 1 to 8. Raises Unreadable."""
 
     def label(self, index: int) -> int | None:
         """The image's class; None where it has none."""
@@ -72,6 +77,7 @@ class DataSet:
         train: the split that few-shot classifiers and segmentation heads are fitted to; None: there is none.
         templates: prompts that belong to the data set; None: it has none of its own.
         background: how pixels without a class are treated, in words.
+        notes: what there is to know of its files, such as those that are left out.
     """
 
     name: str
@@ -80,6 +86,7 @@ class DataSet:
     train: Split | None = None
     templates: tuple[str, ...] | None = None
     background: str = "pixels without a class are not counted"
+    notes: tuple[str, ...] = ()
 
     @property
     def training(self) -> Split:
@@ -128,7 +135,8 @@ def _drop_largest(found: np.ndarray, values: np.ndarray, needed: int) -> np.ndar
 def decode_mask(data: bytes | None, rule: MaskRule, classes: int, name: str, max_pixels: int) -> Tensor:
     """A mask file's classes, int64 [H, W], within the limits of :func:`silc.data.decode.decode_image`.
 
-    PNG, GIF, BMP and TIFF are read. name: of the image, for messages.
+    PNG, GIF, BMP, TIFF and grey AVIF are read, as they are stored: a mask is never turned, its image is (see
+    :func:`image_and_mask`). name: of the image, for messages.
 
     Raises:
         Unreadable: no data, undecodable, or more than `max_pixels` pixels.
@@ -143,6 +151,8 @@ def decode_mask(data: bytes | None, rule: MaskRule, classes: int, name: str, max
             found = None if channels > 1 else pillow.in_strips(opened, lambda part: rule(_numbers(part)))
     except Unreadable as error:
         raise Unreadable(str(error).replace("image", "mask")) from None
+    except Image.DecompressionBombError:
+        raise Unreadable(pillow.TOO_MANY) from None
     except Exception as error:
         raise Unreadable("undecodable mask") from error
     if found is None:
@@ -171,13 +181,30 @@ def _numbers(image: Image.Image) -> np.ndarray:
     return values
 
 
-def check_mask_size(mask: Tensor, image: Tensor, name: str) -> None:
-    """Raises ValueError when a mask [H, W] does not have the size of its image [H, W, 3]."""
-    if mask.shape != image.shape[:2]:
-        (mh, mw), (ph, pw) = mask.shape, image.shape[:2]
-        raise ValueError(
-            f"the mask of {name} is {mw} x {mh} pixels, its image {pw} x {ph}: they do not belong together"
-        )
+def image_and_mask(split: Split, index: int) -> tuple[Tensor, Tensor]:
+    """The pixels of an image, uint8 [H, W, 3], and the class of each: int64 [H, W].
+
+    Masks are drawn on the image as it is stored, or as viewers show it: where the two differ in size, the mask decides
+    which of them is returned. Where both have its size (a square image, one that is turned by half or mirrored), it is
+    the one that eval.upright asks for.
+
+    Raises:
+        Unreadable: one of them cannot be read.
+        ValueError: a mask of another size, or with an unknown class.
+    """
+    image, mask = split.image(index), split.mask(index)
+    if mask.shape == image.shape[:2]:
+        return image, mask
+    number = split.orientation(index)
+    (mh, mw), (ph, pw) = mask.shape, image.shape[:2]
+    if number >= 5 and (mh, mw) == (pw, ph):
+        return split.image(index, not split.upright), mask
+    both = "" if number < 5 else f" as {'shown' if split.upright else 'stored'}, {ph} x {pw} otherwise"
+    turn = "" if number == 1 else f" (EXIF orientation {number})"
+    raise ValueError(
+        f"the mask of {split.key(index)} is {mw} x {mh} pixels, its image {pw} x {ph}{both}{turn}: they do not belong "
+        "together"
+    )
 
 
 class TarSplit:
@@ -192,6 +219,7 @@ class TarSplit:
         patterns: see :func:`silc.data.shards.expand_shards`.
         title: its name in messages.
         classes: number of classes in the masks.
+        upright: turn images as their EXIF orientation says.
         single_objects: an image whose json has `objects: 1` has the class of its only `concept_ids` (training
             scenes of the sample set, which have no `class`).
 
@@ -206,6 +234,7 @@ class TarSplit:
         *,
         title: str,
         classes: int = 0,
+        upright: bool = False,
         single_objects: bool = False,
     ) -> None:
         self._captions = CaptionReader(config.caption_key, lines=True)
@@ -216,7 +245,7 @@ class TarSplit:
             "cls": ["cls"],
             "mask": ["mask.png"],
         }
-        self.title = title
+        self.title, self.upright = title, upright
         self._index = ShardIndex(patterns, columns, required=("image",), what=title, max_lost=config.max_skipped)
         self._places = [(shard, sample) for shard, count in enumerate(self._index.counts) for sample in range(count)]
         self._max_pixels, self._classes, self._single_objects = config.max_image_pixels, classes, single_objects
@@ -235,8 +264,12 @@ class TarSplit:
     def key(self, index: int) -> str:
         return self._index.key(*self._places[index])
 
-    def image(self, index: int) -> Tensor:
-        return decode_image(self._read(index, "image"), self._max_pixels)
+    def image(self, index: int, upright: bool | None = None) -> Tensor:
+        turn = self.upright if upright is None else upright
+        return decode_image(self._read(index, "image"), self._max_pixels, upright=turn)
+
+    def orientation(self, index: int) -> int:
+        return stored_orientation(self._read(index, "image") or b"")
 
     def label(self, index: int) -> int | None:
         """None also where the json cannot be read: tasks that need labels leave such an image out.

@@ -20,27 +20,28 @@ MOST = 1 << 17  # strips or tiles
 _TYPES = {3: "H", 4: "I"}  # SHORT, LONG
 
 
-def fits(data: bytes, max_pixels: int) -> bool:
-    """Whether the first image's strips or tiles cover it once, and are few, together of at most `max_pixels`, and
-    packed by a method whose results are as large as they should be."""
+def covered(data: bytes) -> int | None:
+    """How many pixels the first image's strips or tiles have together; None where they do not cover it once, are not
+    few, or are packed by a method whose results can be larger than they should be."""
     found = _first_directory(data)
     if found is None:
-        return False
+        return None
     values, counts = found
     width, height = values.get(WIDTH, 0), values.get(HEIGHT, 0)
     if not (width and height and values.get(COMPRESSION, 1) in SIMPLE):
-        return False
+        return None
     tiled = bool(values.keys() & TILED or counts.keys() & TILED)
     if tiled and (values.keys() & STRIPED or counts.keys() & STRIPED):
-        return False
+        return None
     across = values.get(TILE_WIDTH, 0) if tiled else width
     down = values.get(TILE_HEIGHT, 0) if tiled else min(values.get(ROWS, height), height)
     if not (across and down):
-        return False
+        return None
     pieces = -(-width // across) * -(-height // down)
     layers = values.get(SAMPLES, 1) if values.get(PLANAR, 1) == 2 else 1
-    covered = pieces * across * down if tiled else width * height
-    return covered <= max_pixels and max(counts.values(), default=0) <= min(MOST, pieces * layers)
+    if max(counts.values(), default=0) > min(MOST, pieces * layers):
+        return None
+    return pieces * across * down if tiled else width * height
 
 
 def _first_directory(data: bytes) -> tuple[dict[int, int], dict[int, int]] | None:

@@ -11,7 +11,7 @@ from silc.data.layouts import WITHOUT_A_LIST, check_labels, open_data_set, read_
 from silc.data.sample_set.cache import SampleSet, ensure_sample
 from silc.data.sample_set.concepts import with_article
 from silc.data.shards import Unreadable
-from silc.data.splits import LABELS, MASKS, DataSet, Split, TarSplit, check_mask_size
+from silc.data.splits import LABELS, MASKS, DataSet, Split, TarSplit, image_and_mask
 from silc.distributed import World, barrier
 from silc.evaluate.segmentation.windows import geometry
 from silc.evaluate.tasks import TASKS
@@ -89,7 +89,8 @@ def resolve_data(config: Config, sample: SampleSet | None, tasks: Sequence[str] 
     sets: dict[str, DataSet | None] = dict.fromkeys(KINDS)
     for kind, spec in specs.items():
         if kind in asked:
-            sets[kind] = default if spec is None else open_data_set(spec, config.data, classes)
+            turn = evaluation.upright
+            sets[kind] = default if spec is None else open_data_set(spec, config.data, classes, upright=turn)
     for split in {id(one.test): one.test for one in sets.values() if one is not None}.values():
         _check_readable(split)
     segmented = sets["segmentation"]
@@ -113,10 +114,9 @@ def _check_readable(split: Split) -> None:
 def _check_first_mask(split: Split) -> None:
     """Raises ValueError where the first mask does not fit the class list or its image; mostly it shows what all are."""
     try:
-        mask, image = split.mask(0), split.image(0)
+        image_and_mask(split, 0)
     except Unreadable:
         return  # left out and counted in the measurement
-    check_mask_size(mask, image, split.key(0))
 
 
 def _own(config: Config, classes: tuple[str, ...] | None) -> DataSet:
@@ -126,7 +126,8 @@ def _own(config: Config, classes: tuple[str, ...] | None) -> DataSet:
             "eval.shards and eval.classes go together: images with a `class` number, and the names of the classes; "
             "give eval.classes=FILE, one name per line"
         )
-    test = TarSplit(config.data, evaluation.shards, title="eval.shards", classes=len(classes))
+    upright = evaluation.upright
+    test = TarSplit(config.data, evaluation.shards, title="eval.shards", classes=len(classes), upright=upright)
     if LABELS not in test.has and evaluation.classification is None:
         raise ValueError(
             f"eval.shards={evaluation.shards}: no image has a `class` number in its json; add them, or give "

@@ -1,4 +1,4 @@
-"""Images that are damaged at random, and what decoding them must keep to."""
+"""Images of every format that Pillow writes, damaged at random, and what decoding them must keep to."""
 
 from __future__ import annotations
 
@@ -20,6 +20,9 @@ SIDES = 97, 61
 LIMIT = 4 * SIDES[0] * SIDES[1]  # pixels
 SECONDS = 5.0  # for an image that takes a millisecond
 GROWTH = 64 << 20  # bytes of the process, over a piece of fuzzing
+READ = {"JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF"}
+TAGS = Image.Exif()
+TAGS[274] = 6
 NUMBERS = (0, 1, 2, 7, 8, 255, 256, 32767, 32768, 65535, 65536, 2**31 - 1, 2**31, 2**32 - 1)
 
 
@@ -57,11 +60,29 @@ def seeds() -> dict[str, bytes]:
         "webp animated": encode(clear, "WEBP", save_all=True, append_images=[clear.rotate(180)]),
         "gif": encode(palette, "GIF", comment="a" * 300),
         "gif animated": encode(palette, "GIF", save_all=True, append_images=[palette.rotate(180)]),
+        "avif": encode(rgb, "AVIF"),
+        "avif alpha": encode(clear, "AVIF", exif=TAGS.tobytes()),
+        "avif animated": encode(rgb, "AVIF", save_all=True, append_images=[rgb.rotate(180)]),
         "bmp": encode(rgb, "BMP"),
         "bmp palette": encode(palette, "BMP"),
         "tiff deep": encode(Image.fromarray(deep.astype(np.int32)), "TIFF"),
         "tiff float": encode(Image.fromarray(np.float32(deep) / 65535), "TIFF"),
+        **_others(rgb),
     }
+
+
+def _others(image: Image.Image) -> dict[str, bytes]:
+    """A file in each other format that Pillow writes; as few are read, each counts once."""
+    Image.init()
+    found: dict[str, bytes] = {}
+    for kind in sorted(Image.SAVE):
+        for mode in ("RGB", "L", "1"):
+            try:
+                found[kind.lower()] = encode(image.convert(mode), kind)
+                break
+            except (OSError, ValueError):  # a mode that the format has not, or a format that Pillow only hands on
+                continue
+    return {name: data for name, data in found.items() if name.upper() not in READ}
 
 
 def mutated(data: bytes, rng: random.Random) -> bytes:
@@ -70,7 +91,7 @@ def mutated(data: bytes, rng: random.Random) -> bytes:
     for _ in range(rng.choice((1, 1, 1, 2))):
         end = len(found) if rng.random() < 0.4 else min(len(found), rng.choice((40, 200, 700)))
         at = rng.randrange(max(1, end))
-        kind = rng.randrange(6)
+        kind = rng.randrange(7)
         if kind == 0:
             found[at : at + 1] = bytes([rng.randrange(256)])
         elif kind == 1:
@@ -82,18 +103,30 @@ def mutated(data: bytes, rng: random.Random) -> bytes:
             found[at:at] = found[at : at + rng.randrange(1, 300)] * rng.choice((1, 1, 1, 200))
         elif kind == 4:
             found[at:at] = bytes([0xFF, rng.randrange(256)])
+        elif kind == 5:
+            _lie(found, rng)
         else:
             del found[at:]
     return bytes(found)
 
 
-def check(data: bytes) -> str:
-    """What comes of a file as an image and as a mask. Raises AssertionError for anything but a decoded image within
-    LIMIT, or a refusal in words, in SECONDS."""
+def _lie(data: bytearray, rng: random.Random) -> None:
+    """Another number where a side stands, if one is found."""
+    size, order = rng.choice((2, 4)), rng.choice(("big", "little"))
+    side = rng.choice((*SIDES, *(side - 1 for side in SIDES))).to_bytes(size, order)
+    at = data.find(side)
+    if at >= 0:
+        data[at : at + size] = (rng.choice(NUMBERS) % 256**size).to_bytes(size, order)
+
+
+def check(data: bytes) -> tuple[str, str]:
+    """What comes of a file as an image and as a mask: "decoded", or why it is refused. Raises AssertionError for
+    anything but a decoded image within LIMIT, or a refusal in words, in SECONDS."""
     started = time.perf_counter()
-    outcomes = []
+    outcomes: list[str] = []
+    lengths: list[int] = []
     for decode, refused in (
-        (lambda: decode_image(data, LIMIT), Unreadable),
+        (lambda: decode_image(data, LIMIT, upright=True), Unreadable),
         (lambda: decode_mask(data, numbered_from_zero(256), 256, "m", LIMIT), (Unreadable, ValueError)),
     ):
         try:
@@ -101,16 +134,20 @@ def check(data: bytes) -> str:
             assert 0 < found.shape[0] * found.shape[1] <= LIMIT, found.shape
             outcomes.append("decoded")
         except refused as error:
-            outcomes.append("refused" if 0 < len(str(error)) < 300 else "refused at length")
-    assert "refused at length" not in outcomes
+            outcomes.append(str(error) if isinstance(error, Unreadable) else "refused")
+            lengths.append(len(str(error)))
+    assert all(0 < length < 300 for length in lengths)
     seconds = time.perf_counter() - started
     assert seconds < SECONDS, f"{seconds:.0f} s"
-    return f"image {outcomes[0]}, mask {outcomes[1]}"
+    return outcomes[0], outcomes[1]
 
 
-def fuzz(count: int, seed: int) -> Counter[str]:
-    """Check `count` damaged files. Raises AssertionError, with the file's number and kind in its notes."""
-    outcomes: Counter[str] = Counter()
+def fuzz(count: int, seed: int) -> Counter[tuple[str, str]]:
+    """Check `count` damaged files. Returns how many of a format came to what, as an image and ("mask: ...") as a mask.
+
+    Raises AssertionError, with the file's number and kind in its notes.
+    """
+    outcomes: Counter[tuple[str, str]] = Counter()
     kinds = sorted(seeds())
     for kind in kinds:
         check(seeds()[kind])  # so that what is loaded with the first use does not count
@@ -119,10 +156,11 @@ def fuzz(count: int, seed: int) -> Counter[str]:
         rng = random.Random(f"{seed}/{number}")
         kind = rng.choice(kinds)
         try:
-            outcomes.update([check(mutated(seeds()[kind], rng))])
+            image, mask = check(mutated(seeds()[kind], rng))
         except Exception as error:
             error.add_note(f"file {number} of seed {seed}: {kind}")
             raise
+        outcomes.update([(kind.split()[0].upper(), image), (kind.split()[0].upper(), f"mask: {mask}")])
     grown = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024
     assert grown < GROWTH, f"{grown >> 20} MiB"
     return outcomes

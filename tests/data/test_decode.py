@@ -7,7 +7,7 @@ import io
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, ImageCms
 
 from silc.data import decode
 from silc.data.decode import decode_image
@@ -41,6 +41,15 @@ def image() -> Image.Image:
         ("L", "png", {}, 0),
         ("RGB", "webp", {}, 0),
         ("RGBA", "webp", {"lossless": True}, 0),
+        ("P", "gif", {}, 0),
+        ("1", "bmp", {}, 0),
+        ("P", "bmp", {}, 0),
+        ("RGB", "bmp", {}, 0),
+        ("RGB", "tiff", {}, 0),
+        ("RGB", "tiff", {"compression": "tiff_lzw"}, 0),
+        ("P", "tiff", {"compression": "tiff_adobe_deflate"}, 0),
+        ("CMYK", "tiff", {"compression": "packbits"}, 0),
+        ("RGB", "avif", {}, 0),
     ],
 )
 def test_images_agree_with_pillow(image, mode, kind, options, slack):
@@ -50,6 +59,14 @@ def test_images_agree_with_pillow(image, mode, kind, options, slack):
     assert image.shape == (37, 50, 3)
     expected = np.asarray(Image.open(io.BytesIO(data)).convert("RGB")).astype(int)
     assert np.abs(image.numpy().astype(int) - expected).max() <= slack
+
+
+@pytest.mark.parametrize("kind", ["jpeg", "png", "webp", "tiff", "avif"])
+def test_colour_profiles_are_ignored(image, kind):
+    profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("XYZ")).tobytes()
+    data = encode(image, kind, icc_profile=profile)
+    assert Image.open(io.BytesIO(data)).info["icc_profile"] == profile
+    assert torch.equal(decode_image(data, LIMIT), decode_image(encode(image, kind), LIMIT))
 
 
 @pytest.mark.parametrize(
@@ -82,7 +99,7 @@ def test_what_is_transparent_lies_on_white():
     assert decode_image(encode(palette, "png", transparency=1), LIMIT).tolist() == [[[9, 8, 7], [255] * 3]]
 
 
-@pytest.mark.parametrize("kind", ["jpeg", "png", "webp"])
+@pytest.mark.parametrize("kind", ["jpeg", "png", "webp", "gif", "bmp", "tiff", "avif"])
 @pytest.mark.parametrize("share", [0.3, 0.7])
 def test_cut_images_are_refused(image, kind, share):
     data = encode(image, kind)
@@ -103,6 +120,7 @@ def test_too_many_pixels_are_refused_unread(image, kind, monkeypatch):
 
     data = encode(image, kind)
     monkeypatch.setattr(decode, "decode_jpeg", decodes)
+    monkeypatch.setattr("simplejpeg.decode_jpeg", decodes)
     monkeypatch.setattr(Image.Image, "convert", decodes)
     with pytest.raises(Unreadable, match="too many pixels"):
         decode_image(data, 37 * 50 - 1)

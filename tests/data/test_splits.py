@@ -16,8 +16,8 @@ from silc.data.splits import (
     IGNORE,
     TarSplit,
     by_table,
-    check_mask_size,
     decode_mask,
+    image_and_mask,
     numbered_from_one,
     numbered_from_zero,
 )
@@ -151,7 +151,54 @@ def test_a_mask_with_a_class_that_has_no_name_is_an_error():
         decoded(np.zeros((2, 2, 3), np.uint8), numbered_from_one(3), 3)
 
 
-def test_sizes_must_agree():
-    check_mask_size(torch.zeros(3, 4), torch.zeros(3, 4, 3), "m")
-    with pytest.raises(ValueError, match=r"mask of m is 4 x 3 pixels, its image 3 x 4"):
-        check_mask_size(torch.zeros(3, 4), torch.zeros(4, 3, 3), "m")
+def pair_of(write_shards, make_config, stored: tuple[int, int], number: int, mask: tuple[int, int], upright: bool):
+    """The pair of a split of one: a JPEG whose left half is dark, with an orientation, and a mask; (height, width)."""
+    values = np.full((*stored, 3), 250, np.uint8)
+    values[:, : stored[1] // 2] = 10
+    tags = Image.Exif()
+    tags[274] = number
+    buffer = io.BytesIO()
+    Image.fromarray(values).save(buffer, "jpeg", exif=tags)
+
+    def change(_shard: int, _number: int, sample: dict) -> None:
+        sample["jpg"], sample["mask.png"] = buffer.getvalue(), png(np.zeros(mask, np.uint8))
+
+    shards = write_shards([1], change)
+    split = TarSplit(make_config([]).data, shards, title="mine", classes=4, upright=upright)
+    assert split.orientation(0) == number
+    return split, buffer.getvalue()
+
+
+@pytest.mark.parametrize("upright", [False, True])
+@pytest.mark.parametrize(
+    ("stored", "number", "mask", "turns"),
+    [
+        ((16, 32), 6, (32, 16), True),
+        ((16, 32), 6, (16, 32), False),
+        ((16, 32), 5, (32, 16), True),
+        ((16, 32), 3, (16, 32), None),  # both have this size
+        ((16, 32), 1, (16, 32), None),
+        ((32, 32), 6, (32, 32), None),
+    ],
+)
+def test_a_mask_decides_how_its_image_is_turned(write_shards, make_config, stored, number, mask, turns, upright):
+    split, data = pair_of(write_shards, make_config, stored, number, mask, upright)
+    image, classes = image_and_mask(split, 0)
+    assert image.shape[:2] == classes.shape == mask
+    assert torch.equal(image, decode_image(data, 10**6, upright=upright if turns is None else turns))
+    assert torch.equal(split.image(0), decode_image(data, 10**6, upright=upright))  # of other tasks
+
+
+@pytest.mark.parametrize(
+    ("number", "mask", "upright", "said"),
+    [
+        (1, (32, 16), False, r"000/0000 is 16 x 32 pixels, its image 32 x 16: they do not belong together"),
+        (3, (32, 16), True, r"is 16 x 32 pixels, its image 32 x 16 \(EXIF orientation 3\): they do not"),
+        (6, (9, 8), False, r"is 8 x 9 pixels, its image 32 x 16 as stored, 16 x 32 otherwise \(EXIF orientation 6\)"),
+        (8, (9, 8), True, r"is 8 x 9 pixels, its image 16 x 32 as shown, 32 x 16 otherwise \(EXIF orientation 8\)"),
+    ],
+)
+def test_a_mask_of_another_size_is_an_error(write_shards, make_config, number, mask, upright, said):
+    split, _ = pair_of(write_shards, make_config, (16, 32), number, mask, upright)
+    with pytest.raises(ValueError, match=said):
+        image_and_mask(split, 0)

@@ -28,6 +28,8 @@ NAMES = tuple(f"thing {number}" for number in range(7))
 class Memory:
     """A split of given images; None: one that cannot be read."""
 
+    upright = False
+
     def __init__(self, images, labels=None, captions=None, masks=None, title="in memory") -> None:
         self.title = title
         self._images, self._labels, self._captions, self._masks = images, labels, captions, masks
@@ -40,10 +42,13 @@ class Memory:
     def key(self, number: int) -> str:
         return f"memory/{number}"
 
-    def image(self, number: int) -> Tensor:
+    def image(self, number: int, upright: bool | None = None) -> Tensor:
         if self._images[number] is None:
             raise Unreadable("undecodable image")
         return self._images[number]
+
+    def orientation(self, number: int) -> int:
+        return 1
 
     def label(self, number: int) -> int | None:
         return None if self._labels is None else self._labels[number]

@@ -71,6 +71,26 @@ def test_data_of_tasks_that_are_not_asked_for_is_not_opened(mine, tmp_path):
     assert not datasets.needs_default(mine, ["retrieval", "zeroshot_segmentation"])
 
 
+@pytest.mark.parametrize("upright", [False, True])
+def test_every_data_set_is_read_as_eval_upright_says(mine, tmp_path, upright):
+    tags = Image.Exif()
+    tags[274] = 6
+    (tmp_path / "folder/ant").mkdir(parents=True)
+    Image.new("RGB", (12, 8)).save(tmp_path / "folder/ant/0.jpg", exif=tags)
+    with wds.TarWriter(str(tmp_path / "own.tar")) as writer:
+        sample = {"jpg": (tmp_path / "folder/ant/0.jpg").read_bytes(), "json": {"class": 0}}
+        writer.write({"__key__": "0", "txt": "an ant"} | sample)
+    mine.eval.shards, mine.eval.upright = [str(tmp_path / "own.tar")], upright
+    mine.eval.segmentation = ade20k(tmp_path / "ade")
+    Image.new("RGB", (8, 8)).save(tmp_path / "ade/images/validation/a.jpg", exif=tags)
+    data = datasets.resolve_data(mine, None)
+    assert data.classification.test.image(0).shape == ((12, 8, 3) if upright else (8, 12, 3))
+    assert data.segmentation.test.upright == upright
+    mine.eval.classification, mine.eval.classes = f"imagefolder:{tmp_path / 'folder'}", None
+    data = datasets.resolve_data(mine, None, ["zeroshot_classification"])
+    assert data.classification.test.image(0).shape == ((12, 8, 3) if upright else (8, 12, 3))
+
+
 def test_own_shards_alone_are_not_evaluated(config, world, tmp_path):
     config.data.shards = ["train.tar"]
     assert sources.resolve(config, world, tmp_path) == (None, None)

@@ -39,6 +39,13 @@ def test_the_tasks_are_those_of_the_configuration():
     assert tuple(TASKS) == config.TASKS
 
 
+def test_what_is_to_be_known_of_the_files_stands_with_the_protocol(config, towers, world, data):
+    noted = replace(data.classification, notes=("left out 2 files",))
+    (result,) = runner.evaluate(config, [towers], EvalData(noted, None, None), BOTH[:1], world, strict=True)
+    assert result.notes[-1] == "left out 2 files"
+    assert "; left out 2 files" in runner.table([result], data, BOTH)
+
+
 def test_evaluation_changes_no_state(config, model, towers, world, data, segmented):
     config.eval.short_side, config.eval.window, config.eval.stride = 32, 16, 16
     config.eval.probe_steps = config.eval.decoder_steps = 3

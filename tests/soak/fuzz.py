@@ -4,7 +4,8 @@
 
 1. Tars, damaged at random: scanning ends and loses no sample that stands before the damage without a word.
 2. Sidecars and manifests: refused with a ValueError, or what is read from them holds together.
-3. Images and masks: decoded within the limit of pixels or refused in words, in seconds and within memory.
+3. Images, of every format that Pillow writes, as images and as masks: decoded within the limit of pixels or refused in
+   words, in seconds and within memory. Counted by format, and by the reason of the refusal.
 4. Whole sets with damaged tars or damaged sidecars, read as a training reads them: the set is refused with a
    ValueError, or each sample comes as it was written, or as one of another name, or is counted as unusable.
 """
@@ -56,7 +57,7 @@ def limited(seconds: int) -> Iterator[None]:
 
 
 def check_files(what: str, fuzz: Callable[[int, int], dict[str, int]], count: int, seed: int) -> Table:
-    """Parts 1 to 3: `count` files, some at a time."""
+    """Parts 1 and 2: `count` files, some at a time."""
     table = Table(f"{count} damaged {what}", ("files", "outcome"), (8, 90))
     outcomes: Counter[str] = Counter()
     for first in range(0, count, PIECE):
@@ -67,6 +68,32 @@ def check_files(what: str, fuzz: Callable[[int, int], dict[str, int]], count: in
             table.row(first, f"{type(error).__name__}: {error} {getattr(error, '__notes__', '')}"[:90], holds=False)
     shown = ", ".join(f"{number} {outcome}" for outcome, number in outcomes.most_common())
     table.row(count, shown, holds=len(outcomes) > 1)
+    return table
+
+
+def check_images(count: int, seed: int) -> Table:
+    """Part 3."""
+    table = Table(f"{count} damaged images", ("format", "files", "decoded", "refused"), (9, 8, 8, 90))
+    outcomes: Counter[tuple[str, str]] = Counter()
+    for first in range(0, count, PIECE):
+        try:
+            with limited(LIMIT):
+                outcomes.update(image_fuzz.fuzz(min(PIECE, count - first), seed * 1000 + first // PIECE))
+        except Exception as error:
+            why = f"{type(error).__name__}: {error} {getattr(error, '__notes__', '')}"[:90]
+            table.row("", first, "", why, holds=False)
+    for kind in sorted({kind for kind, _ in outcomes}):
+        of_kind = Counter({what: number for (other, what), number in outcomes.items() if other == kind})
+        images = Counter({what: number for what, number in of_kind.items() if not what.startswith("mask: ")})
+        reasons = ", ".join(f"{what} {number}" for what, number in images.most_common() if what != "decoded")
+        read = kind in image_fuzz.READ
+        table.row(kind, images.total(), images["decoded"], reasons, holds=not read or images["decoded"] > 0)
+    masks: Counter[str] = Counter()
+    for (_, what), number in outcomes.items():
+        if what.startswith("mask: "):
+            masks[what.removeprefix("mask: ")] += number
+    shown = ", ".join(f"{what} {number}" for what, number in masks.most_common() if what != "decoded")
+    table.row("as masks", masks.total(), masks["decoded"], shown, holds=masks["decoded"] > 0)
     return table
 
 
@@ -179,7 +206,7 @@ def main(argv: list[str] | None = None) -> None:
     tables = [
         check_files("tars", mutations.fuzz, count, args.seed),
         check_files("sidecars and manifests", index_fuzz.fuzz, count, args.seed),
-        check_files("images and masks", image_fuzz.fuzz, images, args.seed),
+        check_images(images, args.seed),
     ]
     with tempfile.TemporaryDirectory() as name:
         tables.append(check_sets(Path(name), sets, args.seed))

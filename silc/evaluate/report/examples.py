@@ -12,7 +12,7 @@ from torch import Tensor
 
 from silc.config import Config
 from silc.data.shards import Unreadable
-from silc.data.splits import IGNORE, DataSet, Split, check_mask_size
+from silc.data.splits import IGNORE, DataSet, Split, image_and_mask
 from silc.distributed import World
 from silc.evaluate.datasets import EvalData
 from silc.evaluate.report import palette
@@ -176,8 +176,7 @@ def segmented(models: Sequence[Towers], data: DataSet, job: Job) -> list[Panels]
     shown: list[tuple[Tensor, dict[str, Tensor]]] = []
     for number in _several(data.test, job):
         try:
-            image, truth = data.test.image(number), data.test.mask(number)
-            check_mask_size(truth, image, data.test.key(number))
+            image, truth = image_and_mask(data.test, number)
             guesses = {model.name: segment(model, image, classes[model.name], job).cpu() for model in models}
         except Unreadable:
             continue

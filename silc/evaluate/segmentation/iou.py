@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from silc.data.splits import IGNORE, Split, check_mask_size
+from silc.data.splits import IGNORE, Split, image_and_mask
 from silc.evaluate.metric import Metric
 from silc.evaluate.sharding import Job
 from silc.text import plural
@@ -69,8 +69,7 @@ def measure(
     """
 
     def one(index: int) -> Tensor:
-        image, truth = split.image(index), split.mask(index)
-        check_mask_size(truth, image, split.key(index))
+        image, truth = image_and_mask(split, index)
         return torch.stack([confusion(guess.cpu(), truth, classes) for guess in predict(image)])
 
     total = job.summed(split, indices, one, torch.zeros(1, classes, classes, dtype=torch.int64))
