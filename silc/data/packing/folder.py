@@ -9,9 +9,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from silc.config_rules import is_prompt
-from silc.data.folders import class_folders
+from silc.data.folders import SUFFIXES, class_folders
 from silc.data.layouts import read_names
-from silc.data.packing.content import SUFFIXES
 from silc.data.packing.options import SourceOptions
 from silc.data.packing.rows import IRREGULAR, NO_CAPTION, UNREADABLE_FOLDER, Listing, Row, Skip
 from silc.data.packing.walk import Folder, walk
@@ -171,7 +170,7 @@ class _Look:
         shown = plural(self.images, "image")
         if not self.images:
             kinds = f"; it has {few([ending or 'no ending' for ending, _ in self.others.most_common()])}"
-            raise ValueError(f"{self.root} has no images ({few(sorted(SUFFIXES))}){kinds if self.others else ''}")
+            raise ValueError(f"{self.root} has no images ({few(SUFFIXES)}){kinds if self.others else ''}")
         if self.tables:
             raise ValueError(
                 f"{self.root} has a table, {few(self.tables)}: give that as the source to use its captions, or say "
