@@ -47,7 +47,7 @@ def open_token_file(path: str, options: SourceOptions) -> Table:
     """A caption file of Flickr8k or Flickr30k, `image.jpg#0<TAB>caption` a line."""
     title = "a caption file of Flickr8k or Flickr30k"
     options.check(title, "root")
-    return Table(title, None, partial(_tokens, path), path, options.root)
+    return Table(title, None, partial(_tokens, path), path, options.root, higher=True)
 
 
 def is_token_line(line: str) -> bool:

@@ -123,7 +123,7 @@ def _coco(path: str, images: list[Any], annotations: list[Any], options: SourceO
                 yield Skip(name, NO_CAPTION)
 
     note = f"{plural(len(images), 'image')}, {plural(sum(map(len, captions.values())), 'caption')}"
-    return Table(title, None, records, path, options.root, [note])
+    return Table(title, None, records, path, options.root, [note], higher=True)
 
 
 def _hashable(number: Any) -> int | str | None:
@@ -146,7 +146,7 @@ def _karpathy(path: str, images: list[Any], options: SourceOptions) -> Table:
             yield f"{os.path.basename(path)}:{image.get('imgid', number)}", _place(image), raw
 
     note = f"split {', '.join(sorted(wanted))} of {', '.join(found)}"
-    return Table(title, None, records, path, options.root, [note])
+    return Table(title, None, records, path, options.root, [note], higher=True)
 
 
 def _place(image: dict[str, Any]) -> str:

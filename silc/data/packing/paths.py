@@ -79,26 +79,23 @@ _ADVICE = {
 }
 
 
-def find_root(names: Sequence[str], near: Path) -> str:
-    """The folder that images of a caption file lie in: beside the file, in a folder beside it, or one level higher.
+def find_root(names: Sequence[str], near: Path, *, higher: bool) -> str:
+    """The folder that most of some images lie in: that of their table, or a folder in it.
 
     Args:
-        names: some of the images, as the file names them.
-        near: the caption file's folder.
+        names: some of the images, as the table names them.
+        near: the table's folder.
+        higher: whether folders beside the table's are searched too, as COCO's annotations and images lie. Not for names
+            that another set of images may have as well.
 
     Returns:
         An absolute folder; `near` where none has any of the images.
     """
     near = Path(os.path.abspath(near))
-    tried = 0
-    for folder in (near, near.parent):
-        for place in (folder, *_folders(folder)):
-            if any((place / name).is_file() for name in names[:8]):
-                return str(place)
-            tried += 1
-            if tried > FOLDERS:
-                break
-    return str(near)
+    places = [near, *_folders(near), *([near.parent, *_folders(near.parent)] if higher else [])][:FOLDERS]
+    return str(
+        max(places, key=lambda place: sum(os.path.isfile(place / name) for name in names))
+    )  # the first of equals
 
 
 def _folders(folder: Path) -> list[Path]:

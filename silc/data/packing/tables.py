@@ -30,6 +30,7 @@ class Table:
         path: of the file.
         root: folder that the paths in it are relative to; None: where the first images are found, near the file.
         notes: further sentences on what was found.
+        higher: where these may be, see :func:`silc.data.packing.paths.find_root`.
 
     Raises ValueError where the captions are JSON.
     """
@@ -42,13 +43,18 @@ class Table:
         path: str,
         root: str | None,
         notes: list[str] | None = None,
+        *,
+        higher: bool = False,
     ) -> None:
         self.title = title
         self.classes: tuple[str, ...] = ()
         self.notes = [*([described(columns)] if columns is not None else []), *(notes or [])]
         self._records = records
         folder = os.path.abspath(path if os.path.isdir(path) else os.path.dirname(os.path.abspath(path)))
-        self.root = os.path.abspath(root) if root is not None else find_root(self._first_images(), Path(folder))
+        if root is None:
+            self.root = find_root(self._first_images(), Path(folder), higher=higher)
+        else:
+            self.root = os.path.abspath(root)
         if self.root != folder:
             self.notes.append(f"images are looked for in {self.root}")
         self._check_captions()
