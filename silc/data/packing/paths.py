@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
+from itertools import islice
 from pathlib import Path
 
 from silc.data.packing.rows import ADDRESS, MISSING, NO_PATH, OUTSIDE, Listing, Row, Skip
@@ -38,11 +39,11 @@ def below(path: object, root: str) -> str:
 def check_beginning(listing: Listing) -> None:
     """Refuse a source whose first rows all fail for the same want: a wrong column or root costs no hour that way.
 
-    Raises ValueError: no row, or none of the first PROBED that names a file.
+    Raises ValueError: no row, or none of the first PROBED can be used and names a file that is there.
     """
     good = 0
     bad: list[Skip] = []
-    for row in _first(listing.rows()):
+    for row in islice(listing.rows(), PROBED):
         if isinstance(row, Row) and isinstance(row.image, str) and not os.path.lexists(f"{listing.root}/{row.image}"):
             row = Skip(row.name, MISSING)
         if isinstance(row, Skip):
@@ -59,16 +60,9 @@ def check_beginning(listing: Listing) -> None:
     reason = max(reasons, key=reasons.count)
     example = next(skip.name for skip in bad if skip.reason == reason)
     raise ValueError(
-        f"none of the first {len(bad)} rows can be used ({listing.title}): {reason}, as in {shorten(example)}"
+        f"none of the first {len(bad):,} rows can be used ({listing.title}): {reason}, as in {shorten(example)}"
         f"{_ADVICE.get(reason, '').format(root=listing.root)}"
     )
-
-
-def _first(rows: Iterator[Row | Skip]) -> Iterator[Row | Skip]:
-    for number, row in enumerate(rows):
-        if number == PROBED:
-            return
-        yield row
 
 
 _ADVICE = {
