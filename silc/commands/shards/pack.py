@@ -118,12 +118,13 @@ def _pack(args: argparse.Namespace) -> int:
     from silc.data.packing.find import find
     from silc.data.packing.pack import pack
     from silc.data.packing.paths import check_beginning
+    from silc.data.shards.errors import shorten
 
     if os.path.isdir(args.source) and os.path.exists(args.out) and os.path.samefile(args.source, args.out):
         raise ValueError(f"--out {args.out} is the source; give a folder of its own")
     reading = _reading(args)
     listing = find(args.source, reading, leave_out=args.out)
-    print(f"{args.source} is {listing.title}")
+    print(f"{shorten(args.source)} is {listing.title}")
     for note in listing.notes:
         print(f"  {note}")
     check_beginning(listing)
@@ -162,7 +163,7 @@ def _options(args: argparse.Namespace, reading: SourceOptions) -> PackOptions:
     )
     return PackOptions(
         making=making,
-        reading=asdict(reading),
+        reading=asdict(reading) | {"root": reading.root and os.path.relpath(reading.root, args.out)},
         samples=args.samples_per_shard,
         size=args.shard_size,
         seed=args.seed if args.shuffle else None,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from silc.data import avif
+
 _BEGINNINGS = {
     b"\xff\xd8\xff": "jpg",
     b"\x89PNG\r\n\x1a\n": "png",
@@ -14,10 +16,6 @@ _BEGINNINGS = {
     b"MM\0+": "tif",
 }
 EXTENSIONS = ("jpg", "png", "webp", "gif", "bmp", "tif", "avif")
-SUFFIXES = frozenset(
-    {".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".gif", ".bmp", ".dib", ".tif", ".tiff", ".avif"}
-)
-"""Lower-case endings of the names of files that are taken for images in a folder."""
 
 
 def extension(data: bytes) -> str | None:
@@ -27,13 +25,11 @@ def extension(data: bytes) -> str | None:
             return name
     if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
         return "webp"
-    if data[4:8] == b"ftyp" and _is_avif(data):
-        return "avif"
-    return None
+    return "avif" if avif.is_avif(data) and _names_avif(data) else None
 
 
-def _is_avif(data: bytes) -> bool:
-    """Whether the file-type box names AVIF, as its major brand or a compatible one."""
+def _names_avif(data: bytes) -> bool:
+    """Whether the file-type box names AVIF, as its major brand or a compatible one: HEIC is of the same family."""
     size = min(int.from_bytes(data[:4], "big"), 256)
     brands = [data[8:12], *(data[at : at + 4] for at in range(16, size, 4))]
     return b"avif" in brands or b"avis" in brands

@@ -7,13 +7,11 @@ import os
 import re
 from collections.abc import Callable, Iterator
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 from silc.data.packing.columns import choose
 from silc.data.packing.lines import bounded, first_line, opened
 from silc.data.packing.options import SourceOptions
-from silc.data.packing.paths import find_root
 from silc.data.packing.rows import Skip
 from silc.data.packing.tables import Record, Table
 
@@ -41,39 +39,20 @@ def open_delimited(path: str, options: SourceOptions) -> Table:
     names = [name.strip() for name in next(reader(), (0, []))[1]]
     columns = choose(names, options.image_column, options.caption_column)
     places = names.index(columns.image), names.index(columns.caption)
-    root = os.path.abspath(options.root or os.path.dirname(os.path.abspath(path)))
-    name = os.path.basename(path)
-    if options.root is None and delimiter == "|":  # Flickr30k's results.csv lies beside the folder of images
-        root = find_root([row[places[0]].strip() for _, row in _some(reader(), max(places))], _folder(path))
-    return Table(title, columns, partial(_records, reader, name, places), root)
+    records = partial(_records, reader, os.path.basename(path), places)
+    return Table(title, columns, records, path, options.root)
 
 
 def open_token_file(path: str, options: SourceOptions) -> Table:
     """A caption file of Flickr8k or Flickr30k, `image.jpg#0<TAB>caption` a line."""
     title = "a caption file of Flickr8k or Flickr30k"
     options.check(title, "root")
-    names = [record[1] for record in _few_tokens(path)]
-    root = os.path.abspath(options.root) if options.root else find_root([str(n) for n in names], _folder(path))
-    return Table(title, None, partial(_tokens, path), root, [f"images are looked for in {root}"])
+    return Table(title, None, partial(_tokens, path), path, options.root, higher=True)
 
 
 def is_token_line(line: str) -> bool:
     """Whether a line is one of a caption file of Flickr."""
     return _TOKEN.fullmatch(line) is not None
-
-
-def _folder(path: str) -> Path:
-    return Path(os.path.abspath(path)).parent
-
-
-def _some(rows: Iterator[tuple[int, list[str]]], last: int) -> list[tuple[int, list[str]]]:
-    found = []
-    for number, row in rows:
-        if number > 1 and len(row) > last:
-            found.append((number, row))
-        if len(found) == 8:
-            break
-    return found
 
 
 def _fields(path: str, delimiter: str, quotes: bool) -> Iterator[tuple[int, list[str]]]:
@@ -113,13 +92,3 @@ def _tokens(path: str) -> Iterator[Record | Skip]:
                 yield f"{name}:{number}", found[1], found[2]
             elif line.strip():
                 yield Skip(f"{name}:{number}", BAD_LINE)
-
-
-def _few_tokens(path: str) -> list[Record]:
-    found: list[Record] = []
-    for record in _tokens(path):
-        if not isinstance(record, Skip):
-            found.append(record)
-        if len(found) == 8:
-            break
-    return found

@@ -9,9 +9,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from silc.config_rules import is_prompt
-from silc.data.folders import class_folders
+from silc.data.folders import SUFFIXES, class_folders
 from silc.data.layouts import read_names
-from silc.data.packing.content import SUFFIXES
 from silc.data.packing.options import SourceOptions
 from silc.data.packing.rows import IRREGULAR, NO_CAPTION, UNREADABLE_FOLDER, Listing, Row, Skip
 from silc.data.packing.walk import Folder, walk
@@ -81,7 +80,7 @@ class Classes:
                 f"the class folders have numbers for names ({few(folders[:3])}); give a file with a name a line, in "
                 "the alphabetical order of the folders, with --classes"
             )
-        self.classes = tuple(name.replace("_", " ") for name in folders) if names is None else _given(names, folders)
+        self.classes = _named_as(folders) if names is None else _given(names, folders)
         self.title = f"{plural(len(folders), 'class folder')} of images"
         self.notes = [f"captions as {template.replace('{}', self.classes[0])!r}"] if folders else []
         self.root, self._template = root, template
@@ -94,10 +93,10 @@ class Classes:
             top = folder.path.partition("/")[0]
             for name in filter(is_image, folder.files):
                 path = folder.path + name
-                if not top:
+                label = self._numbers.get(top)
+                if label is None:
                     yield Skip(path, NOT_IN_A_CLASS)
                     continue
-                label = self._numbers[top]
                 yield Row(path, path, [self._template.replace("{}", self.classes[label])], label=label)
 
 
@@ -146,26 +145,32 @@ class _Look:
 
     def __init__(self, root: str, extension: str, leave_out: str | None) -> None:
         self.root, self.extension = root, extension
-        self.images = self.with_captions = self.in_root = 0
+        self.images = self.with_captions = self.in_root = self.again = 0
         self.tables: list[str] = []
         self.others: Counter[str] = Counter()
+        self.whole = True
+        tops: set[str] = set()
         for folder in walk(root, leave_out):
             there = set(folder.files)
             images = [name for name in folder.files if is_image(name)]
             self.images += len(images)
             self.with_captions += sum(f"{_stem(name)}.{extension}" in there for name in images)
             self.in_root += 0 if folder.path else len(images)
+            self.again += folder.again
             self.others.update(os.path.splitext(name)[1].lower() for name in folder.files if not is_image(name))
             self.tables += [folder.path + name for name in folder.files if name in _TABLES]
+            tops |= {folder.path.partition("/")[0]} if folder.path and images else set()
             if self.images >= LOOKED:
+                self.whole = False
                 break
+        self.folders = len(tops)
 
     def decide(self) -> bool:
         """Whether it has class folders. Raises ValueError where that is not clear."""
         shown = plural(self.images, "image")
         if not self.images:
             kinds = f"; it has {few([ending or 'no ending' for ending, _ in self.others.most_common()])}"
-            raise ValueError(f"{self.root} has no images ({few(sorted(SUFFIXES))}){kinds if self.others else ''}")
+            raise ValueError(f"{self.root} has no images ({few(SUFFIXES)}){kinds if self.others else ''}")
         if self.tables:
             raise ValueError(
                 f"{self.root} has a table, {few(self.tables)}: give that as the source to use its captions, or say "
@@ -179,21 +184,26 @@ class _Look:
                 f"{self.root}: {self.with_captions:,} of {shown} have a .{self.extension} beside; say whether these "
                 f"are the captions (--captions {self.extension}) or the folders are classes (--template '{TEMPLATE}')"
             )
-        if self.in_root:
+        if self.in_root or (self.folders < 2 and self.whole):
+            where = f"{self.in_root:,} of them in no class folder" if self.in_root else "all in one folder"
             raise ValueError(
-                f"{self.root}: {shown} without a .{self.extension} beside, {self.in_root:,} of them in no class "
-                "folder; put the caption of 1.jpg into 1.txt, name another ending with --captions, or give the table "
-                "of captions as the source"
+                f"{self.root}: {shown} without a .{self.extension} beside, {where}; put the caption of 1.jpg into "
+                "1.txt, name another ending with --captions, or give the table of captions as the source"
             )
         return True
 
     def notes(self) -> list[str]:
         """What files are passed over."""
+        found = []
+        if self.again:
+            links = plural(self.again, "link to a folder", "links to folders")
+            found.append(f"{links} that are visited anyway: not followed")
         left = [(ending, count) for ending, count in self.others.most_common() if ending != f".{self.extension}"]
-        if not left:
-            return []
-        shown = few([f"{count:,} {ending or 'without ending'}" for ending, count in left])
-        return [f"other files are passed over: {shown}"]
+        if left:
+            shown = few([f"{count:,} {ending or 'without ending'}" for ending, count in left])
+            seen = "" if self.whole else f" (among the first {LOOKED:,} images)"
+            found.append(f"other files are passed over{seen}: {shown}")
+        return found
 
 
 _TABLES = {"metadata.csv", "metadata.jsonl", "metadata.parquet"}
@@ -212,6 +222,14 @@ def _stem(name: str) -> str:
 
 def _same(path: str, other: str | None) -> bool:
     return other is not None and os.path.exists(other) and os.path.samefile(path, other)
+
+
+def _named_as(folders: list[str]) -> tuple[str, ...]:
+    names = tuple(name.replace("_", " ").strip() for name in folders)
+    for name, folder in zip(names, folders, strict=True):
+        if not (name and name.isprintable()):  # it would be no line of classnames.txt
+            raise ValueError(f"the class folder {folder!r} has no name that can be read; rename it, or give --classes")
+    return names
 
 
 def _given(path: str, folders: list[str]) -> tuple[str, ...]:

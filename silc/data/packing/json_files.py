@@ -1,7 +1,7 @@
 """JSON: lines of objects, lists of objects, COCO's captions, and Karpathy's splits of COCO and Flickr.
 
-A file that is one JSON value is read as a whole, up to MAX_FILE bytes, and takes about ten times its size of memory for
-that moment; JSON lines are read line by line.
+A file that is one JSON value is read as a whole, up to MAX_FILE bytes, and takes about twice its size of memory; JSON
+lines are read line by line.
 """
 
 from __future__ import annotations
@@ -10,16 +10,15 @@ import os
 from collections.abc import Iterator, Sequence
 from functools import partial
 from itertools import islice
-from pathlib import Path
 from typing import Any
 
 from silc.data.packing.columns import choose
 from silc.data.packing.lines import bounded, opened
 from silc.data.packing.options import SourceOptions, chosen_splits
-from silc.data.packing.paths import find_root
 from silc.data.packing.rows import Skip
 from silc.data.packing.tables import Record, Table
 from silc.files import parse_json, read_json
+from silc.text import plural
 
 MAX_FILE = 2 << 30  # bytes of a JSON file that is one value
 HEADS = 64  # rows that are looked at for the names of columns
@@ -96,8 +95,7 @@ def _table(path: str, title: str, items: Any, options: SourceOptions) -> Table:
             else:
                 yield name, value[columns.image], value[columns.caption]
 
-    root = os.path.abspath(options.root or os.path.dirname(os.path.abspath(path)))
-    return Table(title, columns, records, root)
+    return Table(title, columns, records, path, options.root)
 
 
 def _named(options: SourceOptions) -> tuple[str | None, str | None]:
@@ -124,10 +122,8 @@ def _coco(path: str, images: list[Any], annotations: list[Any], options: SourceO
             else:
                 yield Skip(name, NO_CAPTION)
 
-    names = [str(image["file_name"]) for image in images[:8] if isinstance(image, dict) and "file_name" in image]
-    root = os.path.abspath(options.root) if options.root else find_root(names, Path(path).parent)
-    note = f"{len(images):,} images, {sum(map(len, captions.values())):,} captions; images are looked for in {root}"
-    return Table(title, None, records, root, [note])
+    note = f"{plural(len(images), 'image')}, {plural(sum(map(len, captions.values())), 'caption')}"
+    return Table(title, None, records, path, options.root, [note], higher=True)
 
 
 def _hashable(number: Any) -> int | str | None:
@@ -149,10 +145,8 @@ def _karpathy(path: str, images: list[Any], options: SourceOptions) -> Table:
             )
             yield f"{os.path.basename(path)}:{image.get('imgid', number)}", _place(image), raw
 
-    names = [place for image in chosen[:8] if (place := _place(image))]
-    root = os.path.abspath(options.root) if options.root else find_root(names, Path(path).parent)
-    note = f"split {', '.join(sorted(wanted))} of {', '.join(found)}; images are looked for in {root}"
-    return Table(title, None, records, root, [note])
+    note = f"split {', '.join(sorted(wanted))} of {', '.join(found)}"
+    return Table(title, None, records, path, options.root, [note], higher=True)
 
 
 def _place(image: dict[str, Any]) -> str:

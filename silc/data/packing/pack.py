@@ -80,8 +80,10 @@ def pack(
         units = out / UNITS
         units.mkdir(exist_ok=True)
         rows, listed = _rows(listing, units)
-        plan = _plan(listing, source, rows, options)
+        plan = _plan(listing, os.path.relpath(source, out), rows, options)
         before = None if options.force and _removed(out) else state.read(out)
+        if before is not None and before[1] is None and not any(units.glob("*.json")):
+            before = None  # nothing was done yet that another plan could spoil
         if before is not None and (differs := state.difference(before[0], plan)):
             raise ValueError(
                 f"{out} was begun otherwise ({differs}); go on with the same command, take another --out, or start "
@@ -216,6 +218,7 @@ def _rows(listing: Listing, units: Path) -> tuple[Rows, Tally]:
 
 
 def _plan(listing: Listing, source: str, rows: Rows, options: PackOptions) -> Plan:
+    """The plan. source: relative to the folder of the shards, so that both can be moved, and no one's path is told."""
     making = options.making
     chosen = {
         "size": making.size,
@@ -228,9 +231,8 @@ def _plan(listing: Listing, source: str, rows: Rows, options: PackOptions) -> Pl
     }
     return {
         "version": state.VERSION,
-        "source": os.path.abspath(source),
+        "source": source,
         "kind": listing.title,
-        "root": listing.root,
         "rows": [len(rows), rows.digest],
         "options": {name.replace("_", "-"): value for name, value in (chosen | options.reading).items()},
     }

@@ -59,7 +59,7 @@ def open_parquet(source: str, options: SourceOptions) -> Table | HeldInParquet:
     kind = schema.field(columns.image).type
     if pyarrow.types.is_struct(kind) or _is_bytes(kind):
         return HeldInParquet(folder, tuple(names), columns, root, title, (*notes, described(columns)))
-    return Table(title, columns, partial(_records, folder, names, columns), root, notes)
+    return Table(title, columns, partial(_records, folder, names, columns), source, options.root, notes)
 
 
 def _is_bytes(kind: Any) -> bool:
@@ -116,13 +116,20 @@ def _file(path: str) -> Any:
 
 
 def _records(folder: str, names: Sequence[str], columns: Columns) -> Iterator[Record | Skip]:
+    """The rows of a table of paths. Raises ValueError where a file is damaged."""
+    import pyarrow
+
     for name in names:
         number = 0
-        for batch in _file(os.path.join(folder, name)).iter_batches(ROWS_AT_A_TIME, columns=list(columns)):
-            images, captions = (batch.column(column).to_pylist() for column in columns)
-            for image, caption in zip(images, captions, strict=True):
-                yield f"{name}:{number}", image, caption
-                number += 1
+        try:
+            for batch in _file(os.path.join(folder, name)).iter_batches(ROWS_AT_A_TIME, columns=list(columns)):
+                images, captions = (batch.column(column).to_pylist() for column in columns)
+                for image, caption in zip(images, captions, strict=True):
+                    yield f"{name}:{number}", image, caption
+                    number += 1
+        except (pyarrow.ArrowException, OSError) as error:
+            first = str(error).partition("\n")[0]
+            raise ValueError(f"{os.path.join(folder, name)} is damaged behind row {number:,}: {first}") from None
 
 
 @dataclass(frozen=True)

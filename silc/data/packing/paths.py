@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
+from itertools import islice
 from pathlib import Path
 
 from silc.data.packing.rows import ADDRESS, MISSING, NO_PATH, OUTSIDE, Listing, Row, Skip
@@ -38,11 +39,11 @@ def below(path: object, root: str) -> str:
 def check_beginning(listing: Listing) -> None:
     """Refuse a source whose first rows all fail for the same want: a wrong column or root costs no hour that way.
 
-    Raises ValueError: no row, or none of the first PROBED that names a file.
+    Raises ValueError: no row, or none of the first PROBED can be used and names a file that is there.
     """
     good = 0
     bad: list[Skip] = []
-    for row in _first(listing.rows()):
+    for row in islice(listing.rows(), PROBED):
         if isinstance(row, Row) and isinstance(row.image, str) and not os.path.lexists(f"{listing.root}/{row.image}"):
             row = Skip(row.name, MISSING)
         if isinstance(row, Skip):
@@ -59,46 +60,36 @@ def check_beginning(listing: Listing) -> None:
     reason = max(reasons, key=reasons.count)
     example = next(skip.name for skip in bad if skip.reason == reason)
     raise ValueError(
-        f"none of the first {len(bad)} rows can be used ({listing.title}): {reason}, as in {shorten(example)}"
+        f"none of the first {len(bad):,} rows can be used ({listing.title}): {reason}, as in {shorten(example)}"
         f"{_ADVICE.get(reason, '').format(root=listing.root)}"
     )
 
 
-def _first(rows: Iterator[Row | Skip]) -> Iterator[Row | Skip]:
-    for number, row in enumerate(rows):
-        if number == PROBED:
-            return
-        yield row
-
-
 _ADVICE = {
-    MISSING: "; paths count from {root}: give their folder with --root",
+    MISSING: "; paths count from {root}: give their folder with --root, or another column with --image-column",
     OUTSIDE: "; paths must lie below {root}: name a folder that holds the images with --root (--root / allows any)",
     ADDRESS: "; download the images first, for instance with img2dataset, which writes shards itself",
     NO_PATH: "; name the column with --image-column",
 }
 
 
-def find_root(names: Sequence[str], near: Path) -> str:
-    """The folder that images of a caption file lie in: beside the file, in a folder beside it, or one level higher.
+def find_root(names: Sequence[str], near: Path, *, higher: bool) -> str:
+    """The folder that most of some images lie in: that of their table, or a folder in it.
 
     Args:
-        names: some of the images, as the file names them.
-        near: the caption file's folder.
+        names: some of the images, as the table names them.
+        near: the table's folder.
+        higher: whether folders beside the table's are searched too, as COCO's annotations and images lie. Not for names
+            that another set of images may have as well.
 
     Returns:
         An absolute folder; `near` where none has any of the images.
     """
     near = Path(os.path.abspath(near))
-    tried = 0
-    for folder in (near, near.parent):
-        for place in (folder, *_folders(folder)):
-            if any((place / name).is_file() for name in names[:8]):
-                return str(place)
-            tried += 1
-            if tried > FOLDERS:
-                break
-    return str(near)
+    places = [near, *_folders(near), *([near.parent, *_folders(near.parent)] if higher else [])][:FOLDERS]
+    return str(
+        max(places, key=lambda place: sum(os.path.isfile(place / name) for name in names))
+    )  # the first of equals
 
 
 def _folders(folder: Path) -> list[Path]:

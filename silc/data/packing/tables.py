@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator
+from itertools import islice
+from pathlib import Path
 
 from silc.data.packing.columns import Columns, described
-from silc.data.packing.paths import below
+from silc.data.packing.paths import below, find_root
 from silc.data.packing.rows import Row, Skip, as_captions, grouped
 from silc.data.shards import Unreadable
 from silc.files import parse_json
@@ -14,6 +17,7 @@ Record = tuple[str, object, object]
 """Name of the row, image and caption, as the file has them."""
 
 PROBED = 16  # captions that are looked at for being JSON
+TRIED = 8  # images that are looked for where the root is not given
 
 
 class Table:
@@ -23,8 +27,10 @@ class Table:
         title: what the file is.
         columns: which hold images and captions.
         records: reads the file from its beginning.
-        root: absolute folder that the paths are relative to.
+        path: of the file.
+        root: folder that the paths in it are relative to; None: where the first images are found, near the file.
         notes: further sentences on what was found.
+        higher: where these may be, see :func:`silc.data.packing.paths.find_root`.
 
     Raises ValueError where the captions are JSON.
     """
@@ -34,13 +40,23 @@ class Table:
         title: str,
         columns: Columns | None,
         records: Callable[[], Iterator[Record | Skip]],
-        root: str,
+        path: str,
+        root: str | None,
         notes: list[str] | None = None,
+        *,
+        higher: bool = False,
     ) -> None:
-        self.title, self.root = title, root
+        self.title = title
         self.classes: tuple[str, ...] = ()
         self.notes = [*([described(columns)] if columns is not None else []), *(notes or [])]
         self._records = records
+        folder = os.path.abspath(path if os.path.isdir(path) else os.path.dirname(os.path.abspath(path)))
+        if root is None:
+            self.root = find_root(self._first_images(), Path(folder), higher=higher)
+        else:
+            self.root = os.path.abspath(root)
+        if self.root != folder:
+            self.notes.append(f"images are looked for in {self.root}")
         self._check_captions()
 
     def rows(self) -> Iterator[Row | Skip]:
@@ -57,6 +73,10 @@ class Table:
             except Unreadable as why:
                 shown = f"{name} ({image})" if isinstance(image, str) else name
                 yield Skip(shown, str(why))
+
+    def _first_images(self) -> list[str]:
+        found = (record[1] for record in islice(self._records(), TRIED) if not isinstance(record, Skip))
+        return [image for image in found if isinstance(image, str)]
 
     def _check_captions(self) -> None:
         """Refuse a column of JSON: whole objects are no captions."""

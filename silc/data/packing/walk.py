@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import stat
 from collections.abc import Iterator
 from typing import NamedTuple
 
@@ -15,70 +14,59 @@ class Folder(NamedTuple):
         path: relative to the root, with a slash at its end; empty for the root.
         files: sorted names of regular files, and of links to such.
         odd: sorted names of what is neither a regular file nor a folder: pipes, devices, links to nowhere.
+        again: links to folders that are not followed, since these are visited anyway.
         readable: whether it could be listed.
     """
 
     path: str
     files: list[str]
     odd: list[str]
+    again: int = 0
     readable: bool = True
 
 
 def walk(root: str, leave_out: str | None = None) -> Iterator[Folder]:
     """All folders under `root`, each before those in it; those of one folder in alphabetical order.
 
-    Links to folders are followed, and a folder that several names lead to is visited once: links may lead in circles.
-    Hidden names are passed over. One folder's names are held in memory at a time.
+    Links to folders elsewhere are followed, and no folder is visited twice: links may lead in circles. Hidden names are
+    passed over. One folder's names are held in memory at a time, and the path of every folder.
 
     Args:
         root: must exist.
         leave_out: a folder that is not visited.
     """
-    seen: set[tuple[int, int]] = set()
-    if leave_out is not None and (identity := _identity(leave_out)) is not None:
-        seen.add(identity)
-    waiting = [""]
+    top = os.path.realpath(root)
+    seen = {os.path.realpath(leave_out)} if leave_out is not None else set()
+    waiting = [("", top)]
     while waiting:
-        path = waiting.pop()
-        identity = _identity(os.path.join(root, path))
-        if identity in seen:
+        path, real = waiting.pop()
+        if real in seen:
             continue
-        if identity is None:
-            yield Folder(path, [], [], readable=False)
-            continue
-        seen.add(identity)
-        files: list[str] = []
-        odd: list[str] = []
-        folders: list[str] = []
+        seen.add(real)
+        names: dict[str, list[str]] = {"files": [], "odd": [], "folders": [], "links": []}
         try:
             with os.scandir(os.path.join(root, path)) as entries:
                 for entry in entries:
                     if not entry.name.startswith("."):
-                        (folders if _is_folder(entry) else files if _is_file(entry) else odd).append(entry.name)
+                        names[_kind(entry)].append(entry.name)
         except OSError:
             yield Folder(path, [], [], readable=False)
             continue
-        yield Folder(path, sorted(files), sorted(odd))
-        waiting += [f"{path}{name}/" for name in sorted(folders, reverse=True)]
+        inside = [(name, f"{real.rstrip('/')}/{name}") for name in names["folders"]]
+        links = [(name, os.path.realpath(os.path.join(root, path, name))) for name in names["links"]]
+        followed = [(name, to) for name, to in links if not _within(to, top) and to not in seen]
+        yield Folder(path, sorted(names["files"]), sorted(names["odd"]), len(links) - len(followed))
+        waiting += [(f"{path}{name}/", to) for name, to in sorted(inside + followed, reverse=True)]
 
 
-def _identity(path: str) -> tuple[int, int] | None:
+def _within(path: str, folder: str) -> bool:
+    return path == folder or path.startswith(folder.rstrip("/") + "/")
+
+
+def _kind(entry: os.DirEntry[str]) -> str:
     try:
-        found = os.stat(path)
-    except OSError:
-        return None
-    return (found.st_dev, found.st_ino) if stat.S_ISDIR(found.st_mode) else None
-
-
-def _is_folder(entry: os.DirEntry[str]) -> bool:
-    try:
-        return entry.is_dir()
+        if entry.is_dir():
+            return "links" if entry.is_symlink() else "folders"
+        return "files" if entry.is_file() else "odd"
     except OSError:  # a link in a circle
-        return False
-
-
-def _is_file(entry: os.DirEntry[str]) -> bool:
-    try:
-        return entry.is_file()
-    except OSError:
-        return False
+        return "odd"

@@ -6,6 +6,7 @@ import os
 
 import pytest
 
+from silc.data.packing import folder
 from silc.data.packing.find import find
 from silc.data.packing.options import SourceOptions
 from silc.data.packing.rows import IRREGULAR, NO_CAPTION, Row, Skip
@@ -13,13 +14,13 @@ from silc.data.packing.walk import walk
 from tests.data.packing.packed import by_source, captioned, captions, image, packed, skipped
 
 
-def write(folder, **files):
+def write(place, **files):
     """Files by path, `.` for `__`."""
     for name, data in files.items():
-        path = folder / name.replace("__", ".").replace("_in_", "/")
+        path = place / name.replace("__", ".").replace("_in_", "/")
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(data if isinstance(data, bytes) else data.encode())
-    return folder
+    return place
 
 
 def test_captions_beside_images(tmp_path):
@@ -89,6 +90,33 @@ def test_class_folders(tmp_path):
         assert sample["txt"].decode() == f"a drawing of a {name}, small"
 
 
+@pytest.mark.parametrize("name", ["a\nb", "_", "a\u2028b", os.fsdecode(b"gr\xfcn")])
+def test_class_folders_whose_names_are_no_line_are_refused(tmp_path, name):
+    for each in (name, "dog"):
+        (tmp_path / "in" / each).mkdir(parents=True)
+        (tmp_path / "in" / each / "1.jpg").write_bytes(image())
+    with pytest.raises(ValueError, match="has no name that can be read; rename it, or give --classes"):
+        find(str(tmp_path / "in"), SourceOptions())
+
+
+def test_a_single_class_is_one_where_it_is_asked_for(tmp_path):
+    write(tmp_path / "in", **{"cat_in_1__jpg": image(), "2__jpg": image()})
+    packed(tmp_path / "in", tmp_path / "out", reading={"template": "a {}"}, max_skipped=0.5)
+    assert captions(tmp_path / "out") == {"cat/1.jpg": ["a cat"]}
+    assert skipped(tmp_path / "out") == {"2.jpg": "not in a class folder"}
+
+
+def test_only_the_beginning_decides_of_what_kind_a_large_folder_is(tmp_path, monkeypatch):
+    monkeypatch.setattr(folder, "LOOKED", 10)
+    source = captioned(tmp_path / "in", 20)
+    write(source, z_in_1__mp4="x")
+    assert find(str(source), SourceOptions()).notes == []
+    write(source, **{"000_in_1__mp4": "x"})
+    assert find(str(source), SourceOptions()).notes == [
+        "other files are passed over (among the first 10 images): 1 .mp4"
+    ]
+
+
 def test_names_for_class_folders(tmp_path):
     write(tmp_path / "in", n01440764_in_1__jpg=image(1), n01443537_in_1__jpg=image(2))
     with pytest.raises(ValueError, match=r"have numbers for names \(n01440764, n01443537\); give .* with --classes"):
@@ -114,6 +142,10 @@ def test_the_kind_is_found_out(tmp_path):
     [
         ({"a__gz": "x", "b__mp4": "x"}, r"has no images \(.*\); it has .gz, .mp4"),
         ({}, "has no images"),
+        (
+            {"all_in_1__jpg": image(), "all_in_x_in_1__jpg": image()},
+            "2 images without a .txt beside, all in one folder",
+        ),
         ({"1__jpg": image(), "cat_in_1__jpg": image()}, "2 images without a .txt beside, 1 of them in no class folder"),
         (
             {f"cat_in_{n}__jpg": image() for n in range(4)} | {"cat_in_1__txt": "x"},
@@ -161,7 +193,19 @@ def test_pipes_links_to_nowhere_and_circles(tmp_path):
     skips = {row for row in rows if isinstance(row, Skip)}
     assert skips == {Skip(name, IRREGULAR) for name in ("pipe.jpg", "lost.jpg", "self.jpg")}
     names = [row.name for row in rows if isinstance(row, Row)]
-    assert len(names) == len(set(names)) == 12  # a folder under two names comes once
+    assert len(names) == len(set(names)) == 12  # a folder under two names comes once, under its own
+    assert {name.partition("/")[0] for name in names} == {"000", "001"}
+    assert "3 links to folders that are visited anyway: not followed" in find(str(root), SourceOptions()).notes
+
+
+def test_links_to_folders_elsewhere_are_followed(tmp_path):
+    root = captioned(tmp_path / "in", 2)
+    captioned(tmp_path / "elsewhere", 3, first=50)
+    for name in ("a", "b"):
+        (root / name).symlink_to(tmp_path / "elsewhere")
+    (root / "c").symlink_to(tmp_path / "elsewhere" / "005")  # a part of what "a" leads to
+    names = [row.name for row in find(str(root), SourceOptions()).rows()]
+    assert names == ["000/00000.jpg", "000/00001.jpg", *(f"a/005/000{n}.jpg" for n in (50, 51, 52))]
 
 
 def test_links_that_double_at_each_step_end(tmp_path):

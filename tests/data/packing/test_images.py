@@ -54,6 +54,8 @@ def test_variants_of_formats():
     buffer = io.BytesIO()
     frames[0].save(buffer, "AVIF", save_all=True, append_images=frames[1:])
     assert extension(buffer.getvalue()) == "avif"
+    for brands in (b"heicmif1heic", b"mif1\0\0\0\0heicmif1"):
+        assert extension((len(brands) + 12).to_bytes(4, "big") + b"ftyp" + brands + bytes(8)) is None
 
 
 @pytest.mark.parametrize("kind", OTHERS)

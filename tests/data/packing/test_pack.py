@@ -131,6 +131,26 @@ def test_too_many_skipped_rows_stop_it_as_soon_as_that_is_certain(tmp_path, monk
     assert not (tmp_path / "out" / "skipped.jsonl").exists()
 
 
+def test_captions_that_were_missing_can_be_added(tmp_path):
+    source = captioned(tmp_path / "in", 20)
+    texts = {path: path.read_text() for path in source.rglob("*.txt")}
+    for path in sorted(texts)[:5]:
+        path.unlink()
+    with pytest.raises(RunStopped, match="5 of 20 rows cannot be used"):
+        packed(source, tmp_path / "out")
+    for path, text in texts.items():
+        path.write_text(text)
+    assert packed(source, tmp_path / "out").samples == 20
+
+
+def test_the_folder_tells_no_ones_path(tmp_path):
+    packed(captioned(tmp_path / "in", 3), tmp_path / "out")
+    assert not [path for path in (tmp_path / "out").iterdir() if str(tmp_path).encode() in path.read_bytes()]
+    shutil.move(tmp_path / "in", tmp_path / "moved" / "in")
+    shutil.move(tmp_path / "out", tmp_path / "moved" / "out")
+    assert packed(tmp_path / "moved" / "in", tmp_path / "moved" / "out").samples == 3
+
+
 def test_more_may_be_skipped_where_that_is_wanted(tmp_path):
     path = table(tmp_path, 100, missing=30)
     with pytest.raises(RunStopped):

@@ -131,6 +131,16 @@ def test_a_damaged_row_group_is_counted(tmp_path):
     assert len(found(tmp_path / "out")) == 8
 
 
+def test_a_damaged_table_of_paths_is_named(tmp_path):
+    path = write(tmp_path / "a.parquet", range(12), group=4, kind="path")
+    data = bytearray(path.read_bytes())
+    start = pyarrow.parquet.ParquetFile(path).metadata.row_group(1).column(0).dictionary_page_offset
+    data[start : start + 20] = b"\xff" * 20
+    path.write_bytes(data)
+    with pytest.raises(ValueError, match=r"a.parquet is damaged behind row 0: "):
+        list(find(str(path), SourceOptions()).rows())
+
+
 def test_what_is_no_parquet_file_is_refused(tmp_path):
     (tmp_path / "a.parquet").write_bytes(b"PAR1" + b"x" * 100)
     with pytest.raises(ValueError, match="is not a Parquet file that can be read"):

@@ -124,6 +124,20 @@ def test_paths_that_lead_elsewhere_are_left_out(tmp_path, path, reason):
     assert name.startswith("a.jsonl:2")
 
 
+def test_images_in_a_folder_near_the_table_are_found(tmp_path):
+    text = "image,caption\n0.jpg,a dog\n1.jpg,a cat\n"
+    images(tmp_path / "in" / "Images", 2)  # as Flickr8k is handed out
+    images(tmp_path / "in" / "0", 1)
+    path = table(tmp_path / "in", "captions.txt", text, count=0)
+    found, folder = find(str(path), SourceOptions()), f"{tmp_path}/in/Images"
+    assert (found.root, found.notes[-1]) == (folder, f"images are looked for in {folder}")
+    packed(path, tmp_path / "out")
+    assert len(by_source(tmp_path / "out")) == 2
+    assert find(str(path), SourceOptions(root=str(tmp_path))).root == str(tmp_path)
+    beside = table(tmp_path / "other", "captions.txt", text, count=0)
+    assert find(str(beside), SourceOptions()).root == f"{tmp_path}/other"  # not the images of another set
+
+
 def test_the_root_decides_what_lies_outside(tmp_path):
     images(tmp_path / "images")
     text = f"image,caption\n{tmp_path}/images/0.jpg,a dog\n1.jpg,a cat\n"
@@ -222,6 +236,11 @@ def test_bad_lines_of_json_are_counted(tmp_path):
         "caption is not text": 1,
         "caption with half a character": 1,
     }
+
+
+def test_a_name_that_is_too_long_is_counted(tmp_path):
+    path = table(tmp_path / "in", "a.csv", f"image,caption\n0.jpg,a dog\n{'x' * 5000},a cat\n")
+    assert packed(path, tmp_path / "out", max_skipped=0.5).skipped == {"unreadable file (File name too long)": 1}
 
 
 def test_short_rows_are_counted(tmp_path):

@@ -73,7 +73,7 @@ def test_manifests(root):
         ("{root}/x-{{00..05}}.tar", r"no such file or folder '.*x-03\.tar'$"),
         ("{root}/x-00.tar/y.tar", r"no such file or folder '.*x-00\.tar/y\.tar'$"),
         ("{root}/nothing-*.tar", r"no tar file matches '.*/nothing-\*\.tar'$"),
-        ("{root}/empty", r"folder '.*empty' holds no \.tar; pack the files as docs/data\.md shows$"),
+        ("{root}/empty", r"folder '.*empty' holds no \.tar; make shards of what is in it: silc shards pack$"),
         ("{root}/folder.tar/../folder*", r"folder\.tar' is a folder, not a tar file$"),
         ("{root}/pipe.tar", r"pipe\.tar' is a pipe, socket or device, not a tar file$"),
         ("/dev/zero", "'/dev/zero' is a pipe, socket or device, not a tar file$"),
