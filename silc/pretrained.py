@@ -14,9 +14,9 @@ from torch import Tensor
 from silc.config import Config
 from silc.config_rules import is_prompt
 from silc.data import Tokenizer
-from silc.data.crops import resize_into
-from silc.data.decode import image_pixels
+from silc.data.images.decode import image_pixels
 from silc.data.shards import Unreadable
+from silc.data.views.crops import resize_into
 from silc.evaluate.tasks.task import TEMPLATES
 from silc.evaluate.towers import Towers, build_towers
 from silc.model.load_export import check_sizes, is_export, load_export

@@ -25,10 +25,10 @@ from torchvision.transforms.v2 import functional as tv
 
 from benchmarks.data import crops_before
 from silc.config import ViewsConfig
-from silc.data.crops import MultiCrop, ViewPlan
-from silc.data.decode import decode_image
-from silc.data.distort import distort_
+from silc.data.images.decode import decode_image
 from silc.data.randomness import Purpose, uniform_rows
+from silc.data.views.crops import MultiCrop, ViewPlan
+from silc.data.views.distort import distort_
 
 VIEWS = ViewsConfig()  # 2 x 256 + 8 x 96
 LISTED = replace(VIEWS, photometric=True)

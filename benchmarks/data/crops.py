@@ -24,7 +24,7 @@ from torch import Tensor
 
 from benchmarks.data import crops_before
 from benchmarks.data.crop_ways import LIMIT, LISTED, VIEWS, Before, Ours, Resize, Way, exact, ways
-from silc.data.decode import decode_image
+from silc.data.images.decode import decode_image
 
 QUALITY = 90  # of the JPEGs
 FALL = 1.5  # amplitude over frequency, as a power

@@ -11,9 +11,9 @@ from torch import Tensor
 from torchvision.io import ImageReadMode, decode_jpeg
 from torchvision.transforms.v2 import functional as tv
 
-from silc.data import jpeg
-from silc.data.crops import ViewPlan
-from silc.data.photometric import ORDERS
+from silc.data.images import jpeg
+from silc.data.views.crops import ViewPlan
+from silc.data.views.photometric import ORDERS
 
 
 def decode(data: bytes) -> Tensor:
@@ -35,7 +35,7 @@ def cut(image: Tensor, plan: ViewPlan, large: Tensor, small: Tensor) -> None:
 
 
 def distort_(views: list[Tensor], rows: list[list[float]]) -> None:
-    """Distort views uint8 [3, R, R] in place, by the numbers of silc.data.photometric."""
+    """Distort views uint8 [3, R, R] in place, by the numbers of silc.data.views.photometric."""
     for view, row in zip(views, rows, strict=True):
         view.copy_(distorted(view, row, solarize_from=128))
 

@@ -89,8 +89,8 @@ class Decoded:
 
     def __call__(self, key: str, image: bytes, caption: bytes) -> tuple[str, Tensor, str]:
         from silc.data.captions import CaptionReader
-        from silc.data.crops import resize_into
-        from silc.data.decode import decode_image
+        from silc.data.images.decode import decode_image
+        from silc.data.views.crops import resize_into
 
         out = torch.empty(3, self._side, self._side, dtype=torch.uint8)
         resize_into(out, decode_image(image, 10**8))

@@ -21,8 +21,8 @@ from benchmarks.common.measure import device
 from benchmarks.kernels.cases import Case, Provider
 from silc.config import ViewsConfig
 from silc.data.batch import Batch
-from silc.data.crops import MultiCrop, ViewPlan
-from silc.data.device_views import ALL_HERE, Left, leave
+from silc.data.views.crops import MultiCrop, ViewPlan
+from silc.data.views.device import ALL_HERE, Left, leave
 from silc_kernels import crop_resize, photometric
 
 # images, height and width of each, global side, local side; repeats

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from silc.data.device_views import DeviceWork, finished
+from silc.data.views.device import DeviceWork, finished
 
 
 class Skip(NamedTuple):
@@ -31,7 +31,7 @@ class Batch:
         n_original: 0 or 1.
         position: in the stream, after the last sample of the whole global batch; a run continues from here.
         skipped: unusable samples of this rank's share, which others replaced.
-        work: what is left to do to the views, see :mod:`silc.data.device_views`; `to` does it. None: they are ready.
+        work: what is left to do to the views, see :mod:`silc.data.views.device`; `to` does it. None: they are ready.
             Views that are still to be cut are shapes alone, on the meta device.
     """
 

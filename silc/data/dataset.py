@@ -15,9 +15,7 @@ from torch.utils.data import Dataset, get_worker_info
 from silc.config import Config, DataConfig
 from silc.data.batch import Batch, Skip
 from silc.data.captions import CaptionReader
-from silc.data.crops import MultiCrop, ViewPlan
-from silc.data.decode import decode_image
-from silc.data.device_views import ALL_HERE, Left, leave
+from silc.data.images.decode import decode_image
 from silc.data.peek import check_captions
 from silc.data.randomness import Purpose, uniform_rows
 from silc.data.shards import Sample, Unreadable
@@ -25,6 +23,8 @@ from silc.data.shards.reader import Place, SampleReader, Unusable
 from silc.data.stream import Arrange, SampleStream, deal
 from silc.data.tokenizer import build_tokenizer
 from silc.data.training_set import TrainingSet
+from silc.data.views.crops import MultiCrop, ViewPlan
+from silc.data.views.device import ALL_HERE, Left, leave
 from silc.errors import RunStopped
 from silc.storage import Board, NodeCache, Store, is_remote, open_store, shorten
 from silc.text import plural

@@ -11,7 +11,7 @@ from pathlib import Path, PurePosixPath
 from torch import Tensor
 
 from silc.data.captions import lines_of
-from silc.data.decode import decode_image, stored_orientation
+from silc.data.images.decode import decode_image, stored_orientation
 from silc.data.shards import Unreadable
 from silc.data.splits import LABELS, MASKS, MaskRule, decode_mask
 from silc.files import read_regular, read_text
@@ -19,7 +19,7 @@ from silc.text import plural
 
 MAX_FILE = 256 << 20  # bytes of an image or a mask
 MAX_LIST = 64 << 20  # bytes of a list of names
-# Of files whose format is decoded: silc.data.pillow.FORMATS and JPEG.
+# Of files whose format is decoded: silc.data.images.pillow.FORMATS and JPEG.
 SUFFIXES = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".apng", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif")
 NAMED = 5  # suffixes that a message names
 

@@ -18,9 +18,9 @@ from torch.utils.data import DataLoader
 from silc.config import Config
 from silc.data.batch import Batch
 from silc.data.dataset import BatchDataset, Failure
-from silc.data.device_views import left_to
 from silc.data.skips import SkipGuard
 from silc.data.training_set import TrainingSet, open_training_set
+from silc.data.views.device import left_to
 from silc.data.workers import context, initializer
 from silc.errors import RunStopped
 from silc.storage import Board, Waiting

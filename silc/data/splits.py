@@ -17,9 +17,9 @@ from PIL import Image
 from torch import Tensor
 
 from silc.config import DataConfig
-from silc.data import pillow
 from silc.data.captions import MAX_CAPTION, CaptionReader
-from silc.data.decode import decode_image, stored_orientation
+from silc.data.images import pillow
+from silc.data.images.decode import decode_image, stored_orientation
 from silc.data.shards import ShardIndex, Unreadable
 from silc.data.shards.reader import MAX_SAMPLE
 from silc.files import parse_json
@@ -133,7 +133,7 @@ def _drop_largest(found: np.ndarray, values: np.ndarray, needed: int) -> np.ndar
 
 
 def decode_mask(data: bytes | None, rule: MaskRule, classes: int, name: str, max_pixels: int) -> Tensor:
-    """A mask file's classes, int64 [H, W], within the limits of :func:`silc.data.decode.decode_image`.
+    """A mask file's classes, int64 [H, W], within the limits of :func:`silc.data.images.decode.decode_image`.
 
     PNG, GIF, BMP, TIFF and grey AVIF are read, as they are stored: a mask is never turned, its image is (see
     :func:`image_and_mask`). name: of the image, for messages.

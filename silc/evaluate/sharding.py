@@ -24,9 +24,9 @@ import torch
 from torch import Tensor
 
 from silc.config import Config
-from silc.data.crops import resize_into
 from silc.data.shards import Unreadable
 from silc.data.splits import Split
+from silc.data.views.crops import resize_into
 from silc.distributed import World, all_gather_objects
 from silc.evaluate.segmentation.windows import geometry
 from silc.text import plural

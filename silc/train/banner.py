@@ -10,7 +10,7 @@ import torch
 import silc_kernels
 from silc.config import Config
 from silc.config_rules import has_evaluation_data
-from silc.data.device_views import left_to
+from silc.data.views.device import left_to
 from silc.model.attention import report as attention_report
 from silc.objective import plan_views
 from silc.text import plural

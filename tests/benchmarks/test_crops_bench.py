@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 
 from benchmarks.data import bench, crop_ways, crops
-from silc.data.crops import MultiCrop
+from silc.data.views.crops import MultiCrop
 
 
 def test_a_quick_run_writes_a_row_of_every_way(tmp_path, capsys):

@@ -15,8 +15,8 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from silc import config_io
 from silc.data import build_loader, build_tokenizer
-from silc.data.crops import resize_into
 from silc.data.splits import TarSplit
+from silc.data.views.crops import resize_into
 from silc.model import build
 from silc.train import checkpoint
 

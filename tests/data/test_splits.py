@@ -10,7 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
-from silc.data.decode import decode_image
+from silc.data.images.decode import decode_image
 from silc.data.shards import Unreadable
 from silc.data.splits import (
     IGNORE,

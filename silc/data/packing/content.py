@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from silc.data import avif
+from silc.data.images import avif
 
 _BEGINNINGS = {
     b"\xff\xd8\xff": "jpg",

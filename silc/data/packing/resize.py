@@ -6,7 +6,7 @@ import io
 
 from PIL import Image
 
-from silc.data.decode import decode_image
+from silc.data.images.decode import decode_image
 
 
 def resized(data: bytes, side: int, quality: int, max_pixels: int) -> bytes | None:
@@ -14,7 +14,7 @@ def resized(data: bytes, side: int, quality: int, max_pixels: int) -> bytes | No
 
     Downscaling is antialiased bicubic. None: the shorter side has no more pixels than that; keep the file as it is.
 
-    Raises Unreadable as :func:`silc.data.decode.decode_image`.
+    Raises Unreadable as :func:`silc.data.images.decode.decode_image`.
     """
     pixels = decode_image(data, max_pixels, upright=True)
     height, width = pixels.shape[:2]

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from PIL import Image
 
 from silc.data.captions import MAX_CAPTION, CaptionReader, visible
-from silc.data.decode import decode_image
 from silc.data.folders import MAX_FILE
+from silc.data.images.decode import decode_image
 from silc.data.packing.content import extension
 from silc.data.packing.resize import resized
 from silc.data.packing.rows import IRREGULAR, MISSING, Row

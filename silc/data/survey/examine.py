@@ -15,7 +15,7 @@ from typing import NamedTuple
 import numpy as np
 
 from silc.data.captions import CaptionReader
-from silc.data.decode import decode_image
+from silc.data.images.decode import decode_image
 from silc.data.shards.errors import Unreadable, shorten
 from silc.data.shards.indexing import opened
 from silc.data.shards.reader import MAX_SAMPLE, Unusable

@@ -1,6 +1,6 @@
 """What an image file says of itself: format, size, mode, orientation, profile. Its pixels are not decoded.
 
-Bounded as decoding is: by the number of markers in a JPEG, and by what :func:`silc.data.pillow.opened` allows.
+Bounded as decoding is: by the number of markers in a JPEG, and by what :func:`silc.data.images.pillow.opened` allows.
 """
 
 from __future__ import annotations
@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
-from silc.data import exif, jpeg, pillow
+from silc.data.images import exif, jpeg, pillow
 from silc.data.shards import Unreadable
 from silc.data.survey import profiles
 

@@ -10,7 +10,7 @@ from PIL import Image
 
 from silc.config import Config
 from silc.data.captions import CaptionReader
-from silc.data.decode import decode_image
+from silc.data.images.decode import decode_image
 from silc.data.shards import Unreadable
 from silc.data.shards.manifest import Manifest
 from silc.data.shards.reader import Place, Unusable

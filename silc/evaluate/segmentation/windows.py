@@ -13,8 +13,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from silc.config import Config
-from silc.data.crops import resize_into
 from silc.data.shards import Unreadable
+from silc.data.views.crops import resize_into
 
 CLASSES = 32  # class maps that are upsampled to the image's size at a time, where the image is not large
 SCORES = 1 << 28  # numbers in them, at most; one class map may be more

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from silc.data import avif, jpeg, tiff
+from silc.data.images import avif, jpeg, tiff
 
 STORED = 1  # the pixels stand as they are to be shown
 ORIENTATION = 274  # the tag

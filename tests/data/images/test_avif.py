@@ -11,12 +11,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from silc.data import av1, avif
-from silc.data.decode import decode_image
+from silc.data.images import av1, avif
+from silc.data.images.decode import decode_image
 from silc.data.shards import Unreadable
 from tests.data.av1_obus import Bits, obu, sequences
-from tests.data.image_fuzz import encode
-from tests.data.test_hostile_images import noise, refuses
+from tests.data.images.image_fuzz import encode
+from tests.data.images.test_hostile_images import noise, refuses
 
 WIDTH, HEIGHT = 97, 61
 

@@ -11,7 +11,7 @@ import struct
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from silc.data import av1
+from silc.data.images import av1
 from silc.data.shards import Unreadable
 
 BRANDS = {b"avif", b"avis", b"mif1", b"msf1"}

@@ -12,7 +12,7 @@ from functools import cache
 import numpy as np
 from PIL import Image
 
-from silc.data.decode import decode_image
+from silc.data.images.decode import decode_image
 from silc.data.shards import Unreadable
 from silc.data.splits import decode_mask, numbered_from_zero
 

@@ -10,10 +10,11 @@ import torch
 
 from silc.config import ViewsConfig
 from silc.config_rules import validate
-from silc.data import build_loader, device_views
+from silc.data import build_loader
 from silc.data.batch import Batch
-from silc.data.crops import ViewPlan
-from silc.data.device_views import ALL_HERE, Left, leave, left_to
+from silc.data.views import device as device_views
+from silc.data.views.crops import ViewPlan
+from silc.data.views.device import ALL_HERE, Left, leave, left_to
 from tests.data.conftest import encode
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda")

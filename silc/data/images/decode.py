@@ -1,7 +1,7 @@
 """Decoding: bytes to images.
 
 Whatever a file holds, decoding it takes bounded time and memory: for each pixel that `data.max_image_pixels` allows at
-most 12 bytes (WebP 24, AVIF 36: silc.data.pillow.FORMATS), three times the file's size, and no more scans than SCANS.
+most 12 bytes (WebP 24, AVIF 36: pillow.FORMATS), three times the file's size, and no more scans than SCANS.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from PIL import Image
 from torch import Tensor
 from torchvision.io import ImageReadMode, decode_jpeg
 
-from silc.data import exif, jpeg, pillow, tiff
+from silc.data.images import exif, jpeg, pillow, tiff
 from silc.data.shards import Unreadable
 
 JPEG_MEMORY = 12  # bytes a pixel that decoding a JPEG takes at most
@@ -26,7 +26,7 @@ def decode_image(data: bytes | None, max_pixels: int, *, upright: bool = False) 
     """An image's RGB pixels, uint8 [H, W, 3]; transparency is composited on white, 16 bits become 8.
 
     JPEG, PNG, WebP, GIF, BMP, TIFF and AVIF are read, of an animation the first frame, of several pages the first. Of
-    JPEG the pixels are torchvision's, of the others Pillow's. Colour profiles (ICC) are ignored, as by both: values
+    JPEG the pixels are torchvision's, of the others Pillow's. Color profiles (ICC) are ignored, as by both: values
     are taken for sRGB. CMYK is converted by formula, with the inversion that Adobe writes.
 
     Args:

@@ -1,7 +1,7 @@
-"""DINO's photometric augmentations (arXiv 2104.14294, after BYOL): colour jitter, greyscale, blur, solarise.
+"""DINO's photometric augmentations (arXiv 2104.14294, after BYOL): color jitter, greyscale, blur, solarize.
 
-What happens to a view is drawn here; silc.data.distort does it on the processor, silc_kernels.photometric on a device,
-both by this definition: colours are real numbers in 0 .. 255, and nothing is rounded between the steps, only at the
+What happens to a view is drawn here; distort.py does it on the processor, silc_kernels.photometric on a device, both
+by this definition: colors are real numbers in 0 .. 255, and nothing is rounded between the steps, only at the
 end, half to even.
 
     brightness f    f x, clamped to 0 .. 255

@@ -17,8 +17,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from silc.config import ViewsConfig
-from silc.data import photometric
-from silc.data.distort import SMALLEST, distort_
+from silc.data.views import photometric
+from silc.data.views.distort import SMALLEST, distort_
 
 RATIO = (3 / 4, 4 / 3)
 TRIES = 10

@@ -19,12 +19,12 @@ from PIL import Image
 from torchvision.io import ImageReadMode, decode_jpeg
 
 from silc.config import DataConfig
-from silc.data import decode, jpeg, pillow
-from silc.data.decode import decode_image
+from silc.data.images import decode, jpeg, pillow
+from silc.data.images.decode import decode_image
 from silc.data.shards import Unreadable
 from silc.data.splits import decode_mask, numbered_from_one
 from tests.data import image_fuzz
-from tests.data.image_fuzz import encode
+from tests.data.images.image_fuzz import encode
 
 ROOT = Path(__file__).resolve().parents[2]
 DEFAULT = 89_478_485
@@ -161,8 +161,8 @@ def test_scans_are_counted_before_they_are_decoded(monkeypatch):
 MEASURE = """
 import pickle, sys
 from pathlib import Path
-from silc.data import pillow
-from silc.data.decode import decode_image
+from silc.data.images import pillow
+from silc.data.images.decode import decode_image
 from silc.data.splits import decode_mask, numbered_from_one
 
 def peak():

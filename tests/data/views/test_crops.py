@@ -16,9 +16,9 @@ from PIL import Image
 from torchvision.transforms import RandomResizedCrop
 
 from silc.config import ViewsConfig
-from silc.data.crops import TRIES, MultiCrop, crop_box, resize_into
-from silc.data.distort import distort_
 from silc.data.randomness import Purpose, uniform_rows
+from silc.data.views.crops import TRIES, MultiCrop, crop_box, resize_into
+from silc.data.views.distort import distort_
 
 NUMBERS = 2 * TRIES + 2
 

@@ -14,10 +14,11 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageOps
 
-from silc.data import build_loader, exif
-from silc.data.decode import decode_image
+from silc.data import build_loader
+from silc.data.images import exif
+from silc.data.images.decode import decode_image
 from silc.data.shards import Unreadable
-from tests.data.image_fuzz import encode
+from tests.data.images.image_fuzz import encode
 
 KINDS = ("JPEG", "PNG", "WEBP", "TIFF", "AVIF")
 

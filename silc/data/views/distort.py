@@ -1,4 +1,4 @@
-"""The photometric list on the processor, in float32; silc.data.photometric defines it.
+"""The photometric list on the processor, in float32; silc.data.views.photometric defines it.
 
 Brightness, contrast, saturation and grey are affine maps of a colour. They are composed, 3 x 4 numbers, and applied to
 the pixels only where a clamp, a change of hue or the end asks for them: a product with [4, pixels], as fast as one
@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from silc.data.photometric import GREYS, ORDERS, SOLARIZE_FROM
+from silc.data.views.photometric import GREYS, ORDERS, SOLARIZE_FROM
 
 SMALLEST = 7  # pixels a side; the widest blur reflects six at a border
 _BLOCK = 16  # outputs of the blur that one product makes
@@ -27,7 +27,7 @@ def distort_(views: Tensor, rows: np.ndarray) -> None:
 
     Args:
         views: uint8 [n, 3, R, R], R at least SMALLEST.
-        rows: float32 [n, photometric.PARAMETERS], see :func:`silc.data.photometric.parameters`.
+        rows: float32 [n, photometric.PARAMETERS], see :func:`silc.data.views.photometric.parameters`.
     """
     canvas = _Canvas(views.shape[-1])
     for view, row in zip(views.numpy(), rows.tolist(), strict=True):

@@ -12,9 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torchvision.transforms.v2 import functional as tv
 
-from silc.data.distort import distort_
-from silc.data.photometric import GLOBAL, LOCAL, PARAMETERS, WIDTH, Recipe, parameters
 from silc.data.randomness import Purpose, uniform_rows
+from silc.data.views.distort import distort_
+from silc.data.views.photometric import GLOBAL, LOCAL, PARAMETERS, WIDTH, Recipe, parameters
 
 NAMES = ("brightness", "contrast", "saturation", "hue", "order", "grey", "sigma", "solarize")
 NOTHING = {"brightness": 1, "contrast": 1, "saturation": 1, "hue": 0, "order": -1, "grey": 0, "sigma": 0, "solarize": 0}
@@ -27,7 +27,7 @@ def row_of(**numbers: float) -> np.ndarray:
 
 
 def defined(view: np.ndarray, row: np.ndarray) -> np.ndarray:
-    """The list in fp64 as silc.data.photometric defines it, hue by the standard library; [3, R, R], not rounded."""
+    """The list in fp64 as photometric.py defines it, hue by the standard library; [3, R, R], not rounded."""
     told = dict(zip(NAMES, row.tolist(), strict=True))
     x = view.astype(np.float64)
     for step in ORDERS[int(told["order"])] if told["order"] >= 0 else ():

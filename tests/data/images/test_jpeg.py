@@ -16,10 +16,10 @@ from hypothesis import strategies as st
 from PIL import Image
 from torchvision.io import ImageReadMode, decode_jpeg
 
-from silc.data import jpeg
-from silc.data.decode import decode_image
+from silc.data.images import jpeg
+from silc.data.images.decode import decode_image
 from silc.data.shards import Unreadable
-from tests.data.image_fuzz import encode, mutated
+from tests.data.images.image_fuzz import encode, mutated
 
 LIMIT = 200_000
 USUAL = {"444", "422", "420", "411", "gray"}

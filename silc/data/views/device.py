@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from silc.config import ViewsConfig
-from silc.data.crops import ViewPlan
+from silc.data.views.crops import ViewPlan
 from silc_kernels import crop_resize, photometric
 
 IMAGES_AT_ONCE = 1 << 28  # bytes of decoded images on the device; a larger image is there alone

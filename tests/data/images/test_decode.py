@@ -9,8 +9,8 @@ import pytest
 import torch
 from PIL import Image, ImageCms
 
-from silc.data import decode
-from silc.data.decode import decode_image
+from silc.data.images import decode
+from silc.data.images.decode import decode_image
 from silc.data.shards import Unreadable
 
 LIMIT = 10_000

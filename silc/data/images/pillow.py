@@ -17,7 +17,7 @@ from PIL.PngImagePlugin import PngImageFile
 from PIL.TiffImagePlugin import TiffImageFile
 from PIL.WebPImagePlugin import WebPImageFile
 
-from silc.data import avif, tiff
+from silc.data.images import avif, tiff
 from silc.data.shards import Unreadable
 
 MAX_SIDE = 65_535  # pixels; a JPEG cannot have more

@@ -1,0 +1,1 @@
+"""Image files: which formats are read, within which limits, and how they are turned."""

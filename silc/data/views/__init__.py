@@ -1,0 +1,1 @@
+"""Views of an image: crops and the photometric list, on the host or left to the device."""
