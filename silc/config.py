@@ -111,7 +111,7 @@ class ViewsConfig:
     global_area: Area = key((0.4, 1.0), "range of a global crop's area, as a fraction of the image")
     local_area: Area = key((0.05, 0.4), "range of a local crop's area")
     flip: Fraction = key(0.5, "probability of a horizontal flip")
-    photometric: bool = key(False, "DINO's list: color jitter, grayscale, blur, solarize")
+    photometric: bool = key(False, "DINO's list: color jitter, grey, blur, solarize")
     device: Literal["auto", "host", "device"] = key(
         "auto", "where the photometric list is computed; auto: on the device where that is a GPU, else on the host"
     )

@@ -7,7 +7,8 @@ import unicodedata
 from bisect import bisect_right
 
 from silc.data.shards import Unreadable
-from silc.data.shards.caption_key import MOST, CaptionKey
+from silc.data.shards.caption_key import MAX_JSON, MOST, CaptionKey
+from silc.files import parse_json
 
 MAX_CAPTION = 1 << 18  # bytes: four for each character that a tokenizer reads at most
 _BYTE_ORDER_MARK = "\ufeff"
@@ -47,6 +48,18 @@ def lines_of(text: str) -> list[str]:
     U+2028, U+0085, form feeds and the like stand in captions and class names, and end nothing.
     """
     return [line.strip() for line in text.split("\n")]
+
+
+def looks_like_json(text: str) -> bool:
+    """Whether a text is a JSON object or list, of at most MAX_JSON characters: no caption, but what holds one."""
+    text = text.strip().removeprefix(_BYTE_ORDER_MARK).strip()
+    if len(text) > MAX_JSON or text[:1] + text[-1:] not in ("{}", "[]"):
+        return False
+    try:
+        value = parse_json(text)
+    except ValueError:
+        return False
+    return isinstance(value, dict) or any(isinstance(each, (str, dict)) for each in value)
 
 
 class CaptionReader:

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from silc.data.captions import CaptionReader
+from silc.data.captions import CaptionReader, looks_like_json
 from silc.data.shards import Sample, Unreadable
 from silc.data.shards.caption_key import MAX_JSON
 from silc.data.shards.errors import few, shorten
@@ -50,22 +50,18 @@ def check_captions(samples: Iterable[Sample | Unusable], reader: CaptionReader, 
     Returns the number of samples that have several captions.
 
     Raises:
-        ValueError: all of them are JSON and no field is named; or none of them has the field that is named.
+        ValueError: most of them are JSON and no field is named; or none of them has the field that is named.
     """
     found = [each.column([reader.extension]) for each in samples if isinstance(each, Sample)]
     members = [data for data in found if data]
     if not members:
         return 0
-    values = [_json(data) for data in members]
-    if reader.key.field is None and all(isinstance(value, dict) for value in values):
-        caption = shorten(members[0][:SHOWN].decode("utf-8", "replace"))
+    if reader.key.field is None:
+        _refuse_json(members, reader, what)
+    elif not any(_is_json(data) for data in members):
         raise ValueError(
-            f"{what}={reader.key}: the captions are JSON, such as {caption}; name the field that holds the caption: "
-            f"{what}={reader.extension}:{_likely(values)}{_fields(values)}"
+            f"{what}={reader.key}: the members .{reader.extension} are not JSON, but such as {_beginning(members[0])}"
         )
-    if reader.key.field is not None and not any(isinstance(value, (dict, list)) for value in values):
-        text = shorten(members[0][:SHOWN].decode("utf-8", "replace"))
-        raise ValueError(f"{what}={reader.key}: the members .{reader.extension} are not JSON, but such as {text}")
     several, reasons = 0, Counter[str]()
     for data in members:
         try:
@@ -73,20 +69,37 @@ def check_captions(samples: Iterable[Sample | Unusable], reader: CaptionReader, 
         except Unreadable as error:
             reasons[str(error)] += 1
     if reader.key.field is not None and reasons.total() == len(members):
-        reason = reasons.most_common(1)[0][0]
+        reason, values = reasons.most_common(1)[0][0], _values(members)
         near = difflib.get_close_matches(reader.key.field, list(_texts(values)), n=1)
         hint = f"; did you mean {what}={reader.extension}:{near[0]}?" if near else ""
         raise ValueError(f"{what}={reader.key}: {reason} of {len(members)} samples{hint}{_fields(values)}")
     return several
 
 
-def _json(data: bytes) -> Any:
-    if len(data) > MAX_JSON or data.lstrip()[:1] not in (b"{", b"["):
-        return None
-    try:
-        return parse_json(data)
-    except ValueError:
-        return None
+def _refuse_json(members: Sequence[bytes], reader: CaptionReader, what: str) -> None:
+    """Raises ValueError where most of the captions are JSON: a caption of braces among others is one."""
+    found = [data for data in members if _is_json(data)]
+    if 2 * len(found) <= len(members):
+        return
+    values = _values(found)
+    way_out = f"name the field that holds the caption: {what}={reader.extension}:{_likely(values)}{_fields(values)}"
+    if not any(isinstance(value, dict) for value in values):
+        way_out = "write several captions as lines, or as a list in a field of an object"
+    raise ValueError(f"{what}={reader.key}: the captions are JSON, such as {_beginning(found[0])}; {way_out}")
+
+
+def _is_json(data: bytes) -> bool:
+    return looks_like_json(data[: 4 * MAX_JSON].decode("utf-8", "replace"))
+
+
+def _beginning(data: bytes) -> str:
+    return shorten(data[:SHOWN].decode("utf-8", "replace"))
+
+
+def _values(members: Sequence[bytes]) -> list[Any]:
+    """The objects in JSON members, those in lists too."""
+    values = [parse_json(data) for data in members if _is_json(data)]
+    return [each for value in values for each in (value if isinstance(value, list) else [value])]
 
 
 def _texts(values: Sequence[Any]) -> Counter[str]:

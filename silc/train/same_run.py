@@ -65,6 +65,7 @@ _EFFECTS = {
     "objective.init_bias": "without an effect, the bias is the checkpoint's",
     "train.steps": "the schedule is recomputed for the new number of steps",
     "data.max_image_pixels": "samples that are skipped now, or no longer, are replaced by others",
+    "data.image_keys": "samples that had no image may have one now; until then others replaced them",
     "data.mean": "the weights were trained on pixels normalised otherwise",
     "data.std": "the weights were trained on pixels normalised otherwise",
 }
@@ -88,6 +89,9 @@ def check_same_run(saved: Config, now: Config, path: Path) -> Changes:
     fixed = [key for key in before if _within(key, _FIXED) and key not in _ROUNDING]
     if own_data(now):
         fixed = [key for key in fixed if key not in _SAMPLE_SET]
+    more = "data.image_keys"
+    if after[more][: len(before[more])] == before[more]:  # samples that had an image have the same one
+        fixed.remove(more)
     different = [key for key in fixed if before[key] != after[key]]
     if different:
         listed = "; ".join(f"{key} is {_shown(after[key])}, it was {_shown(before[key])}" for key in different)
@@ -96,6 +100,7 @@ def check_same_run(saved: Config, now: Config, path: Path) -> Changes:
             "start a new run without train.resume"
         )
     named = [key for key in before if _within(key, _NAMED) and not _within(key, (*_FIXED, *_SILENT))]
+    named += [more]  # where it was fixed, it is equal
     return {key: (before[key], after[key]) for key in named if before[key] != after[key]}
 
 

@@ -115,6 +115,26 @@ def test_captions_that_are_none_are_refused_before_training(write_shards, make_c
         build_loader(config, rank=0, world=1)
 
 
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ('{"caption": "a dog"}', r"name the field that holds the caption: data\.caption_key=txt:caption"),
+        ('[{"text": "a dog"}]', r"caption_key=txt:text"),
+        ('["a dog", "a cat"]', r"write several captions as lines"),
+    ],
+)
+@pytest.mark.parametrize("others", [0, 3])
+def test_json_among_few_other_captions_is_refused_too(write_shards, make_config, text, says, others):
+    config = make_config(write_shards([16], lambda _, n, s: s.update(txt=text if n >= others else "a dog")), batch=8)
+    with pytest.raises(ValueError, match=says):
+        build_loader(config, rank=0, world=1)
+
+
+def test_a_caption_of_braces_among_others_is_a_caption(write_shards, make_config):
+    config = make_config(write_shards([16], lambda _, n, s: s.update(txt="{}" if n == 3 else "a dog")), batch=8)
+    assert len(batches(config, 1)) == 1
+
+
 def test_remote_captions_are_looked_at_with_the_first_batch(write_shards, make_config, monkeypatch):
     monkeypatch.setattr("silc.data.training_set.TrainingSet.remote", property(lambda self: True))
     monkeypatch.setattr("silc.data.training_set.check_captions", lambda *_: 0)

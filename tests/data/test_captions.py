@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from silc.data.captions import MAX_CAPTION, CaptionReader, lines_of, visible
+from silc.data.captions import MAX_CAPTION, CaptionReader, lines_of, looks_like_json, visible
 from silc.data.folders import pairs_by_list
 from silc.data.layouts import read_names
 from silc.data.shards import Unreadable
@@ -171,6 +171,26 @@ def test_any_json_gives_captions_or_a_reason(value):
             continue
         assert captions
         assert all(visible(caption) and caption == caption.strip() for caption in captions)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ('{"caption": "a dog"}', True),
+        ('\ufeff [{"caption": "a dog"}]\n', True),
+        ('["a dog", "a cat"]', True),
+        ("{}", True),
+        ("{a dog}", False),
+        ("[photo]", False),
+        ("[1, 2]", False),
+        ('"a dog"', False),
+        ("{" * 100_000 + "}" * 100_000, False),
+        ("a dog", False),
+        ("", False),
+    ],
+)
+def test_captions_that_look_like_json(text, expected):
+    assert looks_like_json(text) is expected
 
 
 def test_hashes_of_captions_in_json_are_those_of_the_texts():

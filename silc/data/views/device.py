@@ -78,13 +78,13 @@ class DeviceWork:
         return replace(self, images=replace(self.images, pixels=self.images.pixels.pin_memory()))
 
 
-def leave(left: Left, plans: Sequence[ViewPlan], images: Sequence[Tensor], n_original: int) -> DeviceWork:
+def leave(left: Left, plans: Sequence[ViewPlan], images: list[Tensor], n_original: int) -> DeviceWork:
     """The work of a batch.
 
     Args:
         left: crops or photometric.
         plans: of each image.
-        images: uint8 [H, W, 3] each; not read unless crops are left.
+        images: uint8 [H, W, 3] each, emptied, so that none is held twice; not read unless crops are left.
         n_original: 1 for a view of the whole image before the others, or 0.
     """
     rows = None
@@ -96,13 +96,23 @@ def leave(left: Left, plans: Sequence[ViewPlan], images: Sequence[Tensor], n_ori
     whole = [(0, 0, *image.shape[:2]) for image in images]
     return DeviceWork(
         Images(
-            torch.cat([image.reshape(-1) for image in images]),
+            _joined(images),
             sizes,
             _with_original([plan.boxes for plan in plans], whole, n_original),
             _with_original([plan.flips for plan in plans], [False] * len(plans), n_original),
         ),
         rows,
     )
+
+
+def _joined(images: list[Tensor]) -> Tensor:
+    """The images' bytes, uint8 [bytes]. Each image is let go of when it is copied."""
+    ends = list(itertools.accumulate(image.numel() for image in images))
+    pixels = torch.empty(ends[-1], dtype=torch.uint8)
+    for end in reversed(ends):
+        image = images.pop()
+        pixels[end - image.numel() : end] = image.reshape(-1)
+    return pixels
 
 
 def finished(views: Sequence[Tensor], work: DeviceWork, device: torch.device | str, non_blocking: bool) -> list[Tensor]:
