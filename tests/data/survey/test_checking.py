@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import os
 from collections import Counter
@@ -188,8 +189,12 @@ def test_captions_that_are_json_are_refused_as_by_training(tmp_path):
     write(tmp_path / "set", [[entry for i in range(3) for entry in pair(f"{i}", encoded(picture(i)), text)]])
     found, bad = checked([str(tmp_path / "set")])
     assert (found.whole, found.json, found.sound, bad) == (3, 3, False, [])
-    assert list(sentences(found))[1].startswith("but training refuses them: all captions are JSON; name the field")
+    assert list(sentences(found))[1].startswith("but training refuses them: most captions are JSON; name the field")
     assert checked([str(tmp_path / "set")], SETTINGS._replace(captions="txt:caption"))[0].sound
+    lines = json.dumps({"caption": ["one", "two"]}, indent=1)
+    entries = [pair(f"{i}", encoded(picture(i)), lines if i < 2 else "thing") for i in range(3)]
+    write(tmp_path / "most", [list(itertools.chain(*entries))])
+    assert checked([str(tmp_path / "most")])[0].refused
     write(tmp_path / "set", [whole(2), [*pair("x", encoded(picture(7)), text), *pair("y", encoded(picture(8)), "{}}")]])
     found, _ = checked([str(tmp_path / "set")])
     assert (found.json, found.sound) == (1, True)
