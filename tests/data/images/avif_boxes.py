@@ -90,26 +90,29 @@ def _marked(item: int, numbers: Sequence[int]) -> bytes:
 
 
 def drawn(data: bytes, rng: random.Random) -> bytes:
-    """A file with the image of another, and lists that are drawn: mostly right, sometimes long or wrong."""
+    """A file with the image of another, in which the list of pieces, of links, of properties, or none is drawn."""
     stream, properties = parts_of(data)
-    many = rng.choice((1, 1, 2, 3, 60, 70, 1000, 4000, 4096, 5000))
-    size = len(stream)
-    cuts = sorted(rng.randrange(size + 1) for _ in range(rng.choice((0, 0, 1, 3))))
-    whole = [(a, b - a) for a, b in zip([0, *cuts], [*cuts, size], strict=True)]
-    others = rng.choice(
-        ([], [(0, size)] * many, [(rng.randrange(size), rng.choice((0, 1, size))) for _ in range(many)])
-    )
-    items = [1, *range(2, 2 + rng.choice((0, 1, 1, many)))]
-    beside = [*properties, box(b"auxC", bytes(4), rng.choice((ALPHA, b"depth\0")), bytes(rng.choice((0, 99, 9999))))]
-    numbers = list(range(1, len(properties) + 1))
-    more = rng.choice(([len(beside)], [*numbers, len(beside)], numbers * rng.choice((1, 1, 9)), [0] * 255))
-    kinds, ends = (b"auxl", b"auxl", b"prem", b"thmb"), rng.choice(([1], [1], [1, 2], [1] * min(many, 65)))
+    size, many = len(stream), rng.choice((1, 2, 60, 70, 4000, 4096, 5000))
+    pieces, widths = [(0, size)], (rng.choice((4, 8)), rng.choice((4, 8)))
+    ends, marked, times = [1], [len(properties) + 1], 1
+    which = rng.choice(("pieces", "links", "properties", "none"))
+    if which == "pieces":
+        pieces = [(rng.randrange(size), rng.choice((0, 1, size))) for _ in range(many)]
+        widths = (rng.choice((0, 4)), rng.choice((0, 0, 4)))
+    elif which == "links":
+        ends, times = rng.choice(([1], [1, 2], [1] * 64, [1] * 65, [2])), rng.choice((1, 1, 2))
+    elif which == "properties":
+        marked = rng.choice((marked, [*range(1, len(properties) + 2)], marked * 9, [0] * 255, [99]))
+    else:
+        many = rng.randrange(3)
+    others = range(2, 2 + many)
+    kind, name = rng.choice((b"auxl", b"auxl", b"prem", b"thmb")), rng.choice((ALPHA, b"depth\0"))
     return made(
-        stream,
-        beside,
-        pieces={1: rng.choice((whole, whole, others or whole)), **dict.fromkeys(items[1:9], whole)},
-        links=[(rng.choice(kinds), item, ends) for item in items[1:]] * rng.choice((1, 1, many // 9)),
-        marks=[(1, numbers), *((item, more) for item in items[1:] * rng.choice((1, 1, 1, 2)))],
-        items=items[: rng.choice((len(items), 4000))],
-        widths=(rng.choice((4, 4, 8)), rng.choice((4, 4, 8, 0))),
+        stream + bytes(rng.choice((0, 0, 50_000))),
+        [*properties, box(b"auxC", bytes(4), name, bytes(rng.choice((0, 99, 9999))))],
+        pieces={1: pieces, **{item: [(0, size)] for item in others[:9]}},
+        links=[(kind, item, ends) for item in others] * times,
+        marks=[(1, range(1, len(properties) + 1)), *((item, marked) for item in others)],
+        items=[1, *others[:4000]],
+        widths=widths,
     )
