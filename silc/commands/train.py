@@ -106,9 +106,23 @@ def dry_run(config: Config, ranks: int, gpu: Gpu | None, mfu: float | None) -> i
     from silc.train.plan.plan import MFU, make_plan, visible_gpu
     from silc.train.plan.text import dry_run_text
 
+    _note_absent_shards(config)
     plan = make_plan(config, ranks, gpu or visible_gpu(), mfu or MFU)
     print(dry_run_text(config, config_io.to_yaml(config), plan))
     return 0 if gpu is None or plan.fits else 1
+
+
+def _note_absent_shards(config: Config) -> None:
+    """Shards that are not there, on stderr: a plan may be made on another machine than the run's."""
+    from silc.data.shards.expand import expand_shards
+
+    named = [("data.shards", config.data.shards)]
+    named += [(f"data.sources.{number}.shards", each.shards) for number, each in enumerate(config.data.sources)]
+    for what, patterns in named:
+        try:
+            expand_shards(patterns, what, manifests=True) if patterns else None
+        except ValueError as error:
+            print(f"{PROG}: note: {error} (on this machine); the run needs them", file=sys.stderr)
 
 
 def answer(args: argparse.Namespace) -> int | None:

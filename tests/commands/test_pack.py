@@ -149,7 +149,7 @@ def test_a_missing_source_and_a_full_disk(tmp_path, pack, monkeypatch):
     monkeypatch.setattr("silc.data.packing.tars.os.fsync", full)
     status, _, errors = pack(source, "--out", tmp_path / "out")
     assert status == 1
-    assert "No space left on device; is the disk full" in errors[0]
+    assert "No space left on device; make room on its disk; the same command goes on" in errors[0]
     monkeypatch.undo()
     monkeypatch.setenv("SILC_CACHE", str(tmp_path / "cache"))
     assert pack(source, "--out", tmp_path / "out")[0] == 0

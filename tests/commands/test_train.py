@@ -87,6 +87,18 @@ def test_dry_run_of_every_preset(capsys, name):
     assert all(key in text.rpartition("no public source confirms")[2] for key in config.unverified)
 
 
+def test_dry_run_says_which_shards_are_not_here(capsys, tmp_path):
+    assert main(["--dry-run", f"data.shards=[{tmp_path}/nothere]"]) == 0
+    (line,) = capsys.readouterr().err.splitlines()
+    assert re.fullmatch(
+        r"silc train: note: data\.shards: no such file .*nothere'? \(on this machine\); the run needs them", line
+    )
+    (tmp_path / "0.tar").touch()
+    assert main(["--dry-run", f"data.sources=[{{shards: [{tmp_path}]}}, {{shards: [{tmp_path}/x.tar]}}]"]) == 0
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "note: data.sources.1.shards: no such file" in line
+
+
 def test_dry_run_counts_tokens_and_plans_for_ranks(capsys):
     main(["--dry-run", "--preset", "silc_vit_b16"])
     alone = capsys.readouterr().out

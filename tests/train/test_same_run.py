@@ -48,6 +48,17 @@ def test_all_differences_are_named_at_once():
         check_same_run(SAVED, changed("views.n_local=4", "train.global_batch=32"), PATH)
 
 
+def test_more_extensions_of_images_are_named_and_others_are_refused():
+    earlier = changed("data.image_keys=[jpg, jpeg, png, webp]")
+    (change,) = check_same_run(earlier, SAVED, PATH).items()
+    assert change == ("data.image_keys", (earlier.data.image_keys, SAVED.data.image_keys))
+    (line,) = notes(dict([change]), earlier, SAVED, 4)
+    assert line.endswith(": samples that had no image may have one now; until then others replaced them")
+    for words in ("[jpg, jpeg, png]", "[png, jpg, jpeg, webp]", "[gif, jpg, jpeg, png, webp]"):
+        with pytest.raises(ValueError, match=r"data\.image_keys is "):
+            check_same_run(earlier, changed(f"data.image_keys={words}"), PATH)
+
+
 HARMLESS = [
     "data.workers=1", "data.cache=/here", "train.micro_batch=2", "train.save_every=3", "eval.every=3",
     "engine.zero_stage=3", "kernels.distill=torch", "objective.contrastive_chunk=8", "optim.optimizer=torch_adamw",
@@ -72,6 +83,7 @@ NAMED = {
     "objective.distill_weight=2": (1.0, 2.0),
     "objective.max_scale=50": (100.0, 50.0),
     "data.max_image_pixels=9": (89_478_485, 9),
+    "data.upright=false": (True, False),
     "data.mean=[0.1, 0.2, 0.3]": ([0.5] * 3, [0.1, 0.2, 0.3]),
     "train.steps=70000000": (100_000, 70_000_000),
 }

@@ -50,11 +50,17 @@ class _Sub(Parser):
         return namespace, rest
 
 
+def _goes_on(args: argparse.Namespace) -> str:
+    """For the end of a message, where a command continues what it began."""
+    return "; the same command goes on from here" if getattr(args, "goes_on", True) else ""
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry point. Returns the exit status: 2 for a user's mistake, 1 where shards or their index are not in order."""
     passive_threads()
     args = parse(sys.argv[1:] if argv is None else argv)
     from silc.errors import RunStopped
+    from silc.files import advice
 
     prog = f"silc shards {args.command}"
     try:
@@ -68,11 +74,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # the reader of the output has left (`| head`)
         raise
     except OSError as error:
-        print(f"{prog}: {error}; is the disk full, or the folder of another user? --out names another", file=sys.stderr)
+        where = f"{error.filename}: " if error.filename else ""
+        print(f"{prog}: {where}{error.strerror or error}{advice(error)}{_goes_on(args)}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        goes_on = "; the same command goes on from here" if getattr(args, "goes_on", True) else ""
-        print(f"{prog}: interrupted{goes_on}", file=sys.stderr)
+        print(f"{prog}: interrupted{_goes_on(args)}", file=sys.stderr)
         return INTERRUPTED
     return status
 
