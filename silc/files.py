@@ -53,6 +53,15 @@ def write_text(path: str | Path, text: str) -> None:
         draft.write_text(text, encoding="utf-8")
 
 
+def make_folder(path: str | Path) -> None:
+    """Make a folder where it is missing, and a file in it for a moment. Raises OSError: it cannot be written to."""
+    folder = Path(path)
+    folder.mkdir(parents=True, exist_ok=True)
+    trial = folder / f".{secrets.token_hex(4)}.part"
+    trial.touch(exist_ok=False)
+    trial.unlink()
+
+
 def check_regular(path: str | Path, limit: int | None = None) -> None:
     """Refuse what is no regular file, since reading a pipe or a device may never end, and what is larger than `limit`
     bytes.

@@ -21,10 +21,11 @@ from silc.data.captions import MAX_CAPTION, CaptionReader
 from silc.data.images import pillow
 from silc.data.images.decode import decode_image, stored_orientation
 from silc.data.shards import ShardIndex, Unreadable
+from silc.data.shards.caption_key import MAX_JSON
 from silc.data.shards.reader import MAX_SAMPLE
 from silc.files import parse_json
 
-MAX_LABEL, MAX_JSON = 1000, 1 << 20  # bytes of a `cls` and of a json that are read
+MAX_LABEL = 1000  # bytes of a `cls` that are read
 IGNORE = -1  # in masks: pixels that nothing is trained on and no metric counts
 LABELS, CAPTIONS, MASKS = "labels", "captions", "masks"
 
@@ -135,8 +136,9 @@ def _drop_largest(found: np.ndarray, values: np.ndarray, needed: int) -> np.ndar
 def decode_mask(data: bytes | None, rule: MaskRule, classes: int, name: str, max_pixels: int) -> Tensor:
     """A mask file's classes, int64 [H, W], within the limits of :func:`silc.data.images.decode.decode_image`.
 
-    PNG, GIF, BMP, TIFF and grey AVIF are read, as they are stored: a mask is never turned, its image is (see
-    :func:`image_and_mask`). name: of the image, for messages.
+    PNG, GIF, BMP, TIFF and grey AVIF are read, as they are stored: a mask is not turned, its image is (see
+    :func:`image_and_mask`). A TIFF alone is turned by its orientation tag, as are images in TIFF: Pillow, and so all
+    that read masks with it, do the same. name: of the image, for messages.
 
     Raises:
         Unreadable: no data, undecodable, or more than `max_pixels` pixels.
@@ -201,9 +203,10 @@ def image_and_mask(split: Split, index: int) -> tuple[Tensor, Tensor]:
         return split.image(index, not split.upright), mask
     both = "" if number < 5 else f" as {'shown' if split.upright else 'stored'}, {ph} x {pw} otherwise"
     turn = "" if number == 1 else f" (EXIF orientation {number})"
+    tiff = " (a mask in TIFF is turned by its own orientation tag)" if (mh, mw) == (pw, ph) else ""
     raise ValueError(
         f"the mask of {split.key(index)} is {mw} x {mh} pixels, its image {pw} x {ph}{both}{turn}: they do not belong "
-        "together"
+        f"together{tiff}"
     )
 
 

@@ -236,7 +236,7 @@ def test_hostile_captions_are_text_in_every_output(tmp_path, show):
         (["set", "--sample", "0"], "'0': give a number of samples, at least 1, or all"),
         (["set", "--images", "9999"], "'9999': give a number of images, 0 to 1,000"),
         (["set", "--seed", "-1"], "'-1': give a whole number, 0 or more"),
-        (["set", "--out", "set/00000.tar"], "--out set/00000.tar cannot be written to: File exists"),
+        (["set", "--out", "set/00000.tar"], "set/00000.tar cannot be written to (File exists); give another"),
         (["set", "--out", "look", "--font", "set/00000.tar"], "set/00000.tar is no font that can be read"),
         (["set", "data.tokenizer=nowhere/at/all"], "data.tokenizer='nowhere/at/all' cannot be loaded"),
     ],

@@ -8,7 +8,7 @@ import json
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, ImageOps
 
 from silc.data.images.decode import decode_image
 from silc.data.shards import Unreadable
@@ -144,6 +144,29 @@ def test_palettes_are_for_the_eye(tmp_path):
     assert decode_mask((tmp_path / "m.png").read_bytes(), numbered_from_zero(3), 3, "m", 100).tolist() == values
 
 
+@pytest.mark.parametrize("number", range(1, 9))
+def test_a_mask_in_tiff_is_turned_as_an_image_in_tiff_is(number):
+    """As by Pillow; the tag of other formats turns no mask."""
+    image = Image.fromarray(np.arange(24, dtype=np.uint8).reshape(4, 6))
+    exif = Image.Exif()
+    exif[274] = number
+    expected = np.asarray(ImageOps.exif_transpose(image_of(image, "PNG", exif)))
+    for kind, turned in (("TIFF", expected), ("PNG", np.asarray(image))):
+        data = encoded(image, kind, exif)
+        assert decode_mask(data, numbered_from_zero(256), 256, "m", 100).tolist() == turned.tolist()
+        assert decode_image(data, 100)[..., 0].tolist() == turned.tolist()
+
+
+def encoded(image: Image.Image, kind: str, exif: Image.Exif) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, kind, exif=exif)
+    return buffer.getvalue()
+
+
+def image_of(image: Image.Image, kind: str, exif: Image.Exif) -> Image.Image:
+    return Image.open(io.BytesIO(encoded(image, kind, exif)))
+
+
 def test_a_mask_with_a_class_that_has_no_name_is_an_error():
     with pytest.raises(ValueError, match=r"mask of m has class 4, but the class list names 3 \(0 to 2\)"):
         decoded(np.array([[5]], np.uint8), numbered_from_one(3), 3)
@@ -192,7 +215,12 @@ def test_a_mask_decides_how_its_image_is_turned(write_shards, make_config, store
 @pytest.mark.parametrize(
     ("number", "mask", "upright", "said"),
     [
-        (1, (32, 16), False, r"000/0000 is 16 x 32 pixels, its image 32 x 16: they do not belong together"),
+        (
+            1,
+            (32, 16),
+            False,
+            r"000/0000 is 16 x 32 pixels, its image 32 x 16: they do not .* \(a mask in TIFF",
+        ),
         (3, (32, 16), True, r"is 16 x 32 pixels, its image 32 x 16 \(EXIF orientation 3\): they do not"),
         (6, (9, 8), False, r"is 8 x 9 pixels, its image 32 x 16 as stored, 16 x 32 otherwise \(EXIF orientation 6\)"),
         (8, (9, 8), True, r"is 8 x 9 pixels, its image 16 x 32 as shown, 32 x 16 otherwise \(EXIF orientation 8\)"),

@@ -29,7 +29,7 @@ from silc.data.shards import Sample
 from silc.data.training_set import open_training_set
 from silc.errors import RunStopped
 from silc.storage import Board
-from tests.data import image_fuzz
+from tests.data.images import image_fuzz
 from tests.data.shards import index_fuzz, mutations
 from tests.soak.common import Table, config, finish
 from tests.soak.served import index

@@ -1,10 +1,11 @@
-"""What the commands of `silc shards` share: the number of processes, and a progress bar."""
+"""What the commands of `silc shards` share: the number of processes, the folder of --out, and a progress bar."""
 
 from __future__ import annotations
 
 import argparse
 import sys
 import time
+from pathlib import Path
 
 from tqdm import tqdm
 
@@ -25,6 +26,17 @@ def _positive(text: str) -> int:
 def say(text: str) -> None:
     """A line on stderr, at once."""
     print(text, file=sys.stderr, flush=True)
+
+
+def make_out(out: str | Path) -> None:
+    """The folder that --out names, made where it is missing. Raises ValueError before the work where it cannot be
+    written to."""
+    from silc.files import make_folder
+
+    try:
+        make_folder(out)
+    except OSError as error:
+        raise ValueError(f"{out} cannot be written to ({error.strerror}); give another folder with --out") from None
 
 
 class Bar:

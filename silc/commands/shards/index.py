@@ -19,13 +19,12 @@ sample begins; megatron-energon's own .tar.idx files can (--energon).
 from __future__ import annotations
 
 import argparse
-import os
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from silc.commands.shards.common import Bar, add_jobs, say
+from silc.commands.shards.common import Bar, add_jobs, make_out, say
 
 if TYPE_CHECKING:
     from silc.data.shards.build import Built
@@ -117,7 +116,7 @@ def _build(addresses: list[str], out: str, args: argparse.Namespace) -> int:
 
     images = args.images.lower().split(",") if args.images else IMAGES
     if not is_remote(out):
-        _make_folder(out)
+        make_out(out)
     with nullcontext() if is_remote(out) else only_one(Path(out) / LOCK, say), Bar("shard") as bar:
         built = build(
             addresses,
@@ -210,12 +209,3 @@ def _counts(addresses: Sequence[str]) -> dict[str, tuple[int, str]]:
         if counts is not None
         for name, count in counts.by_name.items()
     }
-
-
-def _make_folder(out: str) -> None:
-    try:
-        Path(out).mkdir(parents=True, exist_ok=True)
-        with (Path(out) / f".{os.getpid()}.try").open("xb") as file:
-            Path(file.name).unlink()
-    except OSError as error:
-        raise ValueError(f"{out} cannot be written to ({error.strerror}); give another folder with --out") from None

@@ -18,11 +18,10 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from silc.commands.shards.common import Bar, add_jobs, say
+from silc.commands.shards.common import Bar, add_jobs, make_out, say
 from silc.commands.shards.configured import add_words, configuration
 
 if TYPE_CHECKING:
@@ -62,7 +61,7 @@ def _show(args: argparse.Namespace) -> int:
     named = find(shards)
     if args.out is not None:
         font_of(12, args.font)
-        _make_folder(args.out)
+        make_out(args.out)
     with Bar("shard") as bar:
         opened = sampling.open_index(named, config.data.image_keys, jobs=args.jobs, progress=bar.show, say=say)
     total = int(opened.manifest.samples.sum())
@@ -102,16 +101,6 @@ def _write(
     except OSError as error:
         raise RunStopped(f"{out} could not be written: {error.strerror}{advice(error)}") from error
     print(f"written: {out / SHEET}, {out / PAGE}, {out / TABLE}")
-
-
-def _make_folder(out: Path) -> None:
-    """Raises ValueError before the work where nothing can be written."""
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        with (out / f".{os.getpid()}.try").open("xb") as file:
-            Path(file.name).unlink()
-    except OSError as error:
-        raise ValueError(f"--out {out} cannot be written to: {error.strerror}; give another folder") from None
 
 
 def _whole(text: str) -> int:

@@ -16,8 +16,8 @@ from silc.data.shards import Unreadable
 
 BRANDS = {b"avif", b"avis", b"mif1", b"msf1"}
 BOXES = 4096  # in one box
-ITEMS = 4096  # in one list; a large image of tiles has hundreds
-LINKS = 64  # from one item
+ITEMS = 4096  # in one list, and links between them; a large image of tiles has hundreds
+LINKS = 64  # from one item, or to one
 _ALPHA = {b"urn:mpeg:mpegB:cicp:systems:auxiliary:alpha", b"urn:mpeg:hevc:2015:auxid:1"}
 _KEPT = {b"pixi", b"av1C", b"colr", b"auxC"}  # properties that the decoder needs, beside the size
 _IGNORED = {b"ispe", b"irot", b"imir", b"clap", b"pasp"}  # may be marked as essential
@@ -92,7 +92,7 @@ class _Meta:
         self.primary = _number(data, start + 4, 2 if data[start] == 0 else 4)
         self._kinds = dict(_item_kinds(data, *self._boxes[b"iinf"]))
         self._links = list(_links(data, *self._boxes[b"iref"])) if b"iref" in self._boxes else []
-        self._properties: dict[int, Properties] = {}
+        self._properties = _Properties(data, *self._boxes[b"iprp"])
 
     def stream(self, item: int) -> bytes:
         """The AV1 stream of an item. Raises Unreadable for another kind of item."""
@@ -105,21 +105,18 @@ class _Meta:
 
     def alpha(self) -> int | None:
         """The item with the transparency of the primary one."""
-        for kind, start, ends in self._links:
-            if kind == b"auxl" and self.primary in ends:
-                name = self.properties(start).get(b"auxC", b"")[4:].split(b"\0")[0]
-                if name in _ALPHA:
-                    return start
-        return None
+        beside = dict.fromkeys(start for kind, start, ends in self._links if kind == b"auxl" and self.primary in ends)
+        if len(beside) > LINKS:
+            raise ValueError("too many links")
+        named = (item for item in beside if self.properties(item).get(b"auxC", b"")[4:204].split(b"\0")[0] in _ALPHA)
+        return next(named, None)
 
     def premultiplied(self, alpha: int | None) -> bool:
         return any(kind == b"prem" and start == self.primary and alpha in ends for kind, start, ends in self._links)
 
     def properties(self, item: int) -> Properties:
         """Of an item, by name. Raises ValueError for one that must be understood and is not."""
-        if item not in self._properties:
-            self._properties[item] = _properties(self._data, *self._boxes[b"iprp"], item)
-        return self._properties[item]
+        return self._properties.of(item)
 
     def orientation(self) -> int:
         """First turned anti-clockwise by the quarters of `irot`, then mirrored: top to bottom, or left to right."""
@@ -186,11 +183,13 @@ def _item_kinds(data: bytes, at: int, end: int) -> Iterator[tuple[int, bytes]]:
 
 def _links(data: bytes, at: int, end: int) -> Iterator[tuple[bytes, int, list[int]]]:
     """Of the types that matter here: type, item that refers, items that it refers to."""
-    wide = 2 if data[at] == 0 else 4
+    wide, total = 2 if data[at] == 0 else 4, 0
     for name, start, _ in _boxes(data, at + 4, end):
         if name not in (b"auxl", b"prem"):
             continue
-        if (count := _number(data, start + wide, 2)) > LINKS:
+        count = _number(data, start + wide, 2)
+        total += count
+        if count > LINKS or total > ITEMS:
             raise ValueError("too many links")
         first = start + wide + 2
         yield name, _number(data, start, wide), [_number(data, first + wide * i, wide) for i in range(count)]
@@ -199,8 +198,8 @@ def _links(data: bytes, at: int, end: int) -> Iterator[tuple[bytes, int, list[in
 def _located(data: bytes, boxes: dict[bytes, tuple[int, int]], item: int) -> bytes:
     """The content of an item: pieces of the file, or of the box `idat`, together not larger than the file."""
     at, _ = boxes[b"iloc"]
-    version, sizes, more = data[at], data[at + 4], data[at + 5]
-    offset, length, base, index = sizes >> 4, sizes & 15, more >> 4, more & 15 if version else 0
+    version, widths, more = data[at], data[at + 4], data[at + 5]
+    offset, length, base, index = widths >> 4, widths & 15, more >> 4, more & 15 if version else 0
     wide = 4 if version == 2 else 2
     count, at = _number(data, at + 6, wide), at + 6 + wide
     if version > 2 or count > ITEMS:
@@ -217,48 +216,68 @@ def _located(data: bytes, boxes: dict[bytes, tuple[int, int]], item: int) -> byt
                 raise ValueError("in another file")
             begin, end = boxes[b"idat"] if method else (0, len(data))
             places = [at + step * i + index for i in range(pieces)]
-            spans = [(begin + start + _number(data, p, offset), _number(data, p + offset, length)) for p in places]
-            if sum(size for _, size in spans) > len(data) or any(s + size > end for s, size in spans):
-                raise ValueError("beyond the file")
-            return b"".join(data[s : s + size if length else end] for s, size in spans)
+            starts = [begin + start + _number(data, place, offset) for place in places]
+            sizes = [_number(data, place + offset, length) for place in places]
+            stops = [s + size if length else end for s, size in zip(starts, sizes, strict=True)]
+            spans = list(zip(starts, stops, strict=True))
+            if any(not s <= stop <= end for s, stop in spans) or sum(stops) - sum(starts) > len(data):
+                raise ValueError("beyond the file, or larger than it")
+            return b"".join(data[s:stop] for s, stop in spans)
         at += step * pieces
     raise ValueError("nowhere")
 
 
-def _properties(data: bytes, at: int, end: int, item: int) -> Properties:
-    both = _named(data, at, end, skip=0)
-    known = list(_boxes(data, *both[b"ipco"])) if b"ipco" in both else []
-    found: Properties = {}
-    for number, essential in _associated(data, *both.get(b"ipma", (0, 0)), item):
-        if number == 0:
-            continue
-        name, start, stop = known[number - 1]
-        if essential and name not in _KEPT | _IGNORED:
-            raise ValueError("a property that must be understood")
-        if name in found and name != b"colr":
-            raise ValueError("a property twice")
-        if name != b"colr" or data[start : start + 4] == b"nclx":  # a profile is ignored, as in all formats
-            found[name] = data[start:stop]
-    return found
+class _Properties:
+    """The properties of all items: read once, since many items may be asked for theirs.
+
+    Raises ValueError, KeyError or IndexError on damage, here and in `of`.
+    """
+
+    def __init__(self, data: bytes, at: int, end: int) -> None:
+        both = _named(data, at, end, skip=0)
+        known = _boxes(data, *both[b"ipco"]) if b"ipco" in both else ()
+        self._known = [(name, data[start:stop]) for name, start, stop in known]
+        self._data = data
+        self._places, self._size = _associated(data, *both[b"ipma"]) if b"ipma" in both else ({}, 1)
+
+    def of(self, item: int) -> Properties:
+        """Of an item, by name. Raises ValueError for one that must be understood and is not."""
+        found: Properties = {}
+        top = 1 << 8 * self._size - 1
+        for place in self._places.get(item, ()):
+            value = _number(self._data, place, self._size)
+            number, essential = value & top - 1, bool(value & top)
+            if number == 0:
+                continue
+            name, content = self._known[number - 1]
+            if name not in _KEPT | _IGNORED:
+                if essential:
+                    raise ValueError("a property that must be understood")
+                continue
+            if name in found and name != b"colr":
+                raise ValueError("a property twice")
+            if name != b"colr" or content.startswith(b"nclx"):  # a profile is ignored, as in all formats
+                found[name] = content
+        return found
 
 
-def _associated(data: bytes, at: int, end: int, item: int) -> Iterator[tuple[int, bool]]:
-    """Numbers of an item's properties, from 1, and whether they must be understood. Raises ValueError."""
-    wide, long = 2 if data[at] == 0 else 4, data[at + 3] & 1
+def _associated(data: bytes, at: int, end: int) -> tuple[dict[int, range], int]:
+    """Where the numbers of each item's properties stand, and the bytes of a number. Raises ValueError."""
+    wide, size = 2 if data[at] == 0 else 4, 2 if data[at + 3] & 1 else 1
     count, at = _number(data, at + 4, 4), at + 8
     if count > ITEMS:
         raise ValueError("too many items")
+    found: dict[int, range] = {}
     for _ in range(count):
-        number, several = _number(data, at, wide), _number(data, at + wide, 1)
+        item, several = _number(data, at, wide), _number(data, at + wide, 1)
         at += wide + 1
-        size = 2 if long else 1
-        if at + several * size > end:
-            raise ValueError("cut short")
-        for place in range(at, at + several * size, size) if number == item else ():
-            value = _number(data, place, size)
-            top = 1 << 8 * size - 1
-            yield value & top - 1, bool(value & top)
+        if item in found:
+            raise ValueError("an item twice")
+        found[item] = range(at, at + several * size, size)
         at += several * size
+        if at > end:
+            raise ValueError("cut short")
+    return found, size
 
 
 def _box(name: bytes, *parts: bytes) -> bytes:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import struct
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
 
 _PROGRESSIVE = 0xC2
-_FRAMES = {0xC0, 0xC1, _PROGRESSIVE}  # by Huffman coding: baseline, extended, progressive
-_SCAN = 0xDA
+FRAMES = {0xC0, 0xC1, _PROGRESSIVE}  # by Huffman coding: baseline, extended, progressive
+SCAN = 0xDA
 _APP1, _EXIF = 0xE1, b"Exif\0\0"
 _ALONE = {0x01, *range(0xD0, 0xD8)}  # markers without a segment
 # With one of these in the header the decoder finds no image: a second start, the end, frames by arithmetic coding or
@@ -48,32 +49,44 @@ def read_header(data: bytes) -> Jpeg | None:
     """
     if data[:2] != b"\xff\xd8":
         return None
-    at, end, kind, frame, exif = 2, len(data) - 1, 0, 0, b""
+    kind, frame, exif = 0, 0, b""
+    for code, at, stop in segments(data):
+        if code in _NO_IMAGE:
+            return None
+        if code == SCAN:
+            return _at_first_scan(data, kind, frame, at, exif)
+        if code in FRAMES:
+            if frame:
+                return None
+            kind, frame = code, at
+        if code == _APP1 and not exif and data.startswith(_EXIF, at + 2):
+            exif = data[at + 2 : stop]
+    return None
+
+
+def segments(data: bytes) -> Iterator[tuple[int, int, int]]:
+    """Marker, start and end of the segments up to the first scan's, as `read_header` finds them, at most MARKERS.
+
+    A segment begins with its length, of two bytes, which are within the data; its end may be beyond them.
+    """
+    at, end = 2, len(data) - 1
     for _ in range(MARKERS):
         at = data.find(b"\xff", at) + 1
         if not at:
-            return None
+            return
         while at < end and data[at] == 0xFF:
             at += 1
         if at + 2 > end:
-            return None
+            return
         code = data[at]
         at += 1
         if code == 0 or code in _ALONE:
             continue
-        if code in _NO_IMAGE:
-            return None
-        if code == _SCAN:
-            return _at_first_scan(data, kind, frame, at, exif)
-        if code in _FRAMES:
-            if frame:
-                return None
-            kind, frame = code, at
-        size = max(2, data[at] << 8 | data[at + 1])
-        if code == _APP1 and not exif and data.startswith(_EXIF, at + 2):
-            exif = data[at + 2 : at + size]
-        at += size
-    return None
+        stop = at + max(2, data[at] << 8 | data[at + 1])
+        yield code, at, stop
+        if code == SCAN:
+            return
+        at = stop
 
 
 def _at_first_scan(data: bytes, kind: int, frame: int, scan: int, exif: bytes) -> Jpeg | None:
@@ -93,4 +106,4 @@ def _at_first_scan(data: bytes, kind: int, frame: int, scan: int, exif: bytes) -
 def _count_scans(data: bytes) -> int:
     """All places that look like the start of a scan: some may lie in a thumbnail, none inside of a scan."""
     codes = np.frombuffer(data, np.uint8)
-    return int(np.count_nonzero((codes[:-1] == 0xFF) & (codes[1:] == _SCAN)))
+    return int(np.count_nonzero((codes[:-1] == 0xFF) & (codes[1:] == SCAN)))

@@ -30,6 +30,7 @@ from silc.data.shards.build import IMAGES, MOST_PROCESSES, Progress, build
 from silc.data.shards.errors import few
 from silc.data.shards.places import LOCK, only_one
 from silc.errors import RunStopped
+from silc.files import make_folder
 from silc.text import plural
 
 UNITS = ".packing"
@@ -240,10 +241,7 @@ def _plan(listing: Listing, source: str, rows: Rows, options: PackOptions) -> Pl
 
 def _make(out: Path) -> None:
     try:
-        out.mkdir(parents=True, exist_ok=True)
-        trial = out / f".{os.getpid()}.try"
-        trial.touch()
-        trial.unlink()
+        make_folder(out)
     except OSError as error:
         raise ValueError(f"{out} cannot be written to ({error.strerror}); give another folder with --out") from None
 

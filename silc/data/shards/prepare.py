@@ -206,14 +206,15 @@ def _unfit(manifest: Manifest, needs: Needs) -> str:
     """What an index lacks for the whole run; empty where it lacks nothing."""
     if needs.caption is not None and manifest.caption != needs.caption:
         return f"holds no hashes of the {needs.caption} captions, which data.unique_captions needs"
-    if not _same_images(manifest, needs):
+    if not same_images(manifest, needs.images):
         return f"was made for images in {'/'.join(manifest.images)}, not in {'/'.join(needs.images)}"
     return ""
 
 
-def _same_images(manifest: Manifest, needs: Needs) -> bool:
-    """Whether an index would be the same for these extensions of images: those it was not made for are in no shard."""
-    more = set(needs.images) - set(manifest.images)
+def same_images(manifest: Manifest, images: Sequence[str]) -> bool:
+    """Whether an index would be the same for these extensions of images, in lower case: those it was not made for are
+    in no shard."""
+    more = set(images) - set(manifest.images)
     found = manifest.extensions if more else ()
     return not ((more and REST in found) or any(name.rpartition(".")[2] in more for name in found))
 

@@ -14,6 +14,7 @@ from silc.data.shards.expand import MANIFEST, expand_shards
 from silc.data.shards.manifest import Manifest
 from silc.data.shards.manifest_file import LIMIT, parsed, prefix_of
 from silc.data.shards.places import absolute
+from silc.data.shards.prepare import same_images
 from silc.errors import StoreFailed
 from silc.storage import check_address, is_remote, list_tars, read_whole
 
@@ -84,7 +85,7 @@ def indexed(named: Named, images: Sequence[str]) -> dict[str, Indexed]:
 
     Args:
         named: the shards.
-        images: extensions; an index that was made for others tells other samples apart.
+        images: extensions; an index that was made without one that is in the shards tells other samples apart.
     """
     found: dict[str, Indexed] = {}
     wanted = set(named.addresses)
@@ -97,14 +98,14 @@ def indexed(named: Named, images: Sequence[str]) -> dict[str, Indexed]:
 
 def candidates(addresses: Sequence[str], manifests: Sequence[Manifest], images: Sequence[str]) -> Iterator[Manifest]:
     """Manifests that may list shards and tell the same samples apart: those given, and those beside the shards."""
-    kinds = {image.lower() for image in images}
-    yield from (manifest for manifest in manifests if kinds <= set(manifest.images))
+    kinds = sorted({image.lower() for image in images})
+    yield from (manifest for manifest in manifests if same_images(manifest, kinds))
     for folder in dict.fromkeys(map(prefix_of, addresses)):
         try:
             manifest = read_manifest(folder)
         except (ValueError, StoreFailed):  # damaged, or not to be read
             continue
-        if manifest is not None and kinds <= set(manifest.images):
+        if manifest is not None and same_images(manifest, kinds):
             yield manifest
 
 

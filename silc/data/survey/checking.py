@@ -50,7 +50,7 @@ class Findings:
         notes: (address, what is odd) of shards.
         unnamed: damaged samples that are counted, but too many in one shard to be named.
         captions: of the whole samples.
-        json: whole samples whose caption is a JSON object; training refuses a set where all are.
+        json: whole samples whose caption is JSON; training refuses a set where most are.
         tally: of their images.
         repeats: of "images", "pairs" and "texts" (captions, equal but for case and white space).
         repeated: of each, (times, first place, last place) as words.
@@ -82,7 +82,7 @@ class Findings:
     @property
     def refused(self) -> bool:
         """Whether training refuses these captions, being JSON."""
-        return 0 < self.json == self.whole
+        return 2 * self.json > self.whole
 
 
 def check(

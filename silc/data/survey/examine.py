@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 import os
 import warnings
 from collections import Counter
@@ -10,11 +11,11 @@ from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from hashlib import blake2b
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from silc.data.captions import CaptionReader
+from silc.data.captions import CaptionReader, looks_like_json
 from silc.data.images.decode import decode_image
 from silc.data.shards.errors import Unreadable, shorten
 from silc.data.shards.indexing import opened
@@ -29,10 +30,9 @@ from silc.data.survey.look import look
 from silc.data.survey.lost import lost_keys
 from silc.data.survey.tally import Tally
 from silc.errors import StoreFailed
-from silc.files import parse_json
 from silc.storage import Stat, Store, is_remote, name_of, read_whole, stat
 
-MOST_LISTED, MOST_CHARACTERS = 100_000, 8_000_000  # of damaged samples of a shard that are named; all are counted
+MOST_LISTED, MOST_BYTES = 100_000, 16 << 20  # of damaged samples of a shard that are named; all are counted
 _PLACE_BITS = 40  # of the offset, in records of the tar
 
 
@@ -81,11 +81,11 @@ class Examined:
         damaged: samples with one fault or more.
         lost: samples that cannot be used because of how they were packed, by reason.
         faults: by reason.
-        named: (key, reason) of these and of lost samples: the first MOST_LISTED, of MOST_CHARACTERS together.
+        named: (key, reason) of these and of lost samples: the first MOST_LISTED, of MOST_BYTES together.
         notes: what is odd about the tar.
         cut: whether it is damaged, or goes on behind its end, so that there may be more samples.
         captions: of all samples that are whole.
-        json: of these, samples whose caption is a JSON object, and no field of it is named.
+        json: of these, samples whose caption is JSON, and no field of it is named.
         tally: of their images.
         images, pairs, texts: records of their hashes, see :mod:`silc.data.survey.repeats`.
     """
@@ -151,7 +151,9 @@ def examine(job: Job, store: Store) -> Examined:
 def _examined(job: Job, found: Stat, source: Source) -> Examined:
     result = Examined(job.number, found)
     starts = _starts(job, found, source, result)
-    named = list(result.named)
+    listed = _Listed()
+    for key, reason in result.named:
+        listed.add(key, reason)
     images = [image.lower() for image in job.settings.images]
     captions = CaptionReader(job.settings.captions, lines=job.settings.lines)
     hashes = _Hashes(job.number)
@@ -165,20 +167,35 @@ def _examined(job: Job, found: Stat, source: Source) -> Examined:
         else:
             texts, data = _decoded(sample, images, captions, job.settings.max_pixels, faults)
             if not faults:
+                result.json += captions.key.field is None and looks_like_json("\n".join(texts))
                 _note(data, texts, job.settings.max_pixels, result)
                 hashes.add(start, data, texts)
         result.damaged += bool(faults)
         result.faults.update(faults)
-        named += [(key, fault) for fault in faults] if len(named) < MOST_LISTED else []
-    result.named = _few(named)
+        for fault in faults:
+            listed.add(key, fault)
+    result.named = listed.rows
     result.images, result.pairs, result.texts = hashes.packed()
     return result
 
 
-def _few(named: Sequence[tuple[str, str]]) -> list[tuple[str, str]]:
-    """A name in a tar may have any length."""
-    ends = itertools.accumulate(len(key) for key, _ in named)
-    return [one for one, end in zip(named, ends, strict=True) if end <= MOST_CHARACTERS][:MOST_LISTED]
+class _Listed:
+    """(key, reason) of samples, while there is room: a name in a tar may have any length."""
+
+    def __init__(self) -> None:
+        self.rows: list[tuple[str, str]] = []
+        self._left = MOST_BYTES
+
+    def add(self, key: str, reason: str) -> None:
+        """Append a row; when one has found no room, none does."""
+        if self._left > 0 and len(self.rows) < MOST_LISTED:
+            self._left -= len(written((key, reason)))
+            self.rows += [(key, reason)] if self._left >= 0 else []
+
+
+def written(value: Any) -> bytes:
+    """As JSON on one line. Bytes of names that are no UTF-8 are kept, as halves of surrogate pairs."""
+    return json.dumps(value, ensure_ascii=False).encode("utf-8", "surrogatepass")
 
 
 def _starts(job: Job, found: Stat, source: Source, result: Examined) -> np.ndarray:
@@ -227,21 +244,10 @@ def _decoded(
 
 def _note(data: bytes, texts: Sequence[str], max_pixels: int, result: Examined) -> None:
     result.captions += len(texts)
-    result.json += is_json(texts[0])
     try:
         result.tally.add(look(data, max_pixels))
     except Unreadable:
         result.tally.formats["unknown"] += 1
-
-
-def is_json(caption: str) -> bool:
-    """Whether a caption is a JSON object, which nobody writes as a caption."""
-    if caption[:1] != "{" or caption[-1:] != "}":
-        return False
-    try:
-        return isinstance(parse_json(caption), dict)
-    except ValueError:
-        return False
 
 
 class _Hashes:

@@ -38,7 +38,7 @@ def facts(found: Overview, *, tables: bool = False) -> Iterator[str]:
     yield from _images(found, tables)
     yield from _captions(found, tables)
     if found.fields and not tables:
-        names = [f"{each['field']}" for each in found.fields if each["texts"]]
+        names = [str(each["field"]) for each in found.fields if each["texts"]]
         yield (
             f"{plural(found.with_json, 'sample')} with json; fields of text: {few(names) or 'none'} "
             "(data.caption_key=json:FIELD)"
@@ -107,16 +107,12 @@ def share(count: int, total: int) -> str:
     """In percent; empty where there is no total."""
     if not total:
         return ""
+    if not count:
+        return "0 %"
     percent = 100 * count / total
-    return (
-        f"{percent:.0f} %"
-        if percent >= 9.95
-        else f"{percent:.1f} %"
-        if percent >= 0.05
-        else "< 0.1 %"
-        if count
-        else "0 %"
-    )
+    if percent < 0.05:
+        return "< 0.1 %"
+    return f"{percent:.0f} %" if percent >= 9.95 else f"{percent:.1f} %"
 
 
 def _share(count: int, total: int) -> str:

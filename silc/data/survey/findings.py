@@ -23,11 +23,11 @@ def sentences(found: Findings) -> Iterator[str]:
     )
     if found.refused:
         yield (
-            "but training refuses them: all captions are JSON; name the field that holds the caption by "
+            "but training refuses them: most captions are JSON; name the field that holds the caption by "
             "data.caption_key=EXTENSION:FIELD (`silc shards show` lists the fields of members .json)"
         )
     elif found.json:
-        yield f"{plural(found.json, 'sample')} whose caption is a JSON object"
+        yield f"{plural(found.json, 'sample')} whose caption is JSON"
     yield from _damage(found)
     yield from _repeats(found)
     yield from _images(found)

@@ -10,7 +10,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from silc.data.survey.examine import Examined
+from silc.data.survey.examine import Examined, written
 from silc.data.survey.tally import Tally
 from silc.errors import RunStopped
 from silc.files import parse_json
@@ -18,7 +18,7 @@ from silc.storage import Stat
 
 NAME = "journal"
 HASHES = ("images", "pairs", "texts")
-LONGEST = 64 << 20  # bytes of a line
+LONGEST = 64 << 20  # bytes of a line: names have at most examine.MOST_BYTES, the rest some thousand
 _BAD_LINE = (ValueError, KeyError, TypeError, AttributeError)
 
 
@@ -71,7 +71,7 @@ class Journal:
             for name in HASHES:
                 del values[name]
             self._lines[found.number], self._stats[found.number] = self._file.tell(), found.stat
-            self._file.write(json.dumps(values).encode() + b"\n")
+            self._file.write(written(values) + b"\n")
             self._file.flush()
 
     def read(self) -> Iterator[Examined]:

@@ -5,7 +5,6 @@ Bounded as decoding is: by the number of markers in a JPEG, and by what :func:`s
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 from silc.data.images import exif, jpeg, pillow
@@ -13,9 +12,7 @@ from silc.data.shards import Unreadable
 from silc.data.survey import profiles
 
 _MODES = {1: "L", 3: "RGB", 4: "CMYK"}  # components of a JPEG, under Pillow's names of modes
-_FRAMES = {0xC0, 0xC1, 0xC2}
-_APP2, _SCAN = 0xE2, 0xDA
-_ALONE = {0, 0x01, *range(0xD0, 0xD8)}
+_APP2 = 0xE2
 _ICC = b"ICC_PROFILE\0"
 _SEQUENCE = b"avis"  # brand of an AVIF with several frames, of which the reader is given the first alone
 _BITS = 258  # tag of a TIFF
@@ -71,33 +68,16 @@ def _jpeg(data: bytes, max_pixels: int) -> Look:
         raise Unreadable(_UNREADABLE)
     pillow.check_size(header.width, header.height, max_pixels)
     parts, components, bits = {}, 3, 8
-    for code, segment in _segments(data):
-        if code in _FRAMES and len(segment) > 5:
+    for code, start, stop in jpeg.segments(data):
+        segment = data[start + 2 : stop]
+        if code in jpeg.FRAMES and len(segment) > 5:
             bits, components = segment[0], segment[5]
         elif code == _APP2 and segment.startswith(_ICC) and len(segment) > len(_ICC) + 2:
             parts[segment[len(_ICC)]] = segment[len(_ICC) + 2 :]
     profile = b"".join(parts[number] for number in sorted(parts))
     mode = _MODES.get(components, f"{components} components")
     name = profiles.name_of(profile) if parts else None
-    return Look("JPEG", header.width, header.height, mode, bits, False, False, exif.orientation(data), name)
-
-
-def _segments(data: bytes) -> Iterator[tuple[int, bytes]]:
-    """Marker and payload of the segments before the first scan, of a header that jpeg.read_header accepts."""
-    at = 2
-    for _ in range(jpeg.MARKERS):
-        at = data.find(b"\xff", at) + 1
-        while at and at < len(data) and data[at] == 0xFF:
-            at += 1
-        if not at or at + 3 > len(data) or data[at] == _SCAN:
-            return
-        code = data[at]
-        at += 1
-        if code in _ALONE:
-            continue
-        size = max(2, data[at] << 8 | data[at + 1])
-        yield code, data[at + 2 : at + size]
-        at += size
+    return Look("JPEG", header.width, header.height, mode, bits, False, False, exif.of_block(header.exif), name)
 
 
 def _other(data: bytes, max_pixels: int) -> Look:
@@ -110,10 +90,18 @@ def _other(data: bytes, max_pixels: int) -> Look:
             image.mode,
             _bits(image, data),
             bool(image.has_transparency_data),
-            bool(getattr(image, "is_animated", False)) or data[8:12] == _SEQUENCE,
+            data[8:12] == _SEQUENCE or _is_animated(image),
             exif.orientation(data),
             name,
         )
+
+
+def _is_animated(image: Any) -> bool:
+    """Readers look at the second frame, which may be damaged where the first, which is used, is whole."""
+    try:
+        return bool(getattr(image, "is_animated", False))
+    except Exception:  # nearly any
+        return True
 
 
 def _bits(image: Any, data: bytes) -> int:

@@ -15,8 +15,8 @@ from silc.data.images import av1, avif
 from silc.data.images.decode import decode_image
 from silc.data.shards import Unreadable
 from tests.data.av1_obus import Bits, obu, sequences
+from tests.data.images.hostile import noise, refuses
 from tests.data.images.image_fuzz import encode
-from tests.data.images.test_hostile_images import noise, refuses
 
 WIDTH, HEIGHT = 97, 61
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import os
 from collections import Counter
@@ -12,8 +13,8 @@ import pytest
 
 from silc.config import DataConfig
 from silc.data.loader import build_loader
-from silc.data.survey import checking, examine
-from silc.data.survey.addresses import find
+from silc.data.survey import checking, examine, journal
+from silc.data.survey.addresses import find, indexed
 from silc.data.survey.checking import Findings, check
 from silc.data.survey.examine import Settings
 from silc.data.survey.findings import sentences, to_dict
@@ -188,8 +189,12 @@ def test_captions_that_are_json_are_refused_as_by_training(tmp_path):
     write(tmp_path / "set", [[entry for i in range(3) for entry in pair(f"{i}", encoded(picture(i)), text)]])
     found, bad = checked([str(tmp_path / "set")])
     assert (found.whole, found.json, found.sound, bad) == (3, 3, False, [])
-    assert list(sentences(found))[1].startswith("but training refuses them: all captions are JSON; name the field")
+    assert list(sentences(found))[1].startswith("but training refuses them: most captions are JSON; name the field")
     assert checked([str(tmp_path / "set")], SETTINGS._replace(captions="txt:caption"))[0].sound
+    lines = json.dumps({"caption": ["one", "two"]}, indent=1)
+    entries = [pair(f"{i}", encoded(picture(i)), lines if i < 2 else "thing") for i in range(3)]
+    write(tmp_path / "most", [list(itertools.chain(*entries))])
+    assert checked([str(tmp_path / "most")])[0].refused
     write(tmp_path / "set", [whole(2), [*pair("x", encoded(picture(7)), text), *pair("y", encoded(picture(8)), "{}}")]])
     found, _ = checked([str(tmp_path / "set")])
     assert (found.json, found.sound) == (1, True)
@@ -334,6 +339,31 @@ def test_too_many_to_name_are_counted(tmp_path, monkeypatch):
     found, bad = checked([str(tmp_path / "set")])
     assert [row[1] for row in bad] == ["0", "1"]
     assert (found.damaged, found.faults, found.unnamed) == (5, {"undecodable image": 5}, 3)
+
+
+@pytest.mark.parametrize("sign", ["\U0001f431", "\x01", "\udc80"])
+def test_names_of_any_signs_fit_a_line_of_the_journal(tmp_path, monkeypatch, sign):
+    """A hundred thousand of emoji made a line of 98 MB, which could not be read again."""
+    monkeypatch.setattr(examine, "MOST_BYTES", 2000)
+    monkeypatch.setattr(journal, "LONGEST", 4000)
+    keys = [f"{i:03}{sign * 20}" for i in range(200)]
+    write(tmp_path / "set", [[entry for key in keys for entry in pair(key, b"x", "y")]])
+    found, bad = checked([str(tmp_path / "set")])
+    assert (found.damaged, found.unnamed) == (200, 200 - len(bad))
+    assert [row[1] for row in bad] == keys[: len(bad)]
+    assert 3 < len(bad) < 50
+
+
+def test_an_index_for_fewer_extensions_counts_where_the_others_are_not(tmp_path):
+    from silc.commands.shards.main import main
+
+    paths = write(tmp_path / "set", [whole(2), [*whole(1), *pair("x", encoded(picture(9), "PNG"), "a", "png")]])
+    for number, path in enumerate(paths):
+        assert main(["index", path, "--images", "jpg", "--out", str(tmp_path / f"{number}")]) == 0
+    named = [find([str(tmp_path / f"{number}" / "shards.manifest")]) for number in (0, 1)]
+    for images, count in ((["jpg"], 1), (["JPG", "jpeg", "webp"], 1), (["jpg", "png"], 0)):
+        assert len(indexed(named[0], images)) == 1
+        assert len(indexed(named[1], images)) == count
 
 
 def test_a_bucket_with_and_without_an_index(s3):

@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageCms
 
+from silc.data.images.decode import decode_image
 from silc.data.shards import Unreadable
 from silc.data.survey.look import look
 from silc.data.survey.profiles import LONGEST, UNNAMED, is_srgb, name_of
@@ -70,6 +71,16 @@ def test_more_frames_than_one(kind):
     image = pixels("RGB")
     data = encoded(image, kind, save_all=True, append_images=[image.rotate(180), image.rotate(90)])
     assert look(data, LIMIT).animated
+
+
+def test_a_second_frame_that_is_damaged():
+    """Training uses the first alone."""
+    image = pixels("P")
+    data = encoded(image, "GIF", save_all=True, append_images=[image.rotate(180)])
+    second = data.rindex(b"!\xf9\x04")
+    for harm in (data[: second + 10], data[:second] + b"!\xf9\x00" + data[second + 3 :], data[: second + 14]):
+        assert decode_image(harm, LIMIT).shape == (20, 30, 3)
+        assert look(harm, LIMIT).animated
 
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "TIFF"])
