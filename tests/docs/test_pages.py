@@ -45,7 +45,7 @@ def commands(page: Path) -> Iterator[str]:
     prose = re.sub(r"^```.*?^```", "", text, flags=re.MULTILINE | re.DOTALL)
     for quoted in re.findall(r"`([^`\n]+)`", prose):
         words = quoted.split()
-        if words[:1] == ["silc"] and len(words) == 2:  # a command is named
+        if words[:1] == ["silc"] and len(words) == (3 if words[1:2] == ["shards"] else 2):  # a command is named
             yield f"{quoted} --help"
         elif len(words) > 1 and words[0] in ("silc", "make", "deepspeed", "python", "sbatch") and "..." not in quoted:
             yield quoted
@@ -57,7 +57,7 @@ def check_silc(words: list[str]) -> None:
         return
     name, rest = words[0], words[1:]
     assert name in PARSE, f"{name} is no command"
-    if rest == ["--help"]:
+    if rest[-1:] == ["--help"] and len(rest) == 1:
         return
     if name in ("train", "evaluate"):
         _, rest = launcher.split(f"silc {name}", rest)

@@ -31,7 +31,7 @@ COMMANDS = [
     ("quickstart.ipynb",),
 ]
 # In an order in which each finds what it needs.
-PAGES = ["README.md", "docs/data.md", "docs/training.md", "docs/models.md", "docs/kernels.md"]
+PAGES = ["README.md", "docs/training.md", "docs/models.md", "docs/kernels.md"]
 SHORTER = ('"steps": 100', '"steps": 2')  # of a training that a page shows
 
 

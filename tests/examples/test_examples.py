@@ -25,12 +25,9 @@ def folder(tmp_path_factory) -> Path:
     """Where the examples ran; result.json holds what they said."""
     folder = tmp_path_factory.mktemp("examples")
     (folder / "photos").mkdir()
-    (folder / "images").mkdir()
     for number in range(7):
         image = Image.new("RGB", (40 + number, 30), (30 * number, 90, 200))
         image.save(folder / "photos" / f"{number}.png")
-        image.save(folder / "images" / f"{number}.jpg")
-        (folder / "images" / f"{number}.txt").write_text(f"color {number}")
     (folder / "docs").symlink_to(ROOT / "docs")
     environment = {name: value for name, value in os.environ.items() if name not in ("RANK", "WORLD_SIZE", "SILC_DATA")}
     environment |= {"PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'kernels'}", "OMP_NUM_THREADS": "1"}
@@ -131,10 +128,3 @@ def test_every_page_with_python_is_run():
     pages = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
     with_python = {str(page.relative_to(ROOT)) for page in pages if any(blocks(page.read_text(), "python"))}
     assert with_python == set(PAGES)  # kernels/README.md is run by tests/kernels, without the trainer
-
-
-def test_the_shard_that_the_page_packs_is_one(folder):
-    import tarfile
-
-    with tarfile.open(folder / "00000.tar") as shard:
-        assert sorted(shard.getnames()) == sorted(f"{n}.{kind}" for n in range(7) for kind in ("jpg", "txt"))
