@@ -105,7 +105,8 @@ class HeldInDataset:
         for number in numbers.tolist():
             try:
                 row = table[number]
-                yield row_of(str(number), *(row.column(name)[0] for name in self.columns), self.root)
+                image, caption = (row.column(name)[0] for name in self.columns)
+                yield row_of(str(number), image, caption, self.root)
             except (pyarrow.ArrowException, OSError, ValueError):
                 yield Skip(str(number), DAMAGED)
 
