@@ -222,7 +222,8 @@ def sentences(finished: Finished, out: str, listing: Listing) -> list[str]:
     ]
     if finished.full:
         lines.append(
-            f"{plural(finished.full, 'sample')} with {MOST:,} captions, as many as are read; if there are more, these are left out"
+            f"{plural(finished.full, 'sample')} with {MOST:,} captions, as many as are read; "
+            "if there are more, these are left out"
         )
     if left := finished.skipped.total():
         tally = Tally(finished.skipped, finished.examples)
