@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from silc.data.captions import CaptionReader, looks_like_json
+from silc.data.packing.columns import usual_caption
 from silc.data.shards import Sample, Unreadable
 from silc.data.shards.caption_key import MAX_JSON
 from silc.data.shards.errors import few, shorten
@@ -116,9 +117,7 @@ def _is_text(held: Any) -> bool:
 
 
 def _likely(values: Sequence[Any]) -> str:
-    fields = _texts(values)
-    usual = ("caption", "captions", "text", "alt_text", "TEXT", "title", "description")
-    return next((name for name in usual if name in fields), "FIELD")
+    return usual_caption(_texts(values)) or "FIELD"
 
 
 def _fields(values: Sequence[Any]) -> str:

@@ -210,6 +210,7 @@ def sentences(finished: Finished, out: str, listing: Listing) -> list[str]:
     from silc.config import DataConfig
     from silc.data.packing import finish
     from silc.data.packing.skips import Tally
+    from silc.data.shards.caption_key import MOST
     from silc.text import plural
 
     size = sum(size for _, _, size in finished.shards)
@@ -219,6 +220,11 @@ def sentences(finished: Finished, out: str, listing: Listing) -> list[str]:
         f"{plural(finished.samples, 'sample')}{several} ({kinds}) in {plural(len(finished.shards), 'shard')}, "
         f"{size:,} bytes, with their index in {out}"
     ]
+    if finished.full:
+        lines.append(
+            f"{plural(finished.full, 'sample')} with {MOST:,} captions, as many as are read; "
+            "if there are more, these are left out"
+        )
     if left := finished.skipped.total():
         tally = Tally(finished.skipped, finished.examples)
         lines.append(f"left out {plural(left, 'row')}: {tally}; all are in {Path(out) / finish.SKIPPED}")

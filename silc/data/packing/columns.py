@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 from silc.data.shards.errors import few
@@ -13,7 +13,7 @@ IMAGE = (
     *("file_name", "filename", "filepath", "file_path", "file", "path", "jpg", "jpeg", "png", "webp"),
 )
 CAPTION = (
-    *("caption", "captions", "text", "texts", "txt", "title", "alt_text", "alt", "description"),
+    *("caption", "captions", "text", "texts", "txt", "alt_text", "alt", "title", "description"),
     *("sentence", "sentences", "comment", "raw", "prompt"),
 )
 URLS = ("url", "image_url", "img_url", "image_urls", "link")
@@ -37,8 +37,8 @@ def choose(columns: Sequence[str], image: str | None, caption: str | None) -> Co
     """
     plain = {_plain(name): name for name in reversed(columns)}  # of two alike the first
     found_image = _named(columns, image, "--image-column") or next((plain[n] for n in IMAGE if n in plain), None)
-    found_caption = _named(columns, caption, "--caption-column") or next(
-        (plain[n] for n in CAPTION if n in plain and plain[n] != found_image), None
+    found_caption = _named(columns, caption, "--caption-column") or usual_caption(
+        [name for name in columns if name != found_image]
     )
     shown = few(columns) or "none"
     if found_image is None and any(name in plain for name in URLS):
@@ -53,6 +53,14 @@ def choose(columns: Sequence[str], image: str | None, caption: str | None) -> Co
     if found_caption is None:
         raise ValueError(f"no column of captions among {shown}; name one with --caption-column")
     return Columns(found_image, found_caption)
+
+
+def usual_caption(columns: Iterable[str]) -> str | None:
+    """The column that captions are in by the usual names; None: none has one."""
+    plain: dict[str, str] = {}
+    for name in columns:
+        plain.setdefault(_plain(name), name)  # of two alike the first
+    return next((plain[name] for name in CAPTION if name in plain), None)
 
 
 def described(columns: Columns) -> str:

@@ -2,30 +2,19 @@
 
 from __future__ import annotations
 
-from silc.data.images import avif
+from silc.data.images.pillow import format_of
 
-_BEGINNINGS = {
-    b"\xff\xd8\xff": "jpg",
-    b"\x89PNG\r\n\x1a\n": "png",
-    b"GIF87a": "gif",
-    b"GIF89a": "gif",
-    b"BM": "bmp",
-    b"II*\0": "tif",
-    b"MM\0*": "tif",
-    b"II+\0": "tif",
-    b"MM\0+": "tif",
-}
+_NAMES = {"PNG": "png", "WEBP": "webp", "GIF": "gif", "BMP": "bmp", "TIFF": "tif", "AVIF": "avif"}
+_JPEG = b"\xff\xd8\xff"
 EXTENSIONS = ("jpg", "png", "webp", "gif", "bmp", "tif", "avif")
 
 
 def extension(data: bytes) -> str | None:
     """One of EXTENSIONS; None for anything else."""
-    for beginning, name in _BEGINNINGS.items():
-        if data.startswith(beginning):
-            return name
-    if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
-        return "webp"
-    return "avif" if avif.is_avif(data) and _names_avif(data) else None
+    if data.startswith(_JPEG):
+        return "jpg"
+    kind = format_of(data)
+    return None if kind is None or (kind == "AVIF" and not _names_avif(data)) else _NAMES[kind]
 
 
 def _names_avif(data: bytes) -> bool:

@@ -6,8 +6,9 @@ import csv
 import os
 import re
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple, TextIO
 
 from silc.data.packing.columns import choose
 from silc.data.packing.lines import bounded, first_line, opened
@@ -18,9 +19,24 @@ from silc.data.packing.tables import Record, Table
 MAX_FIELD = 1 << 20  # characters
 DELIMITERS = ",;|\t"
 SHORT, BAD_LINE = "row with too few fields", "line without #number and caption"
+LONG = "row with too many fields (a caption with delimiters in it needs quotation marks)"
 _QUOTING: dict[bool, Any] = {True: {}, False: {"quoting": csv.QUOTE_NONE}}
-Reader = Callable[[], Iterator[tuple[int, list[str]]]]
+Reader = Callable[[], Iterator["Fields"]]
 _TOKEN = re.compile(r"([^\t]+)#\d+\t(.*)")  # Flickr: image.jpg#0<TAB>caption
+
+
+class Fields(NamedTuple):
+    """A row.
+
+    Attributes:
+        line: number of its last line.
+        fields: unquoted.
+        lines: as they stand in the file; empty where it is only one.
+    """
+
+    line: int
+    fields: list[str]
+    lines: list[str]
 
 
 def open_delimited(path: str, options: SourceOptions) -> Table:
@@ -36,10 +52,10 @@ def open_delimited(path: str, options: SourceOptions) -> Table:
     options.check(title, "image_column", "caption_column", "root", "quotes")
     quotes = delimiter != "|" if options.quotes is None else options.quotes
     reader = partial(_fields, path, delimiter, quotes)
-    names = [name.strip() for name in next(reader(), (0, []))[1]]
+    names = [name.strip() for name in next(reader(), Fields(0, [], [])).fields]
     columns = choose(names, options.image_column, options.caption_column)
-    places = names.index(columns.image), names.index(columns.caption)
-    records = partial(_records, reader, os.path.basename(path), places)
+    rows = _Rows(path, delimiter, len(names), names.index(columns.image), names.index(columns.caption))
+    records = partial(rows.records, reader)
     return Table(title, columns, records, path, options.root)
 
 
@@ -55,12 +71,20 @@ def is_token_line(line: str) -> bool:
     return _TOKEN.fullmatch(line) is not None
 
 
-def _fields(path: str, delimiter: str, quotes: bool) -> Iterator[tuple[int, list[str]]]:
-    """(number of its last line, fields) of each row. Raises ValueError, naming the line."""
+def _fields(path: str, delimiter: str, quotes: bool) -> Iterator[Fields]:
+    """The rows. Raises ValueError, naming the line."""
     csv.field_size_limit(MAX_FIELD)  # of the process; others may have raised it
+    lines: list[str] = []
+
+    def kept(file: TextIO) -> Iterator[str]:
+        for line in bounded(file, path):
+            lines.append(line)
+            yield line
+
     with opened(path) as file:
-        reader = csv.reader(bounded(file, path), delimiter=delimiter, strict=True, **_QUOTING[quotes])
+        reader = csv.reader(kept(file), delimiter=delimiter, strict=True, **_QUOTING[quotes])
         while True:
+            lines.clear()
             try:
                 row = next(reader)
             except StopIteration:
@@ -68,19 +92,62 @@ def _fields(path: str, delimiter: str, quotes: bool) -> Iterator[tuple[int, list
             except csv.Error as error:
                 hint = "; is a quotation mark not closed? --no-quotes takes them as they are" if quotes else ""
                 raise ValueError(f"{path}: line {reader.line_num:,}: {error}{hint}") from None
-            yield reader.line_num, row
+            yield Fields(reader.line_num, row, lines[:] if len(lines) > 1 else [])
 
 
-def _records(reader: Reader, name: str, places: tuple[int, int]) -> Iterator[Record | Skip]:
-    rows = reader()
-    next(rows, None)
-    for line, row in rows:
-        if not row:  # a blank line
-            continue
-        if len(row) <= max(places):
-            yield Skip(f"{name}:{line}", SHORT)
-        else:
-            yield f"{name}:{line}", row[places[0]].strip(), row[places[1]]
+@dataclass(frozen=True)
+class _Rows:
+    """What the rows of a file mean.
+
+    Attributes:
+        width: fields that a row has.
+        image, caption: places among them.
+    """
+
+    path: str
+    delimiter: str
+    width: int
+    image: int
+    caption: int
+
+    def records(self, reader: Reader) -> Iterator[Record | Skip]:
+        """Raises ValueError for rows that a quotation mark has joined."""
+        rows, name = reader(), os.path.basename(self.path)
+        next(rows, None)
+        for row in rows:
+            fields = row.fields
+            if not fields:  # a blank line
+                continue
+            if len(fields) <= max(self.image, self.caption):
+                yield Skip(f"{name}:{row.line}", SHORT)
+                continue
+            self._check_quotes(row)
+            if len(fields) > self.width and self.caption == self.width - 1:  # its delimiters were not quoted
+                yield f"{name}:{row.line}", fields[self.image].strip(), self.delimiter.join(fields[self.caption :])
+            elif any(fields[self.width :]):
+                yield Skip(f"{name}:{row.line}", LONG)
+            else:
+                yield f"{name}:{row.line}", fields[self.image].strip(), fields[self.caption]
+
+    def _check_quotes(self, row: Fields) -> None:
+        """Refuse a quoted field over several lines of which another than the row's own is a row by itself.
+
+        A caption that begins with a quotation mark takes all rows up to the next mark: these would be lost.
+        """
+        others = row.lines[1:] if self.image < self.caption else row.lines[:-1]
+        ending = _ending(row.fields[self.image])
+        for line in others:
+            fields = line.split(self.delimiter)
+            if len(fields) >= self.width and _ending(fields[self.image]) == ending:
+                raise ValueError(
+                    f"{self.path}: line {row.line:,}: a quotation mark encloses {len(row.lines):,} lines, of which "
+                    f"others are rows, such as {line.strip()!r:.80}; --no-quotes takes the marks as they are, or "
+                    'double those inside a caption and enclose it: "a ""big"" dog"'
+                )
+
+
+def _ending(name: str) -> str:
+    return os.path.splitext(name.strip(' "\r\n'))[1].lower()
 
 
 def _tokens(path: str) -> Iterator[Record | Skip]:

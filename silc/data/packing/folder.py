@@ -12,7 +12,7 @@ from silc.config_rules import is_prompt
 from silc.data.folders import SUFFIXES, class_folders
 from silc.data.layouts import read_names
 from silc.data.packing.options import SourceOptions
-from silc.data.packing.rows import IRREGULAR, NO_CAPTION, UNREADABLE_FOLDER, Listing, Row, Skip
+from silc.data.packing.rows import IRREGULAR, LINKED, NO_CAPTION, UNREADABLE_FOLDER, Listing, Row, Skip
 from silc.data.packing.walk import Folder, walk
 from silc.data.shards.errors import few
 from silc.text import plural
@@ -91,6 +91,8 @@ class Classes:
         for folder in walk(self.root, self._leave_out):
             yield from _not_usable(folder)
             top = folder.path.partition("/")[0]
+            if folder.again and folder.path == f"{top}/" and top in self._numbers:  # a class that gets no images
+                yield Skip(folder.path, LINKED)
             for name in filter(is_image, folder.files):
                 path = folder.path + name
                 label = self._numbers.get(top)
@@ -130,9 +132,14 @@ def extension_of(captions: str) -> str:
     Raises ValueError for what cannot be one.
     """
     extension = "json" if captions.startswith("json:") else captions.lstrip(".")
-    if not re.fullmatch(r"[A-Za-z0-9_.-]+", extension) or captions in ("json", "json:"):
+    plain = not captions.startswith("json:")
+    if not re.fullmatch(r"[A-Za-z0-9_.-]+", extension) or captions == "json:" or (plain and _is_json(extension)):
         raise ValueError(f"--captions {captions}: give an extension, such as txt, or a field of json: json:caption")
     return extension
+
+
+def _is_json(extension: str) -> bool:
+    return extension.lower().rpartition(".")[2] == "json"
 
 
 def is_image(name: str) -> bool:

@@ -19,7 +19,6 @@ from silc.files import check_regular, read_json
 from silc.text import plural
 
 MARKS = ("dataset_dict.json", "state.json")  # of a folder with splits, and of one without
-AT_A_TIME = 16
 DAMAGED = "unreadable rows"
 MAX_STATE = 64 << 20  # bytes of these files
 
@@ -61,7 +60,8 @@ def _is_name(name: object) -> bool:
 
 @dataclass(frozen=True)
 class HeldInDataset:
-    """Rows of a data set on disk, memory-mapped. It is a listing, and rows by number.
+    """Rows of a data set on disk, memory-mapped; of files that are compressed inside (`save_to_disk` writes none) the
+    rows that were compressed together are in memory. It is a listing, and rows by number.
 
     Attributes:
         place: folder of the split.
@@ -84,7 +84,9 @@ class HeldInDataset:
     @property
     def digest(self) -> str:
         data = _data_set(self.place)
-        facts = (data._fingerprint, len(data), tuple(self.columns))
+        places = [os.path.join(self.place, name) for name in sorted(os.listdir(self.place)) if name.endswith(".arrow")]
+        files = [(os.path.basename(place), os.stat(place).st_size, os.stat(place).st_mtime_ns) for place in places]
+        facts = (data._fingerprint, len(data), files, tuple(self.columns))
         return hashlib.sha256(repr(facts).encode()).hexdigest()
 
     def __len__(self) -> int:
@@ -100,15 +102,13 @@ class HeldInDataset:
         import pyarrow
 
         table = _columns(self)
-        for first in range(0, len(numbers), AT_A_TIME):
-            some = numbers[first : first + AT_A_TIME].tolist()
+        for number in numbers.tolist():
             try:
-                rows = table[some]
-            except (pyarrow.ArrowException, OSError, ValueError):
-                yield from (Skip(str(number), DAMAGED) for number in some)
-                continue
-            for number, image, caption in zip(some, *(rows[name] for name in self.columns), strict=True):
+                row = table[number]
+                image, caption = (row.column(name)[0] for name in self.columns)
                 yield row_of(str(number), image, caption, self.root)
+            except (pyarrow.ArrowException, OSError, ValueError):
+                yield Skip(str(number), DAMAGED)
 
 
 @lru_cache(maxsize=4)
@@ -140,10 +140,10 @@ def _check_files(place: str) -> None:
 
 @lru_cache(maxsize=4)
 def _columns(held: HeldInDataset) -> Any:
-    """The two columns, images as their files' bytes."""
+    """The two columns in Arrow's types, images as their files' bytes."""
     import datasets
 
     data = _data_set(held.place).select_columns(list(held.columns))
     if isinstance(data.features[held.columns.image], datasets.Image):
         data = data.cast_column(held.columns.image, datasets.Image(decode=False))
-    return data
+    return data.with_format("arrow")

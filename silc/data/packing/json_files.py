@@ -1,7 +1,7 @@
 """JSON: lines of objects, lists of objects, COCO's captions, and Karpathy's splits of COCO and Flickr.
 
-A file that is one JSON value is read as a whole, up to MAX_FILE bytes, and takes about twice its size of memory; JSON
-lines are read line by line.
+A file that is one JSON value is read as a whole, up to MAX_FILE bytes, and takes about seven times its size of memory;
+JSON lines are read line by line.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from silc.text import plural
 MAX_FILE = 2 << 30  # bytes of a JSON file that is one value
 HEADS = 64  # rows that are looked at for the names of columns
 BAD_LINE, NO_FIELD, NO_CAPTION = "not a JSON object", "field missing", "image without caption"
+NO_ID, TWICE = "image without an id", "id of several images"
 
 
 def open_json_lines(path: str, options: SourceOptions) -> Table:
@@ -105,29 +106,60 @@ def _named(options: SourceOptions) -> tuple[str | None, str | None]:
 def _coco(path: str, images: list[Any], annotations: list[Any], options: SourceOptions) -> Table:
     title = "COCO captions"
     options.check(title, "root")
-    captions: dict[Any, list[str]] = {}
+    captions: dict[int | str, list[str]] = {}
+    lost = 0
     for each in annotations:
-        if isinstance(each, dict) and isinstance(each.get("caption"), str):
-            captions.setdefault(_hashable(each.get("image_id")), []).append(each["caption"])
+        number = _id(each.get("image_id")) if isinstance(each, dict) else None
+        if number is not None and isinstance(each.get("caption"), str):
+            captions.setdefault(number, []).append(each["caption"])
+        else:
+            lost += 1
     if not captions:
-        raise ValueError(f"{path} has no captions: give captions_*.json, not instances_*.json")
+        raise ValueError(
+            f"{path} has no captions with the id of their image: give captions_*.json, not instances_*.json"
+        )
+    files = _files_by_id(images)
 
     def records() -> Iterator[Record | Skip]:
-        for image in images:
-            known = isinstance(image, dict)
-            number = _hashable(image.get("id")) if known else None
+        for place, image in enumerate(images):
+            number = _id(image.get("id")) if isinstance(image, dict) else None
+            if number is None:
+                yield Skip(f"{os.path.basename(path)}: image {place}", NO_ID)
+                continue
             name = f"{os.path.basename(path)}:{number}"
-            if number in captions and known:
+            if files[number] is None:
+                yield Skip(name, TWICE)
+            elif number in captions:
                 yield name, image.get("file_name"), captions[number]
             else:
                 yield Skip(name, NO_CAPTION)
 
-    note = f"{plural(len(images), 'image')}, {plural(sum(map(len, captions.values())), 'caption')}"
-    return Table(title, None, records, path, options.root, [note], higher=True)
+    notes = [f"{plural(len(images), 'image')}, {plural(sum(map(len, captions.values())), 'caption')}"]
+    if lost:
+        notes.append(f"{plural(lost, 'annotation')} left out: no text, or no image_id")
+    if unknown := [number for number in captions if number not in files]:
+        count = sum(len(captions[number]) for number in unknown)
+        notes.append(f"{plural(count, 'caption')} left out: of images that are not listed, such as {unknown[0]}")
+    return Table(title, None, records, path, options.root, notes, higher=True)
 
 
-def _hashable(number: Any) -> int | str | None:
-    return number if isinstance(number, int | str) else None
+def _files_by_id(images: list[Any]) -> dict[int | str, str | None]:
+    """Files of the images by their ids; None: several images share the id, and whose captions they are is not known."""
+    names: dict[int | str, str | None] = {}
+    for image in images:
+        if isinstance(image, dict) and (number := _id(image.get("id"))) is not None:
+            name = _text(image, "file_name")
+            names[number] = name if names.get(number, name) == name else None
+    return names
+
+
+def _id(value: object) -> int | str | None:
+    """An id as a key: 7, 7.0 (as pandas writes it) and "7" are the same; None: it is none, and stands for nothing."""
+    if isinstance(value, float) and value.is_integer():
+        return int(value)
+    if isinstance(value, str) and len(value) < 20 and value.isascii() and value.isdigit():
+        return int(value)
+    return value if isinstance(value, int | str) and not isinstance(value, bool) and value != "" else None
 
 
 def _karpathy(path: str, images: list[Any], options: SourceOptions) -> Table:

@@ -14,6 +14,7 @@ import shutil
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from silc.data.packing.plan import Order, Unit, cut, default_samples
 from silc.data.packing.rows import Listing, Rows
 from silc.data.packing.sample import SampleOptions
 from silc.data.packing.skips import Tally
-from silc.data.packing.spool import spool
+from silc.data.packing.spool import Spool, spool
 from silc.data.packing.state import Finished, Plan
 from silc.data.packing.work import Job, Record, pack_units, read_record, stem_of
 from silc.data.shards import pool
@@ -92,6 +93,8 @@ def pack(
             )
         if before is not None and before[1] is not None and _all_there(out, before[1]):
             shutil.rmtree(units)
+            when = datetime.fromtimestamp((out / state.NAME).stat().st_mtime).strftime("%Y-%m-%d %H:%M")
+            say(f"{out} was packed before, on {when}, and is left as it is; --force packs anew")
             return before[1]
         _refuse_others(out)
         if before is None:
@@ -115,9 +118,9 @@ class _Pack:
 
     @property
     def total(self) -> int:
-        """Rows that are looked at, with those that the listing left out."""
-        count = len(self.rows) if self.options.limit is None else min(len(self.rows), self.options.limit)
-        return count + len(self.listed)
+        """Rows that are looked at; without a limit also those that the listing left out."""
+        limit = self.options.limit
+        return len(self.rows) + len(self.listed) if limit is None else min(len(self.rows), limit)
 
 
 class _Done:
@@ -125,7 +128,7 @@ class _Done:
 
     def __init__(self, listed: Tally) -> None:
         self.records: dict[int, Record] = {}
-        self.samples = self.captions = self.size = 0
+        self.samples = self.captions = self.full = self.size = 0
         self.kinds: Counter[str] = Counter()
         self.skipped = Tally(listed.counts, listed.examples)
 
@@ -133,6 +136,7 @@ class _Done:
         self.records[record.unit] = record
         self.samples += record.samples
         self.captions += record.captions
+        self.full += record.full
         self.size += sum(part.size for part in record.parts)
         self.kinds.update(record.kinds)
         self.skipped.update(Tally(record.skipped, record.examples))
@@ -176,8 +180,13 @@ def _check_skipped(this: _Pack, done: _Done, count: int) -> None:
 
     The units that lost most are done again by the next start, when what was missing may be there.
     """
-    limit, skipped = this.options.max_skipped, len(done.skipped)
-    if skipped <= limit * this.total:
+    limit, skipped, total = this.options.max_skipped, len(done.skipped), this.total
+    if this.options.limit is not None:  # what is listed and what is taken have each their own share
+        listed = len(this.listed)
+        skipped -= listed
+        if listed > limit * (whole := len(this.rows) + listed):
+            skipped, total = listed, whole
+    if skipped <= limit * total:
         return
     finish.write_skipped(this.out, this.units, count)
     for record in done.records.values():
@@ -185,7 +194,7 @@ def _check_skipped(this: _Pack, done: _Done, count: int) -> None:
         if lost > limit * (lost + record.samples):
             (this.units / f"{stem_of(record.unit)}.json").unlink(missing_ok=True)
     raise RunStopped(
-        f"{skipped:,} of {plural(this.total, 'row')} cannot be used, more than --max-skipped {limit:g} allows: "
+        f"{skipped:,} of {plural(total, 'row')} cannot be used, more than --max-skipped {limit:g} allows: "
         f"{done.skipped}; see {this.out / finish.SKIPPED}, and start again when that is mended"
     )
 
@@ -197,9 +206,11 @@ def _finish(this: _Pack, done: _Done, count: int) -> Finished:
     shards = finish.name_shards([done.records[unit] for unit in range(count)], this.units, this.out)
     finish.write_classes(this.out, this.listing.classes)
     tally = done.skipped
-    total = Finished(done.samples, done.captions, shards, done.kinds, tally.counts, tally.examples)
+    total = Finished(done.samples, done.captions, done.full, shards, done.kinds, tally.counts, tally.examples)
     _index(this, total)
     state.write(this.out, this.plan, total)
+    if isinstance(this.rows, Spool):
+        this.rows.close()
     shutil.rmtree(this.units)
     return total
 

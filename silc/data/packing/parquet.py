@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from silc.data.folders import MAX_FILE
 from silc.data.packing.columns import Columns, choose, described
 from silc.data.packing.options import SourceOptions, chosen_splits
 from silc.data.packing.paths import below
@@ -22,8 +23,10 @@ from silc.data.shards import Unreadable
 from silc.files import check_regular
 from silc.text import plural
 
-IMAGES_AT_A_TIME, ROWS_AT_A_TIME = 16, 4096
+# Of images one at a time: each can be as large as a page or dictionary of the file, which a few bytes can stand for.
+IMAGES_AT_A_TIME, ROWS_AT_A_TIME = 1, 4096
 DAMAGED = "unreadable row group"
+LARGE = f"image of more than {MAX_FILE >> 20} MiB"
 WANTED = "pip install 'silc[pack]'"
 _SPLIT = re.compile(r"(train|training|test|testing|val|valid|validation|dev)(?=[-_.]|$)")
 
@@ -136,7 +139,8 @@ def _records(folder: str, names: Sequence[str], columns: Columns) -> Iterator[Re
 class HeldInParquet:
     """Images in Parquet files: bytes, or Hugging Face's {bytes, path}. It is a listing, and rows by number.
 
-    Row groups are read as a whole, in any order; rows inside one keep theirs.
+    Row groups are read as a whole, in any order; rows inside one keep theirs. In memory are a page of each column, its
+    dictionary (the format allows 2 GiB each) and one image, whatever the size of a row group.
 
     Attributes:
         folder: absolute; files: relative to it.
@@ -159,7 +163,8 @@ class HeldInParquet:
 
     @property
     def digest(self) -> str:
-        sizes = [os.path.getsize(os.path.join(self.folder, name)) for name in self.files]
+        found = [os.stat(os.path.join(self.folder, name)) for name in self.files]
+        sizes = [(each.st_size, each.st_mtime_ns) for each in found]
         starts = np.concatenate([group[2:3] for group in _groups(self)]).tolist()
         return hashlib.sha256(repr((self.files, sizes, starts, tuple(self.columns))).encode()).hexdigest()
 
@@ -198,9 +203,7 @@ class HeldInParquet:
                 images, captions = (batch.column(column) for column in self.columns)
                 while at < len(wanted) and wanted[at] < row + len(batch):
                     local = wanted[at] - row
-                    yield row_of(
-                        f"{name}:{first + wanted[at]}", images[local].as_py(), captions[local].as_py(), self.root
-                    )
+                    yield row_of(f"{name}:{first + wanted[at]}", images[local], captions[local], self.root)
                     at += 1
                 row += len(batch)
                 if at == len(wanted):
@@ -224,13 +227,31 @@ def _groups(held: HeldInParquet) -> np.ndarray:
 
 
 def row_of(name: str, image: Any, caption: Any, root: str) -> Row | Skip:
-    """A row whose image is bytes, a path, or Hugging Face's {bytes, path}."""
-    if isinstance(image, dict):
-        image = image.get("bytes") or image.get("path")
+    """A row whose image is bytes, a path, or Hugging Face's {bytes, path}.
+
+    Args:
+        image, caption: scalars of Arrow, so that what is too large is not copied.
+    """
     try:
-        if image is None:
+        data = _image(image)
+        if data is None:
             return Skip(name, NO_PATH)
-        data = image if isinstance(image, bytes) else below(image, root)
-        return Row(name, data, as_captions(caption))
+        return Row(name, data if isinstance(data, bytes) else below(data, root), as_captions(caption.as_py()))
     except Unreadable as why:
         return Skip(name, str(why))
+
+
+def _image(image: Any) -> bytes | str | None:
+    """Raises Unreadable for more than MAX_FILE bytes."""
+    import pyarrow
+
+    if pyarrow.types.is_struct(image.type):
+        if not image.is_valid:
+            return None
+        fields = {field.name: image[field.name] for field in image.type}
+        held = [fields[name] for name in ("bytes", "path") if name in fields]
+        return next((value for each in held if (value := _image(each))), None)
+    if image.is_valid and hasattr(image, "as_buffer") and image.as_buffer().size > MAX_FILE:
+        raise Unreadable(LARGE)
+    value = image.as_py()
+    return value if isinstance(value, bytes | str) else None

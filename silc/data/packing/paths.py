@@ -5,12 +5,15 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Sequence
+from contextlib import suppress
 from itertools import islice
 from pathlib import Path
 
-from silc.data.packing.rows import ADDRESS, MISSING, NO_PATH, OUTSIDE, Listing, Row, Skip
+from silc.data.captions import MAX_CAPTION, lines_of, looks_like_json
+from silc.data.packing.rows import ADDRESS, JSON, MISSING, NO_PATH, OUTSIDE, Listing, Row, Skip
 from silc.data.shards import Unreadable
 from silc.data.shards.errors import shorten
+from silc.files import read_text
 
 PROBED, ENOUGH = 1000, 3  # rows looked at before work starts; fewer where so many can be used
 FOLDERS = 1000  # folders that are tried for the images of a caption file
@@ -46,6 +49,8 @@ def check_beginning(listing: Listing) -> None:
     for row in islice(listing.rows(), PROBED):
         if isinstance(row, Row) and isinstance(row.image, str) and not os.path.lexists(f"{listing.root}/{row.image}"):
             row = Skip(row.name, MISSING)
+        if isinstance(row, Row) and (texts := _texts(row, listing.root)) and all(map(looks_like_json, texts)):
+            row = Skip(f"{row.name}: {texts[0]!r:.80}", JSON)
         if isinstance(row, Skip):
             bad.append(row)
             continue
@@ -65,10 +70,21 @@ def check_beginning(listing: Listing) -> None:
     )
 
 
+def _texts(row: Row, root: str) -> list[str]:
+    """The captions of a row, not tidied; none where they are in a field of JSON, or cannot be read."""
+    if row.captions is not None or row.beside is None or row.beside.lower().endswith(".json"):
+        return row.captions or []
+    with suppress(OSError, ValueError):
+        return [line for line in lines_of(read_text(f"{root}/{row.beside}", MAX_CAPTION)) if line]
+    return []
+
+
 _ADVICE = {
     MISSING: "; paths count from {root}: give their folder with --root, or another column with --image-column",
     OUTSIDE: "; paths must lie below {root}: name a folder that holds the images with --root (--root / allows any)",
     ADDRESS: "; download the images first, for instance with img2dataset, which writes shards itself",
+    JSON: "; name a column of plain text with --caption-column, files of a folder with --captions json:FIELD, or take "
+    "the text out first",
     NO_PATH: "; name the column with --image-column",
 }
 

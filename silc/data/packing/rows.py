@@ -16,8 +16,9 @@ OUTSIDE = "path leads out of the root"
 ADDRESS = "a web address, not a file"
 NO_PATH = "no image named"
 NO_CAPTION = "no caption beside"
-NOT_TEXT = "caption is not text"
+NOT_TEXT, JSON = "caption is not text", "caption is JSON"
 UNREADABLE_FOLDER = "unreadable folder"
+LINKED = "link to a folder that is visited anyway"
 
 
 class Row(NamedTuple):
@@ -113,14 +114,16 @@ def grouped(rows: Iterator[Row | Skip]) -> Iterator[Row | Skip]:
 
 
 def as_captions(value: object) -> list[str]:
-    """The captions in a value of a table: a text, or a list of texts; none where it is empty.
+    """The captions in a value of a table: a text, or the texts in a list; none where it is empty.
 
-    Raises Unreadable for anything else.
+    Raises Unreadable for anything else, and for a list of other things than texts and nulls.
     """
     if value is None:
         return []
     if isinstance(value, str):
         return [value]
-    if isinstance(value, list) and all(isinstance(text, str) for text in value):
-        return value
+    if isinstance(value, list):
+        texts = [text for text in value if isinstance(text, str)]
+        if texts or not value or None in value:  # as a caption key reads a list
+            return texts
     raise Unreadable(NOT_TEXT)

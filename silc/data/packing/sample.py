@@ -10,13 +10,14 @@ from dataclasses import dataclass
 
 from PIL import Image
 
-from silc.data.captions import MAX_CAPTION, CaptionReader, visible
+from silc.data.captions import MAX_CAPTION, CaptionReader, looks_like_json, visible
 from silc.data.folders import MAX_FILE
 from silc.data.images.decode import decode_image
 from silc.data.packing.content import extension
 from silc.data.packing.resize import resized
-from silc.data.packing.rows import IRREGULAR, MISSING, Row
+from silc.data.packing.rows import IRREGULAR, JSON, MISSING, Row
 from silc.data.shards import Unreadable
+from silc.data.shards.caption_key import MOST
 from silc.files import read_regular
 
 MAX_CAPTIONS = 4 << 20  # bytes of a file with captions
@@ -111,14 +112,16 @@ class SampleMaker:
 
 def tidy(texts: Iterable[str]) -> list[str]:
     """Captions as lines of a txt member: line ends inside one become a blank, and those without a visible character
-    are left out.
+    are left out. At most MOST, as many as are read.
 
-    Raises Unreadable where none is left, where they are longer together than a reader reads, or are no text.
+    Raises Unreadable where none is left, where all are JSON, are longer together than a reader reads, or are no text.
     """
     lines = [_LINES.sub(" ", text).strip() for text in texts]
-    lines = [line for line in lines if visible(line)]
+    lines = [line for line in lines if visible(line)][:MOST]
     if not lines:
         raise Unreadable(EMPTY)
+    if all(map(looks_like_json, lines)):
+        raise Unreadable(JSON)
     try:
         size = len("\n".join(lines).encode())
     except UnicodeEncodeError:

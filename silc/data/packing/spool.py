@@ -7,9 +7,7 @@ import json
 import os
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
-from typing import BinaryIO
 
 import numpy as np
 
@@ -44,8 +42,14 @@ class Spool:
         file, stops = _opened(self)
         for number in numbers.tolist():
             first = int(stops[number - 1]) if number else 0
-            line = os.pread(file.fileno(), int(stops[number]) - first, first)
+            line = os.pread(file, int(stops[number]) - first, first)
             yield Row(*json.loads(line))
+
+    def close(self) -> None:
+        """Close the files in this process: NFS keeps files that are removed while they are open."""
+        opened = _OPEN.pop(self, None)
+        if opened is not None:
+            os.close(opened[0])
 
 
 def spool(rows: Iterable[Row | Skip], folder: Path) -> tuple[Spool, Tally]:
@@ -76,9 +80,15 @@ def spool(rows: Iterable[Row | Skip], folder: Path) -> tuple[Spool, Tally]:
     return Spool(str(folder), count, digest.hexdigest()), skipped
 
 
-@lru_cache(maxsize=1)
-def _opened(held: Spool) -> tuple[BinaryIO, np.ndarray]:
-    """The file of rows, and where each ends."""
-    folder = Path(held.folder)
-    stops = np.memmap(folder / STOPS, dtype="<u8", mode="r") if held.count else np.zeros(0, dtype="<u8")
-    return open(folder / ROWS, "rb"), stops
+_OPEN: dict[Spool, tuple[int, np.ndarray]] = {}
+
+
+def _opened(held: Spool) -> tuple[int, np.ndarray]:
+    """The descriptor of the file of rows, and where each ends."""
+    if held not in _OPEN:
+        for other in list(_OPEN):  # one at a time
+            other.close()
+        folder = Path(held.folder)
+        stops = np.memmap(folder / STOPS, dtype="<u8", mode="r") if held.count else np.zeros(0, dtype="<u8")
+        _OPEN[held] = os.open(folder / ROWS, os.O_RDONLY), stops
+    return _OPEN[held]

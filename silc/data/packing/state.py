@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import errno
-import fcntl
 import json
-import os
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,12 +11,12 @@ from pathlib import Path
 from typing import Any
 
 from silc.data.shards.errors import few
+from silc.data.shards.places import only_one
 from silc.files import parse_json, read_text, write_text
 
 NAME, LOCK = "pack.json", ".pack.lock"
 LIMIT = 1 << 30  # bytes
 VERSION = 1  # of the plan: other versions make other shards of the same rows
-_NO_LOCKS = {errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL}
 
 Plan = dict[str, Any]
 """Everything that decides about the bytes of the shards: `source`, `rows` (their number and hash), options by name."""
@@ -31,6 +28,7 @@ class Finished:
 
     Attributes:
         samples, captions: in all shards.
+        full: samples with as many captions as are read; further ones were left out.
         shards: name, samples and bytes of each.
         kinds: images by extension.
         skipped: rows that were left out, by reason.
@@ -39,6 +37,7 @@ class Finished:
 
     samples: int = 0
     captions: int = 0
+    full: int = 0
     shards: list[tuple[str, int, int]] = field(default_factory=list)
     kinds: Counter[str] = field(default_factory=Counter)
     skipped: Counter[str] = field(default_factory=Counter)
@@ -101,18 +100,9 @@ def alone(folder: Path) -> Iterator[None]:
 
     Raises ValueError where another one does.
     """
-    path = folder / LOCK
-    with os.fdopen(os.open(path, os.O_RDONLY | os.O_CREAT | os.O_CLOEXEC, 0o666), "rb") as handle:
-        try:
-            fcntl.flock(handle.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise ValueError(
-                f"another `silc shards pack` writes into {folder}; wait for it, or take another --out"
-            ) from None
-        except OSError as error:
-            if error.errno not in _NO_LOCKS:
-                raise
-        try:
-            yield
-        finally:
-            path.unlink(missing_ok=True)
+
+    def refuse(_: str) -> None:
+        raise ValueError(f"another `silc shards pack` writes into {folder}; wait for it, or take another --out")
+
+    with only_one(folder / LOCK, refuse):
+        yield

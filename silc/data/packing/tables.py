@@ -11,12 +11,10 @@ from silc.data.packing.columns import Columns, described
 from silc.data.packing.paths import below, find_root
 from silc.data.packing.rows import Row, Skip, as_captions, grouped
 from silc.data.shards import Unreadable
-from silc.files import parse_json
 
 Record = tuple[str, object, object]
 """Name of the row, image and caption, as the file has them."""
 
-PROBED = 16  # captions that are looked at for being JSON
 TRIED = 8  # images that are looked for where the root is not given
 
 
@@ -31,8 +29,6 @@ class Table:
         root: folder that the paths in it are relative to; None: where the first images are found, near the file.
         notes: further sentences on what was found.
         higher: where these may be, see :func:`silc.data.packing.paths.find_root`.
-
-    Raises ValueError where the captions are JSON.
     """
 
     def __init__(
@@ -57,7 +53,6 @@ class Table:
             self.root = os.path.abspath(root)
         if self.root != folder:
             self.notes.append(f"images are looked for in {self.root}")
-        self._check_captions()
 
     def rows(self) -> Iterator[Row | Skip]:
         return grouped(self._plain())
@@ -77,31 +72,3 @@ class Table:
     def _first_images(self) -> list[str]:
         found = (record[1] for record in islice(self._records(), TRIED) if not isinstance(record, Skip))
         return [image for image in found if isinstance(image, str)]
-
-    def _check_captions(self) -> None:
-        """Refuse a column of JSON: whole objects are no captions."""
-        seen = 0
-        for record in self._records():
-            if isinstance(record, Skip):
-                continue
-            captions = record[2]
-            if not (isinstance(captions, str) and looks_like_json(captions)):
-                return
-            seen += 1
-            if seen == PROBED:
-                break
-        if seen:
-            raise ValueError(
-                f"the captions are JSON, such as {captions!r:.80}; name a column of plain text with --caption-column, "
-                "or take the text out of it first"
-            )
-
-
-def looks_like_json(text: str) -> bool:
-    """Whether a text is a JSON object or list."""
-    if not text.lstrip().startswith(("{", "[")):
-        return False
-    try:
-        return isinstance(parse_json(text), dict | list)
-    except ValueError:
-        return False

@@ -14,14 +14,14 @@ class Folder(NamedTuple):
         path: relative to the root, with a slash at its end; empty for the root.
         files: sorted names of regular files, and of links to such.
         odd: sorted names of what is neither a regular file nor a folder: pipes, devices, links to nowhere.
-        again: links to folders that are not followed, since these are visited anyway.
+        again: whether it is a link that is not followed, since the folder is visited anyway; nothing is listed.
         readable: whether it could be listed.
     """
 
     path: str
     files: list[str]
     odd: list[str]
-    again: int = 0
+    again: bool = False
     readable: bool = True
 
 
@@ -36,11 +36,15 @@ def walk(root: str, leave_out: str | None = None) -> Iterator[Folder]:
         leave_out: a folder that is not visited.
     """
     top = os.path.realpath(root)
-    seen = {os.path.realpath(leave_out)} if leave_out is not None else set()
+    left_out = os.path.realpath(leave_out) if leave_out is not None else None
+    seen: set[str] = set()
     waiting = [("", top)]
     while waiting:
         path, real = waiting.pop()
+        if real == left_out:
+            continue
         if real in seen:
+            yield Folder(path, [], [], again=True)
             continue
         seen.add(real)
         names: dict[str, list[str]] = {"files": [], "odd": [], "folders": [], "links": []}
@@ -54,8 +58,13 @@ def walk(root: str, leave_out: str | None = None) -> Iterator[Folder]:
             continue
         inside = [(name, f"{real.rstrip('/')}/{name}") for name in names["folders"]]
         links = [(name, os.path.realpath(os.path.join(root, path, name))) for name in names["links"]]
-        followed = [(name, to) for name, to in links if not _within(to, top) and to not in seen]
-        yield Folder(path, sorted(names["files"]), sorted(names["odd"]), len(links) - len(followed))
+        yield Folder(path, sorted(names["files"]), sorted(names["odd"]))
+        followed = []
+        for name, to in sorted(links):
+            if _within(to, top):
+                yield Folder(f"{path}{name}/", [], [], again=True)
+            else:
+                followed.append((name, to))
         waiting += [(f"{path}{name}/", to) for name, to in sorted(inside + followed, reverse=True)]
 
 

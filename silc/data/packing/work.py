@@ -15,6 +15,7 @@ from silc.data.packing.sample import SampleMaker, SampleOptions
 from silc.data.packing.skips import SkipFile
 from silc.data.packing.tars import Part, PartWriter, part_name
 from silc.data.shards import Unreadable
+from silc.data.shards.caption_key import MOST
 from silc.files import parse_json, read_text, write_text
 from silc.storage import Store
 
@@ -51,6 +52,7 @@ class Record(NamedTuple):
         parts: its tars.
         kinds: images by extension.
         captions: of all samples.
+        full: samples with MOST captions, the others of which may have been left out.
         skipped: rows that were left out, by reason; all of them are in a file beside the record.
         examples: names of some, by reason.
         whole: whether all rows were looked at.
@@ -60,6 +62,7 @@ class Record(NamedTuple):
     parts: list[Part]
     kinds: dict[str, int]
     captions: int
+    full: int
     skipped: dict[str, int]
     examples: dict[str, list[str]]
     whole: bool
@@ -79,7 +82,7 @@ def _pack(job: Job) -> Record:
     make = SampleMaker(job.root, job.making)
     writer = PartWriter(folder, stem_of(number), job.samples, job.size)
     kinds: Counter[str] = Counter()
-    captions, whole = 0, True
+    captions, full, whole = 0, 0, True
     try:
         with SkipFile(folder / skipped_of(number)) as skipped:
             for place, row in enumerate(job.rows.read(job.order.rows(job.unit)), job.unit.first):
@@ -95,11 +98,12 @@ def _pack(job: Job) -> Record:
                     continue
                 writer.add(f"{place:09d}", members)
                 kinds[members[0][0]] += 1
-                captions += members[1][1].count(b"\n") + 1
+                lines = members[1][1].count(b"\n") + 1
+                captions, full = captions + lines, full + (lines == MOST)
         parts = writer.close() if whole else []
     finally:
         writer.abandon()
-    record = Record(number, parts, dict(kinds), captions, dict(skipped.counts), skipped.examples, whole)
+    record = Record(number, parts, dict(kinds), captions, full, dict(skipped.counts), skipped.examples, whole)
     if whole:
         write_text(folder / f"{stem_of(number)}.json", json.dumps(record))
     return record

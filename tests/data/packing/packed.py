@@ -45,13 +45,15 @@ def captioned(folder: Path, count: int, first: int = 0) -> Path:
     return folder
 
 
-def packed(source: Path, out: Path, *, making: dict | None = None, reading: dict | None = None, **options) -> Finished:
+def packed(
+    source: Path, out: Path, *, making: dict | None = None, reading: dict | None = None, say=lambda _: None, **options
+) -> Finished:
     """Pack a source, with options of each kind."""
     given = SourceOptions(**(reading or {}))
     plain = {"size": None, "quality": 95, "verify": False, "max_pixels": 10**8, "captions": given.captions or "txt"}
     how = PackOptions(making=SampleOptions(**(plain | (making or {}))), reading=reading or {}, **(PLAIN | options))
     listing = find(str(source), given, leave_out=str(out))
-    return pack(listing, str(source), out, how, lambda *_: None, lambda _: None)
+    return pack(listing, str(source), out, how, lambda *_: None, say)
 
 
 def samples(out: Path) -> list[dict[str, bytes]]:

@@ -124,10 +124,68 @@ def test_karpathys_splits(tmp_path):
     assert set(by_source(tmp_path / "all")) == {f"dataset_coco.json:{n}" for n in range(3)}
 
 
+def small_coco(folder: Path, images: list, annotations: list) -> Path:
+    pictures(folder, *(f"{n}.jpg" for n in range(4)))
+    path = folder / "captions.json"
+    path.write_text(json.dumps({"images": images, "annotations": annotations}))
+    return path
+
+
+@pytest.mark.parametrize("written", [int, float, str])
+def test_coco_ids_as_floats_or_texts_are_the_same_ids(tmp_path, written):
+    images = [{"id": written(391895 + n), "file_name": f"{n}.jpg"} for n in range(4)]
+    annotations = [{"image_id": float(391895 + n), "caption": f"picture {n}"} for n in range(4)]
+    if written is str:  # without the .0
+        annotations = [each | {"image_id": int(each["image_id"])} for each in annotations]
+    packed(small_coco(tmp_path / "in", images, annotations), tmp_path / "out")
+    assert pairs(tmp_path / "out") == {image(n): [f"picture {n}"] for n in range(4)}
+
+
+@pytest.mark.parametrize("odd", [None, 1.5, True, [], {}, "", float("nan"), float("inf")])
+def test_coco_without_ids_gives_no_image_the_captions_of_others(tmp_path, odd):
+    images = [{"id": 1, "file_name": "1.jpg"}, {"id": odd, "file_name": "2.jpg"}, {"file_name": "3.jpg"}]
+    annotations = [
+        {"image_id": 1, "caption": "picture 1"},
+        {"image_id": odd, "caption": "of another"},
+        {"caption": "of another"},
+        {"image_id": 1, "caption": None},
+        {"image_id": 50, "caption": "of an image that is not listed"},
+    ]
+    path = small_coco(tmp_path / "in", images, annotations)
+    assert find(str(path), SourceOptions()).notes[1:3] == [
+        "3 annotations left out: no text, or no image_id",
+        "1 caption left out: of images that are not listed, such as 50",
+    ]
+    finished = packed(path, tmp_path / "out", max_skipped=0.9)
+    assert pairs(tmp_path / "out") == {image(1): ["picture 1"]}
+    assert finished.skipped == {json_files.NO_ID: 2}
+
+
+def test_coco_images_that_share_an_id_are_left_out(tmp_path):
+    images = [{"id": n // 2, "file_name": f"{n}.jpg"} for n in range(3)]
+    annotations = [{"image_id": n, "caption": f"picture {n}"} for n in range(2)]
+    finished = packed(small_coco(tmp_path / "in", images, annotations), tmp_path / "out", max_skipped=0.9)
+    assert pairs(tmp_path / "out") == {image(2): ["picture 1"]}
+    assert finished.skipped == {json_files.TWICE: 2}
+
+
+def test_a_null_among_captions_costs_no_other(tmp_path):
+    pictures(tmp_path / "in", "0.jpg", "1.jpg", "2.jpg")
+    sentences = [[{"raw": "one"}, {"raw": None}, {"raw": "two"}], [{"raw": "three"}, {}, 7], [{"raw": 4}]]
+    images = [{"filename": f"{n}.jpg", "split": "test", "sentences": each} for n, each in enumerate(sentences)]
+    (tmp_path / "in" / "k.json").write_text(json.dumps({"images": images}))
+    finished = packed(tmp_path / "in" / "k.json", tmp_path / "out", max_skipped=0.5)
+    assert pairs(tmp_path / "out") == {image(0): ["one", "two"], image(1): ["three"]}
+    assert finished.skipped == {"caption is not text": 1}
+
+
 @pytest.mark.parametrize(
     "value",
     [
-        {"images": [{"id": [1], "file_name": 3}], "annotations": [{"image_id": {}, "caption": "x"}, 7]},
+        {
+            "images": [{"id": [1], "file_name": 3}, {"id": 2, "file_name": 3}],
+            "annotations": [{"image_id": {}, "caption": "x"}, 7, {"image_id": 2, "caption": "x"}],
+        },
         {"images": [7, {"id": 1}], "annotations": [{"image_id": 1, "caption": "x"}]},
         {"images": [{"sentences": 3, "split": []}, {"sentences": [3, {"raw": 4}], "filename": 1}, 5]},
     ],

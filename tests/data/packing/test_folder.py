@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 
 import pytest
@@ -9,7 +10,8 @@ import pytest
 from silc.data.packing import folder
 from silc.data.packing.find import find
 from silc.data.packing.options import SourceOptions
-from silc.data.packing.rows import IRREGULAR, NO_CAPTION, Row, Skip
+from silc.data.packing.paths import check_beginning
+from silc.data.packing.rows import IRREGULAR, JSON, LINKED, NO_CAPTION, Row, Skip
 from silc.data.packing.walk import walk
 from tests.data.packing.packed import by_source, captioned, captions, image, packed, skipped
 
@@ -66,6 +68,26 @@ def test_the_output_of_img2dataset_works_as_it_comes(tmp_path):
         stem.with_suffix(".json").write_text("{}")
     write(tmp_path / "in", **{"00000__parquet": "no table", "00000_stats__json": "{}"})
     assert packed(tmp_path / "in", tmp_path / "out").samples == 3
+
+
+@pytest.mark.parametrize("option", ["json", ".json", "JSON", "meta.json", "json:"])
+def test_json_without_a_field_holds_no_captions(tmp_path, option):
+    write(tmp_path / "in", a__jpg=image(), a__json='{"caption": "a dog"}')
+    with pytest.raises(ValueError, match="give an extension, such as txt, or a field of json: json:caption"):
+        find(str(tmp_path / "in"), SourceOptions(captions=option))
+
+
+def test_json_in_text_files_is_refused_or_counted(tmp_path):
+    root = captioned(tmp_path / "in", 4)
+    for path in root.rglob("*.txt"):
+        path.write_text(json.dumps({"caption": "a dog"}, indent=None))
+    found = find(str(root), SourceOptions())
+    with pytest.raises(ValueError, match=r"caption is JSON, as in 000/00000.jpg: .* with --captions json:FIELD"):
+        check_beginning(found)
+    (root / "000" / "00002.txt").write_text("a cat")
+    check_beginning(found)
+    finished = packed(root, tmp_path / "out", max_skipped=0.9)
+    assert (captions(tmp_path / "out"), finished.skipped) == ({"000/00002.jpg": ["a cat"]}, {JSON: 3})
 
 
 def test_an_image_without_caption_is_counted(tmp_path):
@@ -204,8 +226,22 @@ def test_links_to_folders_elsewhere_are_followed(tmp_path):
     for name in ("a", "b"):
         (root / name).symlink_to(tmp_path / "elsewhere")
     (root / "c").symlink_to(tmp_path / "elsewhere" / "005")  # a part of what "a" leads to
-    names = [row.name for row in find(str(root), SourceOptions()).rows()]
+    found = find(str(root), SourceOptions())
+    names = [row.name for row in found.rows()]
     assert names == ["000/00000.jpg", "000/00001.jpg", *(f"a/005/000{n}.jpg" for n in (50, 51, 52))]
+    assert "2 links to folders that are visited anyway: not followed" in found.notes
+
+
+def test_a_class_that_is_a_link_to_another_is_counted(tmp_path):
+    write(tmp_path / "elsewhere", **{f"{n}__jpg": image(n) for n in range(3)})
+    write(tmp_path / "in", ant_in_1__jpg=image(9))
+    for name in ("cat", "dog"):
+        (tmp_path / "in" / name).symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "in" / "elk").symlink_to("ant")
+    found = find(str(tmp_path / "in"), SourceOptions())
+    assert {row for row in found.rows() if isinstance(row, Skip)} == {Skip("dog/", LINKED), Skip("elk/", LINKED)}
+    assert sum(isinstance(row, Row) for row in found.rows()) == 4
+    assert "2 links to folders that are visited anyway: not followed" in found.notes
 
 
 def test_links_that_double_at_each_step_end(tmp_path):
@@ -213,7 +249,8 @@ def test_links_that_double_at_each_step_end(tmp_path):
         (tmp_path / f"{step:02}").mkdir()
         for name in "ab":
             (tmp_path / f"{step:02}" / name).symlink_to(tmp_path / f"{step + 1:02}")
-    assert len(list(walk(str(tmp_path / "00")))) == 30
+    found = list(walk(str(tmp_path / "00")))
+    assert (len([each for each in found if not each.again]), len(found)) == (30, 59)
 
 
 def test_a_pipe_as_a_caption_is_counted(tmp_path):

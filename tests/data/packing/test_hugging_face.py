@@ -12,6 +12,7 @@ import pytest
 
 from silc.data.packing.find import find
 from silc.data.packing.options import SourceOptions
+from silc.data.packing.paths import check_beginning
 from tests.data.packing.packed import by_source, contents, image, packed, samples
 
 
@@ -50,6 +51,22 @@ def test_splits(tmp_path):
         find(str(tmp_path / "in"), SourceOptions(split="all"))
     packed(tmp_path / "in", tmp_path / "out", reading={"split": "b"})
     assert [(sample["jpg"], sample["txt"]) for sample in samples(tmp_path / "out")] == [(image(1), b"b")]
+
+
+def test_captions_that_are_json_are_refused(tmp_path):
+    rows = {"image": [image(n) for n in range(4)], "caption": ['{"caption": "a dog"}'] * 4}
+    datasets.Dataset.from_dict(rows).save_to_disk(tmp_path / "in")
+    with pytest.raises(ValueError, match=r"caption is JSON, as in 0: .*name a column of plain text"):
+        check_beginning(find(str(tmp_path / "in"), SourceOptions()))
+
+
+def test_files_that_were_written_again_are_another_source(tmp_path):
+    saved(tmp_path / "in", 4)
+    packed(tmp_path / "in", tmp_path / "out")
+    (data,) = (tmp_path / "in").glob("*.arrow")
+    os.utime(data, (5, 5))
+    with pytest.raises(ValueError, match=r"was begun otherwise \(the source has changed\)"):
+        packed(tmp_path / "in", tmp_path / "out")
 
 
 def test_a_selection_of_a_data_set(tmp_path):

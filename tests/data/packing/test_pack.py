@@ -5,11 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import signal
-import subprocess
-import sys
-import time
-from contextlib import suppress
+from datetime import datetime
 from pathlib import Path
 
 import pytest
@@ -18,13 +14,11 @@ import webdataset
 from silc.config import DataConfig
 from silc.data.packing import pack as packing
 from silc.data.packing.pack import UNITS
-from silc.data.packing.rows import MISSING
+from silc.data.packing.rows import MISSING, NO_CAPTION
 from silc.data.packing.sample import NO_IMAGE
 from silc.data.shards.prepare import prepare
 from silc.errors import RunStopped
 from tests.data.packing.packed import by_source, captioned, captions, contents, image, packed, samples, skipped
-
-ROOT = Path(__file__).resolve().parents[3]
 
 
 def table(folder: Path, count: int, missing: int = 0) -> Path:
@@ -95,6 +89,20 @@ def test_limit(tmp_path):
     packed(source, tmp_path / "all")
     assert packed(source, tmp_path / "some", limit=7).samples == 7
     assert list(captions(tmp_path / "some")) == list(captions(tmp_path / "all"))[:7]
+
+
+def test_a_limit_counts_what_it_takes(tmp_path):
+    source = captioned(tmp_path / "in", 40)
+    for number in (3, 33):
+        (source / f"{number // 10:03}" / f"{number:05}.txt").unlink()
+    finished = packed(source, tmp_path / "out", limit=5)  # 2 of 40 are no reason to stop
+    assert (finished.samples, finished.skipped) == (5, {NO_CAPTION: 2})
+    for number in range(4, 10):
+        (source / "000" / f"{number:05}.txt").unlink()
+    with pytest.raises(RunStopped, match="8 of 40 rows cannot be used"):
+        packed(source, tmp_path / "many", limit=5)
+    with pytest.raises(RunStopped, match="1 of 5 rows cannot be used"):
+        packed(table(tmp_path / "t", 5, missing=1), tmp_path / "taken", limit=5)
 
 
 def test_content_that_is_no_image_is_counted(tmp_path):
@@ -193,7 +201,11 @@ def test_a_finished_folder_is_left_as_it_is(tmp_path, monkeypatch):
     first = packed(source, tmp_path / "out")
     times = {path.name: path.stat().st_mtime_ns for path in (tmp_path / "out").iterdir()}
     monkeypatch.setattr(packing, "pack_units", None)
-    assert packed(source, tmp_path / "out") == first
+    (source / "000" / "00003.txt").write_text("another caption")  # no listing can know
+    said: list[str] = []
+    assert packed(source, tmp_path / "out", say=said.append) == first
+    date = datetime.fromtimestamp(times["pack.json"] / 1e9).strftime("%Y-%m-%d %H:%M")
+    assert said == [f"{tmp_path}/out was packed before, on {date}, and is left as it is; --force packs anew"]
     assert {path.name: path.stat().st_mtime_ns for path in (tmp_path / "out").iterdir()} == times
 
 
@@ -243,116 +255,6 @@ def test_classes_of_train_and_test_agree(tmp_path):
         packed(tmp_path / "other", tmp_path / "out" / "test", force=True)
 
 
-def command(source: Path, out: Path, *words: str) -> list[str]:
-    return [sys.executable, "-m", "silc", "shards", "pack", str(source), "--out", str(out), *words]
-
-
-def start(source: Path, out: Path, *words: str) -> subprocess.Popen[bytes]:
-    """The command as a process of its own, with those that it starts in a group."""
-    return subprocess.Popen(
-        command(source, out, *words),
-        cwd=ROOT,
-        env=os.environ | {"PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'kernels'}"},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-    )
-
-
-@pytest.mark.parametrize("sent", [signal.SIGKILL, signal.SIGINT])
-def test_after_a_kill_the_same_command_goes_on(tmp_path, sent):
-    source = captioned(tmp_path / "in", 400)
-    words = ("--samples-per-shard", "10", "--jobs", "2", "--verify")
-    process = start(source, tmp_path / "out", *words)
-    units = tmp_path / "out" / UNITS
-    ends = time.monotonic() + 120
-    while len(list(units.glob("*.json"))) < 4:
-        assert process.poll() is None, process.communicate()
-        assert time.monotonic() < ends
-        time.sleep(0.005)
-    process.send_signal(sent)
-    _, errors = process.communicate()
-    assert process.returncode == (130 if sent == signal.SIGINT else -sent)
-    assert not list((tmp_path / "out").glob("*.tar"))  # no shard has a name before all are done
-    if sent == signal.SIGINT:
-        assert errors.decode().splitlines()[-1].endswith("interrupted; the same command goes on from here")
-    time.sleep(0.5)  # those that it started end with it
-    before = {path.name: path.stat().st_mtime_ns for path in units.glob("*.json")}
-    assert 4 <= len(before) < 40
-    kept = sorted(before)[0]
-    process = start(source, tmp_path / "out", *words)
-    seen = set()
-    while process.poll() is None:
-        with suppress(FileNotFoundError):
-            seen.add((units / kept).stat().st_mtime_ns)
-        time.sleep(0.01)
-    printed, errors = process.communicate()
-    assert process.returncode == 0, errors
-    assert seen == {before[kept]}  # what was done was not done again
-    assert "400 samples (400 jpg) in 40 shards" in printed.decode()
-    packed(source, tmp_path / "whole", samples=10)
-    assert contents(tmp_path / "whole") == contents(tmp_path / "out")
-    assert not units.exists()
-
-
-@pytest.mark.parametrize("stage", ["name_shards", "write_classes", "_index", "write"])
-def test_interrupted_at_the_end_it_goes_on(tmp_path, monkeypatch, stage):
-    source = captioned(tmp_path / "in", 30)
-    packed(source, tmp_path / "whole", samples=10)
-    owner = packing if stage == "_index" else packing.state if stage == "write" else packing.finish
-    real, calls = getattr(owner, stage), []
-
-    def fail(*arguments):
-        calls.append(stage)
-        if stage == "write" and len(calls) == 1:  # the plan, before any work
-            return real(*arguments)
-        raise KeyboardInterrupt
-
-    with monkeypatch.context() as patch:
-        patch.setattr(owner, stage, fail)
-        with pytest.raises(KeyboardInterrupt):
-            packed(source, tmp_path / "out", samples=10)
-    with monkeypatch.context() as patch:
-        patch.setattr(packing, "pack_units", None)  # nothing is packed again
-        assert packed(source, tmp_path / "out", samples=10).samples == 30
-    assert contents(tmp_path / "out") == contents(tmp_path / "whole")
-
-
-def test_interrupted_between_two_names_it_goes_on(tmp_path, monkeypatch):
-    source = captioned(tmp_path / "in", 30)
-    packed(source, tmp_path / "whole", samples=10)
-    real, calls = Path.replace, []
-
-    def fail(self, target):
-        if self.name.endswith("-000.tar"):
-            calls.append(self)
-            if len(calls) == 2:
-                raise KeyboardInterrupt
-        return real(self, target)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(Path, "replace", fail)
-        with pytest.raises(KeyboardInterrupt):
-            packed(source, tmp_path / "out", samples=10)
-    assert len(list((tmp_path / "out").glob("*.tar"))) == 1
-    packed(source, tmp_path / "out", samples=10)
-    assert contents(tmp_path / "out") == contents(tmp_path / "whole")
-
-
-def test_a_damaged_record_or_tar_of_a_unit_is_made_again(tmp_path, monkeypatch):
-    source = captioned(tmp_path / "in", 40)
-    packed(source, tmp_path / "whole", samples=10)
-    with monkeypatch.context() as patch:
-        patch.setattr(packing, "_finish", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
-        with pytest.raises(KeyboardInterrupt):
-            packed(source, tmp_path / "out", samples=10)
-    units = tmp_path / "out" / UNITS
-    (units / "000000.json").write_text("[0, [[")
-    os.truncate(units / "000001-000.tar", 100)
-    (units / "000002-000.tar").unlink()
-    packed(source, tmp_path / "out", samples=10)
-    assert contents(tmp_path / "out") == contents(tmp_path / "whole")
-
-
 def test_only_one_writes_into_a_folder(tmp_path):
     source = captioned(tmp_path / "in", 3)
     (tmp_path / "out").mkdir()
@@ -363,3 +265,39 @@ def test_only_one_writes_into_a_folder(tmp_path):
         packed(source, tmp_path / "out")
     assert packed(source, tmp_path / "out").samples == 3
     shutil.rmtree(source)
+
+
+def test_who_waits_at_a_lock_that_was_removed_takes_the_new_one(tmp_path, monkeypatch):
+    lock = tmp_path / packing.state.LOCK
+    real, opened = os.open, []
+
+    def open_and_lose(path, *arguments, **options):
+        descriptor = real(path, *arguments, **options)
+        if Path(path) == lock and not opened:  # the one before ends just now
+            lock.unlink()
+        opened.append(path)
+        return descriptor
+
+    monkeypatch.setattr(os, "open", open_and_lose)
+    with (
+        packing.state.alone(tmp_path),
+        pytest.raises(ValueError, match="another `silc shards pack`"),
+        packing.state.alone(tmp_path),
+    ):
+        raise AssertionError("two at a time")
+
+
+def test_no_file_is_removed_while_it_is_open(tmp_path, monkeypatch):
+    source, held = captioned(tmp_path / "in", 12), []
+    remove = shutil.rmtree
+
+    def look(folder, *arguments, **options):
+        links = [os.path.realpath(f"/proc/self/fd/{name}") for name in os.listdir("/proc/self/fd")]
+        maps = Path("/proc/self/maps").read_text().split()
+        held.extend(path for path in (*links, *maps) if path.startswith(f"{folder}/"))
+        remove(folder, *arguments, **options)
+
+    monkeypatch.setattr(shutil, "rmtree", look)
+    packed(source, tmp_path / "out")
+    assert held == []
+    assert not (tmp_path / "out" / UNITS).exists()

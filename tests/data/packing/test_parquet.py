@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 
@@ -13,7 +14,8 @@ import pytest
 from silc.data.packing import parquet
 from silc.data.packing.find import find
 from silc.data.packing.options import SourceOptions
-from silc.data.packing.paths import OUTSIDE
+from silc.data.packing.paths import OUTSIDE, check_beginning
+from silc.data.packing.rows import JSON
 from tests.data.packing.packed import by_source, contents, image, packed, samples, skipped
 
 
@@ -87,6 +89,53 @@ def test_a_large_row_group_becomes_several_shards(tmp_path):
     finished = packed(path, tmp_path / "out", samples=10)
     assert [samples for _, samples, _ in finished.shards] == [10, 10, 3]
     assert packed(path, tmp_path / "few", samples=10, limit=12).samples == 12
+
+
+@pytest.mark.parametrize("several", [False, True])
+def test_captions_that_are_json_are_refused_or_counted(tmp_path, several):
+    text = '{"caption": "a dog"}'
+    columns = {"image": [image(n) for n in range(5)], "caption": [[text] if several else text for _ in range(5)]}
+    pyarrow.parquet.write_table(pyarrow.table(columns), tmp_path / "a.parquet")
+    with pytest.raises(ValueError, match=r"caption is JSON, as in a.parquet:0: .*name a column of plain text"):
+        check_beginning(find(str(tmp_path / "a.parquet"), SourceOptions()))
+    columns["caption"][3] = ["a cat"] if several else "a cat"
+    pyarrow.parquet.write_table(pyarrow.table(columns), tmp_path / "a.parquet")
+    finished = packed(tmp_path / "a.parquet", tmp_path / "out", max_skipped=0.9)
+    assert (found(tmp_path / "out"), finished.skipped) == ({image(3): b"a cat"}, {JSON: 4})
+
+
+@pytest.mark.parametrize("struct", [False, True])
+def test_a_value_that_a_few_bytes_stand_for_is_in_memory_once(tmp_path, struct):
+    large = bytes(24 << 20)
+    table = pyarrow.table({"image": [{"bytes": large, "path": None} if struct else large], "caption": ["x"]})
+    pyarrow.parquet.write_table(table.take([0] * 16), tmp_path / "a.parquet", compression="zstd")
+    assert (tmp_path / "a.parquet").stat().st_size < 100_000
+    del table
+    held = find(str(tmp_path / "a.parquet"), SourceOptions())
+    pool = pyarrow.default_memory_pool()
+    most, count = 0, 0
+    for row in held.rows():
+        most, count = max(most, pool.bytes_allocated()), count + (row.image == large)
+    assert count == 16
+    assert most < 5 * len(large)
+
+
+@pytest.mark.parametrize("struct", [False, True])
+def test_an_image_of_too_many_bytes_is_not_copied(tmp_path, monkeypatch, struct):
+    monkeypatch.setattr(parquet, "MAX_FILE", 2000)
+    data = [image(0), image(1) + bytes(2000)]
+    rows = [{"bytes": each, "path": "x"} for each in data] if struct else data
+    pyarrow.parquet.write_table(pyarrow.table({"image": rows, "caption": ["a", "b"]}), tmp_path / "a.parquet")
+    finished = packed(tmp_path / "a.parquet", tmp_path / "out", max_skipped=0.5)
+    assert (found(tmp_path / "out"), finished.skipped) == ({image(0): b"a"}, {parquet.LARGE: 1})
+
+
+def test_a_file_that_was_written_again_is_another_source(tmp_path):
+    path = write(tmp_path / "a.parquet", range(6))
+    packed(path, tmp_path / "out")
+    os.utime(path, (5, 5))
+    with pytest.raises(ValueError, match=r"was begun otherwise \(the source has changed\)"):
+        packed(path, tmp_path / "out")
 
 
 def test_several_captions_and_none(tmp_path):

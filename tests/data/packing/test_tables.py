@@ -6,6 +6,7 @@ import csv
 import json
 import os
 import tempfile
+from contextlib import suppress
 from pathlib import Path
 
 import pyarrow
@@ -14,11 +15,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from silc.commands.shards.pack import sentences
 from silc.data.captions import CaptionReader, visible
 from silc.data.packing import delimited, json_files, lines, paths
 from silc.data.packing.find import find
 from silc.data.packing.options import SourceOptions
-from silc.data.packing.rows import ADDRESS, MISSING, OUTSIDE, Skip
+from silc.data.packing.rows import ADDRESS, JSON, MISSING, OUTSIDE, Skip
 from tests.data.packing.packed import by_source, captions, image, packed, skipped
 
 
@@ -78,14 +80,39 @@ def test_columns_by_name_and_what_is_said(tmp_path):
         ("image,b\n1,2\n", {"caption_column": "c"}, r"--caption-column c: there is no such column, only image, b"),
         ("url,caption\nhttp://x/1.jpg,2\n", {}, r"names web addresses.*img2dataset"),
         ("", {}, r"no column of images among none"),
-        ("image,caption\n0.jpg,{\"caption\": \"a dog\"}\n".replace('{"caption": "a dog"}', '"{""a"": ""b""}"'), {},
-         r"the captions are JSON, such as '{\"a\": \"b\"}'; name a column of plain text"),
         ("image,caption\n", {"template": "a {}"}, r"--template means nothing here, as the source is a CSV file"),
     ],
 )  # fmt: skip
 def test_a_table_that_cannot_be_meant_is_refused(tmp_path, text, options, says):
     with pytest.raises(ValueError, match=says):
         find(str(table(tmp_path, "a.csv", text)), SourceOptions(**options))
+
+
+def test_captions_that_are_json_are_refused_or_counted(tmp_path):
+    text = json.dumps({"caption": "a dog"})
+    lines = [json.dumps({"image": f"{n}.jpg", "caption": text}) for n in range(3)]
+    path = table(tmp_path / "in", "a.jsonl", "\n".join(lines))
+    with pytest.raises(
+        ValueError, match=r"""caption is JSON, as in a.jsonl:1: '{"caption": "a dog"}'; name a column"""
+    ):
+        paths.check_beginning(find(str(path), SourceOptions()))
+    lines.append(json.dumps({"image": "0.jpg", "caption": [text, "a dog"]}))
+    path.write_text("\n".join([*lines, json.dumps({"image": "1.jpg", "caption": "[laughs] a cat"})]))
+    paths.check_beginning(find(str(path), SourceOptions()))
+    finished = packed(path, tmp_path / "out", max_skipped=0.9)
+    assert sorted(captions(tmp_path / "out").values()) == [["[laughs] a cat"], [text, "a dog"]]
+    assert finished.skipped == {JSON: 3}
+
+
+def test_a_row_has_as_many_captions_as_are_read(tmp_path):
+    texts = ["", *(f"caption {n}" for n in range(1200))]
+    line = json.dumps({"image": "0.jpg", "caption": texts})
+    path = table(tmp_path / "in", "a.jsonl", line + '\n{"image": "1.jpg", "caption": ["a", null]}')
+    finished = packed(path, tmp_path / "out")
+    assert sorted(captions(tmp_path / "out").values()) == [["a"], texts[1:1001]]
+    assert (finished.captions, finished.full) == (1001, 1)
+    line = sentences(finished, "out", find(str(path), SourceOptions()))[1]
+    assert line == "1 sample with 1,000 captions, as many as are read; if there are more, these are left out"
 
 
 def test_rows_of_one_image_become_one_sample(tmp_path):
@@ -207,12 +234,6 @@ def test_a_line_without_end_is_not_held_in_memory(tmp_path, monkeypatch):
             rows(path)
 
 
-def test_quotation_marks_as_they_are(tmp_path):
-    path = table(tmp_path / "in", "a.tsv", 'image\tcaption\n0.jpg\t"Hi", she said\n')
-    packed(path, tmp_path / "out", reading={"quotes": False})
-    assert list(captions(tmp_path / "out").values()) == [['"Hi", she said']]
-
-
 def test_bad_lines_of_json_are_counted(tmp_path):
     deep = "[" * 100_000
     text = "\n".join(
@@ -241,11 +262,6 @@ def test_bad_lines_of_json_are_counted(tmp_path):
 def test_a_name_that_is_too_long_is_counted(tmp_path):
     path = table(tmp_path / "in", "a.csv", f"image,caption\n0.jpg,a dog\n{'x' * 5000},a cat\n")
     assert packed(path, tmp_path / "out", max_skipped=0.5).skipped == {"unreadable file (File name too long)": 1}
-
-
-def test_short_rows_are_counted(tmp_path):
-    path = table(tmp_path / "in", "a.csv", "image,caption\n0.jpg,a dog\n1.jpg\n")
-    assert packed(path, tmp_path / "out", max_skipped=0.5).skipped == {delimited.SHORT: 1}
 
 
 def test_what_is_no_regular_file_is_not_waited_for(tmp_path):
@@ -294,6 +310,10 @@ def expected(text: str) -> list[str]:
     """What a caption should come out as: a blank for each run of line ends, stripped; none where nothing is seen."""
     first, *others = text.replace("\r", "\n").split("\n")
     caption = " ".join([first, *(piece for piece in others[:-1] if piece), *others[-1:]]).strip()
+    with suppress(ValueError):
+        value = json.loads(caption)
+        if isinstance(value, dict) or (isinstance(value, list) and any(isinstance(x, str | dict) for x in value)):
+            return []
     return [caption] if visible(caption) else []
 
 
