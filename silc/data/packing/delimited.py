@@ -18,6 +18,7 @@ from silc.data.packing.tables import Record, Table
 
 MAX_FIELD = 1 << 20  # characters
 DELIMITERS = ",;|\t"
+FLICKR = "comment_number"  # a column of Flickr30k's results.csv, whose quotation marks are plain characters
 SHORT, BAD_LINE = "row with too few fields", "line without #number and caption"
 LONG = "row with too many fields (a caption with delimiters in it needs quotation marks)"
 _QUOTING: dict[bool, Any] = {True: {}, False: {"quoting": csv.QUOTE_NONE}}
@@ -50,7 +51,7 @@ def open_delimited(path: str, options: SourceOptions) -> Table:
     delimiter = "\t" if path.lower().endswith(".tsv") else max(DELIMITERS, key=header.count)
     title = {"\t": "a TSV file", ",": "a CSV file"}.get(delimiter, f"a CSV file with {delimiter!r} between its fields")
     options.check(title, "image_column", "caption_column", "root", "quotes")
-    quotes = delimiter != "|" if options.quotes is None else options.quotes
+    quotes = FLICKR not in header if options.quotes is None else options.quotes
     reader = partial(_fields, path, delimiter, quotes)
     names = [name.strip() for name in next(reader(), Fields(0, [], [])).fields]
     columns = choose(names, options.image_column, options.caption_column)

@@ -59,9 +59,9 @@ def _picture(
         wrong.append(str(error))
     data = sample.column(images)
     try:
-        pixels = _small(decode_image(data, config.data.max_image_pixels, upright=config.data.upright).numpy())
-        seen = look(data, config.data.max_image_pixels)
-        about = f"{seen.width} x {seen.height} {seen.format}"
+        whole = decode_image(data, config.data.max_image_pixels, upright=config.data.upright).numpy()
+        pixels = _small(whole)
+        about = f"{whole.shape[1]} x {whole.shape[0]} {look(data, config.data.max_image_pixels).format}"
     except Unreadable as error:
         wrong.append(str(error))
     return Picture(key, pixels, captions, about, ", ".join(dict.fromkeys(wrong)))

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import csv
+import io
+
 import pytest
 
 from silc.data.packing import delimited
@@ -57,3 +60,14 @@ def test_quotation_marks_as_they_are(tmp_path):
 def test_short_rows_are_counted(tmp_path):
     path = table(tmp_path / "in", "a.csv", "image,caption\n0.jpg,a dog\n1.jpg\n")
     assert packed(path, tmp_path / "out", max_skipped=0.5).skipped == {delimited.SHORT: 1}
+
+
+@pytest.mark.parametrize("delimiter", [",", ";", "|", "\t"])
+def test_quotation_marks_count_with_every_delimiter(tmp_path, delimiter):
+    wanted = ['he said "hello"; left', f"one{delimiter}two", "plain"]
+    text = io.StringIO()
+    writer = csv.writer(text, delimiter=delimiter)
+    writer.writerow(["image", "caption"])
+    writer.writerows([f"{number}.jpg", caption] for number, caption in enumerate(wanted))
+    packed(table(tmp_path / "in", "pairs.csv", text.getvalue()), tmp_path / "out")
+    assert sorted(captions(tmp_path / "out").values()) == sorted([caption] for caption in wanted)
