@@ -47,7 +47,7 @@ class Work(NamedTuple):
     def left(self, *, crops: bool, distorted: bool) -> Batch:
         """The batch as workers hand it over, in page-locked memory where there is a GPU."""
         left = Left(crops, distorted)
-        work = leave(left, self.plans, self.images, 0) if left != ALL_HERE else None
+        work = leave(left, self.plans, list(self.images), 0) if left != ALL_HERE else None
         count, where = len(self.images), "meta" if crops else "cpu"
         large, small = (
             torch.empty(count, number, 3, side, side, dtype=torch.uint8, device=where)

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import tarfile
 import time
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -277,8 +278,9 @@ def _living(group: int) -> bool:
 
 def interrupted(folder: Path, command: list[str], environment: dict[str, str]) -> subprocess.CompletedProcess:
     """An index that is interrupted as the terminal does it, once it has noted five shards. Waits for all processes."""
-    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-    started = subprocess.Popen(command, env=environment, cwd=ROOT, text=True, start_new_session=True, **pipes)
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True, "start_new_session": True}
+    obeying = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)  # tests in the background of a shell ignore it
+    started = subprocess.Popen(command, env=environment, cwd=ROOT, preexec_fn=obeying, **pipes)
     journal, until = folder / building.JOURNAL, time.monotonic() + 400
     while started.poll() is None and not (journal.exists() and journal.read_text().count("\n") > 4):
         assert time.monotonic() < until

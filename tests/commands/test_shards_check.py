@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -149,8 +150,9 @@ def test_a_full_disk_is_said_in_a_line(tmp_path, check, monkeypatch):
 
 def interrupted(command: list[str], cache: Path, environment: dict[str, str]) -> subprocess.CompletedProcess:
     """A check that is interrupted as the terminal does it, once it has noted three shards."""
-    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-    started = subprocess.Popen(command, env=environment, cwd=ROOT, text=True, start_new_session=True, **pipes)
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True, "start_new_session": True}
+    obeying = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)  # tests in the background of a shell ignore it
+    started = subprocess.Popen(command, env=environment, cwd=ROOT, preexec_fn=obeying, **pipes)
     until = time.monotonic() + 400
     while started.poll() is None and not any(
         path.read_bytes().count(b"\n") > 2 for path in cache.glob("shards/*/found/journal")
