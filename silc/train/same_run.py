@@ -41,6 +41,7 @@ _FIXED = (
 # Of these, what changes the rounding of pixels alone: crops are the same to the last bit on either side, levels of the
 # photometric list differ by one at most.
 _ROUNDING = ("views.device", "views.crops_on")
+_MAY_GROW = ("data.image_keys",)  # lists that may have more at their end: samples that had an image have the same one
 _SAMPLE_SET = ("data.sample_concepts", "data.sample_scenes")  # without a meaning beside shards of one's own
 
 # Sections, or keys of them, that are named when they differ: what is trained, or which samples, depends on them.
@@ -86,12 +87,10 @@ def check_same_run(saved: Config, now: Config, path: Path) -> Changes:
     """
     before, after = dict(_leaves(to_dict(saved))), dict(_leaves(to_dict(now)))
     _check_kind_of_data(saved, now, path)
-    fixed = [key for key in before if _within(key, _FIXED) and key not in _ROUNDING]
+    grown = [key for key in _MAY_GROW if after[key][: len(before[key])] == before[key]]
+    fixed = [key for key in before if _within(key, _FIXED) and key not in (*_ROUNDING, *grown)]
     if own_data(now):
         fixed = [key for key in fixed if key not in _SAMPLE_SET]
-    more = "data.image_keys"
-    if after[more][: len(before[more])] == before[more]:  # samples that had an image have the same one
-        fixed.remove(more)
     different = [key for key in fixed if before[key] != after[key]]
     if different:
         listed = "; ".join(f"{key} is {_shown(after[key])}, it was {_shown(before[key])}" for key in different)
@@ -99,8 +98,8 @@ def check_same_run(saved: Config, now: Config, path: Path) -> Changes:
             f"cannot resume from {path}, which was written with other settings: {listed}. Set them as they were, or "
             "start a new run without train.resume"
         )
-    named = [key for key in before if _within(key, _NAMED) and not _within(key, (*_FIXED, *_SILENT))]
-    named += [more]  # where it was fixed, it is equal
+    others = (*_FIXED, *_SILENT)
+    named = [key for key in before if key in grown or (_within(key, _NAMED) and not _within(key, others))]
     return {key: (before[key], after[key]) for key in named if before[key] != after[key]}
 
 

@@ -57,7 +57,7 @@ def check_silc(words: list[str]) -> None:
         return
     name, rest = words[0], words[1:]
     assert name in PARSE, f"{name} is no command"
-    if rest[-1:] == ["--help"] and len(rest) == 1:
+    if rest == ["--help"]:
         return
     if name in ("train", "evaluate"):
         _, rest = launcher.split(f"silc {name}", rest)
