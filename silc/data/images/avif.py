@@ -55,6 +55,8 @@ def still(data: bytes) -> Still:
             layers.append((meta.stream(alpha), meta.properties(alpha)))
             if _size(*layers[1]) != size:
                 raise ValueError("transparency of another size")
+            if len(image) + len(layers[1][0]) > len(data):
+                raise ValueError("transparency in the bytes of the image")
         return Still(*size, meta.orientation(), _file(layers, size, premultiplied=meta.premultiplied(alpha)))
     except av1.SeveralFrames:
         raise Unreadable("AVIF of several frames") from None

@@ -120,3 +120,24 @@ def test_an_item_whose_properties_are_listed_twice_is_refused(monkeypatch):
     """As by libavif; readers could take either list."""
     own = range(1, len(PROPERTIES) + 1)
     refuses(avif_boxes.made(STREAM, PROPERTIES, marks=[(1, own), (1, [])]), "undecodable image", monkeypatch)
+
+
+@pytest.mark.parametrize("copies", [1, 2])
+def test_transparency_has_bytes_of_its_own(copies):
+    """Two layers that share their bytes would be held twice."""
+    alpha = avif_boxes.box(b"auxC", bytes(4), b"urn:mpeg:mpegB:cicp:systems:auxiliary:alpha\0")
+    own = len(PROPERTIES)
+    stream = STREAM + bytes([0x7A, 0xFF, 0xFF, 0x03]) + bytes(0xFFFF)  # an OBU of padding: most of the file
+    data = avif_boxes.made(
+        stream * copies,
+        [*PROPERTIES, alpha],
+        pieces={1: [(0, len(stream))], 2: [((copies - 1) * len(stream), len(stream))]},
+        links=[(b"auxl", 2, [1])],
+        marks=[(1, range(1, own + 1)), (2, range(1, own + 2))],
+        items=[1, 2],
+    )
+    if copies == 2:
+        assert avif.still(data).file
+        return
+    with pytest.raises(Unreadable, match="undecodable image"):
+        avif.still(data)
