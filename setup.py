@@ -56,6 +56,8 @@ setup(
             "datasets>=3",
             "py3langid>=0.3",
         ],  # silc shards pack, show
+        "hf": ["transformers>=5,<6"],  # tokenizers, export to Hugging Face
+        "onnx": ["onnx>=1.17", "onnxscript>=0.5", "onnxruntime>=1.20"],  # silc export --to onnx
         "sample": ["resvg-py==0.5.0"],
         "wandb": ["wandb>=0.17"],
         "test": [
@@ -67,6 +69,11 @@ setup(
             "pyarrow>=17",
             "datasets>=3",
             "py3langid>=0.3",
+            "transformers>=5,<6",
+            "onnx>=1.17",
+            "onnxscript>=0.5",
+            "onnxruntime>=1.20",
+            "clip-benchmark>=1.6.2,<2",
             "scikit-learn>=1.6",
             "torchmetrics>=1.4",
             "ruff>=0.6",

@@ -19,7 +19,7 @@ from silc.data.shards import Unreadable
 from silc.data.views.crops import resize_into
 from silc.evaluate.tasks.task import TEMPLATES
 from silc.evaluate.towers import Towers, build_towers
-from silc.model.load_export import check_sizes, is_export, load_export
+from silc.interchange.read.open_clip import check_sizes, is_export, load_export
 from silc.train import checkpoint
 
 BATCH = 64  # images a forward pass

@@ -19,7 +19,8 @@ from silc import config as config_module
 
 Key = tuple[str, str]  # class, field
 
-CONFIGURATION = ("silc/config.py", "silc/config_rules.py", "silc/config_io.py")  # a key that only these read is unused
+# A key that only these read is unused.
+CONFIGURATION = ("silc/config/", "silc/config_rules.py", "silc/config_io.py")
 
 SECTIONS = {
     name: cls for name, cls in vars(config_module).items() if dataclasses.is_dataclass(cls) and isinstance(cls, type)
@@ -138,7 +139,7 @@ class _Reads(ast.NodeVisitor):
 def _modules(root: Path) -> Iterator[Path]:
     for folder in ("silc", "launch", "kernels"):
         for path in sorted((root / folder).rglob("*.py")):
-            if path.relative_to(root).as_posix() not in CONFIGURATION:
+            if not path.relative_to(root).as_posix().startswith(CONFIGURATION):
                 yield path
 
 
@@ -151,8 +152,8 @@ def reads(root: Path) -> set[Key]:
         found.visit(ast.parse(path.read_text(encoding="utf-8")))
         keys |= found.keys
         members |= found.members
-    tree = ast.parse((root / "silc/config.py").read_text(encoding="utf-8"))
-    for section in (node for node in tree.body if isinstance(node, ast.ClassDef)):
+    trees = [ast.parse(path.read_text(encoding="utf-8")) for path in sorted((root / "silc/config").glob("*.py"))]
+    for section in (node for tree in trees for node in tree.body if isinstance(node, ast.ClassDef)):
         for node in section.body:
             if isinstance(node, ast.FunctionDef) and (section.name, node.name) in members:
                 found = _Reads(self_type=section.name)

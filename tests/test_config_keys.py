@@ -40,7 +40,8 @@ def test_every_key_is_read_somewhere():
 def test_the_reader_sees_reads_and_nothing_else(tmp_path):
     for folder in ("silc", "launch", "kernels"):
         (tmp_path / folder).mkdir()
-    (tmp_path / "silc/config.py").write_text(
+    (tmp_path / "silc/config").mkdir()
+    (tmp_path / "silc/config/__init__.py").write_text(
         "class Config:\n"
         "    def ema_momentum(self): return self.train.global_batch\n"
         "    def n_original(self): return self.objective.contrastive_views\n"

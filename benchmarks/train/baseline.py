@@ -30,8 +30,9 @@ from torchvision import transforms
 from benchmarks.common.stopwatch import Span
 from silc.config import Config
 from silc.data.batch import Batch
+from silc.interchange.timm_names import timm_name
+from silc.interchange.write.open_clip import export
 from silc.model import LogitScale, SilcModel, build
-from silc.model.export import export, timm_name
 from silc.model.timm_tower import tower_name
 from silc.train.engine import precision
 from silc.train.schedule import learning_rate

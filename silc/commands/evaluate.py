@@ -76,7 +76,7 @@ def load(args: argparse.Namespace) -> tuple[Config, Weights, Weights, int | None
 
     Raises ValueError for a path that holds no model, and for a preset that does not fit it.
     """
-    from silc.model.load_export import is_export, load_export
+    from silc.interchange.read.open_clip import is_export, load_export
     from silc.train import checkpoint, manifest
 
     if is_export(args.model):
@@ -148,7 +148,7 @@ def find_data(config: Config, args: argparse.Namespace, world: World) -> EvalDat
     """
     from silc.data.sample_set.cache import default_root
     from silc.evaluate import datasets
-    from silc.model.load_export import is_export
+    from silc.interchange.read.open_clip import is_export
 
     on_sample = not own_data(config) and (args.preset is not None or not is_export(args.model))
     data = datasets.find_data(config, world, default_root(), args.tasks, on_sample=on_sample)

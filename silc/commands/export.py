@@ -36,7 +36,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parse(sys.argv[1:] if argv is None else argv)
     from safetensors import SafetensorError
 
-    from silc.model.load_export import is_export
+    from silc.interchange.read.open_clip import is_export
     from silc.train.checkpoint import WEIGHTS, export_open_clip, find
 
     try:

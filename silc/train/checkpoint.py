@@ -36,7 +36,7 @@ from silc.config import Config
 from silc.config_io import read_config
 from silc.distributed import of_first
 from silc.files import check_regular
-from silc.model.export import export, loading_call
+from silc.interchange.write.open_clip import export, loading_call
 from silc.model.scale import LogitScale
 from silc.text import plural
 from silc.train import manifest

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from silc.commands.export import main
-from silc.model.load_export import CONFIG
+from silc.interchange.read.open_clip import CONFIG
 from silc.train import checkpoint
 
 

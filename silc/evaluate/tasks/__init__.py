@@ -9,7 +9,7 @@ Adding a task, here `counting`, is one file and one line:
    and at the end `TASK = Task("counting", "classification", frozenset({LABELS}), run)`: its name, the data set that it
    is measured on (classification, retrieval or segmentation), and what that data set must have. Where the data lacks
    something, the task is left out with a sentence that says what.
-2. Add "counting" to TASKS in silc/config.py. The configuration checks names there without importing torch.
+2. Add "counting" to Task in silc/config/evaluation.py. The configuration checks names there without importing torch.
 
 In `run`, job.chosen gives the images to use; job.over_images, job.each_image and job.each share the work among the
 ranks and give every rank the same values; call job.check in other loops, for eval.timeout_minutes. Append the protocol

@@ -16,11 +16,11 @@ import torch
 from PIL import Image
 
 from silc.config import Config, ModelConfig, ObjectiveConfig, VisionConfig
+from silc.interchange.timm_names import _TIMM_NAMES, timm_name
+from silc.interchange.write.open_clip import export, loading_call
 from silc.model import LogitScale, SilcModel, build
-from silc.model.export import _TIMM_NAMES, export, loading_call, timm_name
 from silc.model.timm_tower import tower_name, tower_sizes
-
-from .conftest import as_float, tiny_config
+from tests.model.conftest import as_float, tiny_config
 
 
 def roundtrip(model: SilcModel, scale: LogitScale, config: Config, folder: Path) -> torch.nn.Module:

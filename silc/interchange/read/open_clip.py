@@ -1,4 +1,4 @@
-"""Reading back what :mod:`silc.model.export` wrote: an open_clip folder to a configuration and weights.
+"""Reading back what :mod:`silc.interchange.write.open_clip` wrote: an open_clip folder to a configuration and weights.
 
 Only that is read: a folder of open_clip that asks for other arithmetic (another pooling, another activation, pixels
 resized in another way) is refused, since the towers here would compute other features from its weights.
@@ -17,7 +17,7 @@ from torch import Tensor
 
 from silc.config import Config, DataConfig, ModelConfig, ObjectiveConfig, TextConfig, ViewsConfig, VisionConfig
 from silc.files import check_regular
-from silc.model.export import named_sizes
+from silc.interchange.timm_names import named_sizes
 from silc.model.layers import NORM_EPS
 
 CONFIG, WEIGHTS = "open_clip_config.json", "open_clip_model.safetensors"

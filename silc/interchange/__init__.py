@@ -1,0 +1,1 @@
+"""Models from and for other libraries: weights, descriptions and tokenizers in their formats and under their names."""

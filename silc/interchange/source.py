@@ -1,0 +1,51 @@
+"""What a reader found: weights under this package's names, and all that the files say of the model they belong to."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from torch import Tensor
+
+from silc.config import ModelConfig
+
+Rgb = tuple[float, float, float]
+# Whose resizing of position tables is meant: each library has its own.
+Resize = Literal["timm", "hugging_face", "big_vision"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Source:
+    """A model of another library, or of this one, as it was read.
+
+    Attributes:
+        path: the file or folder.
+        kind: what it is, in words: "an open_clip folder", "a checkpoint of this package".
+        model: the sizes that the weights have; the head's are the configuration's defaults where there is no head.
+        weights: under the names of :class:`silc.model.SilcModel` (`visual.*`, `text.*`, perhaps `head.*`), fp32, on
+            the CPU, each checked to have the shape that `model` asks for.
+        logit_scale: logarithm of the logits' multiplier; None where the files have none.
+        logit_bias: bias of the logits of a model trained with the sigmoid loss; None: it was trained with the softmax.
+        mean, std: of pixels on [0, 1]; None where the files do not say.
+        tokenizer: `data.tokenizer` that fits the text tower; None where the files do not say.
+        tokenizer_clean: `data.tokenizer_clean` that goes with it.
+        resize: how its library resizes the position table of images.
+        assumed: keys of the model that the files do not say and that were taken as usual, with the reason.
+        ignored: names of tensors in the files that have no place here.
+    """
+
+    path: Path
+    kind: str
+    model: ModelConfig
+    weights: Mapping[str, Tensor]
+    logit_scale: float | None = None
+    logit_bias: float | None = None
+    mean: Rgb | None = None
+    std: Rgb | None = None
+    tokenizer: str | None = None
+    tokenizer_clean: str = "auto"
+    resize: Resize = "timm"
+    assumed: Mapping[str, str] = field(default_factory=dict)
+    ignored: tuple[str, ...] = ()
