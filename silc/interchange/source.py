@@ -9,9 +9,10 @@ from typing import Literal
 
 from torch import Tensor
 
-from silc.config import ModelConfig
+from silc.config import Config, DataConfig, ModelConfig, ObjectiveConfig, ViewsConfig
 
 Rgb = tuple[float, float, float]
+Clean = Literal["auto", "whitespace", "lower", "canonicalize"]
 # Whose resizing of position tables is meant: each library has its own.
 Resize = Literal["timm", "hugging_face", "big_vision"]
 
@@ -45,7 +46,24 @@ class Source:
     mean: Rgb | None = None
     std: Rgb | None = None
     tokenizer: str | None = None
-    tokenizer_clean: str = "auto"
+    tokenizer_clean: Clean = "auto"
     resize: Resize = "timm"
     assumed: Mapping[str, str] = field(default_factory=dict)
     ignored: tuple[str, ...] = ()
+
+    def config(self) -> Config:
+        """A configuration of this model: its sizes, pixel statistics, tokenizer and kind of contrastive loss, images of
+        its size; the rest as by default.
+
+        Raises pydantic's ValidationError, a ValueError, for sizes beyond the limits of :mod:`silc.config`.
+        """
+        known = {"mean": self.mean, "std": self.std, "tokenizer": self.tokenizer}
+        return Config(
+            model=self.model,
+            views=ViewsConfig(global_size=self.model.vision.image_size),
+            objective=ObjectiveConfig(contrastive="softmax" if self.logit_bias is None else "sigmoid"),
+            data=DataConfig(
+                tokenizer_clean=self.tokenizer_clean,
+                **{name: value for name, value in known.items() if value is not None},
+            ),
+        )
