@@ -57,13 +57,12 @@ class Source:
 
         Raises pydantic's ValidationError, a ValueError, for sizes beyond the limits of :mod:`silc.config`.
         """
-        known = {"mean": self.mean, "std": self.std, "tokenizer": self.tokenizer}
+        data = DataConfig(tokenizer_clean=self.tokenizer_clean)
+        data.mean, data.std = self.mean or data.mean, self.std or data.std
+        data.tokenizer = self.tokenizer or data.tokenizer
         return Config(
             model=self.model,
             views=ViewsConfig(global_size=self.model.vision.image_size),
             objective=ObjectiveConfig(contrastive="softmax" if self.logit_bias is None else "sigmoid"),
-            data=DataConfig(
-                tokenizer_clean=self.tokenizer_clean,
-                **{name: value for name, value in known.items() if value is not None},
-            ),
+            data=data,
         )
