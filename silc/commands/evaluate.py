@@ -9,8 +9,9 @@ silc evaluate --num_gpus 8 runs/b16                            the same metrics,
 
 Data sets are LAYOUT:FOLDER; the layouts are wds, imagefolder, imagenet, masks, ade20k, voc20, voc21, context59,
 context60, coco_stuff and cityscapes (docs/evaluation.md). A checkpoint brings its own configuration; keys of eval,
-data, kernels and engine can follow as section.key=value. Writes evaluation.json and, unless eval.report=false, report.html into the run
-folder, or --out. With options of DeepSpeed's launcher (--num_gpus, --hostfile, ...) the work is shared by its ranks.
+data, kernels and engine can follow as section.key=value. Writes evaluation.json and, unless eval.report=false,
+report.html into the run folder, or --out. With options of DeepSpeed's launcher (--num_gpus, --hostfile, ...) the work
+is shared by its ranks.
 """
 
 from __future__ import annotations

@@ -85,7 +85,7 @@ def resolve_data(config: Config, sample: SampleSet | None, tasks: Sequence[str] 
     if evaluation.shards and needs_default(config, tasks):
         default = _own(config, classes)
     elif sample is not None and needs_default(config, tasks):
-        default = _of_sample(config, sample)
+        default = of_sample(config, sample)
     asked = {TASKS[name].data for name in tasks}
     sets: dict[str, DataSet | None] = dict.fromkeys(KINDS)
     for kind, spec in specs.items():
@@ -166,7 +166,7 @@ def _check_own_classes(config: Config, test: TarSplit, count: int, named: str) -
         raise ValueError(f"{error} to eval.classes={config.eval.classes}") from None
 
 
-def _of_sample(config: Config, sample: SampleSet) -> DataSet:
+def of_sample(config: Config, sample: SampleSet) -> DataSet:
     """Test: concepts of training, drawn by an artist that no training scene shows. Train: the training scenes."""
     names = tuple(with_article(name) for name in sample.class_names("unseen_artist"))
     count = len(names)
