@@ -9,8 +9,10 @@ in CLIP_benchmark's layout, and both tools' own command lines measure the export
    CLIP_benchmark as a miss, so that its recall is lower. Classification is the same.
 2. The first image of each caption. All figures are the same.
 3. The same images enlarged to another size and shape, which both tools bring to the model's size: torchvision's bicubic
-   filter on PIL images in fixed point there, torch's antialiased one here. Levels differ by one or two, and an image
-   in some hundreds changes sides.
+   filter on PIL images in fixed point there, torch's antialiased one here. One level in a thousand differs, by one,
+   and an image in some hundreds changes sides.
+
+Beside that, CLIP_benchmark drops transparency, which `silc evaluate` lays on white; the sample set has none.
 
 The last column is CLIP_benchmark without --no_amp: its default is bfloat16 on a CPU, `silc evaluate` computes in fp32
 there.
