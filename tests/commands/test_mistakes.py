@@ -34,7 +34,7 @@ CASES = {
     "folder_of_other_files": (["train.out=DATA"], ["train.out=", "is not empty and holds no run", "empty folder"]),
     "all_frozen": (["optim.rules=[{pattern: ., lr: 0}]"], ["optim.rules: '.' with lr: 0 freeze all"]),
     "evaluation_shard_missing": (["eval.shards=[OUT.tar]"], ["eval.shards: no such file or folder 'OUT.tar'"]),
-    "evaluation_without_classes": (["eval.classes=null"], ["eval.shards and eval.classes go together"]),
+    "evaluation_prompts_unknown": (["eval.templates=[clip]"], ["'clip' must hold", "imagenet, imagenet_simple, tcl"]),
 }  # fmt: skip
 
 
