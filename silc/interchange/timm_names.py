@@ -16,6 +16,8 @@ _TIMM_NAMES: dict[tuple[int, int, int, int, float], tuple[str, tuple[int, ...]]]
 
 def timm_name(vision: VisionConfig) -> str | None:
     """timm's name for an image tower of these sizes, or None if it has none."""
+    if vision.gelu != "exact":
+        return None
     sizes = (vision.patch_size, vision.width, vision.depth, vision.heads, vision.mlp_ratio)
     stem, images = _TIMM_NAMES.get(sizes, ("", ()))
     return f"{stem}_{vision.image_size}" if vision.image_size in images else None
