@@ -37,7 +37,7 @@ _ATTENTION, _MLP = "MultiHeadDotProductAttention_0/", "MlpBlock_0/"
 _KINDS = {"kernel": "weight", "bias": "bias"}
 _HALF = (0.5, 0.5, 0.5)
 # Where the blocks' tensors of one kind are stored as one, it is kept while the blocks are read from it.
-_KEPT = 6
+_KEPT = 3  # query, key and value
 Get = Callable[[str], Stored]
 
 
