@@ -15,8 +15,9 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
+from silc.interchange.fit import fit
 from silc.interchange.folder import MAX_JSON, inside
 from silc.interchange.read import hugging_face, is_readable, open_clip, read
 from silc.interchange.tensors import MAX_HEADER, open_safetensors
@@ -327,6 +328,26 @@ def test_places_that_are_no_model(path):
     is_readable(Path(path))
     with pytest.raises(ValueError, match=path):
         read(Path(path))
+
+
+def test_names_that_a_terminal_would_obey_are_shown_as_text(models, tmp_path):
+    """In a description, among tensors that are refused and that are ignored, and in the library's words."""
+    red = "\x1b[31m\u202egpj\r"
+    place = copied(models["open_clip"], tmp_path)
+    tree = json.loads((place / open_clip.CONFIG).read_text())
+    tree["model_cfg"][red] = red
+    (place / open_clip.CONFIG).write_text(json.dumps(tree))
+    assert "\\x1b[31m" in refusal(place)
+    bare = copied(models["bare.safetensors"], tmp_path)
+    weights = load_file(bare)
+    save_file(weights | {f"visual.{red}": torch.zeros(1)}, bare)
+    assert "\\x1b[31m" in refusal(bare)
+    save_file(weights | {red: torch.zeros(1)} | {f"{red}{number}": torch.zeros(1) for number in range(20)}, bare)
+    source = read(bare)
+    assert red in source.ignored
+    assert all(line.isprintable() for line in fit(source, source.model)[1].lines())
+    bare.write_bytes(header({red: of(shape=[3])}))
+    refusal(bare)
 
 
 class _Touch:

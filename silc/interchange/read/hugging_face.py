@@ -182,8 +182,10 @@ def _pixels(folder: Path, model: ModelConfig) -> tuple[Rgb | None, Rgb | None, d
         tree: Any = read_fields(path)
     elif has(folder, "processor_config.json"):
         path = inside(folder, "processor_config.json")
-        tree = read_fields(path).get("image_processor") or {}
+        tree = read_fields(path).get("image_processor")
     else:
+        tree = None
+    if tree is None:
         return None, None, {}
     wrong: list[str] = []
     found = differences(_Processor, tree, wrong)
