@@ -229,6 +229,14 @@ def test_all_differences_are_listed(made, tmp_path):
         read(copied(tmp_path, tmp_path, "text_config.layer_norm_eps", 1e-3))
 
 
+def test_an_export_of_a_model_without_bias_says_so(made, tmp_path):
+    """transformers' SiglipModel always has one."""
+    copied(made[0], tmp_path, "contrastive_loss", "softmax")
+    assert read(tmp_path).logit_bias is None
+    assert read(tmp_path).config().objective.contrastive == "softmax"
+    assert read(made[0]).logit_bias is not None
+
+
 def test_squares_may_be_pairs(made, tmp_path):
     """As transformers takes them."""
     assert read(copied(made[0], tmp_path, "vision_config.image_size", [48, 48])).model == read(made[0]).model

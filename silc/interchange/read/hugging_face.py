@@ -104,7 +104,7 @@ def read_folder(folder: Path) -> Source:
             model=model,
             weights=weights,
             logit_scale=logarithm(folder, "logit_scale", scale),
-            logit_bias=scalar(folder, "logit_bias", bias),
+            logit_bias=None if _softmax(folder) else scalar(folder, "logit_bias", bias),
             mean=mean,
             std=std,
             tokenizer=tokenizer_of(folder),
@@ -112,6 +112,11 @@ def read_folder(folder: Path) -> Source:
             assumed=assumed | resampled,
             ignored=left,
         )
+
+
+def _softmax(folder: Path) -> bool:
+    """Whether an export of this package says that the model was trained with the softmax loss: its bias is 0 then."""
+    return read_fields(inside(folder, CONFIG)).get("contrastive_loss") == "softmax"
 
 
 def _model(path: Path) -> tuple[ModelConfig, dict[str, str]]:
