@@ -12,7 +12,7 @@ from silc.config.fields import STRICT, Depth, Dropped, Gelu, Ratio, Rows, Size, 
 
 @dataclass(config=STRICT, kw_only=True)
 class VisionConfig:
-    """The image tower: a ViT with attention pooling (SigLIP's layout, exact GELU)."""
+    """The image tower: a ViT with attention pooling (SigLIP's layout)."""
 
     image_size: Size = key(256, "pixels per side of the grid the position table is stored for")
     patch_size: Size = key(16, "pixels per side of a patch")

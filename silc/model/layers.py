@@ -1,18 +1,21 @@
-"""The pieces both image modules share, in SigLIP's arithmetic: LayerNorm with eps 1e-6 and exact GELU."""
+"""The pieces that the towers share, in SigLIP's arithmetic: LayerNorm with eps 1e-6, GELU exact or by tanh."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+from silc.config.fields import Gelu
+
 NORM_EPS = 1e-6
 # Numbers of a GELU's result held at a time on a CPU: 8 MiB of float32, still in the cache when they are multiplied.
 CHUNK_ELEMENTS = 1 << 21
+Approximate = Literal["none", "tanh"]  # torch's names
 
 
 def layer_norm(width: int) -> nn.LayerNorm:
@@ -102,56 +105,67 @@ class _PackedLinear(torch.autograd.Function):
 
 
 class GeluLinear(nn.Linear):
-    """Exact GELU, then the linear layer: [..., D] -> [..., D'].
+    """GELU, then the linear layer: [..., D] -> [..., D'].
+
+    `gelu` is exact, x Phi(x), or tanh, the approximation of it in arXiv 1606.08415 that JAX's libraries take.
 
     On a CPU, in fp32 or more, the GELU's result exists for a few rows at a time, and once more in the backward pass:
     the widest tensor of a block is then kept once, not twice, and fresh memory costs more there than a GELU does.
     """
 
+    def __init__(self, width: int, out_width: int, gelu: Gelu = "exact") -> None:
+        super().__init__(width, out_width)
+        self.approximate: Approximate = "tanh" if gelu == "tanh" else "none"
+
     def forward(self, x: Tensor) -> Tensor:
         if not _saves_memory(x):
-            return super().forward(F.gelu(x))
-        return _GeluLinear.apply(x.flatten(0, -2), self.weight, self.bias).view(*x.shape[:-1], -1)
+            return super().forward(F.gelu(x, approximate=self.approximate))
+        out = _GeluLinear.apply(self.approximate, x.flatten(0, -2), self.weight, self.bias)
+        return out.view(*x.shape[:-1], -1)
 
 
 class _GeluLinear(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    def forward(ctx: Any, approximate: Approximate, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
         out = x.new_empty(x.shape[0], weight.shape[0])
-        for rows, activation in _activations(x):
+        ctx.approximate = approximate
+        for rows, activation in _activations(x, approximate):
             torch.addmm(bias, activation, weight.t(), out=out[rows])
         ctx.save_for_backward(x, weight)
         return out
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        x, weight = ctx.saved_tensors
+    def backward(ctx: Any, grad: Tensor) -> tuple[None, Tensor, Tensor, Tensor]:
+        (x, weight), approximate = ctx.saved_tensors, ctx.approximate
         d_x, d_weight = torch.empty_like(x), torch.zeros_like(weight)
-        for rows, activation in _activations(x):
+        for rows, activation in _activations(x, approximate):
             d_weight.addmm_(grad[rows].t(), activation)
             d_activation = torch.mm(grad[rows], weight, out=activation)
-            torch.ops.aten.gelu_backward.grad_input(d_activation, x[rows], grad_input=d_x[rows])
-        return d_x, d_weight, grad.sum(0)
+            torch.ops.aten.gelu_backward.grad_input(
+                d_activation, x[rows], approximate=approximate, grad_input=d_x[rows]
+            )
+        return None, d_x, d_weight, grad.sum(0)
 
 
-def _activations(x: Tensor) -> Iterator[tuple[slice, Tensor]]:
+def _activations(x: Tensor, approximate: Approximate) -> Iterator[tuple[slice, Tensor]]:
     """(which rows, their GELU) of x [T, D]. One buffer serves all: what is yielded is overwritten by the next."""
     step = max(1, CHUNK_ELEMENTS // x.shape[1])
     buffer = x.new_empty(min(step, x.shape[0]), x.shape[1])
     for start in range(0, x.shape[0], step):
         part = x[start : start + step]
-        yield slice(start, start + step), torch.ops.aten.gelu.out(part, out=buffer[: part.shape[0]])
+        out = buffer[: part.shape[0]]
+        yield slice(start, start + step), torch.ops.aten.gelu.out(part, approximate=approximate, out=out)
 
 
 class Mlp(nn.Module):
-    """fc1, exact GELU, fc2: [..., D] -> [..., D]."""
+    """fc1, GELU, fc2: [..., D] -> [..., D]."""
 
-    def __init__(self, width: int, ratio: float) -> None:
+    def __init__(self, width: int, ratio: float, gelu: Gelu = "exact") -> None:
         super().__init__()
         hidden = int(width * ratio)
         self.fc1 = RecipeLinear(width, hidden)
-        self.fc2 = GeluLinear(hidden, width)
+        self.fc2 = GeluLinear(hidden, width, gelu)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.fc2(self.fc1(x))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from silc.config.fields import Gelu
 from silc.model.layers import Mlp, layer_norm
 from silc_kernels import PackedLayout
 
@@ -41,14 +42,14 @@ class LatentKeyValue(nn.Module):
 class AttentionPool(nn.Module):
     """One learned query attends to a crop's tokens; names and arithmetic of timm's AttentionPoolLatent."""
 
-    def __init__(self, width: int, heads: int, mlp_ratio: float) -> None:
+    def __init__(self, width: int, heads: int, mlp_ratio: float, gelu: Gelu = "exact") -> None:
         super().__init__()
         self.latent = nn.Parameter(torch.empty(1, 1, width))
         self.q = nn.Linear(width, width)
         self.kv = LatentKeyValue(width, heads)
         self.proj = nn.Linear(width, width)
         self.norm = layer_norm(width)
-        self.mlp = Mlp(width, mlp_ratio)
+        self.mlp = Mlp(width, mlp_ratio, gelu)
 
     def forward(self, packed: Tensor, layout: PackedLayout) -> Tensor:
         """packed [T, D] -> one vector a crop, [crops of all groups, D]."""

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from silc.config import TextConfig
+from silc.config.fields import Gelu
 from silc.model.layers import GeluLinear, layer_norm
 
 
@@ -43,13 +44,13 @@ class SelfAttention(nn.Module):
 class ResidualBlock(nn.Module):
     """Pre-norm transformer block under open_clip's names."""
 
-    def __init__(self, width: int, heads: int, mlp_ratio: float) -> None:
+    def __init__(self, width: int, heads: int, mlp_ratio: float, gelu: Gelu) -> None:
         super().__init__()
         hidden = int(width * mlp_ratio)
         self.ln_1 = layer_norm(width)
         self.attn = SelfAttention(width, heads)
         self.ln_2 = layer_norm(width)
-        self.mlp = nn.Sequential(OrderedDict(c_fc=nn.Linear(width, hidden), c_proj=GeluLinear(hidden, width)))
+        self.mlp = nn.Sequential(OrderedDict(c_fc=nn.Linear(width, hidden), c_proj=GeluLinear(hidden, width, gelu)))
 
     def forward(self, x: Tensor, last_only: bool) -> Tensor:
         """[B, L, D] -> [B, L, D], or [B, 1, D] for the last position alone."""
@@ -65,7 +66,7 @@ class Transformer(nn.Module):
         super().__init__()
         self.checkpoint_activations = checkpoint_activations
         self.resblocks = nn.ModuleList(
-            ResidualBlock(config.width, config.heads, config.mlp_ratio) for _ in range(config.depth)
+            ResidualBlock(config.width, config.heads, config.mlp_ratio, config.gelu) for _ in range(config.depth)
         )
 
     def forward(self, x: Tensor) -> Tensor:

@@ -22,17 +22,17 @@ from torch import nn
 
 from silc.config import VisionConfig
 
-BASE = "vit_base_patch16_siglip_256"  # the family: attention pooling, no class token, exact GELU
+BASE = "vit_base_patch16_siglip_256"  # the family: attention pooling, no class token
 _SIZES = ("image", "patch", "width", "depth", "heads", "mlp")
-_NAME = re.compile(r"silc_vit\." + "_".join(rf"{size}([1-9]\d{{0,5}})" for size in _SIZES), re.ASCII)
+_NAME = re.compile(r"silc_vit\." + "_".join(rf"{size}([1-9]\d{{0,5}})" for size in _SIZES) + "(_tanh)?", re.ASCII)
 
 
 def tower_name(vision: VisionConfig) -> str:
-    """The name that stands for these sizes."""
+    """The name that stands for these sizes; `_tanh` at its end, where GELU is the approximation by tanh."""
     hidden = int(vision.width * vision.mlp_ratio)
     return (
         f"silc_vit.image{vision.image_size}_patch{vision.patch_size}_width{vision.width}_depth{vision.depth}"
-        f"_heads{vision.heads}_mlp{hidden}"
+        f"_heads{vision.heads}_mlp{hidden}{'_tanh' if vision.gelu == 'tanh' else ''}"
     )
 
 
@@ -41,15 +41,16 @@ def tower_sizes(name: str) -> VisionConfig | None:
     match = _NAME.fullmatch(name)
     if match is None:
         return None
-    image, patch, width, depth, heads, hidden = map(int, match.groups())
+    image, patch, width, depth, heads, hidden = map(int, match.groups()[:-1])
     # Not hidden / width: 4304 / 1152 is 3.7361, which times 1152 is no integer again.
     ratio = (hidden + 0.5) / width
-    return VisionConfig(image_size=image, patch_size=patch, width=width, depth=depth, heads=heads, mlp_ratio=ratio)
+    sizes = {"image_size": image, "patch_size": patch, "width": width, "depth": depth, "heads": heads}
+    return VisionConfig(**sizes, mlp_ratio=ratio, gelu="tanh" if match.group(7) else "exact")
 
 
 def timm_arguments(vision: VisionConfig) -> dict[str, Any]:
     """The sizes as the arguments of timm's VisionTransformer."""
-    return {
+    arguments: dict[str, Any] = {
         "img_size": vision.image_size,
         "patch_size": vision.patch_size,
         "embed_dim": vision.width,
@@ -57,6 +58,9 @@ def timm_arguments(vision: VisionConfig) -> dict[str, Any]:
         "num_heads": vision.heads,
         "mlp_ratio": vision.mlp_ratio,
     }
+    if vision.gelu == "tanh":  # of the blocks and of the pool
+        arguments["act_layer"] = "gelu_tanh"
+    return arguments
 
 
 @register_model

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from silc.config import Config, VisionConfig
+from silc.config.fields import Gelu
 from silc.model import attention
 from silc.model.layers import Mlp, PackedLinear, RecipeLinear, RecipeNorm, layer_norm
 from silc.model.pool import AttentionPool
@@ -93,12 +94,12 @@ class Attention(nn.Module):
 class Block(nn.Module):
     """Pre-norm transformer block on a packed sequence [T, D]."""
 
-    def __init__(self, width: int, heads: int, mlp_ratio: float) -> None:
+    def __init__(self, width: int, heads: int, mlp_ratio: float, gelu: Gelu) -> None:
         super().__init__()
         self.norm1 = RecipeNorm(width)
         self.attn = Attention(width, heads)
         self.norm2 = RecipeNorm(width)
-        self.mlp = Mlp(width, mlp_ratio)
+        self.mlp = Mlp(width, mlp_ratio, gelu)
 
     def forward(self, x: Tensor, layout: PackedLayout, attend: attention.Attend) -> Tensor:
         x = x + self.attn(self.norm1(x), layout, attend)
@@ -117,9 +118,10 @@ class Trunk(nn.Module):
         self.grid = (side, side)
         self.patch_embed = PatchEmbed(config.width, config.patch_size, pixels)
         self.pos_embed = nn.Parameter(torch.empty(1, side * side, config.width))
-        self.blocks = nn.ModuleList(Block(config.width, config.heads, config.mlp_ratio) for _ in range(config.depth))
+        shape = (config.width, config.heads, config.mlp_ratio, config.gelu)
+        self.blocks = nn.ModuleList(Block(*shape) for _ in range(config.depth))
         self.norm = layer_norm(config.width)
-        self.attn_pool = AttentionPool(config.width, config.heads, config.mlp_ratio)
+        self.attn_pool = AttentionPool(*shape)
 
     def forward(self, crops: Sequence[Tensor], dense: bool = False) -> list[Tensor]:
         """Pooled features [M_i, D] of each resolution, or with `dense` patch features [M_i, rows, columns, D]."""

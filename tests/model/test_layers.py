@@ -1,5 +1,7 @@
 """Layers that keep less for the backward pass: the same functions, with less kept."""
 
+import math
+
 import pytest
 import torch
 from torch import nn
@@ -8,14 +10,17 @@ from torch.nn import functional
 from silc.model import layers
 from silc.model.layers import GeluLinear, PackedLinear, RecipeLinear, RecipeNorm, layer_norm
 
+APPROXIMATE = {"exact": "none", "tanh": "tanh"}
 
+
+@pytest.mark.parametrize("gelu", APPROXIMATE)
 @pytest.mark.parametrize("shape", [(1, 12), (7, 12), (8, 12), (3, 5, 12)])
 @pytest.mark.parametrize("chunk", [1, 24, 1 << 21])
-def test_value_and_gradients_are_those_of_the_two_in_a_row(monkeypatch, shape, chunk):
+def test_value_and_gradients_are_those_of_the_two_in_a_row(monkeypatch, shape, chunk, gelu):
     monkeypatch.setattr(layers, "CHUNK_ELEMENTS", chunk)
-    layer = GeluLinear(12, 5).double()
+    layer = GeluLinear(12, 5, gelu).double()
     x = torch.randn(shape, dtype=torch.float64, requires_grad=True)
-    expected = functional.linear(functional.gelu(x), layer.weight, layer.bias)
+    expected = functional.linear(functional.gelu(x, approximate=APPROXIMATE[gelu]), layer.weight, layer.bias)
     upstream = torch.randn_like(expected)
     leaves = [x, layer.weight, layer.bias]
     actual = layer(x)
@@ -24,6 +29,25 @@ def test_value_and_gradients_are_those_of_the_two_in_a_row(monkeypatch, shape, c
         torch.autograd.grad(actual, leaves, upstream), torch.autograd.grad(expected, leaves, upstream), strict=True
     ):
         torch.testing.assert_close(got, want)
+
+
+def test_the_two_approximations_differ_as_their_formulas_do():
+    x = torch.linspace(-6, 6, 1001, dtype=torch.float64)[:, None]
+    exact = x * 0.5 * (1 + torch.erf(x / math.sqrt(2)))
+    tanh = 0.5 * x * (1 + torch.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3)))
+    for gelu, expected in (("exact", exact), ("tanh", tanh)):
+        layer = GeluLinear(1, 1, gelu).double()
+        nn.init.ones_(layer.weight)
+        nn.init.zeros_(layer.bias)
+        torch.testing.assert_close(layer(x), expected, atol=1e-12, rtol=0)
+    assert (exact - tanh).abs().max() > 4e-4
+
+
+@pytest.mark.parametrize("gelu", APPROXIMATE)
+def test_gradients_are_those_of_finite_differences(gelu):
+    layer = GeluLinear(6, 4, gelu).double()
+    x = torch.randn(5, 6, dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(lambda x, *_: layer(x), (x, layer.weight, layer.bias))
 
 
 def test_nothing_as_wide_as_the_activation_is_kept_beside_the_input():
@@ -35,14 +59,16 @@ def test_nothing_as_wide_as_the_activation_is_kept_beside_the_input():
     assert wide == {x.data_ptr()}
 
 
-def test_low_precision_is_summed_in_one_piece(monkeypatch):
+@pytest.mark.parametrize("gelu", APPROXIMATE)
+def test_low_precision_is_summed_in_one_piece(monkeypatch, gelu):
     monkeypatch.setattr(layers, "CHUNK_ELEMENTS", 64)
-    layer, twin = GeluLinear(64, 8).bfloat16(), nn.Linear(64, 8).bfloat16()
+    layer, twin = GeluLinear(64, 8, gelu).bfloat16(), nn.Linear(64, 8).bfloat16()
     twin.load_state_dict(layer.state_dict())
     x = torch.randn(300, 64, dtype=torch.bfloat16)
-    assert torch.equal(layer(x), twin(functional.gelu(x)))
+    activation = functional.gelu(x, approximate=APPROXIMATE[gelu])
+    assert torch.equal(layer(x), twin(activation))
     layer(x).sum().backward()
-    twin(functional.gelu(x)).sum().backward()
+    twin(activation).sum().backward()
     assert torch.equal(layer.weight.grad, twin.weight.grad)
 
 

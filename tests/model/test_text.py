@@ -1,16 +1,22 @@
 """The text tower: equal to open_clip's, though the last block computes the last position alone."""
 
+from dataclasses import replace
+from functools import partial
+
 import pytest
 import torch
 from open_clip.transformer import LayerNorm, TextTransformer
+from torch import nn
 
 from silc.config import TextConfig
 from silc.model import TextTower, initialize
 
 
-@pytest.fixture
-def towers() -> tuple[TextTower, TextTransformer]:
-    config = TextConfig(context_length=12, vocab_size=300, width=48, depth=3, heads=4, mlp_ratio=3.0)
+@pytest.fixture(params=["exact", "tanh"])
+def towers(request) -> tuple[TextTower, TextTransformer]:
+    config = TextConfig(
+        context_length=12, vocab_size=300, width=48, depth=3, heads=4, mlp_ratio=3.0, gelu=request.param
+    )
     ours = TextTower(config, 40)
     initialize(ours, seed=2)
     theirs = TextTransformer(
@@ -25,6 +31,7 @@ def towers() -> tuple[TextTower, TextTransformer]:
         pool_type="last",
         proj_bias=True,
         norm_layer=lambda width: LayerNorm(width, eps=1e-6),
+        act_layer=partial(nn.GELU, approximate="tanh") if request.param == "tanh" else nn.GELU,
     )
     theirs.load_state_dict(ours.state_dict())
     return ours, theirs
@@ -42,6 +49,16 @@ def test_features_and_gradients_equal_open_clip(towers):
     for name, parameter in ours.named_parameters():
         scale = gradients[name].abs().max()
         torch.testing.assert_close(parameter.grad / scale, gradients[name] / scale, atol=2e-5, rtol=0, msg=name)
+
+
+def test_gelu_by_tanh_is_another_function_than_the_exact_one():
+    config = TextConfig(context_length=6, vocab_size=50, width=32, depth=2, heads=2)
+    exact, tanh = TextTower(config, 16).double(), TextTower(replace(config, gelu="tanh"), 16).double()
+    for parameter in exact.parameters():
+        nn.init.normal_(parameter, std=0.3)
+    tanh.load_state_dict(exact.state_dict())
+    tokens = torch.randint(0, 50, (3, 6))
+    assert 1e-6 < (exact(tokens) - tanh(tokens)).abs().max() < 1e-1
 
 
 def test_int32_tokens_and_short_captions(towers):

@@ -7,8 +7,8 @@ import torch
 
 from silc.model import LogitScale
 
+from ..interchange.test_write_open_clip import roundtrip
 from .conftest import as_float
-from .test_export import roundtrip
 
 
 def by_timm(twin: torch.nn.Module, crops: torch.Tensor) -> torch.Tensor:

@@ -8,11 +8,12 @@ from hypothesis import strategies as st
 
 from silc.config import VisionConfig
 from silc.model import SilcModel, VisionTower, initialize
+from silc_kernels import PackedLayout
 
 from .conftest import as_float, tiny_config
 
 
-def timm_twin(tower: VisionTower, vision: VisionConfig) -> torch.nn.Module:
+def timm_twin(tower: VisionTower, vision: VisionConfig, **options: object) -> torch.nn.Module:
     twin = timm.create_model(
         "vit_base_patch16_siglip_256",
         img_size=vision.image_size,
@@ -23,6 +24,7 @@ def timm_twin(tower: VisionTower, vision: VisionConfig) -> torch.nn.Module:
         mlp_ratio=vision.mlp_ratio,
         num_classes=0,
         dynamic_img_size=True,
+        **options,
     )
     twin.load_state_dict(tower.trunk.state_dict())
     return twin.eval()
@@ -44,6 +46,26 @@ def test_gradients_equal_timm(model, config, pixels):
     for name, parameter in model.visual.trunk.named_parameters():
         scale = theirs[name].grad.abs().max()
         torch.testing.assert_close(parameter.grad / scale, theirs[name].grad / scale, atol=2e-5, rtol=0, msg=name)
+
+
+def test_gelu_by_tanh_equals_timms_in_the_blocks_and_in_the_pool(pixels):
+    vision = VisionConfig(image_size=64, patch_size=8, width=128, depth=3, heads=4, gelu="tanh")
+    tower = VisionTower(vision).double()
+    initialize(tower, seed=4)
+    for parameter in tower.parameters():  # so that the two approximations are apart
+        torch.nn.init.normal_(parameter, std=0.2)
+    exact, tanh = (timm_twin(tower, vision, act_layer=act).double() for act in ("gelu", "gelu_tanh"))
+    crop = pixels(2, 3, 64, 64)
+    as_double = crop.double() / 255 * 2 - 1
+    features, dense = tower([as_double])[0], tower.dense([as_double])[0].flatten(1, 2)
+    pooled = tower.trunk.attn_pool(dense.flatten(0, 1), PackedLayout(((2, 64),)))
+    for ours, theirs, other in (
+        (features, tanh(as_double), exact(as_double)),
+        (dense, tanh.forward_features(as_double), exact.forward_features(as_double)),
+        (pooled, tanh.attn_pool(dense), exact.attn_pool(dense)),
+    ):
+        torch.testing.assert_close(ours, theirs, atol=2e-6, rtol=1e-6)
+        assert (ours - other).abs().max() > 1e-4
 
 
 def test_dense_features_equal_timm(model, config, pixels):
