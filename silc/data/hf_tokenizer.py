@@ -62,8 +62,8 @@ class HuggingFaceTokenizer:
     def tokenize(self, texts: list[str]) -> Tokens:
         """See :class:`silc.data.tokens.Tokenizer`."""
         read = [beginning(text, self._longest_text) for text in texts]
-        found = {text: self._recent.get(text) for text in read}
-        new = [text for text, row in found.items() if row is None]
+        found: dict[str, bytes] = {text: self._recent[text] for text in read if text in self._recent}
+        new = [text for text in dict.fromkeys(read) if text not in found]
         for text, row in zip(new, self._encode(new), strict=True):
             found[text] = self._recent[text] = row
         rows = np.frombuffer(b"".join(found[text] for text in read), np.int32).reshape(len(read), self._context + 1)
@@ -116,8 +116,8 @@ def load(name: str, context_length: int, clean: Clean = "auto") -> HuggingFaceTo
     except Exception as error:  # of transformers, and of the Rust library below it, any
         said = str(error).strip().partition("\n")[0][:300] or type(error).__name__
         raise ValueError(
-            f"data.tokenizer={name!r:.200} cannot be used ({said}); give open_clip_bpe, or the name or folder of another "
-            "Hugging Face tokenizer"
+            f"data.tokenizer={name!r:.200} cannot be used ({said}); give open_clip_bpe, or the name or folder of "
+            "another Hugging Face tokenizer"
         ) from error
     return made
 
