@@ -76,7 +76,7 @@ def start(
         note = check_same_data(resumed.saved.get("data"), loader.data, resumed.path, allowed=config.data.allow_changed)
         if world.main and note:
             print(note, flush=True)
-    state = _begun(config, world, initial) if resumed is None else _restored(config, world, resumed)
+    state = begun(config, world, initial) if resumed is None else _restored(config, world, resumed)
     state.data = loader.data
     finished = resumed if state.counters.step >= config.train.steps else None
     kept = config if finished is None else trained_config(finished.config, config)
@@ -104,8 +104,8 @@ def _is_newest(path: Path, folder: Path) -> bool:
     return bool(found) and found[-1].resolve() == path.resolve()
 
 
-def _begun(config: Config, world: World, initial: Initial | None) -> TrainState:
-    """The state at step 0 (collective)."""
+def begun(config: Config, world: World, initial: Initial | None) -> TrainState:
+    """The state at step 0, with first weights or those that were found (collective)."""
     if initial is None:
         return build_state(config, world)
     state = build_state(config, world, initial.student(config), exactly=True)
