@@ -15,6 +15,7 @@ from silc.config import Config
 from silc.config_rules import is_prompt
 from silc.data import Tokenizer
 from silc.data.images.decode import image_pixels
+from silc.data.prompts import expanded
 from silc.data.shards import Unreadable
 from silc.data.views.crops import resize_into
 from silc.evaluate.tasks.task import TEMPLATES
@@ -197,7 +198,7 @@ class Model:
         if isinstance(class_names, str):
             raise ValueError(f"class_names={class_names!r}: give a list of names")
         listed = templates is None or isinstance(templates, list | tuple)
-        prompts = tuple(templates if listed and templates else self.config.eval.templates or TEMPLATES)
+        prompts = tuple(templates if listed and templates else expanded(self.config.eval.templates) or TEMPLATES)
         if not listed or not all(isinstance(prompt, str) and is_prompt(prompt) for prompt in prompts):
             raise ValueError(
                 f"templates={templates!r}: give a list of prompts with {{}} once each, as in 'a drawing of {{}}'"

@@ -7,9 +7,9 @@ silc evaluate runs/b16/checkpoints/step_00100000 \\
 silc evaluate exported eval.retrieval=wds:/data/wds_mscoco_captions     an open_clip export
 silc evaluate --num_gpus 8 runs/b16                            the same metrics, sooner
 
-Data sets are LAYOUT:FOLDER; the layouts are wds, imagefolder, ade20k, voc20, voc21, context59, context60, coco_stuff
-and cityscapes (docs/evaluation.md). A checkpoint brings its own configuration; keys of eval, data, kernels and
-engine can follow as section.key=value. Writes evaluation.json and, unless eval.report=false, report.html into the run
+Data sets are LAYOUT:FOLDER; the layouts are wds, imagefolder, imagenet, masks, ade20k, voc20, voc21, context59,
+context60, coco_stuff and cityscapes (docs/evaluation.md). A checkpoint brings its own configuration; keys of eval,
+data, kernels and engine can follow as section.key=value. Writes evaluation.json and, unless eval.report=false, report.html into the run
 folder, or --out. With options of DeepSpeed's launcher (--num_gpus, --hostfile, ...) the work is shared by its ranks.
 """
 
@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 
     from silc.distributed import World
     from silc.evaluate.datasets import EvalData
+    from silc.evaluate.towers import Scale
 
 PROG = "silc evaluate"
 OPEN = ("eval.", "data.", "kernels.", "engine.")  # sections that a checkpoint does not fix
@@ -71,23 +72,25 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     return args
 
 
-def load(args: argparse.Namespace) -> tuple[Config, Weights, Weights, int | None, Path]:
-    """Configuration, the student's and the teacher's weights, the step they are of, and where results go.
+def load(args: argparse.Namespace) -> tuple[Config, Weights, Weights, Scale | None, int | None, Path]:
+    """Configuration, the student's and the teacher's weights, the logits' scale, the step, and where results go.
 
     Raises ValueError for a path that holds no model, and for a preset that does not fit it.
     """
+    from silc.evaluate.towers import Scale
     from silc.interchange.read.open_clip import is_export, load_export
     from silc.train import checkpoint, manifest
 
     if is_export(args.model):
         config, student = load_export(args.model)
-        return _configure(config, args), student, {}, None, args.model
+        logarithm, bias = (student[name].item() if name in student else None for name in ("logit_scale", "logit_bias"))
+        return _configure(config, args), student, {}, Scale.from_logarithm(logarithm, bias), None, args.model
     path = checkpoint.find(args.model, or_export=True, only=checkpoint.WEIGHTS)
-    saved = checkpoint.load_config(path)
+    saved, scale = checkpoint.load_config_and_scale(path)
     teacher = checkpoint.load_weights(path, "teacher") if saved.objective.distill else {}
     folder = args.model if path != args.model else path.parent.parent
     step = manifest.read(path).step
-    return _configure(saved, args), checkpoint.load_weights(path, "student"), teacher, step, folder
+    return _configure(saved, args), checkpoint.load_weights(path, "student"), teacher, Scale.of(scale), step, folder
 
 
 def _configure(saved: Config, args: argparse.Namespace) -> Config:
@@ -171,21 +174,21 @@ def evaluate(args: argparse.Namespace) -> int:
     from silc.evaluate.towers import build_towers
     from silc.train.engine import precision
 
-    config, student, teacher, step, folder = load(args)
+    config, student, teacher, scale, step, folder = load(args)
     target = args.out or folder
     check_writable(target)
     world = join(config)
     _check_same(folder, step)
-    models = build_towers(config, student, teacher, world.device, precision(config, world.device))
+    models = build_towers(config, student, teacher, world.device, precision(config, world.device), scale)
     if not models:
         raise ValueError(f"{args.model} has no image tower of a teacher; take eval.models=[student]")
     data = find_data(config, args, world)
     results = runner.evaluate(config, models, data, args.tasks, world, strict=True)
     if not results:
-        raise ValueError("nothing was measured: " + "; ".join(runner.left_out(data, args.tasks)))
+        raise ValueError("nothing was measured: " + "; ".join(runner.left_out(data, args.tasks, models)))
     without_report = False
     if world.main:
-        print(runner.table(results, data, args.tasks), flush=True)
+        print(runner.table(results, data, args.tasks, models), flush=True)
         if any(result.metrics for result in results):
             runner.write_json(results, step, config, target / "evaluation.json")
             title = f"SILC: {args.model}" + ("" if step is None else f", step {step}")
