@@ -134,4 +134,5 @@ def check_depths(where: Path, model: ModelConfig, names: Iterable[str]) -> None:
 
 def count(names: Iterable[str], stem: str) -> int:
     """How many numbers follow a stem: blocks of a tower."""
-    return len({name[len(stem) :].partition(".")[0] for name in names if name.startswith(stem)})
+    number = re.compile(re.escape(stem) + r"(\d+)[./]", re.ASCII)
+    return len({match[1] for match in map(number.match, names) if match})

@@ -90,8 +90,10 @@ def read_folder(folder: Path) -> Source:
         names = Names(folder, found)
         stored = _ours(names, model)
         scale, bias = names("logit_scale"), names("logit_bias")
-        left = [name for name in names.left() if not name.endswith(".position_ids")]
-        refuse_unknown(folder, (name for name in left if name.startswith(("text_model.", "vision_model."))))
+        left = names.left()
+        # Positions counted from 0, which some versions of transformers saved.
+        others = (name for name in left if not name.endswith(".position_ids"))
+        refuse_unknown(folder, (name for name in others if name.startswith(("text_model.", "vision_model."))))
         weights, _ = assemble(folder, model, stored)
         return Source(
             path=folder,
@@ -105,7 +107,7 @@ def read_folder(folder: Path) -> Source:
             tokenizer=tokenizer_of(folder),
             resize="hugging_face",
             assumed=assumed | resampled,
-            ignored=tuple(left),
+            ignored=left,
         )
 
 
