@@ -45,7 +45,7 @@ class Initial:
 
     Attributes:
         path: of the checkpoint, file or folder.
-        weights: see :func:`silc.interchange.fit.fit`.
+        weights: see :func:`silc.interchange.fit.fit`; empty when a student has them.
         report: what became of each tensor.
         scale, bias: logarithm of the logits' multiplier, and their bias; None where they begin as in a run of its own.
         words: a line that says all this; notes: what differs from what the weights were trained with.
@@ -60,11 +60,12 @@ class Initial:
     notes: list[str]
 
     def student(self, config: Config) -> SilcModel:
-        """The student with these weights; what they lack has its first values."""
+        """The student with these weights, which are given away; what they lack has its first values."""
         student = build(config)
-        left = student.load_state_dict(self.weights, strict=False)
+        left = student.load_state_dict(self.weights, strict=False, assign=True)
         assert set(left.missing_keys) == set(self.report.initialised)
         assert not left.unexpected_keys
+        self.weights.clear()
         return student
 
     @torch.no_grad()
