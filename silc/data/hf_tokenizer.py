@@ -114,12 +114,17 @@ def load(name: str, context_length: int, clean: Clean = "auto") -> HuggingFaceTo
         made = HuggingFaceTokenizer(_loaded(folder, settings), context_length, chosen, without_separator=without)
         _check(made, context_length)
     except Exception as error:  # of transformers, and of the Rust library below it, any
-        said = str(error).strip().partition("\n")[0][:300] or type(error).__name__
         raise ValueError(
-            f"data.tokenizer={name!r:.200} cannot be used ({said}); give open_clip_bpe, or the name or folder of "
-            "another Hugging Face tokenizer"
+            f"data.tokenizer={name!r:.200} cannot be used ({_said(error)}); give open_clip_bpe, or the name or "
+            "folder of another Hugging Face tokenizer"
         ) from error
     return made
+
+
+def _said(error: Exception) -> str:
+    """The first line of a message, without what a terminal would obey: a file's own text may stand in it."""
+    line = str(error).strip().partition("\n")[0][:300] or type(error).__name__
+    return "".join(letter if letter.isprintable() else "?" for letter in line)
 
 
 def _folder(name: str) -> Path:
@@ -135,8 +140,7 @@ def _folder(name: str) -> Path:
     try:
         return Path(snapshot_download(name, allow_patterns=list(FILES)))
     except Exception as error:
-        said = str(error).strip().partition("\n")[0][:200]
-        raise ValueError(f"there is no such folder here, and the hub does not give it: {said}") from error
+        raise ValueError(f"there is no such folder here, and the hub does not give it: {_said(error)}") from error
 
 
 def _open_clip_options(path: Path) -> dict[str, Any]:

@@ -152,6 +152,8 @@ def _tokenizer_notes(source: Source, config: Config) -> list[str]:
             f"the weights do not say which tokenizer they were trained with; data.tokenizer={data.tokenizer} is used"
         ]
     here = tokenizer_of(config)
+    if (source.tokenizer, source.tokenizer_clean) == (data.tokenizer, data.tokenizer_clean):
+        return []
     try:
         there = build_tokenizer(source.tokenizer, config.model.text.context_length, source.tokenizer_clean)
         alike = build_tokenizer(source.tokenizer, config.model.text.context_length, here.clean)
