@@ -68,7 +68,7 @@ class DataConfig:
     tokenizer_clean: Literal["auto", "whitespace", "lower", "canonicalize"] = key(
         "auto",
         "what open_clip does to a text first; canonicalize: lower case and no punctuation, as SigLIP's; auto: lower "
-        "for open_clip_bpe, for another one what its folder says (docs/data.md), or else whitespace, which is collapsed",
+        "for open_clip_bpe, for another one what its folder says (docs/data.md), or else whitespace: it is collapsed",
     )
     license: str | None = key(None, "licence of the training data, for the card of an exported model")
     workers: Annotated[int, Field(ge=0, le=4096)] = key(4, "decoding processes per rank")
