@@ -120,7 +120,7 @@ def read_initial(config: Config, path: str | Path | None = None) -> Initial:
         for name, value in weights.items():
             if not value.isfinite().all():
                 raise ValueError(f"{source.path}: {name} holds values that are not finite; take other weights")
-        notes = [*_tokenizer_notes(source, config), *_pixel_notes(source, config)]
+        notes = [*_tokenizer_notes(source, config), *_pixel_notes(source, config), *_scale_notes(source, config)]
     except (OSError, ValueError) as error:
         raise ValueError(_refusal(error)) from None
     scale, bias, told = _scale(source, config)
@@ -138,6 +138,17 @@ def _scale(source: Source, config: Config) -> tuple[float | None, float | None, 
     scale = min(source.logit_scale, math.log(config.objective.max_scale))
     bias = "" if source.logit_bias is None else f" and bias {source.logit_bias:.4g}"
     return scale, source.logit_bias, f"logit scale {math.exp(scale):.4g}{bias}"
+
+
+def _scale_notes(source: Source, config: Config) -> list[str]:
+    limit = config.objective.max_scale
+    if source.logit_scale is None or math.exp(source.logit_scale) <= limit * (1 + 1e-6):
+        return []
+    multiplier = math.exp(source.logit_scale)  # about 118 in SigLIP
+    return [
+        f"the weights' multiplier of {multiplier:.4g} is cut to objective.max_scale={limit:g}; objective.max_scale="
+        f"{math.ceil(multiplier)} leaves it as it is"
+    ]
 
 
 def _refusal(error: Exception) -> str:

@@ -92,6 +92,7 @@ def test_another_kind_of_loss_begins_with_its_own_scale(made):
 def test_a_scale_beyond_the_limit_is_brought_to_it(made):
     found = read_initial(config(made, "with", max_scale=1.5, init_scale=1.0))
     assert found.scale == math.log(1.5)
+    assert any("cut to objective.max_scale=1.5; objective.max_scale=" in note for note in found.notes)
 
 
 def test_other_tokens_are_refused_with_what_fits(made):
