@@ -33,6 +33,7 @@ class Batch:
         skipped: unusable samples of this rank's share, which others replaced.
         work: what is left to do to the views, see :mod:`silc.data.views.device`; `to` does it. None: they are ready.
             Views that are still to be cut are shapes alone, on the meta device.
+        first: stream position of the first sample of this share; the others follow it.
     """
 
     large: Tensor
@@ -43,6 +44,7 @@ class Batch:
     position: int
     skipped: list[Skip]
     work: DeviceWork | None = None
+    first: int = 0
 
     def __len__(self) -> int:
         return len(self.keys)
@@ -54,7 +56,15 @@ class Batch:
         small = [None] * (len(self) // size) if self.small is None else self.small.split(size)
         parts = zip(self.large.split(size), small, self.tokens.split(size), range(0, len(self), size), strict=True)
         return [
-            replace(self, large=large, small=small, tokens=tokens, keys=self.keys[at : at + size], skipped=[])
+            replace(
+                self,
+                large=large,
+                small=small,
+                tokens=tokens,
+                keys=self.keys[at : at + size],
+                first=self.first + at,
+                skipped=[],
+            )
             for large, small, tokens, at in parts
         ]
 

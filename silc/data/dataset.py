@@ -115,7 +115,7 @@ class BatchDataset(Dataset["Batch | Failure"]):
         tokens = self._tokenizer(captions)
         after = position + self._global_batch
         work = leave(self._left, plans, images, self._n_original) if any(self._left) else None
-        return Batch(large, small, tokens, keys, self._n_original, after, skipped, work)
+        return Batch(large, small, tokens, keys, self._n_original, after, skipped, work, first)
 
     def _usable(
         self, position: int, place: Place, found: Sample | Unusable, skipped: list[Skip]
