@@ -66,14 +66,11 @@ def variants(ranks: int) -> list[tuple[str, int, int]]:
     """(objective, ZeRO stage, accumulation) of the trajectories on this number of ranks."""
     plain = [(kind, stage, 1) for kind in ("softmax", "sigmoid") for stage in cases.STAGES]
     if ranks == 1:
-        locked = [("lit", 1, 1), ("locked_text", 3, 4)]
-        return [*plain, ("softmax", 1, 4), ("late", 2, 1), ("dropping", 1, 1), ("dropping", 3, 4), *locked]
+        return [*plain, ("softmax", 1, 4), ("late", 2, 1), ("dropping", 2, 1), ("lit", 3, 1), ("locked_text", 1, 4)]
     accumulated = [("softmax", stage, 4) for stage in cases.STAGES]
-    dropping = [("dropping", 1, 4), ("dropping", 2, 1), ("dropping", 3, 2)]
-    locked = [("lit", 1, 4), ("lit", 2, 1), ("lit", 3, 2), ("locked_text", 1, 1), ("locked_text", 2, 4)]
-    locked += [("locked_text", 3, 1)]
     others = [("all_views", 1, 4), ("all_views", 3, 1), ("head_only", 2, 4), ("late", 3, 1)]
-    return [*plain, *accumulated, *others, *dropping, *locked]
+    others += [("dropping", 1, 4), ("dropping", 3, 2), ("lit", 1, 1), ("lit", 3, 2), ("locked_text", 2, 4)]
+    return [*plain, *accumulated, *others]
 
 
 def case_name(objective: str, stage: int, accumulation: int) -> str:
