@@ -66,6 +66,10 @@ def _validate_locked(config: Config) -> None:
             raise ValueError(
                 f"optim.{tower}_layer_decay={decay} has no effect, since {named}; leave one of the two out"
             )
+    if optim.locked and config.train.init is None and config.train.resume is None:
+        raise ValueError(
+            f"{named} would keep random first weights; give train.init=PATH, the model whose weights are kept"
+        )
     if "vision" not in optim.locked:
         return
     if vision.drop_path:

@@ -32,7 +32,7 @@ def small(tmp_path) -> Path:
     return tmp_path / "small.yaml"
 
 
-LIT = ["objective.distill=false", "views.n_local=0"]
+LIT = ["objective.distill=false", "views.n_local=0", "train.init=/a/model"]
 
 
 @pytest.mark.parametrize(
@@ -68,7 +68,12 @@ LIT = ["objective.distill=false", "views.n_local=0"]
             ["objective.head_only_ema", "original_and_globals"],
         ),
         (1, ["optim.locked=[vision, text]"], ["optim.locked=[vision, text]", "logit scale", "lock one"]),
-        (1, ["optim.locked=[vision]"], ["optim.locked=[vision]", "add objective.distill=false views.n_local=0,"]),
+        (
+            1,
+            ["optim.locked=[vision]", "train.init=/a/model"],
+            ["optim.locked=[vision]", "add objective.distill=false views.n_local=0,"],
+        ),
+        (1, ["optim.locked=[text]"], ["optim.locked=[text]", "random first weights", "train.init=PATH"]),
         (1, ["optim.locked=[text]", "optim.text_layer_decay=0.9"], ["optim.text_layer_decay=0.9", "[text]"]),
         (
             1,
@@ -101,7 +106,8 @@ def test_what_cannot_train_is_refused(small, ranks, overrides, said):
         ["optim.warmup_steps=300", "optim.cooldown_steps=300"],
         ["train.micro_batch=16"],
         ["optim.locked=[vision]", "model.vision.patch_dropout=0.5", "optim.text_layer_decay=0.9", *LIT],
-        ["optim.locked=[text]", "model.vision.drop_path=0.1", "optim.vision_layer_decay=0.75"],
+        ["optim.locked=[text]", "model.vision.drop_path=0.1", "optim.vision_layer_decay=0.75", "train.init=/a/model"],
+        ["optim.locked=[text]", "train.resume=auto"],
     ],
 )
 def test_what_can_train_is_let_through(small, overrides):
@@ -116,7 +122,7 @@ def test_what_can_train_is_let_through(small, overrides):
 )
 def test_the_way_out_for_a_locked_image_tower_is_a_whole_line(small, words):
     """Added to the command as it is written."""
-    locked = [*words, "optim.locked=[vision]"]
+    locked = [*words, "optim.locked=[vision]", "train.init=/a/model"]
     with pytest.raises(ValueError, match=r"optim\.locked=\[vision\], but self-distillation") as refused:
         validate(load(*locked, preset=small), 1)
     way = str(refused.value).partition("; add ")[2].partition(",")[0].split()
