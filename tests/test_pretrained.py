@@ -30,6 +30,7 @@ from silc.config import (
     ViewsConfig,
     VisionConfig,
 )
+from silc.data.prompts import TCL
 from silc.distributed import World
 from silc.evaluate import runner
 from silc.evaluate.datasets import resolve_data
@@ -246,6 +247,12 @@ def test_classes_are_those_of_the_zero_shot_task(model, towers, tmp_path):
     assert torch.equal(model.classify(images, NAMES), model.classify(images, NAMES, templates=TEMPLATES))
 
 
+def test_a_runs_prompts_may_be_named_by_their_set(model, monkeypatch):
+    monkeypatch.setattr(model.config.eval, "templates", ["tcl", "a {}"])
+    expected = model.classify(IMAGES, NAMES, templates=[*TCL, "a {}"])
+    assert torch.equal(model.classify(IMAGES, NAMES), expected)
+
+
 def test_softmax_and_sigmoid_probabilities(model, tmp_path):
     rows = model.classify(IMAGES, NAMES)
     torch.testing.assert_close(rows.sum(1), torch.ones(5))
@@ -378,15 +385,15 @@ def test_arguments_of_load_are_checked(run, tmp_path):
     ):
         with pytest.raises(ValueError, match=message):
             silc.load(run, **arguments)
-    with pytest.raises(ValueError, match="an export, which holds one model"):
+    with pytest.raises(ValueError, match="is no run and holds one model"):
         silc.load(run / "open_clip", model="teacher")
     (tmp_path / "file").write_text("")
-    for missing in (tmp_path / "none", tmp_path / "file"):
-        wrong = "is not a folder" if missing.exists() else "does not exist"
-        with pytest.raises(ValueError, match=f"'{missing}' {wrong}; give a run folder, a checkpoint or an export"):
-            silc.load(missing)
+    with pytest.raises(ValueError, match=f"{tmp_path / 'file'}.*give "):
+        silc.load(tmp_path / "file")
+    with pytest.raises(ValueError, match=r"none' does not exist; give a run folder, a checkpoint or an export"):
+        silc.load(tmp_path / "none")
     for path in (None, b"runs", 5, "a\0b"):
-        with pytest.raises(ValueError, match="give the path of a folder"):
+        with pytest.raises(ValueError, match="give the path of a file or folder"):
             silc.load(path)
     with pytest.raises(ValueError, match="holds neither a checkpoint nor an export; give a run folder, a checkpoint"):
         silc.load(tmp_path)

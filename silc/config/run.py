@@ -33,13 +33,13 @@ class TrainConfig:
     keep_every: NonNegative = key(0, "checkpoints of every such step are kept for good; 0: none")
     keep_best: str | None = key(
         None,
-        "keep the checkpoint where this metric of the evaluations on the way is highest, as "
+        "keep the checkpoint where this metric of the evaluations on the way is best (a loss: lowest), as "
         "eval/zeroshot_classification/student/top1",
     )
     init: str | None = key(
         None,
-        "weights to begin with: a run, checkpoint or export, an open_clip or Hugging Face SigLIP folder, a "
-        ".safetensors of open_clip, or a .npz of big_vision; step 0, with a schedule of its own",
+        "weights to begin with where nothing is resumed: a run, checkpoint or export, an open_clip or Hugging Face "
+        "SigLIP folder, a .safetensors of open_clip, or a .npz of big_vision; step 0, with a schedule of its own",
     )
     init_model: Literal["student", "teacher"] = key(
         "student", "of a run or checkpoint in train.init: which image tower"
