@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 
-from silc.config import PROMPT_SETS, Config, DataConfig, ModelConfig, ViewsConfig
+from silc.config import PROMPT_SETS, Config, DataConfig, ModelConfig, ViewsConfig, VisionConfig
 
 
 def divisors(number: int) -> list[int]:
@@ -37,6 +37,7 @@ def validate(config: Config, world_size: int) -> None:
             f"optim.warmup_steps={optim.warmup_steps} + optim.cooldown_steps={optim.cooldown_steps} exceed "
             f"train.steps={train.steps}; shorten them"
         )
+    _validate_locked(config)
     for rule in optim.rules:
         try:
             re.compile(rule.pattern)
@@ -52,6 +53,35 @@ def validate(config: Config, world_size: int) -> None:
     _validate_data(config.data, train.global_batch)
     _validate_best(config)
     validate_eval(config)
+
+
+def _validate_locked(config: Config) -> None:
+    optim, views, vision = config.optim, config.views, config.model.vision
+    named = f"optim.locked=[{', '.join(optim.locked)}]"
+    if {"vision", "text"} <= set(optim.locked):
+        raise ValueError(f"{named} leaves nothing to train but the logit scale; lock one of the two towers")
+    decays = {"vision": optim.vision_layer_decay, "text": optim.text_layer_decay}
+    for tower, decay in decays.items():
+        if tower in optim.locked and decay != 1:
+            raise ValueError(
+                f"optim.{tower}_layer_decay={decay} has no effect, since {named}; leave one of the two out"
+            )
+    if optim.locked and config.train.init is None and config.train.resume is None:
+        raise ValueError(
+            f"{named} would keep random first weights; give train.init=PATH, the model whose weights are kept"
+        )
+    if "vision" not in optim.locked:
+        return
+    if vision.drop_path:
+        raise ValueError(
+            f"model.vision.drop_path={vision.drop_path} would only add noise to a tower that is not trained, since "
+            f"{named}; set model.vision.drop_path=0"
+        )
+    if config.objective.distill:
+        way = "objective.distill=false" + (" views.n_local=0" if views.n_local else "")
+        if config.objective.contrastive_views == "original" and views.n_global:
+            way += " views.n_global=0"
+        raise ValueError(f"{named}, but self-distillation trains the image tower; add {way}, or lock the text tower")
 
 
 def _validate_best(config: Config) -> None:
@@ -94,6 +124,11 @@ def _validate_model(model: ModelConfig, views: ViewsConfig) -> None:
                 f"model.{name}.heads={tower.heads} does not divide model.{name}.width={tower.width}; take "
                 f"{tower.width // 64 or 1}"
             )
+    if model.vision.drop_path and model.vision.depth == 1:
+        raise ValueError(
+            f"model.vision.drop_path={model.vision.drop_path} has no effect: the first block drops nothing, and "
+            "model.vision.depth=1; set model.vision.drop_path=0"
+        )
     patch = model.vision.patch_size
     sizes = {"model.vision.image_size": model.vision.image_size, "views.global_size": views.global_size}
     if views.n_local:
@@ -102,6 +137,14 @@ def _validate_model(model: ModelConfig, views: ViewsConfig) -> None:
         if size % patch:
             near = max(1, round(size / patch)) * patch
             raise ValueError(f"{name}={size} is not a multiple of model.vision.patch_size={patch}; take {near}")
+
+
+def _drops(vision: VisionConfig) -> str | None:
+    """The key by which a student leaves parts of its image tower out, with its value."""
+    for key in ("patch_dropout", "drop_path"):
+        if value := getattr(vision, key):
+            return f"model.vision.{key}={value}"
+    return None
 
 
 def is_prompt(template: str) -> bool:
@@ -173,6 +216,11 @@ def _validate_views(config: Config) -> None:
         )
     if objective.global_to_global and views.n_global < 2:
         raise ValueError(f"objective.global_to_global needs views.n_global >= 2, not {views.n_global}")
+    if objective.head_only_ema and (drops := _drops(config.model.vision)):
+        raise ValueError(
+            f"objective.head_only_ema takes the teacher's features from the student's pass, which {drops} leaves parts "
+            "out of; set it to 0, or objective.head_only_ema=false"
+        )
     if objective.head_only_ema and objective.contrastive_views == "original" and not objective.global_to_global:
         raise ValueError(
             "objective.head_only_ema takes the teacher's features from the student's pass over the global crops, which "

@@ -32,6 +32,9 @@ def small(tmp_path) -> Path:
     return tmp_path / "small.yaml"
 
 
+LIT = ["objective.distill=false", "views.n_local=0", "train.init=/a/model"]
+
+
 @pytest.mark.parametrize(
     ("ranks", "overrides", "said"),
     [
@@ -64,6 +67,25 @@ def small(tmp_path) -> Path:
             ["objective.head_only_ema=true", "objective.contrastive_views=original"],
             ["objective.head_only_ema", "original_and_globals"],
         ),
+        (1, ["optim.locked=[vision, text]"], ["optim.locked=[vision, text]", "logit scale", "lock one"]),
+        (
+            1,
+            ["optim.locked=[vision]", "train.init=/a/model"],
+            ["optim.locked=[vision]", "add objective.distill=false views.n_local=0,"],
+        ),
+        (1, ["optim.locked=[text]"], ["optim.locked=[text]", "random first weights", "train.init=PATH"]),
+        (1, ["optim.locked=[text]", "optim.text_layer_decay=0.9"], ["optim.text_layer_decay=0.9", "[text]"]),
+        (
+            1,
+            ["optim.locked=[vision]", "optim.vision_layer_decay=0.9", *LIT],
+            ["optim.vision_layer_decay=0.9", "optim.locked=[vision]"],
+        ),
+        (1, ["optim.locked=[vision]", "model.vision.drop_path=0.1", *LIT], ["drop_path=0.1", "drop_path=0"]),
+        (1, ["model.vision.drop_path=0.1", "model.vision.depth=1"], ["drop_path=0.1", "depth=1"]),
+        *(
+            (1, [f"model.vision.{key}=0.1", "objective.head_only_ema=true"], [f"model.vision.{key}=0.1", "teacher"])
+            for key in ("drop_path", "patch_dropout")
+        ),
     ],
 )
 def test_what_cannot_train_is_refused(small, ranks, overrides, said):
@@ -83,6 +105,9 @@ def test_what_cannot_train_is_refused(small, ranks, overrides, said):
         ["objective.distill=false", "views.n_local=0", "objective.contrastive_views=original_and_globals"],
         ["optim.warmup_steps=300", "optim.cooldown_steps=300"],
         ["train.micro_batch=16"],
+        ["optim.locked=[vision]", "model.vision.patch_dropout=0.5", "optim.text_layer_decay=0.9", *LIT],
+        ["optim.locked=[text]", "model.vision.drop_path=0.1", "optim.vision_layer_decay=0.75", "train.init=/a/model"],
+        ["optim.locked=[text]", "train.resume=auto"],
     ],
 )
 def test_what_can_train_is_let_through(small, overrides):
@@ -90,6 +115,30 @@ def test_what_can_train_is_let_through(small, overrides):
     before = copy.deepcopy(config)
     validate(config, 2)
     assert config == before
+
+
+@pytest.mark.parametrize(
+    "words", [[], ["objective.contrastive_views=original"], ["objective.contrastive_views=original_and_globals"]]
+)
+def test_the_way_out_for_a_locked_image_tower_is_a_whole_line(small, words):
+    """Added to the command as it is written."""
+    locked = [*words, "optim.locked=[vision]", "train.init=/a/model"]
+    with pytest.raises(ValueError, match=r"optim\.locked=\[vision\], but self-distillation") as refused:
+        validate(load(*locked, preset=small), 1)
+    way = str(refused.value).partition("; add ")[2].partition(",")[0].split()
+    validate(load(*locked, *way, preset=small), 1)
+
+
+@pytest.mark.parametrize(
+    "word",
+    [
+        "model.vision.drop_path=1", "model.vision.patch_dropout=1", "model.vision.patch_dropout=-0.1",
+        "optim.vision_layer_decay=0", "optim.text_layer_decay=1.1", "optim.locked=[head]", "model.text.gelu=quick",
+    ],
+)  # fmt: skip
+def test_values_out_of_range_are_refused(small, word):
+    with pytest.raises(ValueError, match=word.partition("=")[0].replace(".", r"\.")):
+        load(word, preset=small)
 
 
 # A run shorter than its preset's schedule

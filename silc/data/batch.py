@@ -34,6 +34,7 @@ class Batch:
         work: what is left to do to the views, see :mod:`silc.data.views.device`; `to` does it. None: they are ready.
             Views that are still to be cut are shapes alone, on the meta device.
         truncated: captions of this rank's share of which the model reads the beginning alone.
+        first: stream position of the first sample of this share; the others follow it.
     """
 
     large: Tensor
@@ -45,6 +46,7 @@ class Batch:
     skipped: list[Skip]
     work: DeviceWork | None = None
     truncated: int = 0
+    first: int = 0
 
     def __len__(self) -> int:
         return len(self.keys)
@@ -59,7 +61,14 @@ class Batch:
         parts = zip(self.large.split(size), small, self.tokens.split(size), range(0, len(self), size), strict=True)
         rest = replace(self, skipped=[], truncated=0)
         return [
-            replace(rest, large=large, small=small, tokens=tokens, keys=self.keys[at : at + size])
+            replace(
+                rest,
+                large=large,
+                small=small,
+                tokens=tokens,
+                keys=self.keys[at : at + size],
+                first=self.first + at,
+            )
             for large, small, tokens, at in parts
         ]
 

@@ -110,7 +110,9 @@ class BatchDataset(Dataset["Batch | Failure"]):
         tokens, truncated = self._tokenizer.tokenize(captions)
         after = position + self._global_batch
         work = leave(self._left, plans, images, self._n_original) if any(self._left) else None
-        return Batch(large, small, tokens, keys, self._n_original, after, skipped, work, truncated)
+        return Batch(
+            large, small, tokens, keys, self._n_original, after, skipped, work, truncated=truncated, first=first
+        )
 
     def _usable(
         self, position: int, place: Place, found: Sample | Unusable, skipped: list[Skip]

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from silc.config import Config, ModelConfig
+from silc.model.dropping import Drawn, Dropping
 from silc.model.head import DistillInputs, PrototypeHead
 from silc.model.init import initialize
 from silc.model.text import ResidualBlock, TextTower
@@ -47,31 +48,36 @@ class SilcModel(nn.Module):
         return cls(config.model, pixels=Pixels.of(config), with_head=head)
 
     def forward(
-        self, large: Tensor, small: Tensor | None, tokens: Tensor | None, distill: DistillInputs | None = None
-    ) -> tuple[Tensor, Tensor | None, Tensor | None, Tensor | None]:
+        self,
+        large: Tensor | None,
+        small: Tensor | None,
+        tokens: Tensor | None,
+        distill: DistillInputs | None = None,
+        dropping: Dropping | None = None,
+    ) -> tuple[Tensor | None, Tensor | None, Tensor | None, Tensor | None]:
         """All crops through one image pass, the captions through the text tower; the distillation loss if asked for.
 
         Args:
-            large: uint8 [B, V, 3, R, R]: the views aligned with the text and seen by the teacher, global views last.
+            large: uint8 [B, V, 3, R, R]: the views aligned with the text and seen by the teacher, global views last;
+                None, then without `small` and `distill`: the image tower is left out.
             small: uint8 [B, S, 3, r, r], local crops, or None.
             tokens: int [B, L], or None.
             distill: the teacher's side; None leaves the loss out.
+            dropping: what decides which patches of the large crops, and which branches of blocks, are left out; None:
+                nothing is.
 
         Returns:
-            Image features [B, V, D]; text features [B, D] or None; distillation loss or None; the teacher features
-            [T, B, d] it used, or None. The first two are not normalised. The loss's student rows are the small crops in
-            order, then the last `distill.student_views` large views.
+            Image features [B, V, D] or None; text features [B, D] or None; distillation loss or None; the teacher
+            features [T, B, d] it used, or None. The first two are not normalised. The loss's student rows are the small
+            crops in order, then the last `distill.student_views` large views.
         """
-        crops = [large.flatten(0, 1)]
-        if small is not None:
-            crops.append(small.flatten(0, 1))
-        features = [group.unflatten(0, (len(large), -1)) for group in self.visual(crops)]
-        image = features[0]
+        features = [] if large is None else self._image(large, small, dropping)
+        image = features[0] if features else None
         text = None if tokens is None else self.text(tokens)
-        if distill is None:
+        if distill is None or image is None:
             return image, text, None, None
         assert self.head is not None, "a model without the distillation head has no distillation loss"
-        students = [*features[1:]]
+        students = features[1:]
         if distill.student_views:
             students.append(image[:, image.shape[1] - distill.student_views :])
         if not students:
@@ -79,6 +85,19 @@ class SilcModel(nn.Module):
         rows = torch.cat([view.transpose(0, 1) for view in students])
         teacher = distill.teacher(image.detach()) if callable(distill.teacher) else distill.teacher
         return image, text, self.head(rows, teacher, distill), teacher
+
+    def _image(self, large: Tensor, small: Tensor | None, dropping: Dropping | None) -> list[Tensor]:
+        """Features of the large and, if any, of the small crops, [B, views, D]. Small crops' views are numbered on."""
+        samples, views = large.shape[:2]
+        crops, numbers = [large.flatten(0, 1)], [range(views)]
+        if small is not None:
+            crops.append(small.flatten(0, 1))
+            numbers.append(range(views, views + small.shape[1]))
+        drawn = None
+        if dropping is not None:
+            keys = [dropping.keys(samples, own, large.device) for own in numbers]
+            drawn = [Drawn(key, whole=group > 0) for group, key in enumerate(keys)]
+        return [group.unflatten(0, (samples, -1)) for group in self.visual(crops, drawn)]
 
     def encode_image(
         self, crops: Tensor | Sequence[Tensor], *, normalize: bool = False, dense: bool = False

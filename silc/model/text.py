@@ -73,7 +73,7 @@ class Transformer(nn.Module):
         """[B, L, D] -> [B, D]."""
         last = len(self.resblocks) - 1
         for index, block in enumerate(self.resblocks):
-            if self.checkpoint_activations and torch.is_grad_enabled():
+            if self.checkpoint_activations and x.requires_grad:
                 x = checkpoint(block, x, index == last, use_reentrant=False)
             else:
                 x = block(x, index == last)

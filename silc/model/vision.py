@@ -19,6 +19,7 @@ from torch.utils.checkpoint import checkpoint
 from silc.config import Config, VisionConfig
 from silc.config.fields import Gelu
 from silc.model import attention
+from silc.model.dropping import Drawn, branch_scales, drop_rates, thinned
 from silc.model.layers import Mlp, PackedLinear, RecipeLinear, RecipeNorm, layer_norm
 from silc.model.pool import AttentionPool
 from silc_kernels import PackedLayout, patch_embed, resize_positions
@@ -101,9 +102,15 @@ class Block(nn.Module):
         self.norm2 = RecipeNorm(width)
         self.mlp = Mlp(width, mlp_ratio, gelu)
 
-    def forward(self, x: Tensor, layout: PackedLayout, attend: attention.Attend) -> Tensor:
-        x = x + self.attn(self.norm1(x), layout, attend)
-        return x + self.mlp(self.norm2(x))
+    def forward(
+        self, x: Tensor, layout: PackedLayout, attend: attention.Attend, scales: Tensor | None = None
+    ) -> Tensor:
+        """scales: of drop path, [2, T, 1]: what each token multiplies attention and MLP by."""
+        if scales is None:
+            x = x + self.attn(self.norm1(x), layout, attend)
+            return x + self.mlp(self.norm2(x))
+        x = torch.addcmul(x, self.attn(self.norm1(x), layout, attend), scales[0])
+        return torch.addcmul(x, self.mlp(self.norm2(x)), scales[1])
 
 
 class Trunk(nn.Module):
@@ -113,6 +120,8 @@ class Trunk(nn.Module):
         super().__init__()
         self.patch_size = config.patch_size
         self.attention = attention
+        self.drop_rates = drop_rates(config.drop_path, config.depth) if config.drop_path else None
+        self.patch_dropout = config.patch_dropout
         self.checkpoint_activations = checkpoint_activations
         side = config.image_size // config.patch_size
         self.grid = (side, side)
@@ -123,10 +132,23 @@ class Trunk(nn.Module):
         self.norm = layer_norm(config.width)
         self.attn_pool = AttentionPool(*shape)
 
-    def forward(self, crops: Sequence[Tensor], dense: bool = False) -> list[Tensor]:
-        """Pooled features [M_i, D] of each resolution, or with `dense` patch features [M_i, rows, columns, D]."""
+    def forward(
+        self, crops: Sequence[Tensor], dense: bool = False, drawn: Sequence[Drawn] | None = None
+    ) -> list[Tensor]:
+        """Pooled features [M_i, D] of each resolution, or with `dense` patch features [M_i, rows, columns, D].
+
+        drawn: as for :meth:`VisionTower.forward`; not with `dense`.
+        """
         x, layout, grids = self._embed(crops)
-        x = self.norm(self._run(self.blocks, x, layout))
+        scales: list[Tensor | None] | None = None
+        if drawn is not None:
+            assert not dense, "patches that are left out have no features"
+            if self.patch_dropout:
+                x, groups = thinned(x, layout, drawn, self.patch_dropout)
+                layout = _layout(groups)
+            if self.drop_rates is not None:
+                scales = branch_scales(layout, drawn, self.drop_rates, x.dtype)
+        x = self.norm(self._run(self.blocks, x, layout, scales))
         if dense:
             return [view.unflatten(1, grid) for view, grid in zip(layout.views(x), grids, strict=True)]
         return list(self.attn_pool(x, layout).split([len(crop) for crop in crops]))
@@ -150,13 +172,15 @@ class Trunk(nn.Module):
         x = self.patch_embed(crops, [resize_positions(self.pos_embed, self.grid, grid) for grid in grids])
         return x, layout, grids
 
-    def _run(self, blocks: nn.ModuleList, x: Tensor, layout: PackedLayout) -> Tensor:
+    def _run(
+        self, blocks: nn.ModuleList, x: Tensor, layout: PackedLayout, scales: Sequence[Tensor | None] | None = None
+    ) -> Tensor:
         attend = attention.choose(self.attention, x.device, x.dtype).attend
-        for block in blocks:
-            if self.checkpoint_activations and torch.is_grad_enabled():
-                x = checkpoint(block, x, layout, attend, use_reentrant=False)
+        for block, scale in zip(blocks, scales or [None] * len(blocks), strict=True):
+            if self.checkpoint_activations and x.requires_grad:
+                x = checkpoint(block, x, layout, attend, scale, use_reentrant=False)
             else:
-                x = block(x, layout, attend)
+                x = block(x, layout, attend, scale)
         return x
 
 
@@ -187,17 +211,19 @@ class VisionTower(nn.Module):
         super().__init__()
         self.trunk = Trunk(config, attention=attention, checkpoint_activations=checkpoint_activations, pixels=pixels)
 
-    def forward(self, crops: Sequence[Tensor]) -> list[Tensor]:
+    def forward(self, crops: Sequence[Tensor], drawn: Sequence[Drawn] | None = None) -> list[Tensor]:
         """Encode crops of one or more resolutions in one pass.
 
         Args:
             crops: one tensor a resolution, uint8 [M_i, 3, H_i, W_i] (or floats that are normalised already); sides are
                 multiples of the patch size, and may differ from the stored grid: the position table is resized.
+            drawn: for each of `crops`, what decides which patches and branches are left out (`drop_path` and
+                `patch_dropout` of the configuration); None: nothing is, as in the teacher and in evaluation.
 
         Returns:
             Pooled features [M_i, D], not normalised, one tensor for each of `crops`.
         """
-        return self.trunk(crops)
+        return self.trunk(crops, drawn=drawn)
 
     def dense(self, crops: Sequence[Tensor]) -> list[Tensor]:
         """Patch features after the final norm, [M_i, H_i / p, W_i / p, D] for each of `crops`."""

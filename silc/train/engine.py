@@ -13,6 +13,7 @@ from typing import Any
 
 import deepspeed
 import torch
+from deepspeed.runtime.zero import GatheredParameters
 from deepspeed.utils import (
     safe_get_full_fp32_param,
     safe_get_local_fp32_param,
@@ -24,6 +25,7 @@ from torch import Tensor, nn
 from silc.config import Config
 from silc.distributed import World
 from silc.teacher import Fragment
+from silc.train.locked import LockedWeights, lock
 from silc.train.moments import Moments, Part, load_moments
 from silc.train.optim import build_optimizer, frozen, parameter_groups, set_learning_rate
 
@@ -92,15 +94,17 @@ class Engine:
         accumulation: micro-batches a step.
         json: DeepSpeed's configuration.
         optimizer_reason: which AdamW it is, and why.
-        frozen: what optim.rules freeze, in words; None for nothing.
+        frozen: what is locked, or frozen by optim.rules, in words; None for nothing.
         not_finite: place in the model and name of each parameter of whose gradient this rank held a part that was not
             finite when the last step was discarded.
     """
 
     def __init__(self, config: Config, model: nn.Module, world: World) -> None:
         self.dtype = precision(config, world.device)
+        lock(model, config.optim)
         groups = parameter_groups(model.named_parameters(), config.optim)
         self.frozen = frozen(model.named_parameters(), config.optim)
+        self._locked = LockedWeights(model, world)
         self._names = [name for name, _ in model.named_parameters()]
         self.json = deepspeed_json(config, world)
         optimizer, self.optimizer_reason = build_optimizer(groups, config.optim, world.device)
@@ -183,7 +187,7 @@ class Engine:
     def _parts(self) -> list[Part]:
         # These take `parameter` as Any: they read what DeepSpeed hangs on it.
         make = self._part_stage3 if self._stage == 3 else self._part_stage12
-        made = (make(name, parameter) for name, parameter in self._parameters())
+        made = (make(name, parameter) for name, parameter in self._parameters() if name not in self._locked)
         return [part for part in made if part is not None]
 
     def _part_stage12(self, name: str, parameter: Any) -> Part | None:
@@ -217,7 +221,7 @@ class Engine:
         """The student's whole fp32 weights on the CPU (collective); an empty dictionary where `keep` is false."""
         whole = {}
         for name, parameter in self._parameters():
-            value = safe_get_full_fp32_param(parameter)
+            value = self._locked.whole(name) if name in self._locked else safe_get_full_fp32_param(parameter)
             if keep:
                 whole[name] = value.detach().cpu().clone()
         return whole
@@ -245,9 +249,23 @@ class Engine:
     @torch.no_grad()
     def take(self, masters: Mapping[str, Tensor]) -> None:
         """Have these whole fp32 weights, exactly, whatever the precision of the forward pass (collective)."""
+        self._take_locked(masters)
         for part in self._parts():
             part.master().copy_(masters[part.name].flatten()[part.start : part.start + part.numel])
         self._refresh()
+
+    def _take_locked(self, masters: Mapping[str, Tensor]) -> None:
+        """Other values for what is not trained (collective)."""
+        for name, parameter in self._parameters():
+            if name not in self._locked:
+                continue
+            self._locked.take(name, masters[name])
+            if self._stage < 3:
+                parameter.data.copy_(masters[name])
+                continue
+            with GatheredParameters([parameter], modifier_rank=0):
+                if self._rank == 0:
+                    parameter.data.copy_(masters[name])
 
     def _refresh(self) -> None:
         """Have the working copy follow the masters, as after a step (collective)."""

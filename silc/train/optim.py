@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from silc.config import OptimConfig
+from silc.train.layer_decay import layer_scales
 
 # Position tables and the pooling query are tables, not maps: like biases and norms they are not decayed unless a rule
 # says so.
@@ -19,41 +20,51 @@ _TABLES = re.compile(r"(pos_embed|positional_embedding|attn_pool\.latent)$")
 
 
 def frozen(parameters: Iterable[tuple[str, nn.Parameter]], optim: OptimConfig) -> str | None:
-    """What the rules freeze, in words; None where they freeze nothing.
+    """What is locked, or frozen by the rules, in words; None where nothing is.
 
-    parameters: (name, parameter), whole. Raises ValueError where nothing is left to train.
+    parameters: (name, parameter), whole; what is locked needs no gradient. Raises ValueError where nothing is left to
+    train.
     """
     rules = [(re.compile(rule.pattern), rule) for rule in optim.rules]
-    total = kept_still = 0
+    total = locked = kept_still = 0
     patterns = []
     for name, parameter in parameters:
         total += parameter.numel()
+        if not parameter.requires_grad:
+            locked += parameter.numel()
+            continue
         rule = next((rule for compiled, rule in rules if compiled.search(name)), None)
         if rule is not None and rule.lr == 0:
             kept_still += parameter.numel()
             patterns.append(rule.pattern)
+    said = f"locked {locked:,} of {total:,} weights (optim.locked {', '.join(optim.locked)})" if locked else None
     if not patterns:
-        return None
+        return said
     listed = ", ".join(f"'{pattern}'" for pattern in dict.fromkeys(patterns))
-    if kept_still == total:
+    if kept_still + locked == total:
+        others = " that are not locked" if locked else ""
         raise ValueError(
-            f"optim.rules: {listed} with lr: 0 freeze all {total:,} weights, which leaves nothing to train"
+            f"optim.rules: {listed} with lr: 0 freeze all {total - locked:,} weights{others}, which leaves nothing to "
+            "train"
         )
-    return f"frozen {kept_still:,} of {total:,} weights (optim.rules {listed})"
+    frozen_words = f"frozen {kept_still:,} of {total:,} weights (optim.rules {listed})"
+    return frozen_words if said is None else f"{said}; {frozen_words}"
 
 
 def parameter_groups(parameters: Iterable[tuple[str, nn.Parameter]], optim: OptimConfig) -> list[dict[str, Any]]:
     """One group for each (lr multiplier, weight decay), in order of first appearance.
 
-    parameters: (name, parameter). Each group carries `lr_scale`; :func:`set_learning_rate` reads it. A rule that
-    matches no name is a mistake: ValueError.
+    parameters: (name, parameter); those that need no gradient are locked and in no group. Each group carries
+    `lr_scale`, the rule's multiplier times that of the layer; :func:`set_learning_rate` reads it. A rule that matches
+    no name is a mistake: ValueError.
     """
+    trained = [(name, parameter) for name, parameter in parameters if parameter.requires_grad]
+    names = [name for name, _ in trained]
+    layers = layer_scales(names, optim)
     rules = [(re.compile(rule.pattern), rule) for rule in optim.rules]
     unused = {rule.pattern for rule in optim.rules}
     groups: dict[tuple[float, float], dict[str, Any]] = {}
-    names: list[str] = []
-    for name, parameter in parameters:
-        names.append(name)
+    for name, parameter in trained:
         decayed = parameter.ndim >= 2 and not _TABLES.search(name)
         lr_scale, decay = 1.0, optim.weight_decay if decayed else 0.0
         for compiled, rule in rules:
@@ -61,14 +72,15 @@ def parameter_groups(parameters: Iterable[tuple[str, nn.Parameter]], optim: Opti
                 unused.discard(rule.pattern)
                 lr_scale, decay = rule.lr, optim.weight_decay * rule.weight_decay
                 break
+        lr_scale *= layers[name]
         group = groups.setdefault(
             (lr_scale, decay), {"params": [], "weight_decay": decay, "lr_scale": lr_scale, "lr": optim.lr}
         )
         group["params"].append(parameter)
     if unused:
         raise ValueError(
-            f"optim.rules: {sorted(unused)} match no parameter (or an earlier rule takes them all); names look like "
-            f"{names[:3]}"
+            f"optim.rules: {sorted(unused)} match no parameter that is trained (or an earlier rule takes them all); "
+            f"names look like {names[:3]}"
         )
     return list(groups.values())
 

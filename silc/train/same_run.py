@@ -35,6 +35,7 @@ _FIXED = (
     "data.shuffle_block",
     "data.unique_captions",
     "optim.rules",
+    "optim.locked",
     "engine.precision",
     "train.global_batch",
     "train.seed",
@@ -42,6 +43,8 @@ _FIXED = (
 # Of these, what changes the rounding of pixels alone: crops are the same to the last bit on either side, levels of the
 # photometric list differ by one at most.
 _ROUNDING = ("views.device", "views.crops_on")
+# Of these, rates that no saved tensor depends on; they are named.
+_RATES = ("model.vision.drop_path", "model.vision.patch_dropout")
 _MAY_GROW = ("data.image_keys",)  # lists that may have more at their end: samples that had an image have the same one
 _SAMPLE_SET = ("data.sample_concepts", "data.sample_scenes")  # without a meaning beside shards of one's own
 
@@ -91,7 +94,7 @@ def check_same_run(saved: Config, now: Config, path: Path) -> Changes:
     before, after = dict(_leaves(to_dict(saved))), dict(_leaves(to_dict(now)))
     _check_kind_of_data(saved, now, path)
     grown = [key for key in _MAY_GROW if after[key][: len(before[key])] == before[key]]
-    fixed = [key for key in before if _within(key, _FIXED) and key not in (*_ROUNDING, *grown)]
+    fixed = [key for key in before if _within(key, _FIXED) and key not in (*_ROUNDING, *_RATES, *grown)]
     if own_data(now):
         fixed = [key for key in fixed if key not in _SAMPLE_SET]
     different = [key for key in fixed if before[key] != after[key]]
@@ -102,7 +105,7 @@ def check_same_run(saved: Config, now: Config, path: Path) -> Changes:
             "start a new run without train.resume"
         )
     others = (*_FIXED, *_SILENT)
-    named = [key for key in before if key in grown or (_within(key, _NAMED) and not _within(key, others))]
+    named = [key for key in before if key in (*grown, *_RATES) or (_within(key, _NAMED) and not _within(key, others))]
     return {key: (before[key], after[key]) for key in named if before[key] != after[key]}
 
 

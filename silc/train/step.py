@@ -26,6 +26,7 @@ import silc_kernels
 from silc.config import Config
 from silc.data.batch import Batch
 from silc.distributed import all_reduce_mean_, all_reduce_min_
+from silc.model.dropping import Dropping
 from silc.model.head import DistillInputs
 from silc.objective import ViewPlan, contrastive
 from silc.teacher import EmaTeacher
@@ -80,6 +81,7 @@ class SilcStep:
     def __init__(self, config: Config, plan: ViewPlan, state: TrainState) -> None:
         self.config, self.plan, self.state = config, plan, state
         self._pair_weights = plan.pair_weights  # on the CPU: the op reads the values without waiting for the device
+        self._drops = config.model.vision.drop_path > 0 or config.model.vision.patch_dropout > 0
 
     def __call__(self, batch: Batch, *, lr: float, distill: bool) -> StepReport:
         """One step over this rank's whole share of the batch. lr: the rate of this step.
@@ -96,7 +98,7 @@ class SilcStep:
         bottlenecks: list[Tensor] = []
         applied = False
         for index, (micro, leaf) in enumerate(zip(micros, leaves, strict=True)):
-            live = features[index] if len(micros) == 1 else self._forward(micro, distill)
+            live = features[index] if len(micros) == 1 else self._forward(micro, distill, features[index])
             gate = self._gate(live, leaf, loss_c)
             engine.backward(gate * self._surrogate(live, leaf, len(micros)))
             applied = engine.step(lr)
@@ -119,9 +121,11 @@ class SilcStep:
         with torch.no_grad():
             return [self._forward(micro, distill=False) for micro in micros]
 
-    def _forward(self, micro: Batch, distill: bool) -> _Features:
+    def _forward(self, micro: Batch, distill: bool, before: _Features | None = None) -> _Features:
         """The student over one micro-batch, with the distillation loss inside so that ZeRO-3 gathers the head's
         weights.
+
+        before: its features of the first pass; those of a locked tower are not computed again.
         """
         plan, objective, teacher = self.plan, self.config.objective, self.state.teacher
         inputs = None
@@ -136,9 +140,15 @@ class SilcStep:
                 student_views=plan.joined,
                 backend=self.config.kernels.distill,
             )
-        large = micro.large[:, : plan.student_large]
+        locked = () if before is None else self.config.optim.locked
+        large = None if "vision" in locked else micro.large[:, : plan.student_large]
         small = micro.small if distill else None
-        return _Features(*self.state.engine.forward(large, small, micro.tokens, inputs))
+        tokens = None if "text" in locked else micro.tokens
+        dropping = Dropping(self.config.train.seed, micro.first) if self._drops else None
+        image, text, loss, bottleneck = self.state.engine.forward(large, small, tokens, inputs, dropping)
+        if before is not None:
+            image, text = before.image if image is None else image, before.text if text is None else text
+        return _Features(image, text, loss, bottleneck)
 
     def _teacher_features(self, teacher: EmaTeacher, micro: Batch) -> Tensor | Callable[[Tensor], Tensor]:
         """Teacher features [T, n, d]; for a head-only EMA, a function that makes them of the student's own features [n,

@@ -41,6 +41,7 @@ def same(first: Batch, second: Batch) -> bool:
         and torch.equal(first.small, second.small)
         and torch.equal(first.tokens, second.tokens)
         and (first.keys, first.position, first.skipped) == (second.keys, second.position, second.skipped)
+        and first.first == second.first
     )
 
 
@@ -49,7 +50,7 @@ def join(parts: list[Batch]) -> Batch:
     large, small, tokens = (torch.cat([getattr(part, name) for part in parts]) for name in ("large", "small", "tokens"))
     keys = [key for part in parts for key in part.keys]
     skipped = [skip for part in parts for skip in part.skipped]
-    return Batch(large, small, tokens, keys, parts[0].n_original, parts[0].position, skipped)
+    return Batch(large, small, tokens, keys, parts[0].n_original, parts[0].position, skipped, first=parts[0].first)
 
 
 def break_some(shard: int, number: int, sample: dict) -> None:
@@ -104,10 +105,12 @@ def test_ranks_share_the_batch_of_one_process(
     shards = write_shards(counts, break_some if faults else lambda *_: None, name=name)
     config = make_config(shards, shuffle_block=block, max_skipped=1.0)
     alone = take(config, 3, start_position=start)
+    assert [batch.first for batch in alone] == [start, start + 8, start + 16]
     for world in (2, 4):
         ranks = [take(config, 3, rank=rank, world=world, start_position=start) for rank in range(world)]
         for whole, *parts in zip(alone, *ranks, strict=True):
             assert all(part.position == whole.position for part in parts)
+            assert [part.first - parts[0].first for part in parts] == [rank * len(parts[0]) for rank in range(world)]
             assert same(whole, join(parts))
 
 

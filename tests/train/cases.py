@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -37,6 +37,8 @@ class Objective:
 
     objective: dict[str, Any]
     optim: dict[str, Any]
+    vision: dict[str, Any] = field(default_factory=dict)
+    views: dict[str, Any] = field(default_factory=dict)
 
 
 # eps is large on purpose. Some parameters have a gradient of exactly zero in theory (the bias of the keys: it leaves
@@ -69,6 +71,28 @@ OBJECTIVES = {
         {"contrastive": "sigmoid", "head_only_ema": True, "max_scale": LIMIT}, {"schedule": "constant"}
     ),
     "late": Objective({"distill_start": 0.25}, {"clip": 0.0}),
+    # Parts of the student left out, in aligned, distilled and joined views, after a late start.
+    "dropping": Objective(
+        {"contrastive_views": "original_and_globals", "global_to_global": True, "distill_start": 0.1},
+        {},
+        vision={"depth": 3, "drop_path": 0.4, "patch_dropout": 0.4},
+    ),
+    # Towers that are not trained, and layer-wise rates in the other one.
+    "lit": Objective(
+        {"distill": False},
+        {"locked": ["vision"], "text_layer_decay": 0.7},
+        vision={"patch_dropout": 0.3},
+        views={"n_local": 0},
+    ),
+    "locked_text": Objective(
+        {"contrastive": "sigmoid"},
+        {
+            "locked": ["text"],
+            "vision_layer_decay": 0.6,
+            "rules": [ParameterRule(pattern=r"mlp\.fc1\.weight", lr=0.5, weight_decay=2.0)],
+        },
+        vision={"depth": 2},
+    ),
 }
 
 
@@ -89,11 +113,13 @@ def config(
     chosen = OBJECTIVES[objective]
     return Config(
         model=ModelConfig(
-            vision=VisionConfig(image_size=16, patch_size=4, width=32, depth=1, heads=2),
+            vision=VisionConfig(
+                **({"image_size": 16, "patch_size": 4, "width": 32, "depth": 1, "heads": 2} | chosen.vision)
+            ),
             text=TextConfig(context_length=CONTEXT, vocab_size=vocabulary, width=24, depth=2, heads=2),
             head=HeadConfig(prototypes=64, hidden=48, bottleneck=16),
         ),
-        views=ViewsConfig(n_global=2, n_local=3, global_size=16, local_size=8),
+        views=ViewsConfig(**({"n_global": 2, "n_local": 3, "global_size": 16, "local_size": 8} | chosen.views)),
         objective=ObjectiveConfig(**{"ema_momentum": 0.9, **chosen.objective}),
         optim=OptimConfig(**(_OPTIM | chosen.optim)),
         engine=EngineConfig(
@@ -133,10 +159,10 @@ def global_batch(run: Config, step: int) -> Batch:
         return torch.randint(0, 256, (size, count, 3, side, side), dtype=torch.uint8, generator=generator)
 
     large = pixels(run.n_original + views.n_global, views.global_size)
-    small = pixels(views.n_local, views.local_size)
+    small = pixels(views.n_local, views.local_size) if views.n_local else None
     tokens = torch.randint(0, run.model.text.vocab_size, (size, CONTEXT), generator=generator)
     keys = [f"shard/{step}-{sample}" for sample in range(size)]
-    return Batch(large, small, tokens, keys, run.n_original, (step + 1) * size, [])
+    return Batch(large, small, tokens, keys, run.n_original, (step + 1) * size, [], first=step * size)
 
 
 def share(batch: Batch, rank: int, ranks: int) -> Batch:

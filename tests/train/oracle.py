@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import math
+import re
 from dataclasses import dataclass, field
 
 import torch
@@ -18,6 +19,7 @@ from torch import Tensor, nn
 from silc.config import Config
 from silc.data.batch import Batch
 from silc.model import SilcModel
+from silc.model.dropping import Drawn, Dropping
 from tests.train.cases import first_model, global_batch
 
 
@@ -35,8 +37,13 @@ class PlainLoop:
     def __init__(self, run: Config) -> None:
         self.run, objective = run, run.objective
         self.model: SilcModel = first_model(run)
+        self.locked = tuple({"vision": "visual.", "text": "text."}[tower] for tower in run.optim.locked)
+        for name, parameter in self.model.named_parameters():
+            parameter.requires_grad_(not name.startswith(self.locked))
         self.teacher_visual = copy.deepcopy(self.model.visual).requires_grad_(False)
-        self.teacher_head = copy.deepcopy(self.model.head).requires_grad_(False)
+        self.teacher_head = copy.deepcopy(self.model.head)
+        if self.teacher_head is not None:
+            self.teacher_head.requires_grad_(False)
         self.center = torch.zeros(run.model.head.prototypes)
         sigmoid = objective.contrastive == "sigmoid"
         first = objective.init_scale or (10.0 if sigmoid else 1 / 0.07)
@@ -44,7 +51,8 @@ class PlainLoop:
         self.bias = nn.Parameter(torch.tensor([-10.0])) if sigmoid else None
         self.loss = SigLipLoss() if sigmoid else ClipLoss()
         options = {"lr": 0.0, "betas": (run.optim.beta1, run.optim.beta2), "eps": run.optim.eps}
-        self.optimizer = torch.optim.AdamW([self._group(n, p) for n, p in self.model.named_parameters()], **options)
+        trained = [(n, p) for n, p in self.model.named_parameters() if p.requires_grad]
+        self.optimizer = torch.optim.AdamW([self._group(n, p) for n, p in trained], **options)
         scalars = [self.log_scale] if self.bias is None else [self.log_scale, self.bias]
         self.scale_optimizer = torch.optim.AdamW(scalars, weight_decay=0.0, **options)
 
@@ -52,11 +60,25 @@ class PlainLoop:
         """Matrices decay; vectors and tables do not; what the rules of the run name does as they say."""
         table = name.endswith(("pos_embed", "positional_embedding", "latent"))
         decay, lr = (0.0 if parameter.ndim < 2 or table else self.run.optim.weight_decay), 1.0
-        if self.run.optim.rules and name.startswith("text."):
+        if self.locked:
+            lr = self._layer_share(name)
+            if self.run.optim.rules and "mlp.fc1.weight" in name:
+                decay, lr = 2 * self.run.optim.weight_decay, 0.5 * lr
+        elif self.run.optim.rules and name.startswith("text."):
             decay, lr = 0.0, 0.5
         elif self.run.optim.rules and "mlp.fc1.weight" in name:
             decay = 2 * self.run.optim.weight_decay
         return {"params": [parameter], "weight_decay": decay, "share": lr}
+
+    def _layer_share(self, name: str) -> float:
+        """Of the variants with a locked tower, each with two blocks in the other one: 1 behind these."""
+        if name.startswith("head."):
+            return 1.0
+        decay = self.run.optim.vision_layer_decay if name.startswith("visual.") else self.run.optim.text_layer_decay
+        if "embed" in name:
+            return decay**3
+        block = re.search(r"blocks\.([01])\.", name)
+        return 1.0 if block is None else decay ** (2 - int(block.group(1)))
 
     def rate(self, step: int) -> float:
         """Warm-up over 4 steps, then what the run's schedule says, for 20 steps in all."""
@@ -68,9 +90,21 @@ class PlainLoop:
         cool = min(1.0, (20 - step) / 5)
         return peak * cool * ((1 + after / 10) ** -0.5 if self.run.optim.schedule == "rsqrt" else 1.0)
 
-    def images(self, crops: Tensor, tower: nn.Module) -> list[Tensor]:
-        """Features [B, D] of each view, a call of the tower each."""
-        return [tower([view.contiguous()])[0] for view in crops.unbind(1)]
+    def images(
+        self, crops: Tensor, tower: nn.Module, number: int | None = None, first: int = 0, whole: bool = True
+    ) -> list[Tensor]:
+        """Features [B, D] of each view, a call of the tower each.
+
+        number: of the student's step, which leaves parts out; first: number of the first view; whole: of local crops.
+        """
+        found = []
+        for view, crop in enumerate(crops.unbind(1), first):
+            drawn = None
+            if number is not None:
+                keys = Dropping(self.run.train.seed, number * len(crop)).keys(len(crop), range(view, view + 1), "cpu")
+                drawn = [Drawn(keys, whole)]
+            found += tower([crop.contiguous()], drawn)
+        return found
 
     def contrastive(self, views: list[Tensor], text: Tensor) -> Tensor:
         """Mean over views of the peer's loss over the whole batch."""
@@ -96,14 +130,15 @@ class PlainLoop:
     def step(self, batch: Batch, number: int) -> dict[str, float]:
         """One step; returns the row a run logs for it."""
         run, model, objective = self.run, self.model, self.run.objective
-        distill = number >= round(objective.distill_start * run.train.steps)
+        distill = objective.distill and number >= round(objective.distill_start * run.train.steps)
         if number and distill and number == round(objective.distill_start * run.train.steps):
             self.follow(0.0)
-        large = self.images(batch.large, model.visual)
+        dropped = number if run.model.vision.drop_path or run.model.vision.patch_dropout else None
+        large = self.images(batch.large, model.visual, dropped, whole=False)
         loss = contrastive = self.contrastive(large, model.text(batch.tokens))
         row = {"loss_contrastive": contrastive.item()}
         if distill:
-            students = self.images(batch.small, model.visual)
+            students = self.images(batch.small, model.visual, dropped, len(large))
             first_global = len(students)
             if objective.global_to_global:
                 students += large[run.n_original :]
@@ -136,7 +171,7 @@ class PlainLoop:
     def move(self, number: int) -> float:
         """Clip, step both optimisers, keep the scale below its limit. Returns the norm before clipping."""
         rate, optim = self.rate(number), self.run.optim
-        parameters = list(self.model.parameters())
+        parameters = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
         for parameter in parameters:  # as ZeRO has it: an unused parameter has a gradient of zero, and so decays
             if parameter.grad is None:
                 parameter.grad = torch.zeros_like(parameter)
@@ -166,9 +201,10 @@ def train(run: Config) -> Trajectory:
     loop = PlainLoop(run)
     rows = [loop.step(global_batch(run, number), number) for number in range(run.train.steps)]
     state = {f"student.{n}": p.detach() for n, p in loop.model.named_parameters()}
-    if not run.objective.head_only_ema:
+    if run.objective.distill and not run.objective.head_only_ema:
         state |= {f"teacher.visual.{n}": p for n, p in loop.teacher_visual.named_parameters()}
-    state |= {f"teacher.head.{n}": p for n, p in loop.teacher_head.named_parameters()}
+    if run.objective.distill:
+        state |= {f"teacher.head.{n}": p for n, p in loop.teacher_head.named_parameters()}
     state |= {"center": loop.center, "scale.logit_scale": loop.log_scale.detach()}
     if loop.bias is not None:
         state["scale.logit_bias"] = loop.bias.detach()

@@ -22,13 +22,15 @@ SAMPLES = 40  # not a multiple of the batch, and less than a run: a batch crosse
 BPE = 49408
 
 
-def resumed(world: World, folder: Path, *, stage: int, precision: str = "fp32") -> dict[str, Any]:
+def resumed(
+    world: World, folder: Path, *, stage: int, precision: str = "fp32", objective: str = "softmax"
+) -> dict[str, Any]:
     """Both runs' last states, and the words that refuse a changed model."""
-    shards, folder = folder / "shards", folder / precision
+    shards, folder = folder / "shards", folder / f"{objective}-{precision}"
     if world.main and not shards.exists():
         write_shards(shards)
     barrier()
-    run = cases.config(stage=stage, steps=STEPS, vocabulary=BPE, save_every=HALF, precision=precision)
+    run = cases.config(objective, stage=stage, steps=STEPS, vocabulary=BPE, save_every=HALF, precision=precision)
     run.data = DataConfig(shards=[str(shards)], workers=0, shuffle_block=16)
     whole = _trainer(run, world, folder / "whole")
     whole.run()

@@ -45,7 +45,8 @@ def state_of(trainer: Trainer) -> dict[str, Tensor]:
 def whole(state: TrainState) -> dict[str, Tensor]:
     """See :func:`state_of`."""
     found = {f"student.{name}": value for name, value in state.engine.master_weights().items()}
-    found |= {f"teacher.{name}": value.clone() for name, value in state.teacher.average().items()}
+    if state.teacher is not None:
+        found |= {f"teacher.{name}": value.clone() for name, value in state.teacher.average().items()}
     found |= {f"scale.{name}": value.clone() for name, value in state.scale.state_dict().items()}
     return found | {"center": state.center.clone()}
 
@@ -69,9 +70,11 @@ def variants(ranks: int) -> list[tuple[str, int, int]]:
     """(objective, ZeRO stage, accumulation) of the trajectories on this number of ranks."""
     plain = [(kind, stage, 1) for kind in ("softmax", "sigmoid") for stage in cases.STAGES]
     if ranks == 1:
-        return [*plain, ("softmax", 1, 4), ("late", 2, 1)]
+        return [*plain, ("softmax", 1, 4), ("late", 2, 1), ("dropping", 2, 1), ("lit", 3, 1), ("locked_text", 1, 4)]
     accumulated = [("softmax", stage, 4) for stage in cases.STAGES]
-    return [*plain, *accumulated, ("all_views", 1, 4), ("all_views", 3, 1), ("head_only", 2, 4), ("late", 3, 1)]
+    others = [("all_views", 1, 4), ("all_views", 3, 1), ("head_only", 2, 4), ("late", 3, 1)]
+    others += [("dropping", 1, 4), ("dropping", 3, 2), ("lit", 1, 1), ("lit", 3, 2), ("locked_text", 2, 4)]
+    return [*plain, *accumulated, *others]
 
 
 def case_name(objective: str, stage: int, accumulation: int) -> str:

@@ -9,9 +9,20 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from silc.config import Config, HeadConfig, ModelConfig, ObjectiveConfig, TextConfig, ViewsConfig, VisionConfig
+from silc.config import (
+    Config,
+    HeadConfig,
+    ModelConfig,
+    ObjectiveConfig,
+    OptimConfig,
+    TextConfig,
+    ViewsConfig,
+    VisionConfig,
+)
 from silc.model import DistillInputs, SilcModel, build
+from silc.model.dropping import Dropping
 from silc.objective import plan_views
+from silc.train.locked import lock
 from silc.train.plan.activations import Machine, kept, working
 
 FP32, BF16 = torch.float32, torch.bfloat16
@@ -30,12 +41,14 @@ def config(
     prototypes: int = 512,
     side: int = 48,
     text: tuple[int, int] = (64, 20),
+    locked: list[str] | None = None,
+    **vision: float,
 ) -> Config:
     """Three blocks in each tower. views: global and local ones. text: width and context length."""
     return Config(
         model=ModelConfig(
             vision=VisionConfig(
-                image_size=side, patch_size=8, width=width, depth=3, heads=width // 64, mlp_ratio=ratio
+                image_size=side, patch_size=8, width=width, depth=3, heads=width // 64, mlp_ratio=ratio, **vision
             ),
             text=TextConfig(context_length=text[1], vocab_size=100, width=text[0], depth=3, heads=2),
             head=HeadConfig(prototypes=prototypes, hidden=256, bottleneck=64),
@@ -43,6 +56,7 @@ def config(
         ),
         views=ViewsConfig(n_global=views[0], n_local=views[1], global_size=side, local_size=24),
         objective=ObjectiveConfig(**(objective or {})),
+        optim=OptimConfig(locked=locked or []),
     )
 
 
@@ -52,6 +66,9 @@ CASES = {
     "clip": config(objective=CLIP, views=(0, 0)),
     "many prototypes": config(prototypes=8192),
     "wide": config(width=192, ratio=3.7, text=(128, 64)),
+    "thinned": config(objective=ALL, patch_dropout=0.6, drop_path=0.2),
+    "lit": config(objective=CLIP, views=(0, 0), locked=["vision"]),
+    "locked text": config(locked=["text"]),
 }
 
 
@@ -77,7 +94,9 @@ def student(run: Config, dtype: torch.dtype, micro: int) -> tuple[SilcModel, tup
             student_views=plan.joined,
             backend="torch",
         )
-    return build(run).to(dtype), (large, small, tokens, distill)
+    model = build(run).to(dtype)
+    lock(model, run.optim)
+    return model, (large, small, tokens, distill, Dropping(0, 0) if run.model.vision.drop_path else None)
 
 
 def saved_bytes(model: SilcModel, arguments: tuple[Any, ...]) -> int:
@@ -126,6 +145,23 @@ def peak_bytes(call: Callable[[], None]) -> int:
         now += event.nbytes()
         peak = max(peak, now)
     return peak
+
+
+@pytest.mark.parametrize("dtype", [FP32, BF16], ids=["fp32", "bf16"])
+def test_the_peak_with_a_locked_image_tower(dtype: torch.dtype) -> None:
+    """Within 10 %: a block's forward pass of the wide tower, or all that the narrow one keeps."""
+    for text in ((64, 8), (192, 64)):
+        run, micro = config(objective=CLIP, views=(0, 0), width=192, side=96, text=text, locked=["vision"]), 8
+        model, arguments = student(run, dtype, micro)
+
+        def step(model=model, arguments=arguments) -> None:
+            image, text, _, _ = model(*arguments)
+            (image.float().sum() + text.float().sum()).backward()
+            model.zero_grad(set_to_none=True)
+
+        machine = Machine(dtype, cuda=False)
+        planned = kept(run, machine, micro, False) + working(run, machine, micro, micro, 1, False)
+        assert planned == pytest.approx(peak_bytes(step), rel=0.1), text
 
 
 @pytest.mark.parametrize("recompute", [False, True], ids=["kept", "recomputed"])

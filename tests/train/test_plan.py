@@ -15,6 +15,7 @@ from silc.commands.train import main
 from silc.config import Config
 from silc.config_rules import divisors, validate
 from silc.model import build
+from silc.model.dropping import Drawn, Dropping
 from silc.train.estimate import head_macs, passes_flops, step_flops, text_macs, vision_macs
 from silc.train.metrics import peak_flops
 from silc.train.plan.activations import Machine
@@ -53,6 +54,48 @@ def test_image_tower(size: int) -> None:
     crop = torch.zeros(1, 3, size, size, dtype=torch.uint8)
     embedding = (size // vision.patch_size) ** 2 * vision.width * 3 * vision.patch_size**2
     assert vision_macs(vision, size) == counted(lambda: model.visual([crop])) + embedding
+
+
+@pytest.mark.parametrize("dropout", [0.3, 0.75, 0.99])
+def test_image_tower_with_patch_dropout(dropout: float) -> None:
+    run = cases.config()
+    run.model.vision.patch_dropout = dropout
+    model, vision = build(run), run.model.vision
+    drawn = [Drawn(Dropping(0, 0).keys(1, range(1), "cpu"), whole=False)]
+    crop = torch.zeros(1, 3, 16, 16, dtype=torch.uint8)
+    embedding = 16 * vision.width * 3 * vision.patch_size**2
+    found = counted(lambda: model.visual([crop], drawn)) + embedding
+    assert vision_macs(vision, 16, dropout=dropout) == found
+
+
+def test_patch_dropout_thins_the_students_large_crops_alone() -> None:
+    plain, thin = preset("silc_vit_b16"), preset("silc_vit_b16", "model.vision.patch_dropout=0.5")
+    saved = vision_macs(plain.model.vision, 256) - vision_macs(plain.model.vision, 256, dropout=0.5)
+    assert step_flops(plain) - step_flops(thin) == pytest.approx(2 * 3 * 2 * saved)  # not the teacher's
+    assert passes_flops(plain).contrastive - passes_flops(thin).contrastive == pytest.approx(2 * 2 * saved)
+    assert make_plan(thin, 64, H100).tokens_per_image == 2 * 128 + 8 * 36
+
+
+def test_a_locked_tower_runs_forward_and_is_not_repeated() -> None:
+    plain, lit = preset("clip_vit_b16"), preset("clip_vit_b16", "optim.locked=[vision]")
+    image = 2 * vision_macs(plain.model.vision, 256)
+    assert step_flops(plain) - step_flops(lit) == pytest.approx(2 * image)
+    text = 2 * text_macs(plain.model.text, plain.model.vision.width)
+    assert passes_flops(lit) == pytest.approx((text, text))
+    other = preset("silc_vit_b16", "optim.locked=[text]")
+    assert step_flops(preset("silc_vit_b16")) - step_flops(other) == pytest.approx(2 * text)
+
+
+def test_a_locked_tower_has_weights_and_nothing_else() -> None:
+    run = cases.config("lit")
+    counts = parameters(run)
+    sizes, text = held(run, GPU_BF16), counts["text tower"]
+    assert sizes["weights"] == 2 * sum(counts.values())
+    assert sizes["gradients"] == 2 * text / 4
+    assert sizes["fp32 master weights"] == 4 * text / 4
+    assert sizes["Adam moments"] == 8 * text / 4
+    row = next(line for line in plan_text(make_plan(run, 4, H100)).splitlines() if "of these locked" in line)
+    assert row.split()[-1] == f"{counts['image tower']:,}"
 
 
 def test_text_tower_and_head() -> None:

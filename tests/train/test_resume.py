@@ -11,11 +11,11 @@ from silc.train import checkpoint
 from tests.train import cases, resume
 
 
-@pytest.mark.parametrize("run", ["resumed", "resumed_bf16"])
+@pytest.mark.parametrize("run", ["resumed", "resumed_bf16", "resumed_dropping"])
 @pytest.mark.parametrize("ranks", [1, 2])
 def test_goes_on_bit_for_bit(launched, ranks: int, run: str) -> None:
-    """ZeRO-3 on one rank, ZeRO-2 on two, in bf16 a stage less; real shards; weights, teacher, center, scale, and the
-    place in the data."""
+    """ZeRO-3 on one rank, ZeRO-2 on two, in bf16 a stage less, with drop path and patch dropout ZeRO-1; real shards;
+    weights, teacher, center, scale, and the place in the data."""
     for findings in launched(ranks):
         found = findings[run]
         assert found["started"]["step"] == resume.HALF

@@ -33,6 +33,8 @@ def changed(*words: str) -> Config:
         ("objective.contrastive=sigmoid", "objective.contrastive is sigmoid, it was softmax"),
         ("objective.head_only_ema=true", "objective.head_only_ema is True, it was False"),
         ("model.vision.depth=3", "model.vision.depth is 3, it was 12"),
+        ("model.vision.gelu=tanh", "model.vision.gelu is tanh, it was exact"),
+        ("optim.locked=[text]", "optim.locked is ['text'], it was []"),
         ("train.seed=5", "train.seed is 5, it was 0"),
     ],
 )
@@ -78,6 +80,10 @@ NAMED = {
     "optim.beta2=0.99": (0.95, 0.99),
     "optim.weight_decay=0": (1e-4, 0.0),
     "optim.clip=3": (1.0, 3.0),
+    "optim.vision_layer_decay=0.8": (1.0, 0.8),
+    "optim.text_layer_decay=0.9": (1.0, 0.9),
+    "model.vision.drop_path=0.1": (0.0, 0.1),
+    "model.vision.patch_dropout=0.5": (0.0, 0.5),
     "objective.teacher_temp=0.07": (0.04, 0.07),
     "objective.ema_momentum=0.5": (None, 0.5),
     "objective.distill_weight=2": (1.0, 2.0),
@@ -101,7 +107,8 @@ def test_what_changes_what_follows_is_named_with_both_values(word):
 
 def test_every_name_in_the_lists_is_a_key():
     keys = dict(same_run._leaves(config_io.to_dict(SAVED)))
-    for name in (*same_run._FIXED, *same_run._NAMED, *same_run._SILENT, *same_run._EFFECTS):
+    lists = (*same_run._FIXED, *same_run._RATES, *same_run._NAMED, *same_run._SILENT, *same_run._EFFECTS)
+    for name in lists:
         assert any(same_run._within(key, (name,)) for key in keys), name
 
 

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 
 from silc.distributed import World, init
-from tests.train import begins, faults, resume, rewinds, runs
+from tests.train import begins, faults, locked_runs, resume, rewinds, runs
 
 
 def everything(world: World, folder: Path) -> dict[str, Any]:
@@ -27,10 +27,12 @@ def everything(world: World, folder: Path) -> dict[str, Any]:
         findings |= {"averages": runs.averages(world, folder)}
         findings |= {"discarded": faults.discarded(world, folder), "stopped": faults.stopped(world, folder)}
         findings |= {"without_data": faults.without_data(world, folder)}
+    findings |= {"locked": locked_runs.locked(world, folder / "locked")}
     findings |= {"rewound": rewinds.rewound(world, folder)}
     stage = 2 if world.size > 1 else 3
     findings |= {"resumed": resume.resumed(world, folder, stage=stage)}
-    return findings | {"resumed_bf16": resume.resumed(world, folder, stage=stage - 1, precision="bf16")}
+    findings |= {"resumed_bf16": resume.resumed(world, folder, stage=stage - 1, precision="bf16")}
+    return findings | {"resumed_dropping": resume.resumed(world, folder, stage=1, objective="dropping")}
 
 
 def main() -> None:

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import torch
 
 from silc.config import Config, TextConfig, VisionConfig
+from silc.model.dropping import kept_patches
 from silc.model.layers import CHUNK_ELEMENTS
 from silc.objective import ViewPlan, plan_views
 
@@ -41,40 +42,47 @@ class Machine:
 
 
 def image_tokens(config: Config, plan: ViewPlan) -> int:
-    """Tokens of the student's crops of one image."""
+    """Tokens of the student's crops of one image that patch dropout leaves."""
     views, patch = config.views, config.model.vision.patch_size
-    tokens = plan.student_large * (views.global_size // patch) ** 2
+    patches = (views.global_size // patch) ** 2
+    tokens = plan.student_large * kept_patches(patches, config.model.vision.patch_dropout)
     return tokens + (plan.n_local * (views.local_size // patch) ** 2 if plan.n_local else 0)
 
 
 def kept(config: Config, machine: Machine, micro: int, recompute: bool) -> float:
-    """Bytes that wait for the backward pass after the student's forward pass over `micro` pairs."""
+    """Bytes that wait for the backward pass after the student's forward pass over `micro` pairs. Of a locked tower
+    nothing does.
+    """
     plan = plan_views(config)
-    model = config.model
-    total = _vision(model.vision, machine, plan, micro * image_tokens(config, plan), micro, recompute)
-    total += _text(model.text, model.vision.width, machine, micro, recompute)
+    model, locked = config.model, config.optim.locked
+    total = 0.0
+    if "vision" not in locked:
+        total += _vision(model.vision, machine, plan, micro * image_tokens(config, plan), micro, recompute)
+    if "text" not in locked:
+        total += _text(model.text, model.vision.width, machine, micro, recompute)
     if config.objective.distill:
         total += _head(config, machine, plan, micro)
     return total
 
 
 def working(config: Config, machine: Machine, micro: int, share: int, ranks: int, recompute: bool) -> float:
-    """Bytes on top of :func:`kept` at the worst moment: one block's backward pass, the head's loss or the contrastive
+    """Bytes on top of :func:`kept` at the worst moment: one block's pass, the head's loss or the contrastive
     loss over a rank's whole share, whichever is largest. The teacher's pass comes before the student's and needs less.
     """
     plan = plan_views(config)
     size, text = machine.size, config.model.text
-    block = max(
-        _block_backward(
-            micro * image_tokens(config, plan),
-            config.model.vision,
-            machine,
-            recompute,
-            packed=True,
-            joined=_resolutions(plan) > 1,
-        ),
-        _block_backward(micro * text.context_length, text, machine, recompute, packed=False),
-    )
+    tokens = {"vision": micro * image_tokens(config, plan), "text": micro * text.context_length}
+    towers: dict[str, VisionConfig | TextConfig] = {"vision": config.model.vision, "text": text}
+    block = 0.0
+    for name, tower in towers.items():
+        packed, joined = name == "vision", name == "vision" and _resolutions(plan) > 1
+        if name in config.optim.locked:
+            # The image tower runs first, when nothing is kept yet.
+            before = 0.0 if name == "text" else kept(config, machine, micro, recompute)
+            block = max(block, _block_forward(tokens[name], tower, machine) - before)
+        else:
+            one = _block_backward(tokens[name], tower, machine, recompute, packed=packed, joined=joined)
+            block = max(block, one)
     head = 0.0
     if config.objective.distill:
         prototypes = config.model.head.prototypes * config.model.head.bottleneck
@@ -127,6 +135,15 @@ def _block_backward(
     if machine.lean:
         total += FP32 * min(CHUNK_ELEMENTS, tokens * hidden)
     return total + (_block(tokens, tower, machine, packed=packed, joined=joined) if recompute else 0.0)
+
+
+def _block_forward(tokens: int, tower: VisionConfig | TextConfig, machine: Machine) -> float:
+    """A block's forward pass of which nothing is kept, in its MLP: the tower's and the block's input, the sum after
+    attention, its normalised form, the MLP's wide tensor, GELU's result (on a lean machine, of some rows) and its own.
+    """
+    width, hidden = tower.width, int(tower.width * tower.mlp_ratio)
+    activated = min(CHUNK_ELEMENTS, tokens * hidden) if machine.lean else tokens * hidden
+    return machine.size * (tokens * (5 * width + hidden) + activated)
 
 
 def _vision(vision: VisionConfig, machine: Machine, plan: ViewPlan, tokens: int, micro: int, recompute: bool) -> float:

@@ -38,25 +38,31 @@ def parameters(config: Config) -> dict[str, int]:
     return {name: 0 if part is None else sum(p.numel() for p in part.parameters()) for name, part in parts.items()}
 
 
+def trained(config: Config, counts: dict[str, int]) -> int:
+    """Parameters outside locked towers. counts: of :func:`parameters`."""
+    parts = {"vision": "image tower", "text": "text tower"}
+    return sum(counts.values()) - sum(counts[parts[name]] for name in config.optim.locked)
+
+
 def memory(config: Config, counts: dict[str, int], machine: Machine, ranks: int, micro: int, recompute: bool) -> Memory:
     """What one of `ranks` holds when it takes `micro` pairs at a time.
 
     counts: of :func:`parameters`. recompute: as `model.checkpoint_activations`, whatever the configuration says.
     """
     share = config.train.global_batch // ranks
-    total, followed = sum(counts.values()), _followed(config, counts)
+    total, moved, followed = sum(counts.values()), trained(config, counts), _followed(config, counts)
     kept = activations.kept(config, machine, micro, recompute)
     working = activations.working(config, machine, micro, share, ranks, recompute)
     # At the end of a step activations are gone, and gradients in fp32 and the teacher's gathered weights take their
     # place; where that is more, it decides.
-    ending = FP32 * total / ranks + machine.size * followed * (1 + 1 / ranks)
+    ending = FP32 * moved / ranks + machine.size * followed * (1 + 1 / ranks)
     return Memory(
         {
             "weights": _weights(config, machine, total, ranks),
-            "gradients": _gradients(config, machine, total, ranks, accumulating=micro < share),
+            "gradients": _gradients(config, machine, moved, ranks, accumulating=micro < share),
             "buckets of the reduction": _buckets(config, machine),
-            "fp32 master weights": _masters(config, machine, total, ranks),
-            "Adam moments": 2 * FP32 * total / ranks,
+            "fp32 master weights": _masters(config, machine, moved, ranks),
+            "Adam moments": 2 * FP32 * moved / ranks,
             "teacher": machine.size * followed + (0 if machine.size == FP32 else FP32 * followed / ranks),
             "crops of the rank's share, uint8": share * _pixels(config),
             ACTIVATIONS: kept,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from silc.config import Config
+from silc.train.plan.memory import trained
 from silc.train.plan.plan import RESERVE, Choice, Plan
 
 GIB = 2**30
@@ -78,7 +79,10 @@ def _sizes(plan: Plan) -> Iterator[str]:
     yield "parameters"
     for name, count in plan.parameters.items():
         yield _row(name, f"{count:,}")
-    yield _row("total", f"{sum(plan.parameters.values()):,}")
+    total = sum(plan.parameters.values())
+    yield _row("total", f"{total:,}")
+    if plan.config.optim.locked:
+        yield _row("of these locked", f"{total - trained(plan.config, plan.parameters):,}")
     yield ""
     yield _row("student tokens per image", f"{plan.tokens_per_image:,}")
 
