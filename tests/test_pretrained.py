@@ -34,7 +34,7 @@ from silc.distributed import World
 from silc.evaluate import runner
 from silc.evaluate.datasets import resolve_data
 from silc.evaluate.towers import Towers, build_towers
-from silc.interchange.write.open_clip import export
+from tests.interchange.sources import export
 from silc.model import LogitScale, build
 
 NAMES = ["ship", "red house", "tree", "cat"]

@@ -15,7 +15,7 @@ from silc.data.splits import DataSet
 from silc.evaluate.tasks import zeroshot_classification
 from silc.evaluate.tasks.task import class_embeddings
 from silc.evaluate.tasks.zeroshot_classification import accuracy
-from silc.interchange.write.open_clip import export
+from tests.interchange.sources import export
 from silc.model import LogitScale
 
 from .conftest import NAMES, Memory, random_images

@@ -11,7 +11,7 @@ import torch
 from silc.config import Config
 from silc.interchange.read.open_clip import CONFIG, MAX_JSON, WEIGHTS, is_export, load_export
 from silc.interchange.timm_names import _TIMM_NAMES, named_sizes
-from silc.interchange.write.open_clip import export
+from tests.interchange.sources import export
 from silc.model import LogitScale, SilcModel, build
 from silc.model.vision import Pixels
 
