@@ -7,6 +7,7 @@ them into tensors, ``loader`` yields batches. For evaluation, ``splits`` and ``f
 
 from silc.data.batch import Batch, Skip
 from silc.data.loader import Loader, build_loader
-from silc.data.tokenizer import Tokenizer, build_tokenizer
+from silc.data.tokenizer import build_tokenizer, tokenizer_of
+from silc.data.tokens import Tokenizer
 
-__all__ = ["Batch", "Loader", "Skip", "Tokenizer", "build_loader", "build_tokenizer"]
+__all__ = ["Batch", "Loader", "Skip", "Tokenizer", "build_loader", "build_tokenizer", "tokenizer_of"]

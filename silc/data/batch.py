@@ -33,6 +33,7 @@ class Batch:
         skipped: unusable samples of this rank's share, which others replaced.
         work: what is left to do to the views, see :mod:`silc.data.views.device`; `to` does it. None: they are ready.
             Views that are still to be cut are shapes alone, on the meta device.
+        truncated: captions of this rank's share of which the model reads the beginning alone.
     """
 
     large: Tensor
@@ -43,18 +44,21 @@ class Batch:
     position: int
     skipped: list[Skip]
     work: DeviceWork | None = None
+    truncated: int = 0
 
     def __len__(self) -> int:
         return len(self.keys)
 
     def split(self, size: int) -> list[Batch]:
-        """Micro-batches of `size` samples, which must divide the batch. `skipped` stays with the whole batch."""
+        """Micro-batches of `size` samples, which must divide the batch. `skipped` and `truncated` stay with the whole batch."""
         assert len(self) % size == 0
         assert self.work is None
         small = [None] * (len(self) // size) if self.small is None else self.small.split(size)
         parts = zip(self.large.split(size), small, self.tokens.split(size), range(0, len(self), size), strict=True)
         return [
-            replace(self, large=large, small=small, tokens=tokens, keys=self.keys[at : at + size], skipped=[])
+            replace(
+                self, large=large, small=small, tokens=tokens, keys=self.keys[at : at + size], skipped=[], truncated=0
+            )
             for large, small, tokens, at in parts
         ]
 

@@ -21,7 +21,7 @@ from silc.data.randomness import Purpose, uniform_rows
 from silc.data.shards import Sample, Unreadable
 from silc.data.shards.reader import Place, SampleReader, Unusable
 from silc.data.stream import Arrange, SampleStream, deal
-from silc.data.tokenizer import build_tokenizer
+from silc.data.tokenizer import tokenizer_of
 from silc.data.training_set import TrainingSet
 from silc.data.views.crops import MultiCrop, ViewPlan
 from silc.data.views.device import ALL_HERE, Left, leave
@@ -71,12 +71,7 @@ class BatchDataset(Dataset["Batch | Failure"]):
         self._reader = SampleReader(data.manifest, self._open_store, self._note_used)
         self.stream = _stream(config, data, self._deal if config.data.unique_captions else None)
         self._cache = _cache(config.data, data, self.stream.block)
-        self._tokenizer = build_tokenizer(config.data.tokenizer, config.model.text.context_length)
-        if self._tokenizer.vocab_size > config.model.text.vocab_size:
-            raise ValueError(
-                f"model.text.vocab_size={config.model.text.vocab_size} is less than the {self._tokenizer.vocab_size} "
-                f"tokens of data.tokenizer={config.data.tokenizer}; set at least that many"
-            )
+        self._tokenizer = tokenizer_of(config)
         self._crops = MultiCrop(config.views, config.n_original)
         self._views, self._n_original, self._left = config.views, config.n_original, left
         self._seed, self._max_pixels = config.train.seed, config.data.max_image_pixels
@@ -112,10 +107,10 @@ class BatchDataset(Dataset["Batch | Failure"]):
                 self._crops.cut(image, here, large[i], None if small is None else small[i])
             keys.append(key)
             captions.append(caption)
-        tokens = self._tokenizer(captions)
+        tokens, truncated = self._tokenizer.tokenize(captions)
         after = position + self._global_batch
         work = leave(self._left, plans, images, self._n_original) if any(self._left) else None
-        return Batch(large, small, tokens, keys, self._n_original, after, skipped, work)
+        return Batch(large, small, tokens, keys, self._n_original, after, skipped, work, truncated)
 
     def _usable(
         self, position: int, place: Place, found: Sample | Unusable, skipped: list[Skip]

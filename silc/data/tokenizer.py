@@ -2,59 +2,20 @@
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Mapping
-from typing import Any, Protocol
-
-from open_clip.tokenizer import HFTokenizer, SimpleTokenizer
+import torch
+from open_clip.tokenizer import SimpleTokenizer
 from torch import Tensor
+
+from silc.config import Config
+from silc.data.recent import Bounded, beginning, goes_on, longest_text
+from silc.data.tokens import Clean, Tokenizer, Tokens
 
 OPEN_CLIP_BPE = "open_clip_bpe"
 RECENT = 32768  # texts whose tokens are cached
 RECENT_BYTES = 16 << 20
 WORDS = 65536  # words whose tokens are cached
 WORDS_BYTES = 8 << 20
-LONGEST_TEXT = 65536  # characters of a text that are read, at most
-PER_TOKEN, LEAST = 64, 4096  # characters that are read for each token of the context, and at least
 SPARE = 8  # tokens of a long word that are found beyond those needed: the cut may change the last of them
-ENTRY = 100  # bytes of a dictionary's entry, about
-
-
-class Tokenizer(Protocol):
-    """Texts -> int64 [len(texts), context_length], padded; a longer text is truncated and keeps its end token.
-
-    Of a text longer than :func:`longest_text`, without white space at its start, the rest is not read. That changes
-    its tokens only if those characters hold fewer tokens than the context, which are 64 for each of them, or if
-    open_clip's repair of wrongly decoded characters, which looks at whole lines, would find its reason after them. The
-    time of that repair grows with the square of a text's length: "&amp;amp;amp;..." is resolved once for each "amp;".
-    """
-
-    vocab_size: int
-
-    def __call__(self, texts: list[str]) -> Tensor: ...
-
-
-class _Bounded(dict[str, Any]):
-    """A cache that starts anew when it is full, with `kept` in it. What would take a tenth of it is not kept."""
-
-    def __init__(self, entries: int, size: int, kept: Mapping[str, Any] | None = None) -> None:
-        super().__init__(kept or {})
-        self._entries, self._size, self._kept = entries, size, dict(kept or {})
-        self.held = 0  # bytes, about
-
-    def __reduce__(self) -> tuple:
-        return _Bounded, (self._entries, self._size, self._kept)  # a process begins with an empty cache
-
-    def __setitem__(self, key: str, value: Any) -> None:
-        size = sys.getsizeof(key) + sys.getsizeof(value) + ENTRY
-        if size > self._size // 10:
-            return
-        if len(self) >= self._entries or self.held + size > self._size:
-            self.clear()
-            self.update(self._kept)
-            self.held = 0
-        self.held += size
-        super().__setitem__(key, value)
 
 
 class _OpenClip(SimpleTokenizer):
@@ -68,17 +29,40 @@ class _OpenClip(SimpleTokenizer):
 
     cache: dict[str, str]
 
-    def __init__(self, context_length: int) -> None:
-        super().__init__(context_length=context_length)
-        self.cache = _Bounded(WORDS, WORDS_BYTES, kept=self.cache)
+    def __init__(self, context_length: int, clean: Clean) -> None:
+        self.clean = "lower" if clean == "auto" else clean
+        super().__init__(context_length=context_length, clean=self.clean)
+        self.cache = Bounded(WORDS, WORDS_BYTES, kept=self.cache)
         self._context, self._longest_text = context_length, longest_text(context_length)
-        self._recent = _Bounded(RECENT, RECENT_BYTES)
+        self._recent = Bounded(RECENT, RECENT_BYTES)
         longest = max(len(token.removesuffix("</w>")) for token in self.encoder)
         self._longest_word = longest * (context_length + SPARE)  # bytes
 
+    def __call__(self, texts: str | list[str], context_length: int | None = None) -> Tensor:
+        assert context_length in (None, self._context), "what is cached ends with the context"
+        return self.tokenize([texts] if isinstance(texts, str) else texts).ids
+
+    def tokenize(self, texts: list[str]) -> Tokens:
+        """See :class:`silc.data.tokens.Tokenizer`."""
+        ids = torch.zeros(len(texts), self._context, dtype=torch.int64)
+        truncated = 0
+        for row, text in zip(ids, texts, strict=True):
+            tokens = [self.sot_token_id, *self.encode(text), self.eot_token_id]
+            if len(tokens) > self._context:
+                tokens[self._context - 1 :] = [self.eot_token_id]
+                truncated += 1
+            elif goes_on(text, self._longest_text):
+                truncated += 1
+            row[: len(tokens)] = torch.tensor(tokens)
+        return Tokens(ids, truncated)
+
+    def count(self, text: str) -> int:
+        """See :class:`silc.data.tokens.Tokenizer`."""
+        return min(self._context, len(self.encode(text)) + 2)
+
     def encode(self, text: str) -> list[int]:
         """The first tokens of a text: all of them, or at least as many as the context has."""
-        text = _beginning(text, self._longest_text)
+        text = beginning(text, self._longest_text)
         tokens: list[int] | None = self._recent.get(text)
         if tokens is None:
             tokens = self._recent[text] = self._encode(text)
@@ -94,42 +78,36 @@ class _OpenClip(SimpleTokenizer):
         return tokens
 
 
-class _HuggingFace(HFTokenizer):
-    @property
-    def vocab_size(self) -> int:
-        return len(self.tokenizer)
-
-    def __call__(self, texts: list[str], context_length: int | None = None) -> Tensor:
-        longest = longest_text(context_length or self.context_length)
-        return super().__call__([_beginning(text, longest) for text in texts], context_length)
-
-
-def longest_text(context_length: int) -> int:
-    """Characters of a text that are read for so many tokens."""
-    return min(LONGEST_TEXT, max(LEAST, PER_TOKEN * context_length))
-
-
-def _beginning(text: str, longest: int) -> str:
-    return text if len(text) <= longest else text.lstrip()[:longest]
-
-
-def build_tokenizer(name: str, context_length: int) -> Tokenizer:
+def build_tokenizer(name: str, context_length: int, clean: Clean = "auto") -> Tokenizer:
     """The tokenizer of a run.
 
     Args:
         name: "open_clip_bpe" (CLIP's, which open_clip carries), or a Hugging Face tokenizer's name or folder.
         context_length: tokens that a text is padded or truncated to.
+        clean: see `data.tokenizer_clean`.
 
     Raises:
-        ValueError: a Hugging Face tokenizer that cannot be loaded.
+        ValueError: a Hugging Face tokenizer that cannot be loaded, or that a text tower cannot use: see
+            :mod:`silc.data.hf_tokenizer`.
     """
     if name == OPEN_CLIP_BPE:
-        return _OpenClip(context_length)
-    try:
-        # Named, since else transformers may ask at the terminal whether code in the folder is to be run.
-        return _HuggingFace(name, context_length=context_length, trust_remote_code=False)
-    except (ImportError, OSError, ValueError) as error:
+        return _OpenClip(context_length, clean)
+    from silc.data.hf_tokenizer import load  # transformers is an extra, and takes seconds to import
+
+    return load(name, context_length, clean)
+
+
+def tokenizer_of(config: Config) -> Tokenizer:
+    """The tokenizer of a configuration, whose ids its text tower knows.
+
+    Raises:
+        ValueError: as :func:`build_tokenizer`, and where it has more tokens than the model's table.
+    """
+    data, text = config.data, config.model.text
+    tokenizer = build_tokenizer(data.tokenizer, text.context_length, data.tokenizer_clean)
+    if tokenizer.vocab_size > text.vocab_size:
         raise ValueError(
-            f"data.tokenizer={name!r} cannot be loaded ({error}); use {OPEN_CLIP_BPE!r}, or install transformers and "
-            "give a tokenizer's name or folder"
-        ) from error
+            f"model.text.vocab_size={text.vocab_size} is less than the {tokenizer.vocab_size} tokens of "
+            f"data.tokenizer={data.tokenizer}; set at least that many"
+        )
+    return tokenizer

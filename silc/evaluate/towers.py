@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from silc.config import Config
-from silc.data import Tokenizer, build_tokenizer
+from silc.data import Tokenizer, tokenizer_of
 from silc.model.silc import SilcModel
 
 TEXTS = 256  # captions in a forward pass
@@ -93,9 +93,10 @@ def build_towers(
         device, dtype: of the forward pass.
 
     Raises:
-        ValueError: weights that do not fit the configuration; the message names the first that does not.
+        ValueError: weights that do not fit the configuration, the message names the first that does not; a tokenizer
+            that cannot be loaded, or has more tokens than the text tower.
     """
-    tokenizer = build_tokenizer(config.data.tokenizer, config.model.text.context_length)
+    tokenizer = tokenizer_of(config)
     average = {name: value for name, value in teacher.items() if name.startswith("visual.")}
     weights = {"student": student} | ({"teacher": {**student, **average}} if average else {})
     out = []

@@ -31,6 +31,7 @@ _FIXED = (
     "data.caption_key",
     "data.caption_lines",
     "data.tokenizer",
+    "data.tokenizer_clean",
     "data.shuffle_block",
     "data.unique_captions",
     "optim.rules",

@@ -13,9 +13,10 @@ from hypothesis import strategies as st
 from silc.data.captions import MAX_CAPTION, CaptionReader, lines_of, looks_like_json, visible
 from silc.data.folders import pairs_by_list
 from silc.data.layouts import read_names
+from silc.data.recent import LONGEST_TEXT
 from silc.data.shards import Unreadable
 from silc.data.shards.caption_key import MAX_JSON, MOST, CaptionKey
-from silc.data.tokenizer import LONGEST_TEXT, build_tokenizer
+from silc.data.tokenizer import build_tokenizer
 
 # Unicode 15.1, DerivedCoreProperties.txt: Default_Ignorable_Code_Point.
 DEFAULT_IGNORABLE = [

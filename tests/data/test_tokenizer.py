@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import pickle
 import sys
-import types
 from functools import cache
 
 import pytest
@@ -13,7 +12,8 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from open_clip.tokenizer import SimpleTokenizer
 
-from silc.data import build_tokenizer, tokenizer
+from silc.data import build_tokenizer, recent, tokenizer
+from silc.data.tokens import Tokenizer
 
 TEXTS = ["a red apple and a dog", "Caf\u00e9 &amp; cr\u00e8me", "", "words " * 40, "a red apple and a dog"]
 PIECES = [
@@ -32,7 +32,7 @@ PIECES = [
 
 
 @cache
-def ours(context: int) -> tokenizer.Tokenizer:
+def ours(context: int) -> Tokenizer:
     return build_tokenizer("open_clip_bpe", context)
 
 
@@ -84,12 +84,12 @@ def test_a_long_word_has_open_clips_first_tokens(alphabet, length, seed, before)
 @settings(max_examples=15, deadline=None)
 def test_a_long_text_has_open_clips_first_tokens(words, space):
     text = space + " ".join(words) + " "
-    text *= tokenizer.LONGEST_TEXT * 2 // len(text)
+    text *= recent.LONGEST_TEXT * 2 // len(text)
     assert torch.equal(ours(77)([text]), theirs(77)([text]))
 
 
 def test_what_comes_after_the_limit_is_not_read():
-    blank = " " * tokenizer.LONGEST_TEXT
+    blank = " " * recent.LONGEST_TEXT
     assert torch.equal(ours(16)(["a dog" + blank + "runs"]), theirs(16)(["a dog"]))
     assert torch.equal(ours(16)([blank + "a dog"]), theirs(16)(["a dog"]))
 
@@ -101,7 +101,7 @@ def test_a_caption_of_any_size_is_cut_before_it_is_cleaned_and_merged(monkeypatc
     monkeypatch.setattr(mine, "clean_fn", lambda text: cleaned.append(len(text)) or clean(text))
     monkeypatch.setattr(mine, "bpe", lambda word: merged.append(len(word)) or merge(word))
     mine(["x" * 100_000_000, "a dog " * 1_000_000, " " * 10_000_000])
-    assert max(cleaned) <= tokenizer.longest_text(16)
+    assert max(cleaned) <= recent.longest_text(16)
     assert max(merged) <= 32 * (16 + tokenizer.SPARE)
     assert len(merged) <= 1 + 16
     assert mine._recent.held < 2**20
@@ -117,7 +117,7 @@ def test_no_caption_takes_long(piece):
 
 
 def test_what_is_read_grows_with_the_context():
-    assert [tokenizer.longest_text(n) for n in (3, 64, 77, 248, 65536)] == [4096, 4096, 4928, 15872, 65536]
+    assert [recent.longest_text(n) for n in (3, 64, 77, 248, 65536)] == [4096, 4096, 4928, 15872, 65536]
 
 
 def test_a_cut_text_keeps_its_end():
@@ -129,9 +129,9 @@ def test_a_cut_text_keeps_its_end():
     ("limits", "cached", "most"),
     [
         ({"RECENT": 3}, "_recent", 3),
-        ({"RECENT_BYTES": 5000}, "_recent", 5000 // tokenizer.ENTRY),
+        ({"RECENT_BYTES": 5000}, "_recent", 5000 // recent.ENTRY),
         ({"WORDS": 7}, "cache", 7),
-        ({"WORDS_BYTES": 5000}, "cache", 2 + 5000 // tokenizer.ENTRY),
+        ({"WORDS_BYTES": 5000}, "cache", 2 + 5000 // recent.ENTRY),
     ],
 )
 def test_what_is_kept_is_bounded(monkeypatch, limits, cached, most):
@@ -148,7 +148,7 @@ def test_what_is_kept_is_bounded(monkeypatch, limits, cached, most):
 
 
 def test_the_bound_in_bytes_is_kept():
-    bounded = tokenizer._Bounded(10**6, 100_000, kept={"a": "b"})
+    bounded = recent.Bounded(10**6, 100_000, kept={"a": "b"})
     for i in range(5000):
         bounded[f"word {i}"] = list(range(i % 50))
         real = sum(sys.getsizeof(key) + sys.getsizeof(value) for key, value in bounded.items())
@@ -173,25 +173,29 @@ def test_an_unknown_tokenizer_is_refused(tmp_path):
         build_tokenizer(str(tmp_path / "nothing"), 16)
 
 
-def test_texts_for_hugging_face_are_cut_too(monkeypatch):
-    seen: list[str] = []
-    asked: list[dict] = []
+@given(
+    text=st.lists(st.sampled_from(["a", "dog ", "runs, ", "far "]), max_size=12).map("".join), context=st.integers(3, 9)
+)
+@settings(max_examples=60, deadline=None)
+def test_truncated_texts_are_counted(text, context):
+    """By the tokens of a context that cuts nothing."""
+    whole = int((ours(64)([text]) > 0).sum())
+    tokens = ours(context).tokenize([text, "a"])
+    assert tokens.truncated == int(whole > context)
+    assert torch.equal(tokens.ids, theirs(context)([text, "a"]))
+    assert ours(context).count(text) == min(whole, context)
 
-    class Loaded:
-        def __len__(self) -> int:
-            return 99
 
-        def __call__(self, texts: list[str], **options) -> types.SimpleNamespace:
-            seen.extend(texts)
-            return types.SimpleNamespace(input_ids=torch.zeros(len(texts), options["max_length"], dtype=torch.int64))
+def test_a_text_that_is_not_read_to_its_end_counts_as_truncated():
+    blank = " " * recent.longest_text(8)
+    assert ours(8).tokenize(["a dog" + blank]).truncated == 0
+    assert ours(8).tokenize(["a dog" + blank + "runs"]).truncated == 1
 
-    stub = types.ModuleType("transformers")
-    stub.AutoTokenizer = types.SimpleNamespace(
-        from_pretrained=lambda *_args, **options: asked.append(options) or Loaded()
-    )
-    monkeypatch.setitem(sys.modules, "transformers", stub)
-    mine = build_tokenizer("any", 16)
-    assert mine(["  a dog", "\n" + "x" * 1_000_000]).shape == (2, 16)
-    assert mine.vocab_size == 99
-    assert seen == ["a dog", "x" * tokenizer.longest_text(16)]
-    assert asked[0]["trust_remote_code"] is False
+
+@pytest.mark.parametrize("clean", ["whitespace", "lower", "canonicalize"])
+def test_texts_are_cleaned_as_open_clip_cleans_them(clean):
+    mine = build_tokenizer("open_clip_bpe", 16, clean)
+    texts = ["A Dog, in_the  park &amp; more!"]
+    assert torch.equal(mine(texts), SimpleTokenizer(context_length=16, clean=clean)(texts))
+    assert mine.clean == clean
+    assert build_tokenizer("open_clip_bpe", 16).clean == "lower"

@@ -136,7 +136,7 @@ class Survey:
         self._images = [image.lower() for image in config.data.image_keys]
         self._captions = CaptionReader(config.data.caption_key, lines=config.data.caption_lines)
         self._context = config.model.text.context_length
-        self._tokens = tokens.counter(config.data.tokenizer, self._context)
+        self._tokens = tokens.counter(config.data.tokenizer, self._context, config.data.tokenizer_clean)
         self._crop = config.views.global_size
         self._result, self._fields = Overview(), Fields()
         self._texts: Counter[tuple[str, bytes]] = Counter()
