@@ -30,8 +30,8 @@ from torchvision import transforms
 from benchmarks.common.stopwatch import Span
 from silc.config import Config
 from silc.data.batch import Batch
-from silc.interchange.timm_names import timm_name
 from silc.interchange.source import Source
+from silc.interchange.timm_names import timm_name
 from silc.interchange.write import open_clip as open_clip_folder
 from silc.model import LogitScale, SilcModel, build
 from silc.model.timm_tower import tower_name

@@ -32,7 +32,9 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
         "path", type=Path, help="run folder (its newest checkpoint), checkpoint, export, or a model of another library"
     )
     parser.add_argument("out", type=Path, help="folder to write, made if missing; an earlier export is replaced")
-    parser.add_argument("--to", choices=FORMATS, default=FORMATS[0], help="the library that loads it (default: open_clip)")
+    parser.add_argument(
+        "--to", choices=FORMATS, default=FORMATS[0], help="the library that loads it (default: open_clip)"
+    )
     parser.add_argument("--teacher", action="store_true", help="teacher's image tower, student's text tower")
     return parser.parse_args(list(argv))
 

@@ -45,7 +45,9 @@ _PACKAGES: dict[Format, tuple[str, ...]] = {
 }
 # Keys that say nothing of the model and name places or accounts.
 _LEFT_OUT = {"": ("notes",), "train": ("out", "resume", "wandb_project"), "data": ("cache",)}
-_LICENCE = re.compile(r"^(?P<artist>[\w-]+): by (?P<author>.+), https?://\S+\n.*, licence (?P<licence>\S+)$", re.MULTILINE)
+_LICENCE = re.compile(
+    r"^(?P<artist>[\w-]+): by (?P<author>.+), https?://\S+\n.*, licence (?P<licence>\S+)$", re.MULTILINE
+)
 
 
 @dataclass(frozen=True)
@@ -128,7 +130,13 @@ def _front_matter(source: Source, to: Format, config: Config | None) -> str:
         "pipeline_tag": "image-feature-extraction" if to == "timm" else "zero-shot-image-classification",
         "license": "other",
         "license_name": "not-stated",
-        "tags": ["silc", "clip", "siglip", *(["onnx"] if to == "onnx" else []), *([] if config is None else ["arxiv:2310.13355"])],
+        "tags": [
+            "silc",
+            "clip",
+            "siglip",
+            *(["onnx"] if to == "onnx" else []),
+            *([] if config is None else ["arxiv:2310.13355"]),
+        ],
     }
     return f"---\n{yaml.safe_dump(described, sort_keys=False)}---\n"
 
@@ -138,7 +146,10 @@ def _title(config: Config | None) -> str:
 
 
 def _what(source: Source, to: Format, model: str, config: Config | None) -> str:
-    towers = {"student": "the student", "teacher": "the teacher's image tower (the moving average) with the student's text tower"}
+    towers = {
+        "student": "the student",
+        "teacher": "the teacher's image tower (the moving average) with the student's text tower",
+    }
     held = f"This folder is for {LIBRARY[to]}" + (" and holds the image tower alone" if to == "timm" else "") + "."
     if config is None:
         return f"An image-text model that silc {silc.__version__} converted from {source.kind}. {held}"
@@ -164,7 +175,9 @@ def _data(history: History) -> list[str]:
         scenes = plural(data.sample_scenes, "scene")
         lines = [f"the sample set embedded in silc: {scenes} rendered from drawings of emoji", *_artists()]
     pairs = history.step * train.global_batch
-    lines.append(f"{plural(pairs, 'pair')} seen: {plural(history.step, 'step')} of {plural(train.global_batch, 'pair')}")
+    lines.append(
+        f"{plural(pairs, 'pair')} seen: {plural(history.step, 'step')} of {plural(train.global_batch, 'pair')}"
+    )
     if train.init is not None:
         lines.append(f"begun with the weights of {markdown_code(_name(train.init))}, which were trained on other data")
     return lines

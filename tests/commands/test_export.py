@@ -141,7 +141,7 @@ def test_weights_that_are_not_finite_are_not_written(capsys, tmp_path):
 
 
 def test_another_scale_is_noticed():
-    with pytest.raises(compare.Mismatch, match="reads logit_scale as 2.5, not 3.0"):
+    with pytest.raises(compare.Mismatch, match=r"reads logit_scale as 2\.5, not 3\.0"):
         compare._compare_scale((3.0, None), (2.5, None), "another")
     compare._compare_scale((3.0, None), (3.0, 0.0), "another")
 

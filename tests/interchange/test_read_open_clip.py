@@ -11,9 +11,9 @@ import torch
 from silc.config import Config
 from silc.interchange.read.open_clip import CONFIG, MAX_JSON, WEIGHTS, is_export, load_export
 from silc.interchange.timm_names import _TIMM_NAMES, named_sizes
-from tests.interchange.sources import export
 from silc.model import LogitScale, SilcModel, build
 from silc.model.vision import Pixels
+from tests.interchange.sources import export
 
 
 def rewrite(path: Path, dotted: str, value: object) -> None:

@@ -18,9 +18,9 @@ from PIL import Image
 from silc.config import Config, ModelConfig, ObjectiveConfig, VisionConfig
 from silc.interchange.timm_names import _TIMM_NAMES, timm_name
 from silc.interchange.write.open_clip import loading_call
-from tests.interchange.sources import as_source, export, varied
 from silc.model import LogitScale, SilcModel, build
 from silc.model.timm_tower import tower_name, tower_sizes
+from tests.interchange.sources import export
 from tests.model.conftest import as_float, tiny_config
 
 

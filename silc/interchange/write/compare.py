@@ -16,9 +16,9 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from silc.data import build_tokenizer
 from silc.interchange.source import Source
 from silc.interchange.write.common import scale_of, towers
+from silc.interchange.write.tokenizer import tokenizer_of
 
 TOLERANCE = 1e-5  # of an element of a feature of unit length; fp32 rounding stays some hundred times below
 IMAGES = 3
@@ -81,8 +81,8 @@ def compare(source: Source, found: Reloaded) -> Compared:
         image = _difference("image", own, found.images(images), found.library)
         theirs, text = found.texts(texts), None
         if theirs is not None:
-            tokens = build_tokenizer(source.config().data.tokenizer, source.model.text.context_length)(texts)
-            text = _difference("text", model.encode_text(tokens, normalize=True), theirs, found.library)
+            own = model.encode_text(tokenizer_of(source)(texts), normalize=True)
+            text = _difference("text", own, theirs, found.library)
     if found.scale is not None:
         _compare_scale(scale_of(source), found.scale, found.library)
     return Compared(found.library, image, text)

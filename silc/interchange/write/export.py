@@ -1,4 +1,4 @@
-"""One export: the files of a format, compared with the source by the other library, with a card and the files' hashes."""
+"""One export: the files of a format, compared by the other library with the source, their hashes, and a model card."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from silc.interchange.source import Source
 from silc.interchange.write.common import towers
 from silc.interchange.write.compare import Compared, Mismatch, compare
 from silc.interchange.write.folder import check_target, replacing_folder, write_sums
-from silc.interchange.write.formats import Format, Writer, writer
+from silc.interchange.write.formats import LIBRARY, Format, writer
 
 CARD = "README.md"
 Card = Callable[[Compared | None], str]
@@ -63,23 +63,21 @@ def export(
     towers(source)  # refuses weights that do not fit
     with replacing_folder(out, keep_others=keep_others) as draft:
         module.write(source, draft)
-        compared = _compared(source, module, draft) if verify else None
+        compared = _compared(source, to, draft) if verify else None
         write_text(draft / CARD, card(compared))
         write_sums(draft)
     return Exported(module.loading_call(source, out.resolve()), compared)
 
 
-def _compared(source: Source, module: Writer, folder: Path) -> Compared:
+def _compared(source: Source, to: Format, folder: Path) -> Compared:
     with _quiet(), torch.no_grad():
         try:
-            found = module.reload(folder)
-            return compare(source, found)
+            return compare(source, writer(to).reload(folder))
         except (Mismatch, OSError):
             raise
         except Exception as error:  # another library's: any
             said = str(error).strip().partition("\n")[0][:300] or type(error).__name__
-            name = module.__name__.rpartition(".")[2]
-            raise Mismatch(f"the export was not written: {name} does not load it ({said})") from error
+            raise Mismatch(f"the export was not written: {LIBRARY[to]} does not load it ({said})") from error
 
 
 @contextlib.contextmanager

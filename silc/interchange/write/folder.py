@@ -45,7 +45,9 @@ def check_target(out: Path, to: Format, path: Path) -> None:
     if kind is None:
         raise ValueError(f"{out} holds other files and no earlier export; give a new folder")
     if strange := others(out):
-        raise ValueError(f"{out} holds an export and {strange[0]}, which is no part of it; move that, or give a new folder")
+        raise ValueError(
+            f"{out} holds an export and {strange[0]}, which is no part of it; move that, or give a new folder"
+        )
     if kind != to:
         raise ValueError(f"{out} holds an export for {kind}; give a new folder, or remove it")
 

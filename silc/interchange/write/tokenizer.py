@@ -15,10 +15,13 @@ from typing import Any, cast
 from open_clip.tokenizer import SimpleTokenizer
 
 from silc.data import Tokenizer, build_tokenizer
+from silc.data.hf_tokenizer import HuggingFaceTokenizer
 from silc.data.tokenizer import OPEN_CLIP_BPE
+from silc.files import read_json
 from silc.interchange.source import Source
 from silc.interchange.write.common import write_json
 
+MAX_JSON = 4 << 20
 HERE = "this-folder"  # in open_clip's description: its tokenizer's files lie beside it
 # Words of CLIP's tokenizer, in oniguruma's syntax, which is Python's here.
 WORDS = r"'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"
@@ -51,11 +54,9 @@ def write_for_open_clip(source: Source, folder: Path) -> dict[str, Any]:
     tokenizer = tokenizer_of(source)
     if not is_hugging_face(source):
         return {} if tokenizer.clean == "lower" else {"tokenizer_kwargs": {"clean": tokenizer.clean}}
-    loaded = _loaded(tokenizer)
-    _save(loaded, folder)
-    options: dict[str, Any] = {"clean": tokenizer.clean}
-    if getattr(tokenizer, "without_separator", False):
-        options["strip_sep_token"] = True
+    files = cast(HuggingFaceTokenizer, tokenizer)
+    _save(files.tokenizer, folder)
+    options = {"clean": tokenizer.clean} | ({"strip_sep_token": True} if files.without_separator else {})
     return {"hf_tokenizer_name": hub_name(source.tokenizer or HERE), "tokenizer_kwargs": options}
 
 
@@ -71,11 +72,14 @@ def write_for_transformers(source: Source, folder: Path) -> dict[str, int | None
         write_json(folder / "tokenizer_config.json", _clip_config(length))
         start, end = _clip_ends(cast(SimpleTokenizer, tokenizer))
         return {"pad_token_id": 0, "bos_token_id": start, "eos_token_id": end}
-    loaded = copy.deepcopy(_loaded(tokenizer))
+    loaded = copy.deepcopy(_alone(tokenizer))
     _clean_first(loaded.backend_tokenizer, tokenizer.clean)
     loaded.model_max_length, loaded.model_input_names = length, ["input_ids"]
     loaded.init_kwargs |= {"model_max_length": length, "model_input_names": ["input_ids"]}
     _save(loaded, folder)
+    # Classes of transformers such as T5Tokenizer make a normalizer of their own; this one takes the file's.
+    settings = read_json(folder / "tokenizer_config.json", MAX_JSON)
+    write_json(folder / "tokenizer_config.json", settings | {"tokenizer_class": "PreTrainedTokenizerFast"})
     return {name: getattr(loaded, name) for name in ("pad_token_id", "bos_token_id", "eos_token_id")}
 
 
@@ -86,7 +90,7 @@ def write_alone(source: Source, path: Path) -> None:
     """
     length, tokenizer = source.model.text.context_length, tokenizer_of(source)
     if is_hugging_face(source):
-        loaded = _loaded(tokenizer)
+        loaded = _alone(tokenizer)
         alone = copy.deepcopy(loaded.backend_tokenizer)
         _clean_first(alone, tokenizer.clean)
         alone.enable_truncation(length)
@@ -98,9 +102,15 @@ def write_alone(source: Source, path: Path) -> None:
     alone.save(str(path))
 
 
-def _loaded(tokenizer: Tokenizer) -> Any:
-    """transformers' tokenizer inside ours."""
-    return cast(Any, tokenizer).tokenizer
+def _alone(tokenizer: Tokenizer) -> Any:
+    """transformers' tokenizer inside ours, where it alone can do what ours does. Raises ValueError."""
+    files = cast(HuggingFaceTokenizer, tokenizer)
+    if files.without_separator:
+        raise ValueError(
+            "open_clip puts 0 in place of this tokenizer's separators (strip_sep_token), which other libraries do not; "
+            "export to open_clip"
+        )
+    return files.tokenizer
 
 
 def _save(loaded: Any, folder: Path) -> None:
@@ -169,7 +179,7 @@ def _clean_first(tokenizer: Any, clean: str) -> None:
         normalizers.Replace(Regex("[\u201c-\u201f]"), '"'),
     ]
     if clean == "canonicalize":
-        steps.append(normalizers.Replace(Regex(PUNCTUATION), ""))
+        steps += [normalizers.Replace("_", " "), normalizers.Replace(Regex(PUNCTUATION), "")]
     steps += [normalizers.Replace(Regex(r"\s+"), " "), normalizers.Strip()]
     if clean != "whitespace":
         # Python writes a sigma that ends a word in its other form, the library's Lowercase does not.
