@@ -1,0 +1,176 @@
+"""Every export: copied elsewhere and its origin gone, the code on its card computes what the model computes."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import shutil
+import subprocess
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+import transformers
+from PIL import Image
+from torch import Tensor
+
+from silc.config import Config, ModelConfig
+from silc.config_io import load_config
+from silc.data import build_tokenizer
+from silc.interchange.source import Source
+from silc.interchange.write.common import towers
+from silc.interchange.write.export import export
+from silc.interchange.write.formats import FORMATS, Format
+from silc.train.card import card
+from tests.data.small_tokenizers import make_bpe_tokenizer
+from tests.interchange.sources import varied
+from tools.run_blocks import blocks
+
+TEXTS = ["a cat", "a boat"]  # of the cards
+FILES = {
+    "open_clip": {"open_clip_config.json", "open_clip_model.safetensors", "vision/config.json"},
+    "hf": {"config.json", "model.safetensors", "preprocessor_config.json", "tokenizer.json", "tokenizer_config.json"},
+    "timm": {"config.json", "model.safetensors"},
+    "onnx": {"image.onnx", "text.onnx", "metadata.json", "tokenizer.json"},
+}
+
+
+def sample_source(kind: str, gelu: str, tokenizer: str = "open_clip_bpe") -> Source:
+    """The sample preset's sizes."""
+    config = load_config("sample", [])
+    config.model.vision.gelu = config.model.text.gelu = gelu
+    config.data.mean, config.data.std = (0.4, 0.5, 0.6), (0.2, 0.25, 0.3)
+    config.data.tokenizer = tokenizer
+    return varied(config, kind)
+
+
+def write(source: Source, out: Path, to: Format) -> None:
+    export(source, out, to, card=lambda found: card(source, to, "student", None, found))
+
+
+def moved(out: Path) -> Path:
+    """A copy elsewhere; what was written is gone."""
+    copy = out.parent / "another place" / "copy"
+    shutil.copytree(out, copy)
+    shutil.rmtree(out)
+    return copy
+
+
+def picture(size: int) -> Image.Image:
+    return Image.fromarray(np.random.default_rng(3).integers(0, 256, (size, size, 3), dtype=np.uint8))
+
+
+def run_card(folder: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    """The names that the card's code leaves, run in the folder."""
+    monkeypatch.chdir(folder)
+    (code,) = blocks((folder / "README.md").read_text(encoding="utf-8"), "python")
+    found: dict[str, Any] = {}
+    with contextlib.redirect_stdout(io.StringIO()):
+        exec(compile(code, "card", "exec"), found)
+    return found
+
+
+def own(source: Source, image: Image.Image) -> Mapping[str, Tensor]:
+    """What this package computes: unit features, probabilities, patches."""
+    model, tokens = towers(source), build_tokenizer(source.tokenizer, source.model.text.context_length)(TEXTS)
+    pixels = torch.from_numpy(np.array(image)).permute(2, 0, 1)[None]
+    with torch.no_grad():
+        features, texts = model.encode_image(pixels, normalize=True), model.encode_text(tokens, normalize=True)
+        logits = np.exp(source.logit_scale) * features @ texts.T
+        bias = source.logit_bias
+        probabilities = logits.softmax(-1) if bias is None else (logits + bias).sigmoid()
+        patches = model.encode_image(pixels, dense=True).flatten(1, 2)
+    return {"image": features, "probabilities": probabilities, "patches": patches}
+
+
+def same(found: Any, wanted: Tensor) -> None:
+    torch.testing.assert_close(torch.as_tensor(found).float(), wanted, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize(("kind", "gelu"), [("softmax", "exact"), ("sigmoid", "tanh")])
+@pytest.mark.parametrize("to", FORMATS)
+def test_the_card_says_how_to_load_it(to, kind, gelu, tmp_path, monkeypatch):
+    source = sample_source(kind, gelu)
+    write(source, tmp_path / "out", to)
+    folder, image = moved(tmp_path / "out"), picture(48)
+    assert {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()} == (
+        FILES[to] | {"README.md", "SHA256SUMS"}
+    )
+    for path in folder.rglob("*"):
+        assert path.is_dir() or str(tmp_path).encode() not in path.read_bytes()
+    checked = subprocess.run(["sha256sum", "-c", "SHA256SUMS"], cwd=folder, capture_output=True, text=True, check=True)
+    assert len(checked.stdout.splitlines()) == len(FILES[to]) + 1
+    image.save(folder / "image.jpg", "PNG")
+    found, wanted = run_card(folder, monkeypatch), own(source, image)
+    assert wanted["image"].std() > 0.05
+    if to == "timm":
+        same(F.normalize(found["features"], dim=-1), wanted["image"])
+        same(found["patches"], wanted["patches"])
+    else:
+        same(found["probabilities"], wanted["probabilities"])
+        assert 1e-3 < wanted["probabilities"].min() < 0.499 or kind == "sigmoid"
+    if to in ("open_clip", "onnx"):
+        same(found["image" if to == "open_clip" else "image_features"], wanted["image"])
+
+
+@pytest.mark.parametrize("to", FORMATS)
+def test_a_tokenizers_files_go_with_it(to, tmp_path, monkeypatch):
+    """Its own folder is gone too."""
+    source = sample_source("sigmoid", "exact", str(make_bpe_tokenizer(tmp_path / "tokenizer")))
+    wanted = own(source, picture(48))
+    write(source, tmp_path / "out", to)
+    shutil.rmtree(tmp_path / "tokenizer")
+    folder = moved(tmp_path / "out")
+    assert (folder / "tokenizer.json").exists() == (to != "timm")
+    picture(48).save(folder / "image.jpg", "PNG")
+    found = run_card(folder, monkeypatch)
+    if to != "timm":
+        same(found["probabilities"], wanted["probabilities"])
+
+
+def test_vit_b16_at_256_for_every_library(tmp_path):
+    """Weights and comparison as `silc export` has them; a folder at a time."""
+    config = Config(model=ModelConfig())
+    source = varied(config, std=0.03)
+    for to in FORMATS:
+        write(source, tmp_path / to, to)
+        said = (tmp_path / to / "README.md").read_text()
+        assert "image features of unit length differ by at most" in said
+        shutil.rmtree(tmp_path / to)
+
+
+def test_the_image_towers_of_transformers_and_timm_take_other_batches(tmp_path):
+    """onnxruntime: a batch of another size than the one that was traced, and of none but one."""
+    import onnxruntime
+
+    source = sample_source("softmax", "exact")
+    write(source, tmp_path / "out", "onnx")
+    session = onnxruntime.InferenceSession(tmp_path / "out" / "image.onnx")
+    model = towers(source)
+    for batch in (1, 3, 17):
+        pixels = torch.randn(batch, 3, 48, 48)
+        (found,) = session.run(None, {"pixels": pixels.numpy()})
+        with torch.no_grad():
+            same(found, model.encode_image(pixels, normalize=True))
+    about = json.loads((tmp_path / "out" / "metadata.json").read_text())
+    assert about["opset"] == 18
+    assert (about["mean"], about["std"]) == ([0.4, 0.5, 0.6], [0.2, 0.25, 0.3])
+
+
+def test_each_part_of_the_hugging_face_folder_loads_by_itself(tmp_path):
+    write(sample_source("sigmoid", "tanh"), tmp_path / "out", "hf")
+    folder = tmp_path / "out"
+    assert isinstance(transformers.AutoModel.from_pretrained(folder), transformers.SiglipModel)
+    vision = transformers.SiglipVisionModel.from_pretrained(folder)
+    assert vision.config.hidden_act == "gelu_pytorch_tanh"
+    assert transformers.AutoTokenizer.from_pretrained(folder).model_max_length == 20
+    processor = transformers.AutoImageProcessor.from_pretrained(folder)
+    assert processor(Image.new("RGB", (70, 30)), return_tensors="pt")["pixel_values"].shape == (1, 3, 48, 48)
+    found, report = transformers.AutoModel.from_pretrained(folder, output_loading_info=True)
+    assert not any(report[name] for name in ("missing_keys", "unexpected_keys", "mismatched_keys"))
+    assert found.config.contrastive_loss == "sigmoid"
