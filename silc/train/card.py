@@ -102,7 +102,7 @@ def card(source: Source, to: Format, model: str, history: History | None, compar
         front=_front_matter(source, to, config),
         title=_title(config),
         what=_what(source, to, model, config),
-        method=config is not None,
+        method=config is not None and config.objective.distill,
         assumed=[f"{markdown_code(key)}: {markdown_text(why)}" for key, why in source.assumed.items()],
         vision=source.model.vision,
         text=source.model.text,
@@ -142,7 +142,9 @@ def _front_matter(source: Source, to: Format, config: Config | None) -> str:
 
 
 def _title(config: Config | None) -> str:
-    return "Image and text towers" if config is None else f"SILC, preset {short(config.preset, 100)}"
+    if config is None:
+        return "Image and text towers"
+    return f"{'SILC' if config.objective.distill else 'Contrastive model'}, preset {short(config.preset, 100)}"
 
 
 def _what(source: Source, to: Format, model: str, config: Config | None) -> str:
@@ -179,7 +181,9 @@ def _data(history: History) -> list[str]:
         f"{plural(pairs, 'pair')} seen: {plural(history.step, 'step')} of {plural(train.global_batch, 'pair')}"
     )
     if train.init is not None:
-        lines.append(f"begun with the weights of {markdown_code(_name(train.init))}, which were trained on other data")
+        lines.append(
+            f"begun with the weights of {markdown_code(_name(train.init))}, and with what those were trained on"
+        )
     return lines
 
 
@@ -189,16 +193,16 @@ def _listed(shards: list[str]) -> str:
 
 
 def _artists() -> list[str]:
-    """Artists and licences of the embedded drawings."""
+    """Artists and licences of the embedded drawings, and of their names."""
     notice = (DRAWINGS / "NOTICE").read_text(encoding="utf-8")
-    return [f"drawings {found['artist']}: {found['author']}, {found['licence']}" for found in _LICENCE.finditer(notice)]
+    return [f"in it, {found['artist']} by {found['author']}: {found['licence']}" for found in _LICENCE.finditer(notice)]
 
 
 def _licence(config: Config | None) -> str:
     if config is None:
         return "not known"
     own = bool(config.data.shards or config.data.sources)
-    return config.data.license or ("not stated" if own else "those of the drawings above")
+    return config.data.license or ("not stated" if own else "those of its parts above")
 
 
 def _public(config: Config) -> dict[str, Any]:
@@ -208,9 +212,9 @@ def _public(config: Config) -> dict[str, Any]:
         inside = tree[section] if section else tree
         for key in keys:
             inside.pop(key, None)
-    templates, tokenizer = tree["eval"].pop("templates"), config.data.tokenizer
+    tokenizer = config.data.tokenizer
     public = _named(tree)
-    public["eval"]["templates"] = templates
+    public["eval"]["templates"], public["train"]["keep_best"] = config.eval.templates, config.train.keep_best
     if hub_name(tokenizer) == tokenizer:
         public["data"]["tokenizer"] = tokenizer
     return public

@@ -7,12 +7,14 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
+from transformers import AutoModel
 
 from silc.commands.export import FORMATS, main
 from silc.interchange.write import compare, formats
 from silc.interchange.write.formats import FORMATS as KNOWN
 from silc.interchange.write.open_clip import write
-from silc.train import export
+from silc.train import checkpoint, export
 from tests.interchange.sources import varied
 from tests.test_pretrained import make_config, make_weights, write_run
 
@@ -41,6 +43,26 @@ def test_a_run_becomes_a_folder_and_the_call_loads_it(run, tmp_path, capsys):
     found: dict = {}
     exec(call, found)
     assert found["model"].embed_dim == 32
+
+
+@pytest.mark.parametrize("model", ["student", "teacher"])
+def test_a_run_of_two_ranks_in_zero_3_is_exported(stage_3, tmp_path, model):
+    """With the metrics of its last evaluation on the card."""
+    path, out = checkpoint.find(stage_3.folder), tmp_path / "out"
+    assert main([stage_3.folder, str(out), "--to", "hf", *(["--teacher"] if model == "teacher" else [])]) == 0
+    theirs, weights = AutoModel.from_pretrained(out).state_dict(), checkpoint.load_weights(path, model)
+    name = "visual.trunk.blocks.0.mlp.fc1.weight"
+    assert torch.equal(theirs["vision_model.encoder.layers.0.mlp.fc1.weight"], weights[name])
+    text = "text.transformer.resblocks.0.mlp.c_fc.weight"
+    student = checkpoint.load_weights(path, "student")
+    assert torch.equal(theirs["text_model.encoder.layers.0.mlp.fc1.weight"], student[text])
+    assert torch.equal(weights[name], student[name]) == (model == "student")
+    results = json.loads(stage_3.path("evaluation.json").read_text())["results"]
+    (found,) = [row for row in results if row["task"] == "zeroshot_classification" and row["model"] == model]
+    top1 = found["metrics"]["top1"]
+    line = f"| zero-shot classification | top1 | {top1['value']:.4f} | {top1['chance']:.4f} | "
+    assert line in (out / "README.md").read_text()
+    assert "8 steps of 16 pairs" in (out / "README.md").read_text()
 
 
 def test_an_export_becomes_another(run, tmp_path):
