@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 
-from silc.config import Config, DataConfig, ModelConfig, ViewsConfig
+from silc.config import PROMPT_SETS, Config, DataConfig, ModelConfig, ViewsConfig
 
 
 def divisors(number: int) -> list[int]:
@@ -130,9 +130,10 @@ def validate_eval(config: Config) -> None:
             near = max(1, round(size / patch)) * patch
             raise ValueError(f"{name}={size} is not a multiple of model.vision.patch_size={patch}; take {near}")
     for template in evaluation.templates:
-        if not is_prompt(template):
+        if not is_prompt(template) and template not in PROMPT_SETS:
             raise ValueError(
-                f"eval.templates: {template!r} must hold {{}} once, where the class name goes, and no other brace"
+                f"eval.templates: {template!r} must hold {{}} once, where the class name goes, and no other brace; or "
+                f"be the name of a list, one of {', '.join(PROMPT_SETS)}"
             )
     for name, some in (("shots", "[1, 5, 10]"), ("models", "[student]")):
         if not getattr(evaluation, name):

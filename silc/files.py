@@ -116,12 +116,26 @@ def read_text(path: str | Path, limit: int) -> str:
         raise ValueError(f"{path} is not UTF-8 text: byte {error.start} is {error.object[error.start]:#04x}") from None
 
 
-def parse_json(data: bytes | str) -> Any:
-    """The value of a JSON text. Raises ValueError for what is none, and for values nested too deep."""
+def parse_json(data: bytes | str, *, unique: bool = False) -> Any:
+    """The value of a JSON text.
+
+    unique: refuse objects that name a field twice, of which else the last one counts.
+
+    Raises ValueError for what is none, and for values nested too deep.
+    """
     try:
-        return json.loads(data)
+        return json.loads(data, object_pairs_hook=_unique if unique else None)
     except RecursionError:
         raise ValueError("values are nested too deep") from None
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for name in found if names.count(name) > 1)
+        raise ValueError(f"{twice[:80]!r} is named twice")
+    return found
 
 
 def read_json(path: str | Path, limit: int) -> Any:

@@ -15,12 +15,16 @@ from silc.config import Config
 from silc.config_rules import is_prompt
 from silc.data import Tokenizer
 from silc.data.images.decode import image_pixels
+from silc.data.prompts import expanded
 from silc.data.shards import Unreadable
 from silc.data.views.crops import resize_into
 from silc.evaluate.tasks.task import TEMPLATES
 from silc.evaluate.towers import Towers, build_towers
-from silc.interchange.read.open_clip import check_sizes, is_export, load_export
+from silc.interchange.read import is_readable
+from silc.interchange.source import Source
+from silc.model.scale import LogitScale
 from silc.train import checkpoint
+from silc.train.weights import needs_tokenizer, read_weights
 
 BATCH = 64  # images a forward pass
 Name = Literal["student", "teacher"]
@@ -33,23 +37,28 @@ def load(
     model: Name = "student",
     device: str | torch.device | None = None,
     dtype: torch.dtype = torch.float32,
+    tokenizer: str | None = None,
 ) -> Model:
-    """A trained model from a run folder (its newest checkpoint), a checkpoint, or an export of this package.
+    """A trained model from a run folder (its newest checkpoint), a checkpoint, an export of this package, or a model of
+    another library: an open_clip folder or .safetensors file, a Hugging Face folder of SiglipModel, or a .npz of
+    big_vision.
 
     Args:
-        path: of the folder.
+        path: of the file or folder.
         model: student, or teacher: the image tower of the teacher (the EMA of the student's) beside the student's text
-            tower. An export holds one model, which is called student.
+            tower. Only runs hold both; the model of other files is called student.
         device: None: the first GPU if there is one, else the CPU.
         dtype: of the weights and of the forward pass: float32, bfloat16 or float16. Features are float32 in any case.
+        tokenizer: as `data.tokenizer`, "open_clip_bpe" or the name or folder of a Hugging Face tokenizer; None: the one
+            that the files say. Files of weights alone do not.
 
     Raises:
-        ValueError: no such folder or device, a folder that is not of these kinds, a damaged file, a checkpoint without
-            a teacher, or weights that do not fit the configuration. No file is executed: weights are read from
-            safetensors, and by torch.load with weights_only.
+        ValueError: no such path or device, files that are not of these kinds, or damaged, or of another architecture,
+            a checkpoint without a teacher, or a tokenizer that is not known or cannot be used. No file is executed:
+            weights are read from safetensors and plain .npz, and by torch.load with weights_only.
     """
     if not isinstance(path, str | Path) or "\0" in str(path):
-        raise ValueError(f"path={path!r}: give the path of a folder, as text or as a pathlib.Path")
+        raise ValueError(f"path={path!r}: give the path of a file or folder, as text or as a pathlib.Path")
     folder = Path(path)
     if model not in get_args(Name):
         raise ValueError(f"model={model!r}: give 'student' or 'teacher'")
@@ -57,11 +66,15 @@ def load(
         raise ValueError(f"dtype={dtype}: give torch.float32, torch.bfloat16 or torch.float16")
     place = _device(device)
     try:
-        config, weights, scale, bias = _read_export(folder, model) if is_export(folder) else _read_run(folder, model)
+        source = read_weights(folder, model)
+        config = source.config() if is_readable(folder) else checkpoint.load_config(source.path)
     except (OSError, RecursionError) as error:
         raise ValueError(f"{folder} cannot be read: {error}") from error
-    check_sizes(config.model, weights, folder)
-    return Model(_towers(config, model, weights, place, dtype), config, scale, bias)
+    if tokenizer is not None:
+        config.data.tokenizer = tokenizer
+    elif source.tokenizer is None:
+        raise ValueError(needs_tokenizer(source, "tokenizer"))
+    return Model(_towers(config, model, source.weights, place, dtype), config, *_scale(source, config))
 
 
 class Model:
@@ -197,7 +210,7 @@ class Model:
         if isinstance(class_names, str):
             raise ValueError(f"class_names={class_names!r}: give a list of names")
         listed = templates is None or isinstance(templates, list | tuple)
-        prompts = tuple(templates if listed and templates else self.config.eval.templates or TEMPLATES)
+        prompts = tuple(templates if listed and templates else expanded(self.config.eval.templates) or TEMPLATES)
         if not listed or not all(isinstance(prompt, str) and is_prompt(prompt) for prompt in prompts):
             raise ValueError(
                 f"templates={templates!r}: give a list of prompts with {{}} once each, as in 'a drawing of {{}}'"
@@ -323,22 +336,12 @@ def _device(wanted: str | torch.device | None) -> torch.device:
     return device
 
 
-def _read_export(folder: Path, model: str) -> tuple[Config, Mapping[str, Tensor], float, float | None]:
-    if model == "teacher":
-        raise ValueError(f"{folder} is an export, which holds one model; take model='student', or the run folder")
-    config, weights = load_export(folder)
-    bias = weights.get("logit_bias")
-    return config, weights, weights["logit_scale"].exp().item(), None if bias is None else bias.item()
-
-
-def _read_run(folder: Path, model: str) -> tuple[Config, Mapping[str, Tensor], float, float | None]:
-    path = checkpoint.find(folder, or_export=True, only=checkpoint.WEIGHTS)
-    config, scale = checkpoint.load_config_and_scale(path)
-    weights = checkpoint.load_weights(path, "student")
-    if model == "teacher":
-        weights |= checkpoint.load_teacher_tower(path)
-    multiplier, bias = scale.effective()
-    return config, weights, multiplier.item(), None if bias is None else bias.item()
+def _scale(source: Source, config: Config) -> tuple[float, float | None]:
+    """The factor of cosines in the logits, and their bias; where the files have none, a run's first ones."""
+    if source.logit_scale is not None:
+        return torch.tensor(source.logit_scale).exp().item(), source.logit_bias
+    multiplier, bias = LogitScale.of(config.objective).effective()
+    return multiplier.item(), None if bias is None else bias.item()
 
 
 def _towers(

@@ -91,7 +91,7 @@ def test_a_configuration_of_another_depth_is_refused_before_a_model_is_built(con
     torch.save(trainer, path / "trainer.pt")
     (path / "config.yaml").write_text(config_io.to_yaml(there))
     write_manifest(path)
-    with pytest.raises(ValueError, match=r"2 blocks text\.transformer\.resblocks, the configuration has 1000"):
+    with pytest.raises(ValueError, match=r"2 blocks text\.transformer\.resblocks, the \w+ (has|says) 1000"):
         silc.load(tmp_path, device="cpu")
 
 
@@ -136,7 +136,7 @@ def test_the_largest_sizes_are_compared_without_a_model(run, tmp_path):
         tree["model"]["vision"][key] = {"mlp_ratio": 64, "heads": 1024}.get(key, 65_536)
         (path / "config.yaml").write_text(yaml.safe_dump(tree))
         write_manifest(path)
-        with pytest.raises(ValueError, match=r"do not (fit|divide)"):
+        with pytest.raises(ValueError, match=r"do(es)? not (fit|divide)"):
             silc.load(path, device="cpu")
 
 
@@ -147,5 +147,5 @@ def test_weights_of_another_size_are_refused(run, config, tmp_path):
     weights["visual.trunk.pos_embed"] = torch.zeros(1, 4, 32)
     save_file(weights, path / "student.safetensors")
     write_manifest(path)
-    with pytest.raises(ValueError, match=r"visual\.trunk\.pos_embed needs \(1, 9, 32\), found \(1, 4, 32\)"):
+    with pytest.raises(ValueError, match=r"visual\.trunk\.pos_embed has shape \[1, 4, 32\], not \[1, 9, 32\]"):
         silc.load(path, device="cpu")

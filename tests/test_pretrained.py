@@ -378,15 +378,15 @@ def test_arguments_of_load_are_checked(run, tmp_path):
     ):
         with pytest.raises(ValueError, match=message):
             silc.load(run, **arguments)
-    with pytest.raises(ValueError, match="an export, which holds one model"):
+    with pytest.raises(ValueError, match="is no run and holds one model"):
         silc.load(run / "open_clip", model="teacher")
     (tmp_path / "file").write_text("")
-    for missing in (tmp_path / "none", tmp_path / "file"):
-        wrong = "is not a folder" if missing.exists() else "does not exist"
-        with pytest.raises(ValueError, match=f"'{missing}' {wrong}; give a run folder, a checkpoint or an export"):
-            silc.load(missing)
+    with pytest.raises(ValueError, match=f"{tmp_path / 'file'}.*give "):
+        silc.load(tmp_path / "file")
+    with pytest.raises(ValueError, match=r"none' does not exist; give a run folder, a checkpoint or an export"):
+        silc.load(tmp_path / "none")
     for path in (None, b"runs", 5, "a\0b"):
-        with pytest.raises(ValueError, match="give the path of a folder"):
+        with pytest.raises(ValueError, match="give the path of a file or folder"):
             silc.load(path)
     with pytest.raises(ValueError, match="holds neither a checkpoint nor an export; give a run folder, a checkpoint"):
         silc.load(tmp_path)

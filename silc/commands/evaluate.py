@@ -4,13 +4,18 @@ silc evaluate runs/sample                                      the newest checkp
 silc evaluate runs/sample --tasks fewshot,retrieval            some of the tasks
 silc evaluate runs/b16/checkpoints/step_00100000 \\
     eval.classification=wds:/data/wds_imagenet1k eval.segmentation=voc20:/data/VOCdevkit/VOC2012
-silc evaluate exported eval.retrieval=wds:/data/wds_mscoco_captions     an open_clip export
+silc evaluate exported eval.retrieval=wds:/data/wds_mscoco_captions     an open_clip folder, or one of SiglipModel
+silc evaluate b16.npz --out results --preset sample data.tokenizer=/models/siglip_tokenizer
+                                                               a file of weights: .safetensors of open_clip, or .npz
 silc evaluate --num_gpus 8 runs/b16                            the same metrics, sooner
 
-Data sets are LAYOUT:FOLDER; the layouts are wds, imagefolder, ade20k, voc20, voc21, context59, context60, coco_stuff
-and cityscapes (docs/evaluation.md). A checkpoint brings its own configuration; keys of eval, data, kernels and
-engine can follow as section.key=value. Writes evaluation.json and, unless eval.report=false, report.html into the run
-folder, or --out. With options of DeepSpeed's launcher (--num_gpus, --hostfile, ...) the work is shared by its ranks.
+Data sets are LAYOUT:FOLDER; the layouts are wds, imagefolder, imagenet, masks, ade20k, voc20, voc21, context59,
+context60, coco_stuff and cityscapes (docs/evaluation.md). A checkpoint brings its own configuration, a model of
+another library as much as its files say; keys of eval, data, kernels and engine can follow as section.key=value. Files
+that do not say which tokenizer the model was trained with need data.tokenizer=..., see docs/models.md.
+
+Writes evaluation.json and, unless eval.report=false, report.html into the folder of the model, or --out, which a file
+needs. With options of DeepSpeed's launcher (--num_gpus, --hostfile, ...) the work is shared by its ranks.
 """
 
 from __future__ import annotations
@@ -35,6 +40,8 @@ if TYPE_CHECKING:
 
     from silc.distributed import World
     from silc.evaluate.datasets import EvalData
+    from silc.evaluate.towers import Scale
+    from silc.interchange.source import Source
 
 PROG = "silc evaluate"
 OPEN = ("eval.", "data.", "kernels.", "engine.")  # sections that a checkpoint does not fix
@@ -45,11 +52,13 @@ Weights = dict[str, "Tensor"]
 def parse(argv: Sequence[str]) -> argparse.Namespace:
     """Command line. Mistakes end with a message and status 2."""
     parser = Parser(PROG, __doc__, others=launcher.NAMES)
-    parser.add_argument("model", type=Path, help="run folder (its newest checkpoint), checkpoint, or open_clip export")
+    parser.add_argument(
+        "model", type=Path, help="run folder (its newest checkpoint), checkpoint, export, or a model of another library"
+    )
     parser.add_argument("overrides", nargs="*", default=[], metavar="section.key=value", help="overrides, applied last")
     parser.add_argument("--tasks", default=",".join(TASKS), help=f"some of {', '.join(TASKS)} (default: all)")
     parser.add_argument("--preset", help="take eval and data from this preset, but tokenizer, mean, std")
-    parser.add_argument("--out", type=Path, help="folder for evaluation.json and report.html (default: the run folder)")
+    parser.add_argument("--out", type=Path, help="folder for evaluation.json and report.html (default: the model's)")
     add_local_rank(parser)
     args = parser.parse_intermixed_args(list(argv))  # overrides may follow an option
     args.argv = ["silc", "evaluate", *argv]
@@ -71,23 +80,41 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     return args
 
 
-def load(args: argparse.Namespace) -> tuple[Config, Weights, Weights, int | None, Path]:
-    """Configuration, the student's and the teacher's weights, the step they are of, and where results go.
+def load(args: argparse.Namespace) -> tuple[Config, Weights, Weights, Scale | None, int | None, Path]:
+    """Configuration, the student's and the teacher's weights, the logits' scale, the step, and where results go.
 
     Raises ValueError for a path that holds no model, and for a preset that does not fit it.
     """
-    from silc.interchange.read.open_clip import is_export, load_export
+    from silc.evaluate.towers import Scale
+    from silc.interchange.read import is_readable
     from silc.train import checkpoint, manifest
 
-    if is_export(args.model):
-        config, student = load_export(args.model)
-        return _configure(config, args), student, {}, None, args.model
+    if is_readable(args.model):
+        config, source = _foreign(args)
+        logits = Scale.from_logarithm(source.logit_scale, source.logit_bias)
+        return config, dict(source.weights), {}, logits, None, args.model
     path = checkpoint.find(args.model, or_export=True, only=checkpoint.WEIGHTS)
-    saved = checkpoint.load_config(path)
+    saved, scale = checkpoint.load_config_and_scale(path)
     teacher = checkpoint.load_weights(path, "teacher") if saved.objective.distill else {}
     folder = args.model if path != args.model else path.parent.parent
     step = manifest.read(path).step
-    return _configure(saved, args), checkpoint.load_weights(path, "student"), teacher, step, folder
+    return _configure(saved, args), checkpoint.load_weights(path, "student"), teacher, Scale.of(scale), step, folder
+
+
+def _foreign(args: argparse.Namespace) -> tuple[Config, Source]:
+    """A model that is no run of this package. Raises ValueError for what does not say enough."""
+    from silc.train.weights import needs_tokenizer, read_weights
+
+    if args.model.is_file() and args.out is None:
+        raise ValueError(f"{args.model} is a file, beside which no results are written; give --out FOLDER")
+    sizes = None if args.preset is None else config_io.load_config(args.preset).model
+    source = read_weights(args.model, sizes=sizes)
+    if source.tokenizer is None and not any(word.startswith("data.tokenizer=") for word in args.overrides):
+        raise ValueError(needs_tokenizer(source, "data.tokenizer"))
+    if os.environ.get("RANK", "0") == "0":
+        for key, reason in source.assumed.items():
+            print(f"note: {key}: {reason}", file=sys.stderr)
+    return _configure(source.config(), args), source
 
 
 def _configure(saved: Config, args: argparse.Namespace) -> Config:
@@ -98,7 +125,9 @@ def _configure(saved: Config, args: argparse.Namespace) -> Config:
     tree = config_io.to_dict(saved)
     if args.preset is not None:
         preset = config_io.to_dict(config_io.load_config(args.preset))
-        own = {name: tree["data"][name] for name in ("tokenizer", "mean", "std")}  # parts of the model
+        own = {
+            name: tree["data"][name] for name in ("tokenizer", "tokenizer_clean", "mean", "std")
+        }  # parts of the model
         tree |= {"eval": preset["eval"], "data": preset["data"] | own}
     config = config_io.override(config_io.build(tree), args.overrides)
     validate_eval(config)
@@ -144,16 +173,17 @@ def check_writable(folder: Path) -> None:
 def find_data(config: Config, args: argparse.Namespace, world: World) -> EvalData:
     """What the tasks asked for are measured on (collective). Raises ValueError where that is nothing.
 
-    The sample set is the data of a run on the sample set; an export does not say what it was trained on.
+    The sample set is the data of a run on the sample set; other models do not say what they were trained on.
     """
     from silc.data.sample_set.cache import default_root
     from silc.evaluate import datasets
-    from silc.interchange.read.open_clip import is_export
+    from silc.interchange.read import is_readable
 
-    on_sample = not own_data(config) and (args.preset is not None or not is_export(args.model))
+    foreign = is_readable(args.model)
+    on_sample = not own_data(config) and (args.preset is not None or not foreign)
     data = datasets.find_data(config, world, default_root(), args.tasks, on_sample=on_sample)
     if data.empty:
-        way = "--preset sample" if is_export(args.model) else "data.shards=[]"
+        way = "--preset sample" if foreign else "data.shards=[]"
         raise ValueError(
             "nothing to evaluate on: give eval.classification, eval.retrieval or eval.segmentation=LAYOUT:FOLDER, or "
             f"{way} for the sample set"
@@ -171,21 +201,21 @@ def evaluate(args: argparse.Namespace) -> int:
     from silc.evaluate.towers import build_towers
     from silc.train.engine import precision
 
-    config, student, teacher, step, folder = load(args)
+    config, student, teacher, scale, step, folder = load(args)
     target = args.out or folder
     check_writable(target)
     world = join(config)
     _check_same(folder, step)
-    models = build_towers(config, student, teacher, world.device, precision(config, world.device))
+    models = build_towers(config, student, teacher, world.device, precision(config, world.device), scale)
     if not models:
         raise ValueError(f"{args.model} has no image tower of a teacher; take eval.models=[student]")
     data = find_data(config, args, world)
     results = runner.evaluate(config, models, data, args.tasks, world, strict=True)
     if not results:
-        raise ValueError("nothing was measured: " + "; ".join(runner.left_out(data, args.tasks)))
+        raise ValueError("nothing was measured: " + "; ".join(runner.left_out(data, args.tasks, models)))
     without_report = False
     if world.main:
-        print(runner.table(results, data, args.tasks), flush=True)
+        print(runner.table(results, data, args.tasks, models), flush=True)
         if any(result.metrics for result in results):
             runner.write_json(results, step, config, target / "evaluation.json")
             title = f"SILC: {args.model}" + ("" if step is None else f", step {step}")

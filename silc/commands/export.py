@@ -5,7 +5,8 @@ silc export runs/sample exported --to hf                for Hugging Face transfo
 silc export runs/sample exported --to timm              the image tower, for timm
 silc export runs/sample exported --to onnx              both towers as ONNX graphs
 silc export runs/sample/checkpoints/step_00000600 exported --teacher
-silc export downloaded exported --to hf                 a folder of open_clip, of Hugging Face, ... for another library
+silc export downloaded exported --to hf                 a model of another library
+silc export weights.npz exported --tokenizer FOLDER     files that do not name their tokenizer
 
 The other library loads the folder and its features are compared before the folder is put in place. With it go the
 tokenizer, the preprocessing, a model card (README.md) and SHA256SUMS. OUT is made, or is an earlier export of the same
@@ -18,6 +19,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Literal
 
 from silc.commands.common import MISTAKE, Parser, passive_threads
 
@@ -36,6 +38,7 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
         "--to", choices=FORMATS, default=FORMATS[0], help="the library that loads it (default: open_clip)"
     )
     parser.add_argument("--teacher", action="store_true", help="teacher's image tower, student's text tower")
+    parser.add_argument("--tokenizer", help="of files that do not name theirs: open_clip_bpe, or as data.tokenizer")
     return parser.parse_args(list(argv))
 
 
@@ -49,7 +52,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     from silc.train.export import write_export
 
     try:
-        source, exported = write_export(args.path, args.out, to=args.to, model="teacher" if args.teacher else "student")
+        model: Literal["student", "teacher"] = "teacher" if args.teacher else "student"
+        source, exported = write_export(args.path, args.out, to=args.to, model=model, tokenizer=args.tokenizer)
     except Mismatch as error:
         print(f"{PROG}: {error}", file=sys.stderr)
         return 1

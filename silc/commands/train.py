@@ -107,6 +107,7 @@ def dry_run(config: Config, ranks: int, gpu: Gpu | None, mfu: float | None) -> i
     from silc.train.plan.text import dry_run_text
 
     _note_absent_shards(config)
+    _check_initial(config)
     plan = make_plan(config, ranks, gpu or visible_gpu(), mfu or MFU)
     print(dry_run_text(config, config_io.to_yaml(config), plan))
     return 0 if gpu is None or plan.fits else 1
@@ -123,6 +124,20 @@ def _note_absent_shards(config: Config) -> None:
             expand_shards(patterns, what, manifests=True) if patterns else None
         except ValueError as error:
             print(f"{PROG}: note: {error} (on this machine); the run needs them", file=sys.stderr)
+
+
+def _check_initial(config: Config) -> None:
+    """Say what becomes of the weights that a run would begin with. Raises ValueError where they do not fit."""
+    if config.train.init is None:
+        return
+    if not Path(config.train.init).exists():
+        missing = f"train.init={config.train.init} does not exist (on this machine); the run needs it"
+        print(f"{PROG}: note: {missing}", file=sys.stderr)
+        return
+    from silc.train.init import read_initial
+
+    found = read_initial(config)
+    print("\n".join([found.words, *(f"note: {note}" for note in found.notes)]))
 
 
 def answer(args: argparse.Namespace) -> int | None:

@@ -11,7 +11,7 @@ from pydantic import Field
 from pydantic.dataclasses import dataclass
 
 from silc.config.data import DataConfig, SourceRule, ViewsConfig
-from silc.config.evaluation import TASKS, EvalConfig, Task
+from silc.config.evaluation import IMAGENET, PROMPT_SETS, TASKS, EvalConfig, Task
 from silc.config.fields import STRICT, Rgb, key
 from silc.config.model import HeadConfig, ModelConfig, TextConfig, VisionConfig
 from silc.config.objective import ObjectiveConfig
@@ -19,6 +19,8 @@ from silc.config.optim import EngineConfig, KernelsConfig, OptimConfig, Paramete
 from silc.config.run import TrainConfig, WatchConfig
 
 __all__ = [
+    "IMAGENET",
+    "PROMPT_SETS",
     "TASKS",
     "Config",
     "DataConfig",

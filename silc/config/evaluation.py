@@ -10,6 +10,7 @@ from pydantic.dataclasses import dataclass
 from silc.config.fields import STRICT, Batch, Minutes, NonNegative, Positive, PositiveFloat, Size, key
 
 Task = Literal[
+    "validation_loss",
     "zeroshot_classification",
     "fewshot",
     "retrieval",
@@ -18,6 +19,13 @@ Task = Literal[
     "open_vocabulary_segmentation",
 ]
 TASKS: tuple[str, ...] = get_args(Task)
+# Names that eval.templates takes for a list of prompts, and whose list it is: see silc.data.prompts.
+PROMPT_SETS = {
+    "imagenet": "CLIP's 80 for ImageNet",
+    "imagenet_simple": "CLIP's short list for ImageNet",
+    "tcl": "the list of TCL, arXiv 2212.00785",
+}
+IMAGENET = "imagenet"  # in place of a file in eval.classes: ImageNet's 1,000 names
 
 
 @dataclass(config=STRICT, kw_only=True)
@@ -26,7 +34,7 @@ class EvalConfig:
 
     every: NonNegative = key(0, "steps between evaluations; 0: only at the end")
     during: list[Task] = key(
-        ["zeroshot_classification", "retrieval", "zeroshot_segmentation"],
+        ["validation_loss", "zeroshot_classification", "retrieval", "zeroshot_segmentation"],
         "tasks of the evaluations on the way",
     )
     after: list[Task] = key(list(TASKS), "tasks at the end of the run; what the data cannot serve is left out")
@@ -39,11 +47,17 @@ class EvalConfig:
     segmentation: str | None = key(None, "data set to segment, LAYOUT:FOLDER; null: as for classification")
     shards: list[str] = key(
         [],
-        "WebDataset shards with a `class` in their json; empty: the sample set's unseen artist, or none with own data",
+        "WebDataset shards with captions, or with a `class` in their json, or both; empty: the sample set's unseen "
+        "artist, or none with own data",
     )
-    classes: str | None = key(None, "text file with one class name per line, in the order of the class numbers")
+    classes: str | None = key(
+        None,
+        "text file with one class name per line, in the order of the class numbers; imagenet: ImageNet's 1,000 names",
+    )
     templates: list[str] = key(
-        [], "prompts, averaged; {} is the class name. Empty: those of the data set, or else ['a {}']"
+        [],
+        "prompts, averaged; {} is the class name. The words imagenet (80 prompts), imagenet_simple (7) and tcl (9) "
+        "stand for lists. Empty: those of the data set, or else ['a {}']",
     )
     upright: bool = key(
         False,
@@ -51,6 +65,9 @@ class EvalConfig:
     )
     batch: Batch = key(256, "images per forward pass")
     limit: NonNegative = key(0, "test images per task, a random choice that is always the same; 0: all")
+    loss_pairs: Annotated[int, Field(ge=2, le=16384)] = key(
+        1024, "validation loss: pairs that are compared with each other, whatever the number of ranks"
+    )
     shots: list[Positive] = key([1, 5, 10], "few-shot: training images per class")
     draws: Positive = key(3, "few-shot: random choices of them, for mean and deviation")
     ridge: PositiveFloat = key(1024.0, "few-shot: weight of the ridge penalty")

@@ -33,7 +33,7 @@ class TrainConfig:
     keep_every: NonNegative = key(0, "checkpoints of every such step are kept for good; 0: none")
     keep_best: str | None = key(
         None,
-        "keep the checkpoint where this metric of the evaluations on the way is highest, as "
+        "keep the checkpoint where this metric of the evaluations on the way is best (a loss: lowest), as "
         "eval/zeroshot_classification/student/top1",
     )
     init: str | None = key(

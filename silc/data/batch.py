@@ -50,15 +50,16 @@ class Batch:
         return len(self.keys)
 
     def split(self, size: int) -> list[Batch]:
-        """Micro-batches of `size` samples, which must divide the batch. `skipped` and `truncated` stay with the whole batch."""
+        """Micro-batches of `size` samples, which must divide the batch. `skipped` and `truncated` stay with the whole
+        batch.
+        """
         assert len(self) % size == 0
         assert self.work is None
         small = [None] * (len(self) // size) if self.small is None else self.small.split(size)
         parts = zip(self.large.split(size), small, self.tokens.split(size), range(0, len(self), size), strict=True)
+        rest = replace(self, skipped=[], truncated=0)
         return [
-            replace(
-                self, large=large, small=small, tokens=tokens, keys=self.keys[at : at + size], skipped=[], truncated=0
-            )
+            replace(rest, large=large, small=small, tokens=tokens, keys=self.keys[at : at + size])
             for large, small, tokens, at in parts
         ]
 

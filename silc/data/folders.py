@@ -46,13 +46,15 @@ class ImageFolder:
         self._files: list[tuple[Path, int]] = []
         self.others: Counter[str] = Counter()
         for number, folder in enumerate(self.folders):
-            for path in _files_in(root / folder):
+            for path in files_in(root / folder):
                 if (suffix := path.suffix.lower()) in SUFFIXES:
                     self._files.append((path, number))
                 else:
                     self.others[suffix] += 1
         if not self._files:
-            there = f"; there are {self._other_files()}, images end in {', '.join(SUFFIXES)}" if self.others else ""
+            there = (
+                f"; there are {in_suffixes(self.others)}, images end in {', '.join(SUFFIXES)}" if self.others else ""
+            )
             raise ValueError(f"{root} has no image in a class folder, such as {root}/dog/1.jpg{there}")
 
     def __len__(self) -> int:
@@ -63,7 +65,7 @@ class ImageFolder:
 
     def notes(self) -> tuple[str, ...]:
         """A sentence on the files that are left out; none where there are none."""
-        return (f"{self.title}: left out {self._other_files()}",) if self.others else ()
+        return (f"{self.title}: left out {in_suffixes(self.others)}",) if self.others else ()
 
     def image(self, index: int, upright: bool | None = None) -> Tensor:
         return _image(self._files[index][0], self._max_pixels, self.upright if upright is None else upright)
@@ -80,12 +82,12 @@ class ImageFolder:
     def mask(self, index: int) -> Tensor:
         raise Unreadable("no mask")
 
-    def _other_files(self) -> str:
-        kinds = [
-            f"{suffix:.20} ({count})" if suffix else f"none ({count})" for suffix, count in self.others.most_common()
-        ]
-        more = f" and {len(kinds) - NAMED} more" if len(kinds) > NAMED else ""
-        return f"{plural(self.others.total(), 'file')} with other suffixes: {', '.join(kinds[:NAMED])}{more}"
+
+def in_suffixes(others: Counter[str]) -> str:
+    """How many files have other suffixes than those of images, by suffix."""
+    kinds = [f"{suffix:.20} ({count})" if suffix else f"none ({count})" for suffix, count in others.most_common()]
+    more = f" and {len(kinds) - NAMED} more" if len(kinds) > NAMED else ""
+    return f"{plural(others.total(), 'file')} with other suffixes: {', '.join(kinds[:NAMED])}{more}"
 
 
 def class_folders(root: Path) -> list[str]:
@@ -95,8 +97,8 @@ def class_folders(root: Path) -> list[str]:
     return sorted(path.name for path in root.iterdir() if path.is_dir() and not _hidden(Path(path.name)))
 
 
-def _files_in(folder: Path) -> list[Path]:
-    """Sorted, at any depth; hidden ones, and those in hidden folders, are left out."""
+def files_in(folder: Path) -> list[Path]:
+    """Files, sorted, at any depth; hidden ones, and those in hidden folders, are left out."""
     found = []
     for place, folders, files in os.walk(folder):
         folders[:] = [name for name in folders if not name.startswith(".")]

@@ -23,8 +23,14 @@ TOKENIZER, SETTINGS, MODEL, OPEN_CLIP = (
 JSON = (SETTINGS, MODEL, OPEN_CLIP, "special_tokens_map.json", "added_tokens.json")
 # What transformers reads beside these, of the classes that begin from another library's files.
 OTHERS = (
-    "vocab.json", "vocab.txt", "merges.txt", "spiece.model", "sentencepiece.bpe.model", "tokenizer.model", "chat_template.jinja",
-)  # fmt: skip
+    "vocab.json",
+    "vocab.txt",
+    "merges.txt",
+    "spiece.model",
+    "sentencepiece.bpe.model",
+    "tokenizer.model",
+    "chat_template.jinja",
+)
 FILES = (TOKENIZER, *JSON, *OTHERS)
 
 MAX_TOKENIZER = 64 << 20  # bytes; the largest vocabularies in use, of 262,144 tokens, take 33 MB
@@ -42,8 +48,8 @@ def check_folder(folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
         tokenizer_config.json and config.json; empty where they are missing.
 
     Raises:
-        ValueError: no tokenizer.json, a file that is no regular one, too large, or no JSON; expressions whose time, or a
-            normalizer whose result, may grow without a bound; tokens that are drawn at random; a class that is no
+        ValueError: no tokenizer.json, a file that is no regular one, too large, or no JSON; expressions whose time, or
+            a normalizer whose result, may grow without a bound; tokens that are drawn at random; a class that is no
             tokenizer of transformers.
         OSError: a file that cannot be read.
     """

@@ -13,7 +13,7 @@ import re
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import torch
@@ -22,7 +22,7 @@ from torch import Tensor
 
 from silc.data.hf_files import FILES, OPEN_CLIP, TOKENIZER, check_folder
 from silc.data.recent import Bounded, beginning, goes_on, longest_text
-from silc.data.tokens import Clean, Tokens
+from silc.data.tokens import Clean, Cleaned, Tokens
 from silc.files import read_json
 
 RECENT = 32768  # texts whose tokens are cached
@@ -31,7 +31,7 @@ REPOSITORY = re.compile(r"[A-Za-z0-9][\w.-]{0,95}(/[A-Za-z0-9][\w.-]{0,95})?")  
 PATIENCE = 2.0  # seconds that a text of a trial may take: thousands of times what it does
 TRIAL = ("a dog ", "x", "X1", " ", "!?., ", "\u00e9\u4e8c", "\n\t", "'s ", "0")  # repeated, these are texts of trials
 MISSING = 'transformers is not installed; pip install "silc[hf]"'
-KINDS = ("whitespace", "lower", "canonicalize")
+KINDS: tuple[Cleaned, ...] = get_args(Cleaned)
 
 
 class HuggingFaceTokenizer:
@@ -49,7 +49,7 @@ class HuggingFaceTokenizer:
         without_separator: as given.
     """
 
-    def __init__(self, loaded: Any, context_length: int, clean: str, *, without_separator: bool = False) -> None:
+    def __init__(self, loaded: Any, context_length: int, clean: Cleaned, *, without_separator: bool = False) -> None:
         self.tokenizer, self.clean, self.without_separator = loaded, clean, without_separator
         self.vocab_size = 1 + max(loaded.get_vocab().values())
         self._clean_fn = get_clean_fn(clean)
@@ -63,8 +63,8 @@ class HuggingFaceTokenizer:
     def tokenize(self, texts: list[str]) -> Tokens:
         """See :class:`silc.data.tokens.Tokenizer`."""
         read = [beginning(text, self._longest_text) for text in texts]
-        found = {text: self._recent.get(text) for text in read}
-        new = [text for text, row in found.items() if row is None]
+        found: dict[str, bytes] = {text: self._recent[text] for text in read if text in self._recent}
+        new = [text for text in dict.fromkeys(read) if text not in found]
         for text, row in zip(new, self._encode(new), strict=True):
             found[text] = self._recent[text] = row
         rows = np.frombuffer(b"".join(found[text] for text in read), np.int32).reshape(len(read), self._context + 1)
@@ -110,15 +110,15 @@ def load(name: str, context_length: int, clean: Clean = "auto") -> HuggingFaceTo
         folder = _folder(name)
         settings, model = check_folder(folder)
         options = _open_clip_options(folder / OPEN_CLIP)
-        chosen = clean if clean != "auto" else options.get("clean") or _own_clean(settings, model)
+        chosen: Cleaned = clean if clean != "auto" else options.get("clean") or _own_clean(settings, model)
         without = bool(options.get("strip_sep_token"))
         made = HuggingFaceTokenizer(_loaded(folder, settings), context_length, chosen, without_separator=without)
         _check(made, context_length)
     except Exception as error:  # of transformers, and of the Rust library below it, any
         said = str(error).strip().partition("\n")[0][:300] or type(error).__name__
         raise ValueError(
-            f"data.tokenizer={name!r:.200} cannot be used ({said}); give open_clip_bpe, or the name or folder of another "
-            "Hugging Face tokenizer"
+            f"data.tokenizer={name!r:.200} cannot be used ({said}); give open_clip_bpe, or the name or folder of "
+            "another Hugging Face tokenizer"
         ) from error
     return made
 
@@ -156,7 +156,7 @@ def _open_clip_options(path: Path) -> dict[str, Any]:
     return options
 
 
-def _own_clean(settings: dict[str, Any], model: dict[str, Any]) -> str:
+def _own_clean(settings: dict[str, Any], model: dict[str, Any]) -> Cleaned:
     kind = str(settings.get("tokenizer_class", "")).removesuffix("Fast")
     of_siglip = model.get("model_type") in ("siglip", "siglip2")
     if kind == "SiglipTokenizer" or (kind == "T5Tokenizer" and of_siglip):

@@ -4,6 +4,10 @@
                  {test,train}/nshards.txt and {0..n-1}.tar with an image and `cls`, or `txt` with a caption a line
     imagefolder  FOLDER/{val,validation,test,train}/CLASS/*.jpg, or FOLDER/CLASS/*.jpg; class names: those of the
                  folders, or eval.classes
+    imagenet     FOLDER/{val,validation,train}/nXXXXXXXX/*.JPEG, the 1,000 synsets of ILSVRC2012; names and prompts are
+                 open_clip's
+    masks        a user's own: FOLDER/images/*.jpg, FOLDER/masks/*.png of the same names (0: the first class, 255: not
+                 counted), FOLDER/classes.txt; or images/{val,train}/*.jpg, masks/{val,train}/*.png
     ade20k       images/{training,validation}/*.jpg, annotations/{training,validation}/*.png (0: no class, 1 to 150)
     voc20        JPEGImages/*.jpg, SegmentationClass/*.png, ImageSets/Segmentation/{train,val}.txt; 0 is not counted
     voc21        the same; 0 is the class "background", which competes under that name
@@ -19,7 +23,10 @@ orientation says where eval.upright is set; beside a mask that has the size of t
 one alone, that one is taken.
 
 Pixels of 255, or of another value that the layout leaves out, are never counted. eval.classes names the classes of an
-imagefolder, and of a wds without classnames.txt; every other layout has its own list.
+imagefolder, of ImageNet, and of a wds or masks without a list of their own; every other layout has its own.
+
+Public data sets bring the prompts that papers use: ImageNet CLIP's 80, those of segmentation the nine of TCL
+(silc.data.prompts). An imagefolder of ImageNet's synsets, and any list of its 1,000 names, count as ImageNet.
 """
 
 from __future__ import annotations
@@ -30,10 +37,21 @@ from pathlib import Path
 
 from silc.config import DataConfig
 from silc.config_rules import is_prompt
-from silc.data import class_names
+from silc.data import class_names, imagenet
 from silc.data.captions import lines_of
 from silc.data.folders import ImageFolder, MaskFolder, Pair, class_folders, pairs_by_list, pairs_by_name
-from silc.data.splits import LABELS, DataSet, MaskRule, TarSplit, by_table, numbered_from_one, numbered_from_zero
+from silc.data.own_masks import open_masks
+from silc.data.prompts import TCL, prompt_set
+from silc.data.splits import (
+    CAPTIONS,
+    LABELS,
+    DataSet,
+    MaskRule,
+    TarSplit,
+    by_table,
+    numbered_from_one,
+    numbered_from_zero,
+)
 from silc.files import read_text
 from silc.text import plural
 
@@ -114,7 +132,7 @@ def _wds(root: Path, config: DataConfig, upright: bool, classes: tuple[str, ...]
         title = f"{root.name} {split}"
         splits[split] = TarSplit(config, shards, title=title, classes=len(names), upright=upright)
         _check_labels(splits[split], names)
-    return DataSet(root.name, names, splits["test"], splits.get("train"), templates)
+    return imagenet.with_prompts(DataSet(root.name, names, splits["test"], splits.get("train"), templates))
 
 
 def _number(path: Path) -> int:
@@ -134,10 +152,13 @@ def _read_templates(path: Path) -> tuple[str, ...]:
 
 
 def _check_labels(split: TarSplit, names: tuple[str, ...]) -> None:
-    if LABELS not in split.has:
+    if LABELS not in split.has or (not names and CAPTIONS in split.has):
         return
     if not names:
-        raise ValueError("the images have labels, but there is no classnames.txt; give eval.classes")
+        raise ValueError(
+            "the images have labels, but there is no classnames.txt; give eval.classes=FILE, or eval.classes=imagenet "
+            "for ImageNet's 1,000"
+        )
     check_labels(split, len(names))
 
 
@@ -168,11 +189,22 @@ def _image_folder(root: Path, config: DataConfig, upright: bool, classes: tuple[
     if train is not None and train.folders != test.folders:
         odd = sorted(set(train.folders) ^ set(test.folders))
         raise ValueError(f"{train.title} and {test.title} have different class folders: {', '.join(odd[:5])}")
+    notes = test.notes() + (train.notes() if train is not None else ())
+    known = imagenet.names_of(test.folders) if classes is None else None
+    if known is not None:
+        return DataSet(root.name, known, test, train, prompt_set("imagenet"), notes=(imagenet.NAMES_NOTE, *notes))
     names = classes or tuple(folder.replace("_", " ") for folder in test.folders)
     if len(names) != len(test.folders):
         raise ValueError(f"there are {plural(len(test.folders), 'class folder')}, but eval.classes names {len(names)}")
-    notes = test.notes() + (train.notes() if train is not None else ())
-    return DataSet(root.name, names, test, train, notes=notes)
+    return imagenet.with_prompts(DataSet(root.name, names, test, train, notes=notes))
+
+
+def _masks(root: Path, config: DataConfig, upright: bool, classes: tuple[str, ...] | None) -> DataSet:
+    listed = root / "classes.txt"
+    names = read_names(listed, "classes.txt") if listed.is_file() else classes
+    if names is None:
+        raise ValueError(f"{listed} is missing; write the name of a class in each line, or give eval.classes=FILE")
+    return open_masks(root, config, upright, names)
 
 
 def _masked(
@@ -199,7 +231,7 @@ def _masked(
         return MaskFolder(pairs(name), rule, title=title, classes=len(names), max_pixels=pixels, upright=upright)
 
     train = split(splits[1]) if marks(splits[1]).exists() else None
-    return DataSet(root.name, names, split(splits[0]), train, background=background)
+    return DataSet(root.name, names, split(splits[0]), train, TCL, background)
 
 
 def _ade20k(root: Path, config: DataConfig, upright: bool) -> DataSet:
@@ -264,6 +296,8 @@ _VOC = ("SegmentationClass", "Segmentation")
 WITHOUT_A_LIST: dict[str, Callable[[Path, DataConfig, bool, tuple[str, ...] | None], DataSet]] = {
     "wds": _wds,
     "imagefolder": _image_folder,
+    "imagenet": imagenet.open_imagenet,
+    "masks": _masks,
 }
 WITH_A_LIST: dict[str, Callable[[Path, DataConfig, bool], DataSet]] = {
     "ade20k": _ade20k,

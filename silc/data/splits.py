@@ -26,6 +26,7 @@ from silc.data.shards.reader import MAX_SAMPLE
 from silc.files import parse_json
 
 MAX_LABEL = 1000  # bytes of a `cls` that are read
+VOID = 255  # in mask files: the usual value of pixels without a class
 IGNORE = -1  # in masks: pixels that nothing is trained on and no metric counts
 LABELS, CAPTIONS, MASKS = "labels", "captions", "masks"
 
@@ -73,10 +74,11 @@ class DataSet:
 
     Attributes:
         name: for tables and messages.
-        classes: their names, as used in prompts, in the order of the class numbers.
+        classes: their names, as used in prompts, in the order of the class numbers; empty: pairs alone, whatever
+            classes its images may have.
         test: the split to measure on.
         train: the split that few-shot classifiers and segmentation heads are fitted to; None: there is none.
-        templates: prompts that belong to the data set; None: it has none of its own.
+        templates: prompts that belong to the data set, or that it is usually measured with; None: there are none.
         background: how pixels without a class are treated, in words.
         notes: what there is to know of its files, such as those that are left out.
     """
@@ -98,20 +100,20 @@ class DataSet:
 
 
 def numbered_from_one(classes: int) -> MaskRule:
-    """0: no class; i: class i - 1; the largest value of the file's type: no class, unless a class has that number."""
+    """0: no class; i: class i - 1; 255 and the largest value of the file's type: no class, if none has that number."""
 
     def rule(values: np.ndarray) -> np.ndarray:
         found = values.astype(np.int64) - 1
-        return _drop_largest(found, values, classes + 1)
+        return _drop_void(found, values, classes + 1)
 
     return rule
 
 
 def numbered_from_zero(classes: int) -> MaskRule:
-    """i: class i; the largest value of the file's type (255): no class, unless a class has that number."""
+    """i: class i; 255 and the largest value of the file's type: no class, unless a class has that number."""
 
     def rule(values: np.ndarray) -> np.ndarray:
-        return _drop_largest(values.astype(np.int64), values, classes)
+        return _drop_void(values.astype(np.int64), values, classes)
 
     return rule
 
@@ -127,9 +129,11 @@ def by_table(table: dict[int, int]) -> MaskRule:
     return rule
 
 
-def _drop_largest(found: np.ndarray, values: np.ndarray, needed: int) -> np.ndarray:
-    if np.issubdtype(values.dtype, np.integer) and needed <= np.iinfo(values.dtype).max:
-        found[values == np.iinfo(values.dtype).max] = IGNORE
+def _drop_void(found: np.ndarray, values: np.ndarray, needed: int) -> np.ndarray:
+    if np.issubdtype(values.dtype, np.integer):
+        for void in {VOID, int(np.iinfo(values.dtype).max)}:
+            if needed <= void:
+                found[values == void] = IGNORE
     return found
 
 

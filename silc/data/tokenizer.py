@@ -8,7 +8,7 @@ from torch import Tensor
 
 from silc.config import Config
 from silc.data.recent import Bounded, beginning, goes_on, longest_text
-from silc.data.tokens import Clean, Tokenizer, Tokens
+from silc.data.tokens import Clean, Cleaned, Tokenizer, Tokens
 
 OPEN_CLIP_BPE = "open_clip_bpe"
 RECENT = 32768  # texts whose tokens are cached
@@ -30,7 +30,7 @@ class _OpenClip(SimpleTokenizer):
     cache: dict[str, str]
 
     def __init__(self, context_length: int, clean: Clean) -> None:
-        self.clean = "lower" if clean == "auto" else clean
+        self.clean: Cleaned = "lower" if clean == "auto" else clean
         super().__init__(context_length=context_length, clean=self.clean)
         self.cache = Bounded(WORDS, WORDS_BYTES, kept=self.cache)
         self._context, self._longest_text = context_length, longest_text(context_length)

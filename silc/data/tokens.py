@@ -7,7 +7,8 @@ from typing import Literal, NamedTuple, Protocol, runtime_checkable
 
 from torch import Tensor
 
-Clean = Literal["auto", "whitespace", "lower", "canonicalize"]
+Cleaned = Literal["whitespace", "lower", "canonicalize"]
+Clean = Literal["auto", Cleaned]
 
 
 class Tokens(NamedTuple):
@@ -28,11 +29,11 @@ class Tokenizer(Protocol):
 
     Attributes:
         vocab_size: one more than the largest id that it gives.
-        clean: what open_clip does to a text first, see `data.tokenizer_clean`; never "auto".
+        clean: what open_clip does to a text first, see `data.tokenizer_clean`.
     """
 
     vocab_size: int
-    clean: str
+    clean: Cleaned
 
     def __call__(self, texts: list[str]) -> Tensor: ...
 

@@ -6,12 +6,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from silc.config import Config
+from silc.config import IMAGENET, Config
+from silc.data import imagenet
 from silc.data.layouts import WITHOUT_A_LIST, check_labels, open_data_set, read_names
 from silc.data.sample_set.cache import SampleSet, ensure_sample
 from silc.data.sample_set.concepts import with_article
 from silc.data.shards import Unreadable
-from silc.data.splits import LABELS, MASKS, DataSet, Split, TarSplit, image_and_mask
+from silc.data.splits import CAPTIONS, LABELS, MASKS, DataSet, Split, TarSplit, image_and_mask
 from silc.distributed import World, barrier
 from silc.evaluate.segmentation.windows import geometry
 from silc.evaluate.tasks import TASKS
@@ -71,14 +72,14 @@ def resolve_data(config: Config, sample: SampleSet | None, tasks: Sequence[str] 
     """
     evaluation = config.eval
     geometry(config)  # for its ValueError
-    classes = None if evaluation.classes is None else read_names(Path(evaluation.classes), "eval.classes")
+    classes = _class_names(evaluation.classes)
     specs = _specs(config)
     nameless = [spec for spec in specs.values() if spec is not None and spec.partition(":")[0] in WITHOUT_A_LIST]
     if classes is not None and not evaluation.shards and not nameless:
         raise ValueError(
             f"eval.classes={evaluation.classes} has no effect: it goes together with eval.shards, or with an "
-            "imagefolder or wds data set; other layouts have a class list of their own; give one of these, or "
-            "eval.classes=null"
+            "imagefolder, imagenet, masks or wds data set; other layouts have a class list of their own; give one of "
+            "these, or eval.classes=null"
         )
     default = None
     if evaluation.shards and needs_default(config, tasks):
@@ -89,14 +90,27 @@ def resolve_data(config: Config, sample: SampleSet | None, tasks: Sequence[str] 
     sets: dict[str, DataSet | None] = dict.fromkeys(KINDS)
     for kind, spec in specs.items():
         if kind in asked:
-            turn = evaluation.upright
-            sets[kind] = default if spec is None else open_data_set(spec, config.data, classes, upright=turn)
+            sets[kind] = default if spec is None else _open(config, spec, classes)
     for split in {id(one.test): one.test for one in sets.values() if one is not None}.values():
         _check_readable(split)
     segmented = sets["segmentation"]
-    if segmented is not None and MASKS in segmented.test.has:
+    if segmented is not None and MASKS in segmented.test.has and segmented.classes:
         _check_first_mask(segmented.test)
     return EvalData(**sets)
+
+
+def _class_names(path: str | None) -> tuple[str, ...] | None:
+    """Those of eval.classes."""
+    if path is None:
+        return None
+    return imagenet.class_names() if path == IMAGENET else read_names(Path(path), "eval.classes")
+
+
+def _open(config: Config, spec: str, classes: tuple[str, ...] | None) -> DataSet:
+    """The data set of a LAYOUT:FOLDER. With eval.shards, the names of eval.classes are theirs and not ImageNet's."""
+    evaluation = config.eval
+    theirs = bool(evaluation.shards) and spec.partition(":")[0] == "imagenet"
+    return open_data_set(spec, config.data, None if theirs else classes, upright=evaluation.upright)
 
 
 def _check_readable(split: Split) -> None:
@@ -120,24 +134,36 @@ def _check_first_mask(split: Split) -> None:
 
 
 def _own(config: Config, classes: tuple[str, ...] | None) -> DataSet:
-    evaluation = config.eval
-    if classes is None:
+    """Of eval.shards: without class names, for pairs alone."""
+    evaluation, count = config.eval, len(classes or ())
+    test = TarSplit(config.data, evaluation.shards, title="eval.shards", classes=count, upright=evaluation.upright)
+    named = f"eval.shards={evaluation.shards}"
+    if classes is None and CAPTIONS not in test.has:
+        if test.has & {LABELS, MASKS}:
+            raise ValueError(
+                "eval.shards and eval.classes go together where images have classes: give eval.classes=FILE, one name "
+                "per line, or eval.classes=imagenet for ImageNet's 1,000"
+            )
         raise ValueError(
-            "eval.shards and eval.classes go together: images with a `class` number, and the names of the classes; "
-            "give eval.classes=FILE, one name per line"
+            f"{named}: no image has a caption ({config.data.caption_key}), a `class` number in its json or a mask; add "
+            "them, or set data.caption_key"
         )
-    upright = evaluation.upright
-    test = TarSplit(config.data, evaluation.shards, title="eval.shards", classes=len(classes), upright=upright)
-    if LABELS not in test.has and evaluation.classification is None:
+    if classes is not None:
+        _check_own_classes(config, test, count, named)
+    return imagenet.with_prompts(DataSet("eval.shards", classes or (), test))
+
+
+def _check_own_classes(config: Config, test: TarSplit, count: int, named: str) -> None:
+    """Raises ValueError where eval.classes names classes that no image has, or too few."""
+    if not test.has & {LABELS, MASKS} and config.eval.classification is None:
         raise ValueError(
-            f"eval.shards={evaluation.shards}: no image has a `class` number in its json; add them, or give "
-            "eval.classification=LAYOUT:FOLDER"
+            f"{named}: no image has a `class` number in its json; add them, or give eval.classification=LAYOUT:FOLDER, "
+            "or leave out eval.classes to measure on image-caption pairs alone"
         )
     try:
-        check_labels(test, len(classes))
+        check_labels(test, count)
     except ValueError as error:
-        raise ValueError(f"{error} to eval.classes={evaluation.classes}") from None
-    return DataSet("eval.shards", classes, test)
+        raise ValueError(f"{error} to eval.classes={config.eval.classes}") from None
 
 
 def _of_sample(config: Config, sample: SampleSet) -> DataSet:

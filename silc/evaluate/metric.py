@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+LOWER = frozenset({"loss"})  # metrics of which a lower value is better
+
 
 @dataclass(frozen=True)
 class Metric:
@@ -11,10 +13,16 @@ class Metric:
 
     Attributes:
         name: within its task, such as top1; with the suffix _std, the standard deviation of the metric before it.
-        value: a fraction in [0, 1].
-        chance: the value that random guesses get; None where that has no meaning (a standard deviation).
+        value: a fraction in [0, 1]; a loss in nats.
+        chance: the value that random guesses get, of a loss the one that a model gets which tells no pair from another;
+            None where that has no meaning (a standard deviation).
     """
 
     name: str
     value: float
     chance: float | None = None
+
+
+def lower_is_better(name: str) -> bool:
+    """Of a metric by its name, such as top1, or by its name in the log: eval/TASK/MODEL/METRIC."""
+    return name.rpartition("/")[2] in LOWER

@@ -60,7 +60,7 @@ class Result:
 def evaluate(
     config: Config, models: Sequence[Towers], data: EvalData, tasks: Sequence[str], world: World, *, strict: bool
 ) -> list[Result]:
-    """Run every task that the data allows, on every model (collective). Changes no state outside the models given.
+    """Run every task that the data and the models allow, on every model (collective). Changes no state but theirs.
 
     strict: whether a mistake in the data ends the evaluation. Otherwise it becomes the result's error, as does
         whatever else goes wrong in a task, on whichever rank: time, memory, a file system.
@@ -73,7 +73,8 @@ def evaluate(
             task = TASKS[name]
             used = data.of(task)
             if used is not None and not task.missing(used):
-                found += [_one(config, task, model, used, world, strict) for model in models]
+                fit = [model for model in models if task.unfit(model) is None]
+                found += [_one(config, task, model, used, world, strict) for model in fit]
     return found
 
 
@@ -133,8 +134,11 @@ def unchanged() -> Iterator[None]:
         np.random.set_state(numpy)  # noqa: NPY002
 
 
-def table(results: Sequence[Result], data: EvalData, tasks: Sequence[str]) -> str:
-    """One line a metric, with chance in the next column; then the tasks left out, and the protocols."""
+def table(results: Sequence[Result], data: EvalData, tasks: Sequence[str], models: Sequence[Towers] = ()) -> str:
+    """One line a metric, with chance in the next column; then the tasks left out, and the protocols.
+
+    models: those that were measured, for what a task lacks in them.
+    """
     rows = [("task", "model", "metric", "value", "chance", "data")]
     for result in results:
         spread = {m.name.removesuffix("_std"): m.value for m in result.metrics if m.name.endswith("_std")}
@@ -147,7 +151,7 @@ def table(results: Sequence[Result], data: EvalData, tasks: Sequence[str]) -> st
             rows.append((result.task, result.model, "none", "", "", result.error))
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]) - 1)]
     lines = ["  ".join([*(cell.ljust(w) for cell, w in zip(row, widths, strict=False)), row[-1]]) for row in rows]
-    lines += left_out(data, tasks)
+    lines += left_out(data, tasks, models)
     for result in results:
         where = f"{result.task}, {result.model} ({result.seconds:.0f} s)"
         lines.append(f"{where}: " + "; ".join(result.notes) if result.notes else where)
@@ -159,9 +163,13 @@ def table(results: Sequence[Result], data: EvalData, tasks: Sequence[str]) -> st
     return "\n".join(lines)
 
 
-def left_out(data: EvalData, tasks: Sequence[str]) -> list[str]:
-    """A sentence for each task that the data does not allow."""
-    reasons = {name: data.why_not(TASKS[name]) for name in dict.fromkeys(tasks)}
+def left_out(data: EvalData, tasks: Sequence[str], models: Sequence[Towers] = ()) -> list[str]:
+    """A sentence for each task that the data or the models do not allow."""
+
+    def why(task: Task) -> str | None:
+        return data.why_not(task) or next(filter(None, map(task.unfit, models)), None)
+
+    reasons = {name: why(TASKS[name]) for name in dict.fromkeys(tasks)}
     return [f"{name} is left out: {reason}" for name, reason in reasons.items() if reason is not None]
 
 

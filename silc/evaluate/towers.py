@@ -8,7 +8,7 @@ in step, and a measurement during training equals that of `silc evaluate` on the
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import cast
+from typing import NamedTuple, cast
 
 import torch
 import torch.nn.functional as F
@@ -16,9 +16,35 @@ from torch import Tensor
 
 from silc.config import Config
 from silc.data import Tokenizer, tokenizer_of
+from silc.model.scale import LogitScale
 from silc.model.silc import SilcModel
 
 TEXTS = 256  # captions in a forward pass
+
+
+class Scale(NamedTuple):
+    """What turns cosines into the logits of the contrastive loss: multiplier x cosine + bias.
+
+    bias: None of a model trained with the softmax loss, a number with the sigmoid loss.
+    """
+
+    multiplier: float
+    bias: float | None
+
+    @classmethod
+    def of(cls, trained: LogitScale) -> Scale:
+        """Of a run."""
+        multiplier, bias = trained.effective()
+        return cls(multiplier.item(), None if bias is None else bias.item())
+
+    @classmethod
+    def from_logarithm(cls, logarithm: float | None, bias: float | None) -> Scale | None:
+        """Of files that hold the multiplier's logarithm, as :class:`silc.interchange.source.Source` does; None where
+        they hold none.
+        """
+        return (
+            None if logarithm is None else cls(torch.tensor(logarithm).exp().item(), bias)
+        )  # in fp32, as a run has it
 
 
 class Towers:
@@ -29,10 +55,19 @@ class Towers:
         size: side, in pixels, of the square that whole images are resized to.
         patch: side of a patch, in pixels.
         device: of the weights and the features.
+        scale: of the logits it was trained with; None: not known, and the loss is not measured.
     """
 
-    def __init__(self, name: str, model: SilcModel, tokenizer: Tokenizer, size: int, device: torch.device) -> None:
-        self.name, self.size, self.device = name, size, device
+    def __init__(
+        self,
+        name: str,
+        model: SilcModel,
+        tokenizer: Tokenizer,
+        size: int,
+        device: torch.device,
+        scale: Scale | None = None,
+    ) -> None:
+        self.name, self.size, self.device, self.scale = name, size, device, scale
         self.patch = model.visual.trunk.patch_size
         self._model, self._tokenizer = model, tokenizer
 
@@ -82,6 +117,7 @@ def build_towers(
     teacher: Mapping[str, Tensor],
     device: torch.device,
     dtype: torch.dtype,
+    scale: Scale | None = None,
 ) -> list[Towers]:
     """The models that eval.models names.
 
@@ -91,6 +127,7 @@ def build_towers(
         teacher: complete weights of the moving average; the teacher is its image tower with the student's text tower.
             Without an image tower in it (a head-only EMA, or no distillation) there is no teacher to measure.
         device, dtype: of the forward pass.
+        scale: of the logits, for the validation loss; student and teacher have the same.
 
     Raises:
         ValueError: weights that do not fit the configuration, the message names the first that does not; a tokenizer
@@ -103,7 +140,7 @@ def build_towers(
     for name in dict.fromkeys(config.eval.models):
         if name in weights:
             model = _load(config, weights[name], device, dtype)
-            out.append(Towers(name, model, tokenizer, config.views.global_size, device))
+            out.append(Towers(name, model, tokenizer, config.views.global_size, device, scale))
     return out
 
 

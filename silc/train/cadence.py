@@ -55,7 +55,7 @@ class Cadence:
         return self.saver.save()
 
     def judge(self, metrics: Mapping[str, float]) -> None:
-        """Keep the checkpoint of this step if `train.keep_best` is higher than ever (collective).
+        """Keep the checkpoint of this step if `train.keep_best` is better than ever (collective).
 
         metrics: of the main rank. Raises RunStopped.
         """

@@ -6,7 +6,7 @@ top-level keys are accepted silently and defaults have moved between releases (g
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -239,10 +239,14 @@ class Engine:
         Raises ValueError for what is damaged.
         """
         self._begin_state()
-        parts = self._parts()
-        for part in parts:
+        self._set_steps(load_moments(folder / "engine", self._parts()))
+        self.take(masters)
+
+    @torch.no_grad()
+    def take(self, masters: Mapping[str, Tensor]) -> None:
+        """Have these whole fp32 weights, exactly, whatever the precision of the forward pass (collective)."""
+        for part in self._parts():
             part.master().copy_(masters[part.name].flatten()[part.start : part.start + part.numel])
-        self._set_steps(load_moments(folder / "engine", parts))
         self._refresh()
 
     def _refresh(self) -> None:

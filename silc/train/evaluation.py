@@ -13,7 +13,7 @@ from silc.distributed import all_gather_objects
 from silc.evaluate import runner
 from silc.evaluate.datasets import EvalData
 from silc.evaluate.sharding import Ended, TaskFailed, ended_when, failure
-from silc.evaluate.towers import Towers, build_towers
+from silc.evaluate.towers import Scale, Towers, build_towers
 from silc.train import peers
 from silc.train.loop import Trainer
 from silc.train.stop import StopRequest
@@ -55,7 +55,7 @@ def measure(trainer: Trainer, data: EvalData, tasks: Sequence[str]) -> tuple[lis
     models = _everywhere(trainer, lambda: _towers(trainer, *weights))
     results = runner.evaluate(config, models, data, tasks, world, strict=False)
     trainer.keep_folder()
-    _everywhere(trainer, lambda: _keep(trainer, data, tasks, results) if world.main else None)
+    _everywhere(trainer, lambda: _keep(trainer, data, tasks, models, results) if world.main else None)
     return models, results
 
 
@@ -69,13 +69,16 @@ def _weights(trainer: Trainer) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
 def _towers(trainer: Trainer, student: dict[str, Tensor], average: dict[str, Tensor]) -> list[Towers]:
     """The models to measure."""
     state = trainer.state
-    return build_towers(trainer.config, student, average, state.world.device, state.engine.dtype)
+    scale = Scale.of(state.scale)
+    return build_towers(trainer.config, student, average, state.world.device, state.engine.dtype, scale)
 
 
-def _keep(trainer: Trainer, data: EvalData, tasks: Sequence[str], results: list[runner.Result]) -> None:
+def _keep(
+    trainer: Trainer, data: EvalData, tasks: Sequence[str], models: Sequence[Towers], results: list[runner.Result]
+) -> None:
     """Print and write the results (main rank)."""
     step = trainer.state.counters.step
-    print(f"evaluation at step {step}\n{runner.table(results, data, tasks)}", flush=True)
+    print(f"evaluation at step {step}\n{runner.table(results, data, tasks, models)}", flush=True)
     if trainer.log is not None:
         trainer.log.write(step, runner.scalars(results))
     runner.write_json(results, step, trainer.config, trainer.folder / "evaluation.json")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -10,7 +11,7 @@ from silc.interchange.write.export import Exported, export
 from silc.interchange.write.folder import check_target
 from silc.interchange.write.formats import Format, writer
 from silc.train.card import History, card
-from silc.train.weights import Name, read_weights
+from silc.train.weights import Name, needs_tokenizer, read_weights
 
 
 class Written(NamedTuple):
@@ -26,6 +27,7 @@ def write_export(
     *,
     to: Format = "open_clip",
     model: Name = "student",
+    tokenizer: str | None = None,
     verify: bool = True,
     keep_others: bool = False,
 ) -> Written:
@@ -35,6 +37,7 @@ def write_export(
         path: a run folder, a checkpoint, an export, or a file or folder of another library.
         out, to, verify, keep_others: as for :func:`silc.interchange.write.export.export`.
         model: student, or the teacher's image tower with the student's text tower.
+        tokenizer: as data.tokenizer; for files that do not say which one they were trained with.
 
     Raises as :func:`silc.train.weights.read_weights` and :func:`silc.interchange.write.export.export`.
     """
@@ -42,6 +45,10 @@ def write_export(
     if not keep_others:
         check_target(out, to, Path(path))
     source = read_weights(path, model)
+    if tokenizer is not None:
+        source = replace(source, tokenizer=tokenizer)
+    if source.tokenizer is None and to != "timm":
+        raise ValueError(needs_tokenizer(source, "--tokenizer"))
     history = History.of(source.path, model)
     found = export(
         source,

@@ -111,7 +111,7 @@ class Trainer:
                     continue
                 bad_in_a_row = 0
                 counters.step += 1
-                meter.add(report)
+                meter.add(report, batch.truncated)
                 if counters.step % config.train.log_every == 0 or counters.step == config.train.steps:
                     self._log(report, meter, progress)
                     if self._spike_sent_back(meter, progress):
@@ -230,7 +230,7 @@ class Trainer:
         """The interval's numbers to the log and the terminal."""
         values = meter.read(report) | self._reading()
         if self.world.main:
-            for line in self._watch.look(self.state.counters.step, values):
+            for line in (*self._watch.look(self.state.counters.step, values), *meter.notes(values)):
                 progress.line(line)
             values["warnings"] = self._watch.active
         self.keep_folder()

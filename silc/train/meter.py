@@ -19,6 +19,8 @@ from silc.train.metrics import peak_flops
 from silc.train.state import TrainState
 from silc.train.step import StepReport
 
+MOST_TRUNCATED = 0.1  # of the captions of an interval, before it is said
+
 
 class Meter:
     """Measures a run from log to log. Its clock counts training time, into `counters.seconds` too, and knows pauses.
@@ -32,12 +34,14 @@ class Meter:
         self._peak = peak_flops(config, name)
         self._flops = step_flops(config)
         self._mark = time.perf_counter()  # up to here the time is counted
+        self._said = False  # that many captions are truncated
         self.forget()
 
     def forget(self) -> None:
         """Begin an interval anew."""
         self._sums: dict[str, Tensor] = {}
         self._steps = 0
+        self._truncated = 0
         self._seconds = 0.0
         self._waited = 0.0
 
@@ -64,8 +68,9 @@ class Meter:
         yield
         self._waited += time.perf_counter() - start
 
-    def add(self, report: StepReport) -> None:
-        """Count an applied step and its losses."""
+    def add(self, report: StepReport, truncated: int = 0) -> None:
+        """Count an applied step and its losses, and the captions of this rank's share that were truncated."""
+        self._truncated += truncated
         losses = report.losses
         for name, value in (
             ("loss", losses.total),
@@ -86,9 +91,25 @@ class Meter:
             name: float(all_reduce_mean_(total / self._steps)) for name, total in self._sums.items()
         }
         self.settle()
+        share = self._steps * self._config.train.share(self._world.size)
+        truncated = torch.tensor(self._truncated / share, device=self._world.device)
+        values["captions_truncated"] = float(all_reduce_mean_(truncated))
         values |= self._rates() | self._teacher(report) | self._step(report)
         self.forget()
         return values
+
+    def notes(self, values: dict[str, Any]) -> list[str]:
+        """A line where many captions of an interval were truncated, once. values: of :meth:`read`."""
+        if self._said or values["captions_truncated"] <= MOST_TRUNCATED:
+            return []
+        self._said = True
+        length = self._config.model.text.context_length
+        return [
+            f"warning: {values['captions_truncated']:.0%} of the captions have more than "
+            f"model.text.context_length={length} tokens, and the model does not read their ends; `silc shards show` "
+            "says how long they are. Take shorter captions, or a new run with a larger context (train.init takes over "
+            "the weights)"
+        ]
 
     def _rates(self) -> dict[str, float]:
         seconds, device = self._seconds, self._world.device

@@ -13,6 +13,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from silc.config import TrainConfig
+from silc.evaluate.metric import lower_is_better
 from silc.files import check_regular, parse_json, write_text
 from silc.train.checkpoint import NAMED
 
@@ -22,11 +23,15 @@ MAX_LINE = 1 << 20
 
 @dataclass(frozen=True)
 class Best:
-    """The checkpoint with the highest value of a metric so far."""
+    """The checkpoint with the best value of a metric so far."""
 
     checkpoint: str
     metric: str
     value: float
+
+    def beats(self, other: Best) -> bool:
+        """Whether the value is better than another of the same metric: lower of a loss, else higher."""
+        return self.value < other.value if lower_is_better(self.metric) else self.value > other.value
 
 
 def read_best(folder: Path) -> Best | None:
@@ -41,19 +46,14 @@ def read_best(folder: Path) -> Best | None:
 
 
 def better(folder: Path, name: str, metric: str, metrics: Mapping[str, float]) -> Best | None:
-    """`name` as the new best; None where an earlier checkpoint has at least its value.
+    """`name` as the new best; None where an earlier checkpoint is as good.
 
     Raises KeyError where the evaluation has no such metric.
     """
-    value, before = metrics[metric], read_best(folder)
-    if (
-        before is not None
-        and before.metric == metric
-        and before.value >= value
-        and (folder / before.checkpoint).exists()
-    ):
-        return None
-    return Best(name, metric, value)
+    found, before = Best(name, metric, metrics[metric]), read_best(folder)
+    if before is None or before.metric != metric or not (folder / before.checkpoint).exists():
+        return found
+    return found if found.beats(before) else None
 
 
 def write_best(folder: Path, best: Best) -> None:
@@ -72,7 +72,7 @@ def restore_best(run: Path, metric: str) -> None:
             with contextlib.suppress(ValueError, KeyError, TypeError, ArithmeticError, AttributeError):
                 row = parse_json(line)
                 one = Best(f"step_{int(row['step']):08d}", metric, float(row[metric]))
-                if (found is None or one.value > found.value) and (folder / one.checkpoint / "manifest.json").is_file():
+                if (found is None or one.beats(found)) and (folder / one.checkpoint / "manifest.json").is_file():
                     found = one
     said = "no checkpoint of metrics.jsonl is there" if found is None else f"by metrics.jsonl it is {found.checkpoint}"
     print(f"{folder / 'best'} is damaged: {said}", flush=True)

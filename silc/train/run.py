@@ -29,6 +29,7 @@ from silc.text import plural
 from silc.train import evaluation, export, peers, run_folder, sources
 from silc.train.banner import backend_lines, no_evaluation
 from silc.train.engine import precision
+from silc.train.init import find_initial
 from silc.train.loop import Trainer
 from silc.train.metrics import check_loggers
 from silc.train.start import find_resumed, start
@@ -100,9 +101,13 @@ def _prepare(config: Config) -> tuple[Trainer, EvalData | None]:
     backend_lines(config, world.device, precision(config, world.device))  # refuses a backend that cannot run here
     folder = run_folder.choose(config, world)
     try:
-        resumed = find_resumed(config, world, folder.path)  # before the sample set is rendered
+        # Before the sample set is rendered.
+        resumed = find_resumed(config, world, folder.path)
+        initial = find_initial(config) if resumed is None else None
+        if world.main and initial is not None:
+            print("\n".join([initial.words, *(f"note: {note}" for note in initial.notes)]), flush=True)
         shards, data = sources.resolve(config, world, default_root())
-        trainer = start(config, world, shards, folder.path, resumed)
+        trainer = start(config, world, shards, folder.path, resumed, initial)
     except BaseException:  # an interrupt too
         folder.leave()
         raise

@@ -46,7 +46,7 @@ _MAY_GROW = ("data.image_keys",)  # lists that may have more at their end: sampl
 _SAMPLE_SET = ("data.sample_concepts", "data.sample_scenes")  # without a meaning beside shards of one's own
 
 # Sections, or keys of them, that are named when they differ: what is trained, or which samples, depends on them.
-_NAMED = ("objective", "data", "optim", "train.steps", "train.max_bad_steps")
+_NAMED = ("objective", "data", "optim", "train.steps", "train.max_bad_steps", "train.init", "train.init_model")
 # Of these, what changes nothing but rounding, speed or patience; which shards are read has a check of its own.
 _SILENT = (
     "objective.contrastive_plan",
@@ -65,6 +65,8 @@ _SILENT = (
 _EFFECTS = {
     "objective.init_scale": "without an effect, the scale is the checkpoint's",
     "objective.init_bias": "without an effect, the bias is the checkpoint's",
+    "train.init": "without an effect, the weights are the checkpoint's",
+    "train.init_model": "without an effect, the weights are the checkpoint's",
     "train.steps": "the schedule is recomputed for the new number of steps",
     "data.max_image_pixels": "samples that are skipped now, or no longer, are replaced by others",
     "data.image_keys": "samples that had no image may have one now; until then others replaced them",

@@ -1,7 +1,8 @@
 """From a configuration to a trainer that stands before its first step.
 
-In this order: the checkpoint to resume from (:func:`find_resumed`); then, in :func:`start`, the data, the state, the
-run folder. First what a mistake in a checkpoint or the data shows, then what takes time, last what leaves traces.
+In this order: the checkpoint to resume from (:func:`find_resumed`), or else the weights to begin with
+(:func:`silc.train.init.find_initial`); then, in :func:`start`, the data, the state, the run folder. First what a
+mistake in a checkpoint or the data shows, then what takes time, last what leaves traces.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from silc.model.silc import build
 from silc.text import plural
 from silc.train import checkpoint
 from silc.train.banner import banner
+from silc.train.init import Initial
 from silc.train.loop import Trainer
 from silc.train.run_folder import open_folder
 from silc.train.same_data import check_same_data, check_same_everywhere
@@ -41,11 +43,19 @@ class Resumed(NamedTuple):
     changes: Changes
 
 
-def start(config: Config, world: World, shards: list[str] | None, folder: Path, resumed: Resumed | None) -> Trainer:
+def start(
+    config: Config,
+    world: World,
+    shards: list[str] | None,
+    folder: Path,
+    resumed: Resumed | None,
+    initial: Initial | None = None,
+) -> Trainer:
     """A trainer (collective; the arguments are the same on every rank).
 
     shards: to train on, in place of those that the configuration names.
     resumed: of :func:`find_resumed`.
+    initial: of :func:`silc.train.init.find_initial`; without an effect beside `resumed`.
 
     Raises ValueError for what cannot be read, resumed or written.
     """
@@ -66,7 +76,7 @@ def start(config: Config, world: World, shards: list[str] | None, folder: Path, 
         note = check_same_data(resumed.saved.get("data"), loader.data, resumed.path, allowed=config.data.allow_changed)
         if world.main and note:
             print(note, flush=True)
-    state = build_state(config, world) if resumed is None else _restored(config, world, resumed)
+    state = begun(config, world, initial) if resumed is None else _restored(config, world, resumed)
     state.data = loader.data
     finished = resumed if state.counters.step >= config.train.steps else None
     kept = config if finished is None else trained_config(finished.config, config)
@@ -76,6 +86,8 @@ def start(config: Config, world: World, shards: list[str] | None, folder: Path, 
     if finished is not None:
         return Trainer(kept, state, loader, folder, log, finished.path, finished=True)
     if resumed is None:
+        if initial is not None and log is not None:
+            log.with_next(initial.record())
         return Trainer(config, state, loader, folder, log)
     newest = of_first(lambda: _is_newest(resumed.path, folder))
     trainer = Trainer(config, state, loader, folder, log, resumed.path, newest)
@@ -90,6 +102,15 @@ def _is_newest(path: Path, folder: Path) -> bool:
     """Whether train.resume=auto would go on from this checkpoint: else the run goes back, or on in another folder."""
     found = checkpoint.whole(folder / "checkpoints")
     return bool(found) and found[-1].resolve() == path.resolve()
+
+
+def begun(config: Config, world: World, initial: Initial | None) -> TrainState:
+    """The state at step 0, with first weights or those that were found (collective)."""
+    if initial is None:
+        return build_state(config, world)
+    state = build_state(config, world, initial.student(config), exactly=True)
+    initial.put_scale(state.scale)
+    return state
 
 
 def _restored(config: Config, world: World, resumed: Resumed) -> TrainState:

@@ -85,13 +85,20 @@ class TrainState:
         self.scale_optimizer.load_state_dict(saved["scale_optimizer"])
 
 
-def build_state(config: Config, world: World, student: SilcModel | None = None) -> TrainState:
-    """The state before the first step (collective). student: None for the first weights of the run.
+def build_state(config: Config, world: World, student: SilcModel | None = None, *, exactly: bool = False) -> TrainState:
+    """The state before the first step (collective).
+
+    student: None for the first weights of the run. exactly: the masters are the student's weights to the last bit, also
+    where the engine, of lower precision, would round them first.
 
     Raises ValueError for an optimiser that cannot run here, and for a parameter rule that matches nothing.
     """
     device, optim = world.device, config.optim
-    engine = Engine(config, build(config) if student is None else student, world)
+    student = build(config) if student is None else student
+    weights = {name: value.detach() for name, value in student.named_parameters()} if exactly else {}
+    engine = Engine(config, student, world)
+    if exactly:
+        engine.take(weights)
     # Scale and bias stay outside the engine: a low-precision copy cannot be clamped, and 0-dim or lone parameters trip
     # ZeRO.
     scale = LogitScale.of(config.objective).to(device)

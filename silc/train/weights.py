@@ -8,10 +8,20 @@ from typing import Literal
 
 from silc.config import ModelConfig
 from silc.interchange.read import is_readable, read
+from silc.interchange.read.open_clip import check_sizes
+from silc.interchange.shapes import misfit, shapes_of
 from silc.interchange.source import Source
 from silc.train import checkpoint
 
 Name = Literal["student", "teacher"]
+
+
+def place_of(path: str | Path) -> Path:
+    """The file, folder or checkpoint itself that a path names: of a run folder its newest checkpoint. Raises ValueError
+    as :func:`read_weights`.
+    """
+    place = Path(path)
+    return place if is_readable(place) else checkpoint.find(place, or_export=True, only=checkpoint.WEIGHTS)
 
 
 def read_weights(path: str | Path, model: Name = "student", *, sizes: ModelConfig | None = None) -> Source:
@@ -26,26 +36,38 @@ def read_weights(path: str | Path, model: Name = "student", *, sizes: ModelConfi
     Raises:
         ValueError: none of these, a damaged file, or no teacher there; the message says which.
     """
-    place = Path(path)
+    place = place_of(path)
     if is_readable(place):
         if model == "teacher":
-            raise ValueError(f"{place} holds one model; take the student, or a run folder")
+            raise ValueError(f"{place} is no run and holds one model; take the student, or a run folder")
         return read(place, sizes=sizes)
-    found = checkpoint.find(place, or_export=True, only=checkpoint.WEIGHTS)
-    config, scale = checkpoint.load_config_and_scale(found)
-    weights = checkpoint.load_weights(found, "student")
+    config, scale = checkpoint.load_config_and_scale(place)
+    weights = checkpoint.load_weights(place, "student")
     if model == "teacher":
-        weights |= checkpoint.load_teacher_tower(found)
-    multiplier, bias = scale.effective()
+        checkpoint.load_teacher_tower(place)  # there may be none
+        weights |= checkpoint.load_weights(place, "teacher")
+    check_sizes(config.model, weights, place)  # before a model of these sizes is laid out
+    wrong = misfit(weights, shapes_of(config.model, with_head=config.objective.distill))
+    if wrong is not None:
+        raise ValueError(f"checkpoint {place} does not fit its configuration: {wrong}; take an older checkpoint")
     return Source(
-        path=found,
+        path=place,
         kind="a checkpoint",
         model=config.model,
         weights=weights,
-        logit_scale=math.log(multiplier.item()),
-        logit_bias=None if bias is None else bias.item(),
+        logit_scale=min(scale.logit_scale.item(), math.log(scale.max_scale)),
+        logit_bias=None if scale.logit_bias is None else scale.logit_bias.item(),
         mean=config.data.mean,
         std=config.data.std,
         tokenizer=config.data.tokenizer,
         tokenizer_clean=config.data.tokenizer_clean,
+    )
+
+
+def needs_tokenizer(source: Source, key: str) -> str:
+    """The refusal of weights that do not say which tokenizer they were trained with, where `key` can say it."""
+    rows = source.model.text.vocab_size
+    return (
+        f"{source.path} does not say which tokenizer its text tower of {rows} tokens was trained with; give "
+        f"{key}=FOLDER of a Hugging Face tokenizer (of SigLIP's first models: timm/ViT-B-16-SigLIP), or open_clip_bpe"
     )

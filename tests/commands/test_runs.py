@@ -28,6 +28,7 @@ PROMISED = [
     *LOSSES, "step", "time", "teacher_entropy", "teacher_kl_uniform", "center_norm", "feature_std", "grad_norm",
     "logit_scale", "lr", "skipped_steps", "skipped_samples", "samples_seen", "memory_gb", "samples_per_second",
     "step_seconds", "waiting_for_data", "read_gb", "read_over_used", "read_retries", "warnings",
+    "captions_truncated",
 ]  # fmt: skip
 
 
@@ -68,6 +69,7 @@ def test_metrics_hold_every_promised_number(run):
         assert row["read_gb"] > 0
         assert 1 <= row["read_over_used"] < 1.5
         assert row["read_retries"] == 0
+        assert row["captions_truncated"] == 0
         assert row["samples_seen"] == row["step"] * BATCH
         assert row["skipped_steps"] == 0
     assert rows[0]["lr"] == pytest.approx(1e-3)

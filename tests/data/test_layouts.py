@@ -162,7 +162,9 @@ def test_what_is_neither_layout_nor_folder_is_an_error(tmp_path):
         with pytest.raises(ValueError, match=re.escape(f"{spec.partition(':')[0]!r} is not a layout{hint}; layouts: ")):
             open_data_set(spec, DataConfig(), None)
     for spec in ("/data/ade", ""):
-        with pytest.raises(ValueError, match="is not of the form LAYOUT:FOLDER; layouts: wds, imagefolder, ade20k"):
+        with pytest.raises(
+            ValueError, match="is not of the form LAYOUT:FOLDER; layouts: wds, imagefolder, imagenet, masks"
+        ):
             open_data_set(spec, DataConfig(), None)
     for layout in LAYOUTS:
         with pytest.raises(ValueError, match="absent is not a folder"):

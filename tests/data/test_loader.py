@@ -299,6 +299,20 @@ def test_mistakes_are_errors_before_training(write_shards, make_config, change, 
         build_loader(config, rank=0, world=2)
 
 
+def test_truncated_captions_are_counted(write_shards, make_config):
+    """Those of a rank's own share; captions here have 5 tokens and those for start and end."""
+
+    def lengthen(shard: int, number: int, sample: dict) -> None:
+        if number % 3 == 0:
+            sample["txt"] = " ".join(["dog"] * 100)
+
+    config = make_config(write_shards([20, 13], lengthen), batch=32)
+    whole = take(config, 1)[0]
+    assert whole.truncated == int((whole.tokens[:, -1] > 0).sum()) > 5
+    assert sum(take(config, 1, rank=rank, world=2)[0].truncated for rank in range(2)) == whole.truncated
+    assert [part.truncated for part in whole.split(16)] == [0, 0]
+
+
 def test_a_vocabulary_too_small_is_an_error_before_training(write_shards, make_config):
     config = make_config(write_shards([20]))
     config.model.text.vocab_size = 1000

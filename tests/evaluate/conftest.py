@@ -19,7 +19,7 @@ from silc.data.shards import Unreadable
 from silc.data.splits import DataSet
 from silc.distributed import World
 from silc.evaluate.sharding import Job
-from silc.evaluate.towers import Towers, build_towers
+from silc.evaluate.towers import Scale, Towers, build_towers
 from silc.model import SilcModel, build
 
 NAMES = tuple(f"thing {number}" for number in range(7))
@@ -101,7 +101,8 @@ def world() -> World:
 @pytest.fixture
 def towers(config: Config, model: SilcModel) -> Towers:
     """The student to be measured."""
-    (student,) = build_towers(config, model.state_dict(), {}, torch.device("cpu"), torch.float32)
+    scale = Scale(14.0, None)
+    (student,) = build_towers(config, model.state_dict(), {}, torch.device("cpu"), torch.float32, scale)
     return student
 
 

@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from silc.data import build_tokenizer
+from silc.data.prompts import TCL
 from silc.data.splits import DataSet
 from silc.evaluate.tasks import zeroshot_classification
 from silc.evaluate.tasks.task import class_embeddings
@@ -116,7 +117,10 @@ def test_the_limit_takes_a_random_choice_that_is_always_the_same(config, towers,
 def test_prompts_are_the_configurations_or_else_the_data_sets(config, towers, job):
     data = DataSet("x", NAMES, Memory([], labels=[]), templates=("one {}",))
     class_embeddings(towers, data, job)
-    assert "3 prompts averaged, such as '{}'" in job.notes[-1]
+    assert job.notes[-1] == "7 classes, 3 prompts averaged: '{}', 'a {}', 'a drawing of {}'"
     config.eval.templates = []
     assert torch.equal(class_embeddings(towers, data, job), towers.classes(NAMES, ["one {}"]))
     assert job.notes[-1].endswith(", 1 prompt: 'one {}'")
+    config.eval.templates = ["a {}", "tcl"]
+    assert torch.equal(class_embeddings(towers, data, job), towers.classes(NAMES, ["a {}", *TCL]))
+    assert job.notes[-1].endswith(", 10 prompts averaged, such as 'a {}'")

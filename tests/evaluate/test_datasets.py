@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 
 import numpy as np
+import open_clip
 import pytest
 import webdataset as wds
 from PIL import Image
 
 from silc.config import Config
 from silc.config_rules import validate
-from silc.data import class_names
+from silc.data import class_names, imagenet
 from silc.data.sample_set.cache import SampleSet
 from silc.evaluate import datasets
 from silc.evaluate.tasks import TASKS
@@ -117,7 +119,6 @@ def test_no_shards_mean_the_sample_set_and_the_unseen_artist(config, world, tmp_
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        (lambda c: setattr(c.eval, "classes", None), "eval.shards and eval.classes go together"),
         (lambda c: setattr(c.eval, "shards", []), "it goes together with eval.shards"),
         (
             lambda c: setattr(c.eval, "segmentation", "voc22:/data"),
@@ -148,6 +149,10 @@ def test_a_mask_of_another_size_shows_before_training(mine, world, tmp_path):
         (lambda e: setattr(e, "templates", ["a photo"]), "'a photo'"),
         (lambda e: setattr(e, "templates", ["{} and {}"]), "once"),
         (lambda e: setattr(e, "templates", ["{name} is {}"]), "no other brace"),
+        (
+            lambda e: setattr(e, "templates", ["imagenet", "clip"]),
+            "'clip' must hold {} once, where",
+        ),
         (lambda e: setattr(e, "shots", []), "eval.shots is empty"),
         (lambda e: setattr(e, "models", []), "eval.models is empty"),
         (
@@ -175,6 +180,52 @@ def test_an_evaluation_set_without_classes_is_refused(mine, world, tmp_path, sha
     mine.eval.shards = shards([None, None])
     with pytest.raises(ValueError, match="no image has a `class`"):
         sources.resolve(mine, world, tmp_path)
+
+
+def test_pairs_alone_are_enough(mine, config, world, tmp_path, shards):
+    """Without class names there is no classification, whatever the json says; without captions there is nothing."""
+    mine.eval.classes = None
+    for classes in ([0, 6, None], [None, None]):
+        mine.eval.shards = shards(classes)
+        data = datasets.resolve_data(mine, None)
+        assert data.retrieval.classes == ()
+        assert [name for name in TASKS if data.why_not(TASKS[name]) is None] == ["validation_loss", "retrieval"]
+    assert data.why_not(TASKS["zeroshot_classification"]) == "eval.shards has no labels"
+    mine.eval.shards = shards([0, 6])
+    data = datasets.resolve_data(mine, None)
+    assert data.why_not(TASKS["zeroshot_classification"]) == "eval.shards has no class names (eval.classes)"
+    said = "eval.shards has no class names (eval.classes) and no training split"
+    assert data.why_not(TASKS["fewshot"]) == said
+    mine.eval.shards = shards([0, 6], captions=False)
+    with pytest.raises(ValueError, match=r"eval\.shards and eval\.classes go together.*or eval\.classes=imagenet"):
+        datasets.resolve_data(mine, None)
+    mine.eval.shards = shards([None], captions=False)
+    with pytest.raises(ValueError, match=r"no image has a caption \(txt\), a `class` number in its json or a mask"):
+        datasets.resolve_data(mine, None)
+
+
+def test_masks_without_class_names_are_not_segmented(mine, tmp_path):
+    mine.eval.classes = None
+    mask = io.BytesIO()
+    Image.fromarray(np.ones((8, 8), np.uint8)).save(mask, "png")
+    picture = io.BytesIO()
+    Image.new("RGB", (8, 8)).save(picture, "png")
+    with wds.TarWriter(str(tmp_path / "masked.tar")) as writer:
+        writer.write({"__key__": "0", "png": picture.getvalue(), "mask.png": mask.getvalue(), "txt": "a square"})
+    mine.eval.shards = [str(tmp_path / "masked.tar")]
+    data = datasets.resolve_data(mine, None)
+    assert data.why_not(TASKS["zeroshot_segmentation"]) == "eval.shards has no class names (eval.classes)"
+    assert data.why_not(TASKS["retrieval"]) is None
+
+
+def test_imagenets_names_in_place_of_a_file(mine, tmp_path, shards):
+    mine.eval.classes, mine.eval.shards = "imagenet", shards([0, 999])
+    data = datasets.resolve_data(mine, None).classification
+    assert data.classes == open_clip.IMAGENET_CLASSNAMES
+    assert (len(data.templates), data.notes) == (80, (imagenet.PROMPTS_NOTE,))
+    mine.eval.shards = shards([1000])
+    with pytest.raises(ValueError, match=r"has class 1000.*names 0 to 999.*to eval\.classes=imagenet"):
+        datasets.resolve_data(mine, None)
 
 
 def test_an_evaluation_set_without_a_readable_image_is_refused(mine, world, tmp_path):

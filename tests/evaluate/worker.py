@@ -24,7 +24,7 @@ from silc.evaluate.metric import Metric
 from silc.evaluate.report import examples
 from silc.evaluate.sharding import Job, TaskFailed, TimedOut
 from silc.evaluate.tasks import TASKS
-from silc.evaluate.towers import build_towers
+from silc.evaluate.towers import Scale, build_towers
 from silc.model import build
 from tests.evaluate.conftest import NAMES, Memory, random_images
 
@@ -64,7 +64,7 @@ def measure(rank: int, size: int) -> dict:
     config, world = configuration(), World(rank, size, torch.device("cpu"))
     student, other = build(config), build(config)
     average = {name: value + 0.01 for name, value in other.state_dict().items()}
-    models = build_towers(config, student.state_dict(), average, world.device, torch.float32)
+    models = build_towers(config, student.state_dict(), average, world.device, torch.float32, Scale(10.0, -5.0))
     results = runner.evaluate(config, models, data(), list(TASKS), world, strict=True)
     skipped = sorted({key for result in results for key, _ in result.skipped})
     found = {"metrics": runner.scalars(results), "skipped": skipped, "ended": []}

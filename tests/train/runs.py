@@ -19,7 +19,7 @@ from silc.data.batch import Batch
 from silc.distributed import World
 from silc.train.loop import Trainer
 from silc.train.run_folder import open_folder
-from silc.train.state import build_state
+from silc.train.state import TrainState, build_state
 from tests.train import cases
 
 EMA_STEPS = 50
@@ -39,7 +39,11 @@ def shares(run: Config, world: World, steps: int) -> list[Batch]:
 
 def state_of(trainer: Trainer) -> dict[str, Tensor]:
     """Everything that training moves, whole, by name (collective)."""
-    state = trainer.state
+    return whole(trainer.state)
+
+
+def whole(state: TrainState) -> dict[str, Tensor]:
+    """See :func:`state_of`."""
     found = {f"student.{name}": value for name, value in state.engine.master_weights().items()}
     found |= {f"teacher.{name}": value.clone() for name, value in state.teacher.average().items()}
     found |= {f"scale.{name}": value.clone() for name, value in state.scale.state_dict().items()}

@@ -56,7 +56,7 @@ def test_training_goes_on_after_it(trainer, monkeypatch, capfd, where, error):
     assert f"the evaluation at step 7 failed (rank 0: {type(error).__name__}" in said.out
     assert said.out.endswith("training goes on\n")
     assert "in fails" in said.err
-    assert trainer.log.rows == [(7, {"eval_failed": 3})]
+    assert trainer.log.rows == [(7, {"eval_failed": 4})]
     with pytest.raises(TaskFailed):
         evaluation.measure(trainer, NOTHING, ["retrieval"])
 

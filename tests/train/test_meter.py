@@ -103,3 +103,19 @@ def test_the_clock_goes_on_after_a_pause_that_fails(clock: Clock, state: SimpleN
     clock.passes(1.0)
     meter.settle()
     assert state.counters.seconds == 1.0
+
+
+def test_truncated_captions_are_a_fraction_of_the_interval_and_said_once(clock: Clock, state: SimpleNamespace) -> None:
+    run = cases.config()
+    meter = Meter(run, state)
+    readings = []
+    for counts in ([0, 0], [1, 0], [3, 1], [8, 8]):
+        for count in counts:
+            clock.passes(1.0)
+            meter.add(report(1.0), count)
+        values = meter.read(report(1.0))
+        readings.append((values["captions_truncated"], meter.notes(values)))
+    assert [found for found, _ in readings] == [0, 1 / 16, 4 / 16, 1]
+    assert [len(lines) for _, lines in readings] == [0, 0, 1, 0]
+    (line,) = readings[2][1]
+    assert "25% of the captions have more than model.text.context_length=6 tokens" in line

@@ -296,6 +296,24 @@ def test_keeps_every_so_many_steps_and_the_best(tmp_path):
     assert retention.read_best(tmp_path / "checkpoints") == retention.Best("step_00000007", metric, 0.9)
 
 
+def test_of_a_loss_the_lowest_is_the_best(tmp_path, capsys):
+    metric = "eval/validation_loss/student/loss"
+    one = saver(tmp_path, keep_checkpoints=1, keep_best=metric)
+    cadence, folder = Cadence(one.config.train, one), tmp_path / "checkpoints"
+    values = ((5, 3.0), (7, 2.0), (10, 2.5), (20, 2.0))
+    for step, value in values:
+        one.state.counters.step = step
+        one.save()
+        cadence.judge({metric: value})
+    assert steps(tmp_path) == [7, 20]
+    assert retention.read_best(folder) == retention.Best("step_00000007", metric, 2.0)
+    (folder / "best").write_text("damaged")
+    rows = [json.dumps({"step": step, metric: value}) + "\n" for step, value in values]
+    (tmp_path / "metrics.jsonl").write_text("".join(rows))
+    retention.restore_best(tmp_path, metric)
+    assert retention.read_best(folder) == retention.Best("step_00000007", metric, 2.0)
+
+
 def test_the_best_is_saved_where_no_checkpoint_was_due(tmp_path):
     metric = "eval/retrieval/student/r1"
     one = saver(tmp_path, 3, keep_best=metric, save_every=1000)

@@ -17,12 +17,12 @@ from typing import Any
 import torch
 
 from silc.distributed import World, init
-from tests.train import faults, resume, rewinds, runs
+from tests.train import begins, faults, resume, rewinds, runs
 
 
 def everything(world: World, folder: Path) -> dict[str, Any]:
     """Every finding of this number of ranks."""
-    findings: dict[str, Any] = {"trajectories": runs.trajectories(world, folder)}
+    findings: dict[str, Any] = {"trajectories": runs.trajectories(world, folder), "begun": begins.begun(world)}
     if world.size > 1:
         findings |= {"averages": runs.averages(world, folder)}
         findings |= {"discarded": faults.discarded(world, folder), "stopped": faults.stopped(world, folder)}

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from silc.evaluate.metric import lower_is_better
 from silc.evaluate.report.about import About
 from silc.evaluate.report.charts import Chart, Key, chart
 from silc.evaluate.report.examples import Examples
@@ -139,14 +140,14 @@ def _charts(log: Sequence[dict[str, Any]], results: Sequence[Result]) -> list[Ch
         return len(points) == 1 and name in tabulated and math.isclose(points[0][1], tabulated[name], rel_tol=1e-5)
 
     charts = [chart(title, {name: line(name) for name in names}) for title, names in CURVES.items()]
-    metrics: dict[str, dict[str, list[tuple[float, float]]]] = {}
+    metrics: dict[tuple[str, str], dict[str, list[tuple[float, float]]]] = {}
     for name in dict.fromkeys(name for row in log for name in row if name.startswith("eval/")):
         points = line(name)
         parts = name.split("/", 3)
         if len(parts) == 4 and not name.endswith("_std") and not known(name, points):
             _, task, model, metric = parts
-            metrics.setdefault(f"{task_title(task)}: {metric}", {})[model] = points
-    charts += [chart(title, lines, from_zero=True) for title, lines in metrics.items()]
+            metrics.setdefault((f"{task_title(task)}: {metric}", metric), {})[model] = points
+    charts += [chart(title, lines, from_zero=not lower_is_better(name)) for (title, name), lines in metrics.items()]
     return [one for one in charts if one is not None]
 
 

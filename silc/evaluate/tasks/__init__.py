@@ -14,7 +14,8 @@ Adding a task, here `counting`, is one file and one line:
 In `run`, job.chosen gives the images to use; job.over_images, job.each_image and job.each share the work among the
 ranks and give every rank the same values; call job.check in other loops, for eval.timeout_minutes. Append the protocol
 to job.notes, and put what the report shows beside the metrics into job.details. Yield one Metric a number, with
-the value that chance gives. Raise ValueError for a mistake in the data, with the image's key and a way to mend it. Use
+the value that chance gives; the name of one of which lower values are better belongs into silc.evaluate.metric.LOWER.
+Raise ValueError for a mistake in the data, with the image's key and a way to mend it. Use
 random generators with fixed seeds: the same weights must give the same metrics. New options are keys of EvalConfig.
 
 Test it against an independent implementation, in tests/evaluate/test_counting.py. The general tests take it from the

@@ -15,8 +15,8 @@ from torch import Tensor
 from silc.data.splits import CAPTIONS, DataSet
 from silc.evaluate.metric import Metric
 from silc.evaluate.sharding import Job
-from silc.evaluate.tasks.task import Task
-from silc.evaluate.towers import TEXTS, Towers
+from silc.evaluate.tasks.task import Task, text_features
+from silc.evaluate.towers import Towers
 from silc.text import plural
 
 AT = (1, 5, 10)
@@ -30,8 +30,7 @@ def run(model: Towers, data: DataSet, job: Job) -> Iterator[Metric]:
     kept, images = job.over_images(data.test, indices, model.size, model.images)
     captions = [wanted[index] for index in kept]
     distinct = list(dict.fromkeys(caption for row in captions for caption in row))
-    chunks = [distinct[first : first + TEXTS] for first in range(0, len(distinct), TEXTS)]
-    texts = torch.cat(job.each(chunks, lambda chunk: model.texts(chunk).cpu()))
+    texts = text_features(model, distinct, job)
     job.notes.append(
         f"{plural(len(kept), 'image')} of {data.test.title}, whole, at {model.size} px; "
         f"{plural(sum(map(len, captions)), 'caption')}, {len(distinct):,} distinct; equal captions are one candidate"

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from silc.data.splits import DataSet
+from silc.data.prompts import expanded, in_words
+from silc.data.splits import LABELS, MASKS, DataSet
 from silc.evaluate.metric import Metric
 from silc.evaluate.sharding import Job
-from silc.evaluate.towers import Towers
+from silc.evaluate.towers import TEXTS, Towers
 from silc.text import plural
 
 TRAIN = "train"  # needed beside labels, captions or masks: a split to fit something to
@@ -28,27 +29,39 @@ class Task:
         data: which data set it is measured on: classification, retrieval or segmentation.
         needs: what the data set must have: LABELS, CAPTIONS or MASKS of its images, TRAIN for a training split.
         run: yields the metrics (collective).
+        scaled: whether it needs the scale of the model's logits.
     """
 
     name: str
     data: str
     needs: frozenset[str]
     run: Callable[[Towers, DataSet, Job], Iterator[Metric]]
+    scaled: bool = False
 
     def missing(self, data: DataSet) -> list[str]:
         """What the data set lacks for this task, in words."""
         needed = self.needs - {TRAIN}
         lacking = sorted(needed - data.test.has)
+        if needed & data.test.has & {LABELS, MASKS} and not data.classes:
+            lacking.append("class names (eval.classes)")
         if TRAIN in self.needs and not (data.train is not None and needed <= data.train.has):
             lacking.append("training split" if data.train is None else f"{' or '.join(sorted(needed))} to train on")
         return lacking
 
+    def unfit(self, model: Towers) -> str | None:
+        """What the model lacks for this task, in words; None where it can be measured."""
+        return f"the scale of {model.name}'s logits is not known" if self.scaled and model.scale is None else None
+
+
+def text_features(model: Towers, texts: Sequence[str], job: Job) -> Tensor:
+    """Unit-length features of texts, [len(texts), D] on the CPU (collective)."""
+    chunks = [texts[first : first + TEXTS] for first in range(0, len(texts), TEXTS)]
+    return torch.cat(job.each(chunks, lambda chunk: model.texts(chunk).cpu()))
+
 
 def class_embeddings(model: Towers, data: DataSet, job: Job) -> Tensor:
     """Unit-length embeddings [C, D] of a data set's classes, on the device (collective)."""
-    templates = tuple(job.config.eval.templates) or data.templates or TEMPLATES
-    averaged = "" if len(templates) == 1 else " averaged, such as"
-    prompts = f"{plural(len(templates), 'prompt')}{averaged or ':'} {templates[0]!r}"
-    job.notes.append(f"{plural(len(data.classes), 'class', 'classes')}, {prompts}")
+    templates = expanded(job.config.eval.templates) or data.templates or TEMPLATES
+    job.notes.append(f"{plural(len(data.classes), 'class', 'classes')}, {in_words(templates)}")
     chunks = [data.classes[first : first + NAMES] for first in range(0, len(data.classes), NAMES)]
     return torch.cat(job.each(chunks, lambda names: model.classes(names, templates).cpu())).to(model.device)

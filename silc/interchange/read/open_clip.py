@@ -1,211 +1,77 @@
-"""Reading back what :mod:`silc.interchange.write.open_clip` wrote: an open_clip folder to a configuration and weights.
+"""Models of open_clip: a folder as it saves them, or a file of weights alone.
 
-Only that is read: a folder of open_clip that asks for other arithmetic (another pooling, another activation, pixels
-resized in another way) is refused, since the towers here would compute other features from its weights.
+    open_clip_config.json          {"model_cfg", "preprocess_cfg"}
+    open_clip_model.safetensors    visual.trunk.*, text.*, logit_scale, logit_bias
+    tokenizer.json, ...            where the model has a tokenizer of Hugging Face
+
+Names of tensors and arithmetic are open_clip's here too, so tensors are taken as they are. A folder that asks for other
+arithmetic is refused, since the towers here would compute other features from its weights.
 """
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
-from safetensors import SafetensorError
-from safetensors.torch import load_file
+import torch
 from torch import Tensor
 
-from silc.config import Config, DataConfig, ModelConfig, ObjectiveConfig, TextConfig, ViewsConfig, VisionConfig
-from silc.files import check_regular
-from silc.interchange.timm_names import named_sizes
-from silc.model.layers import NORM_EPS
+from silc.config import Config, ModelConfig
+from silc.interchange.assemble import assemble, check_depths, check_divisions, scalar
+from silc.interchange.folder import has, inside, read_fields
+from silc.interchange.read.described import Description, describe, is_description
+from silc.interchange.read.from_shapes import from_shapes
+from silc.interchange.source import Source
+from silc.interchange.tensors import Stored, open_safetensors, shown
 
 CONFIG, WEIGHTS = "open_clip_config.json", "open_clip_model.safetensors"
-MAX_JSON = 1 << 20  # bytes; an export's description has about a thousand
-
-Size = Annotated[int, Field(ge=1, le=1_000_000)]
-Number = Annotated[float, Field(gt=0, allow_inf_nan=False)]
-Finite = Annotated[float, Field(allow_inf_nan=False)]
-
-
-class _Described(BaseModel):
-    """JSON that holds the fields given and no other."""
-
-    model_config = ConfigDict(extra="forbid", strict=True)
-
-
-class _VisionCfg(_Described):
-    image_size: Size
-    timm_model_name: str
-    timm_model_pretrained: Literal[False]
-    timm_pool: Literal["map"]
-    timm_proj: Literal["none"]
-
-
-class _NormKwargs(_Described):
-    eps: float
-
-
-class _TextCfg(_Described):
-    context_length: Size
-    vocab_size: Size
-    width: Size
-    heads: Size
-    layers: Size
-    mlp_ratio: Number
-    no_causal_mask: Literal[True]
-    proj_bias: Literal[True]
-    pool_type: Literal["last"]
-    norm_kwargs: _NormKwargs
-    hf_tokenizer_name: str | None = None
-
-
-class _ModelCfg(_Described):
-    embed_dim: Size
-    custom_text: Literal[True]
-    vision_cfg: _VisionCfg
-    text_cfg: _TextCfg
-    init_logit_bias: Finite | None = None
-
-
-class _PreprocessCfg(_Described):
-    size: Size
-    mode: Literal["RGB"]
-    mean: tuple[Finite, Finite, Finite]
-    std: tuple[Number, Number, Number]
-    interpolation: Literal["bicubic"]
-    resize_mode: Literal["squash"]
-
-
-class _OpenClip(_Described):
-    model_cfg: _ModelCfg
-    preprocess_cfg: _PreprocessCfg
-
-
-class _ModelArgs(_Described):
-    img_size: Size
-    patch_size: Size
-    embed_dim: Size
-    depth: Size
-    num_heads: Size
-    mlp_ratio: Number
-
-
-class _Timm(BaseModel):
-    model_config = ConfigDict(strict=True)
-    architecture: Literal["vit_base_patch16_siglip_256"]
-    model_args: _ModelArgs
-
-
-T = TypeVar("T", bound=BaseModel)
+# In the order in which open_clip prefers them.
+_WEIGHTS = (WEIGHTS, "open_clip_pytorch_model.safetensors", "model.safetensors")
+PICKLES = (".bin", ".pt", ".pth")
+# Under these names, without a prefix, open_clip's class CLIP has what CustomTextCLIP has below `text.`.
+_BARE_TEXT = ("positional_embedding", "token_embedding.", "transformer.", "ln_final.", "text_projection")
 
 
 def is_export(folder: Path) -> bool:
-    """Whether a folder looks like an open_clip export."""
+    """Whether a folder is described as one of open_clip, as exports are."""
     return (folder / CONFIG).is_file()
 
 
+def read_folder(folder: Path) -> Source:
+    """A folder with a description. Raises ValueError as :func:`silc.interchange.read.read`."""
+    described = describe(inside(folder, CONFIG))
+    return _read(folder, _weights(folder), "an open_clip folder", described)
+
+
+def read_file(path: Path, sizes: ModelConfig | None) -> Source:
+    """A file of weights, with a description beside it (of the same name, or open_clip_config.json) or without.
+
+    Raises ValueError as :func:`silc.interchange.read.read`.
+    """
+    kind = "an open_clip file"
+    for beside in (path.with_suffix(".json").name, CONFIG):
+        if has(path.parent, beside) and is_description(read_fields(inside(path.parent, beside))):
+            return _read(path, path, kind, describe(path.parent / beside))
+    return _read(path, path, kind, None, sizes)
+
+
 def load_export(folder: Path) -> tuple[Config, dict[str, Tensor]]:
-    """The configuration that the folder describes and its weights.
+    """The configuration that a folder describes and its weights, see :meth:`silc.interchange.source.Source.config`.
 
     Returns:
-        Model, pixel statistics, tokenizer, kind of the contrastive loss; images at the model's size. The weights by the
-        student's names, fp32 on the CPU, and with them logit_scale and for the sigmoid loss logit_bias, 0-dimensional.
+        The weights by the student's names, fp32 on the CPU, and with them logit_scale and for the sigmoid loss
+        logit_bias, 0-dimensional.
 
-    Raises:
-        ValueError: a folder that is not an export of this package, a file that is missing or damaged, or weights that
-            do not fit the description.
+    Raises ValueError as :func:`silc.interchange.read.read`.
     """
-    try:
-        return _load(folder)
-    except ValidationError as error:  # sizes beyond the limits of silc.config
-        raise ValueError(f"{folder / CONFIG} was not written by silc export ({_first(error)})") from None
-
-
-def _load(folder: Path) -> tuple[Config, dict[str, Tensor]]:
-    described = _read(folder / CONFIG, _OpenClip)
-    model, pixels = described.model_cfg, described.preprocess_cfg
-    vision, text = _vision(folder, model.vision_cfg.timm_model_name), model.text_cfg
-    if text.norm_kwargs.eps != NORM_EPS or model.embed_dim != vision.width or pixels.size != vision.image_size:
-        raise ValueError(f"{folder / CONFIG} does not describe a model that silc export writes: export again")
-    weights = _weights(folder)
-    _check_scale(folder, weights)
-    towers = ModelConfig(
-        vision=vision,
-        text=TextConfig(
-            context_length=text.context_length,
-            vocab_size=text.vocab_size,
-            width=text.width,
-            depth=text.layers,
-            heads=text.heads,
-            mlp_ratio=text.mlp_ratio,
-        ),
-    )
-    check_sizes(towers, weights, folder)
-    config = Config(
-        model=towers,
-        views=ViewsConfig(global_size=vision.image_size),
-        objective=ObjectiveConfig(contrastive="sigmoid" if "logit_bias" in weights else "softmax"),
-        data=DataConfig(
-            mean=pixels.mean,
-            std=pixels.std,
-            tokenizer="open_clip_bpe" if text.hf_tokenizer_name is None else str(folder),
-        ),
-    )
-    return config, weights
-
-
-def _read(path: Path, kind: type[T]) -> T:
-    """A JSON file of a known shape. Raises ValueError naming the first field that is wrong."""
-    try:
-        check_regular(path)
-        if path.stat().st_size > MAX_JSON:
-            raise ValueError(f"{path} is larger than {MAX_JSON} bytes; silc export writes about a thousand")
-        return kind.model_validate_json(path.read_bytes())
-    except OSError as error:
-        raise ValueError(f"{path} cannot be read: {error.strerror}; export again") from None
-    except ValidationError as error:
-        raise ValueError(
-            f"{path} was not written by silc export ({_first(error)}); only such exports load here"
-        ) from None
-
-
-def _first(error: ValidationError) -> str:
-    """The first field that is wrong, and why."""
-    first = error.errors(include_url=False, include_context=False)[0]
-    field = ".".join(str(part) for part in first["loc"])
-    message = first["msg"][0].lower() + first["msg"][1:]
-    return f"{field + ': ' if field else ''}{message}"
-
-
-def _vision(folder: Path, name: str) -> VisionConfig:
-    """Sizes that the image tower's name stands for; those of vision/config.json where it is a folder's name, as in
-    exports of earlier versions.
-    """
-    if not name.startswith("local-dir:"):
-        sizes = named_sizes(name)
-        if sizes is None:
-            raise ValueError(f"{folder / CONFIG}: the image tower {name!r} is not one that silc export writes")
-        return sizes
-    found = _read(folder / "vision" / "config.json", _Timm).model_args
-    return VisionConfig(
-        image_size=found.img_size,
-        patch_size=found.patch_size,
-        width=found.embed_dim,
-        depth=found.depth,
-        heads=found.num_heads,
-        mlp_ratio=found.mlp_ratio,
-    )
-
-
-def _weights(folder: Path) -> dict[str, Tensor]:
-    path = folder / WEIGHTS
-    if not path.is_file():
-        raise ValueError(f"{folder} has {CONFIG} but no {WEIGHTS}: export again")
-    try:
-        return load_file(path)
-    except (OSError, SafetensorError) as error:
-        raise ValueError(f"{path} is damaged ({error}): export again") from None
+    source = read_folder(folder)
+    weights = dict(source.weights)
+    for name in ("logit_scale", "logit_bias"):
+        value = getattr(source, name)
+        if value is not None:
+            weights[name] = torch.tensor(value)
+    return source.config(), weights
 
 
 def check_sizes(model: ModelConfig, weights: Mapping[str, Tensor], where: Path) -> None:
@@ -215,25 +81,99 @@ def check_sizes(model: ModelConfig, weights: Mapping[str, Tensor], where: Path) 
     Raises ValueError naming `where`.
     """
     if "visual.trunk.attn_pool.latent" not in weights:
-        raise ValueError(f"{where} holds no attention-pooled ViT (visual.trunk.attn_pool), which silc export writes")
-    depths = {"visual.trunk.blocks": model.vision.depth, "text.transformer.resblocks": model.text.depth}
-    for stem, depth in depths.items():
-        found = len({name.removeprefix(stem).split(".")[1] for name in weights if name.startswith(stem + ".")})
-        if found != depth:
-            raise ValueError(
-                f"{where}: the weights have {found} blocks {stem}, the configuration has {depth}; they are not of one "
-                "model"
-            )
-    for tower in (model.vision, model.text):
-        if tower.width % tower.heads:
-            raise ValueError(f"{where}: {tower.heads} heads do not divide a width of {tower.width}")
-    if model.vision.image_size % model.vision.patch_size:
-        raise ValueError(f"{where}: patches of {model.vision.patch_size} px do not divide {model.vision.image_size} px")
+        raise ValueError(f"{where} holds no attention-pooled ViT (visual.trunk.attn_pool)")
+    check_depths(where, model, weights)
+    check_divisions(where, model)
 
 
-def _check_scale(folder: Path, weights: Mapping[str, Tensor]) -> None:
-    if "logit_scale" not in weights:
-        raise ValueError(f"{folder}: {WEIGHTS} has no logit_scale: export again")
-    for name in ("logit_scale", "logit_bias"):
-        if name in weights and weights[name].shape != ():
-            raise ValueError(f"{folder}: {name} has shape {list(weights[name].shape)}, not []: export again")
+def _read(
+    where: Path, file: Path, kind: str, described: Description | None, sizes: ModelConfig | None = None
+) -> Source:
+    with open_safetensors([file]) as found:
+        stored = _renamed(found)
+        _check_family(file, stored)
+        known = described or from_shapes(file, stored, sizes)
+        scale, bias = (stored.pop(name, None) for name in ("logit_scale", "logit_bias"))
+        if scale is None and described is not None:
+            raise ValueError(f"{file} has no logit_scale")
+        weights, others = assemble(file, known.model, stored)
+        # As open_clip loads a model with a bias whose weights have none.
+        absent = 0.0 if known.sigmoid else None
+        return Source(
+            path=where,
+            kind=kind,
+            model=known.model,
+            weights=weights,
+            logit_scale=None if scale is None else scalar(file, "logit_scale", scale),
+            logit_bias=absent if bias is None else scalar(file, "logit_bias", bias),
+            mean=known.mean,
+            std=known.std,
+            tokenizer=known.tokenizer,
+            tokenizer_clean=known.tokenizer_clean,
+            assumed=known.assumed,
+            ignored=tuple(others),
+        )
+
+
+def _weights(folder: Path) -> Path:
+    """The file of weights, as open_clip looks for it. Raises ValueError."""
+    try:
+        names = sorted(path.name for path in folder.iterdir())
+    except OSError as error:
+        raise ValueError(f"{folder} cannot be read: {error.strerror}") from None
+    files = [name for name in names if name.endswith(".safetensors")]
+    preferred = [name for name in _WEIGHTS if name in files]
+    if preferred or len(files) == 1:
+        return inside(folder, (preferred or files)[0])
+    if files:
+        raise ValueError(
+            f"{folder} holds several files of weights ({', '.join(map(shown, files[:4]))}); give one of them"
+        )
+    pickles = [name for name in names if name.endswith(PICKLES)]
+    if pickles:
+        raise ValueError(pickled(folder / pickles[0]))
+    raise ValueError(f"{folder} has {CONFIG} but no {WEIGHTS}")
+
+
+def pickled(path: Path) -> str:
+    """The refusal of a pickle, with the Python that turns one into safetensors."""
+    to = path.with_suffix(".safetensors")
+    code = (
+        "import torch; from safetensors.torch import save_file; "
+        f"found = torch.load({str(path)!r}, map_location='cpu', weights_only=True); "
+        "found = found.get('state_dict', found); "
+        f"save_file({{name: value.contiguous() for name, value in found.items()}}, {str(to)!r})"
+    )
+    return f"{path} may run code when it is read, so it is not; turn it into safetensors: python -c {shlex.quote(code)}"
+
+
+def _renamed(found: Mapping[str, Stored]) -> dict[str, Stored]:
+    """Names of CustomTextCLIP, without the prefix of a model that was trained on several ranks."""
+    plain = dict(found)
+    if all(name.startswith("module.") for name in plain):
+        plain = {name.removeprefix("module."): value for name, value in plain.items()}
+    if "positional_embedding" in plain:
+        plain = {f"text.{name}" if name.startswith(_BARE_TEXT) else name: value for name, value in plain.items()}
+    return plain
+
+
+def _check_family(where: Path, stored: Mapping[str, Stored]) -> None:
+    """Raises ValueError for weights of another kind, with what tells it."""
+    if any(name.startswith(("vision_model.", "text_model.")) for name in stored):
+        raise ValueError(f"{where} has the names of Hugging Face; give its folder, where config.json describes it")
+    signs = {
+        "a class token": ("visual.class_embedding", "visual.trunk.cls_token"),
+        "CLIP's own ViT": ("visual.conv1.weight", "visual.ln_pre.weight", "visual.transformer.resblocks.0.ln_1.weight"),
+        "a projection of the image features": ("visual.proj", "visual.head.proj.weight", "visual.trunk.head.weight"),
+        "a projection of the text features without bias": ("text.text_projection",),
+        "a text tower of Hugging Face": ("text.proj.weight", "text.proj.0.weight"),
+    }
+    wrong = [sign for sign, names in signs.items() if any(name in stored for name in names)]
+    for name, what in (
+        ("visual.trunk.attn_pool.latent", "pooling by attention"),
+        ("text.ln_final.weight", "text tower"),
+    ):
+        if name not in stored:
+            wrong.append(f"no {what}")
+    if wrong:
+        raise ValueError(f"{where} holds another architecture than SigLIP's: {', '.join(wrong)}")

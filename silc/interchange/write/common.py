@@ -13,6 +13,7 @@ from torch import Tensor
 
 from silc.config import DataConfig
 from silc.files import replacing, write_text
+from silc.interchange.shapes import misfit, shapes_of
 from silc.interchange.source import Rgb, Source
 from silc.model import SilcModel
 from silc.model.vision import Pixels
@@ -55,15 +56,12 @@ def towers(source: Source) -> SilcModel:
 
     Raises ValueError for weights that do not fit its sizes, naming the first that does not.
     """
+    wrong = misfit(source.weights, shapes_of(source.model, with_head=False))
+    if wrong is not None:
+        raise ValueError(f"{source.path}: the weights do not fit the sizes: {wrong}")
     sizes = replace(source.model, attention="sdpa", checkpoint_activations=False, compile=False)
     mean, std = pixel_statistics(source)
     with torch.device("meta"):  # no memory and no random numbers for initial weights
         model = SilcModel(sizes, pixels=Pixels(mean, std), with_head=False)
-    for name, parameter in model.named_parameters():
-        found = list(source.weights[name].shape) if name in source.weights else "nothing"
-        if found != list(parameter.shape):
-            raise ValueError(
-                f"{source.path}: the weights do not fit the sizes: {name} needs {list(parameter.shape)}, found {found}"
-            )
     model.load_state_dict({name: source.weights[name].float() for name in model.state_dict()}, assign=True)
     return model.requires_grad_(False).eval()

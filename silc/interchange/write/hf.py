@@ -7,7 +7,8 @@
 
 SiglipModel computes the same function from the same numbers: the joint projections of attention are cut apart, in the
 image tower's pooling they are put together. It has one head for both losses: for a model that was trained with the
-softmax loss the bias is 0, and `contrastive_loss` in config.json, which transformers keeps but does not read, says so.
+softmax loss the bias is 0, and `contrastive_loss` in config.json, which transformers keeps and does not look at, says
+so.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
+from silc.interchange.shapes import hidden_width
 from silc.interchange.source import Source
 from silc.interchange.write.common import pixel_statistics, scale_of, write_json, write_weights
 from silc.interchange.write.tokenizer import write_for_transformers
@@ -111,7 +113,7 @@ def siglip_config(source: Source, ids: dict[str, int | None]) -> dict[str, Any]:
             "model_type": "siglip_text_model",
             "vocab_size": text.vocab_size,
             "hidden_size": text.width,
-            "intermediate_size": int(text.width * text.mlp_ratio),
+            "intermediate_size": hidden_width(text.width, text.mlp_ratio),
             "num_hidden_layers": text.depth,
             "num_attention_heads": text.heads,
             "max_position_embeddings": text.context_length,
@@ -125,7 +127,7 @@ def siglip_config(source: Source, ids: dict[str, int | None]) -> dict[str, Any]:
             "image_size": vision.image_size,
             "patch_size": vision.patch_size,
             "hidden_size": vision.width,
-            "intermediate_size": int(vision.width * vision.mlp_ratio),
+            "intermediate_size": hidden_width(vision.width, vision.mlp_ratio),
             "num_hidden_layers": vision.depth,
             "num_attention_heads": vision.heads,
             "hidden_act": ACTIVATION[vision.gelu],
