@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import os
+import stat
 from pathlib import Path
 
 import pytest
@@ -11,7 +13,9 @@ import torch
 from transformers import AutoModel
 
 from silc.commands.export import FORMATS, main
+from silc.config import Config
 from silc.interchange.write import compare, formats
+from silc.interchange.write.export import export as export_source
 from silc.interchange.write.formats import FORMATS as KNOWN
 from silc.interchange.write.open_clip import write
 from silc.train import checkpoint, export
@@ -71,7 +75,19 @@ def test_an_export_becomes_another(run, tmp_path):
     assert main([str(tmp_path / "first"), str(tmp_path / "second"), "--to", "hf"]) == 0
     assert json.loads((tmp_path / "second" / "config.json").read_text())["contrastive_loss"] == "sigmoid"
     card = (tmp_path / "second" / "README.md").read_text()
-    assert "converted from an export" in card
+    assert r"converted from an open\_clip folder" in card
+
+
+def test_files_that_do_not_name_their_tokenizer_need_one(run, tmp_path, capsys):
+    """But for timm, which has no text tower."""
+    weights = tmp_path / "weights.safetensors"
+    weights.write_bytes((run / "open_clip" / "open_clip_model.safetensors").read_bytes())
+    said = refused(capsys, weights, tmp_path / "out")
+    assert (
+        "does not say which tokenizer its text tower of 49408 tokens was trained with; give --tokenizer=FOLDER" in said
+    )
+    assert main([str(weights), str(tmp_path / "out"), "--tokenizer", "open_clip_bpe", "--to", "hf"]) == 0
+    assert main([str(weights), str(tmp_path / "image"), "--to", "timm"]) == 0
 
 
 def test_a_folder_of_other_files_is_left_alone(capsys, tmp_path, run):
@@ -189,3 +205,29 @@ def test_a_full_disk_leaves_the_earlier_export(capsys, tmp_path, run, monkeypatc
     assert "No space left on device" in refused(capsys, run, out, "--to", "timm")
     assert (out / "model.safetensors").is_file()
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+def test_nothing_of_an_earlier_tower_is_left(tmp_path):
+    """Whose sizes timm did not know by name."""
+    out = tmp_path / "out"
+    export_source(varied(make_config()), out, "open_clip", card=str, verify=False)
+    assert (out / "vision" / "config.json").is_file()
+    named = Config()
+    named.model.text.vocab_size, named.model.text.depth, named.model.vision.depth = 500, 1, 12
+    export_source(varied(named), out, "open_clip", card=str, verify=False)
+    assert sorted(path.name for path in out.iterdir()) == [
+        "README.md", "SHA256SUMS", "open_clip_config.json", "open_clip_model.safetensors",
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("umask", [0o022, 0o027], ids=["022", "027"])
+@pytest.mark.parametrize("to", ["hf", "timm"])
+def test_files_have_the_permissions_of_the_umask(tmp_path, umask, to):
+    before = os.umask(umask)
+    try:
+        export_source(varied(make_config()), tmp_path / "out", to, card=str, verify=False)
+    finally:
+        os.umask(before)
+    modes = {stat.S_IMODE(path.stat().st_mode) for path in (tmp_path / "out").iterdir()}
+    assert modes == {0o666 & ~umask}
+    assert stat.S_IMODE((tmp_path / "out").stat().st_mode) == 0o777 & ~umask

@@ -8,7 +8,7 @@ import json
 import shutil
 import subprocess
 from collections.abc import Callable, Mapping
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ from torch import Tensor
 
 from silc.config_io import load_config
 from silc.data import build_tokenizer
+from silc.interchange.read import read
 from silc.interchange.source import Source
 from silc.interchange.write.common import towers
 from silc.interchange.write.export import export
@@ -33,6 +34,7 @@ from tests.interchange.sources import varied
 from tools.run_blocks import blocks
 
 TEXTS = ["a cat", "a boat"]  # of the cards
+CAPTIONS = [*TEXTS, "Two RED dogs, it's 1950!", "words " * 40]
 CARD = {"README.md", "SHA256SUMS"}
 FILES = {
     "open_clip": {"open_clip_config.json", "open_clip_model.safetensors", "vision/config.json"},
@@ -148,6 +150,27 @@ def test_what_a_folder_holds(exported, to, kind):
         assert str(folder.parents[1]).encode() not in (folder / path).read_bytes()
     checked = subprocess.run(["sha256sum", "-c", "SHA256SUMS"], cwd=folder, capture_output=True, text=True, check=True)
     assert len(checked.stdout.splitlines()) == len(found) - 1
+
+
+@pytest.mark.parametrize("kind", ["softmax", "sigmoid"])
+@pytest.mark.parametrize("to", ["open_clip", "hf"])
+def test_what_was_written_is_read_here_again(exported, to, kind):
+    """Weights, sizes, kind of loss, pixels and tokens."""
+    source, folder = exported(to, kind)
+    again = read(folder)
+    for tower in ("vision", "text"):
+        sizes, wanted = (asdict(getattr(one.model, tower)) for one in (again, source))
+        hidden, needed = (int(one.pop("mlp_ratio") * one["width"]) for one in (sizes, wanted))
+        assert (sizes, hidden) == (wanted, needed)
+    assert (again.mean, again.std) == (source.mean, source.std)
+    assert again.logit_scale == pytest.approx(source.logit_scale, rel=1e-6)
+    assert again.logit_bias == source.logit_bias
+    assert again.weights.keys() == source.weights.keys()
+    for name, value in again.weights.items():
+        assert torch.equal(value, source.weights[name]), name
+    tokens = build_tokenizer(again.tokenizer, again.model.text.context_length, again.tokenizer_clean)(CAPTIONS)
+    assert torch.equal(tokens, build_tokenizer(source.tokenizer, source.model.text.context_length)(CAPTIONS))
+    assert again.assumed == {}
 
 
 def test_the_graphs_take_any_batch_and_say_what_they_need(exported):
