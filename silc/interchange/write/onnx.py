@@ -146,8 +146,17 @@ def _write_graph(model: nn.Module, example: Tensor, given: str, found: str, path
             verbose=False,
         )
     assert program is not None
+    _forget_origin(program.model.graph)
     program.save(str(path), external_data=size > LARGEST)
     onnx.checker.check_model(str(path), full_check=True)
+
+
+def _forget_origin(graph: Any) -> None:
+    """Remove where each node comes from: stack traces with paths of this machine, most of a graph's bytes."""
+    for node in graph.all_nodes():
+        for part in (node, *node.outputs):
+            part.metadata_props.clear()
+        node.doc_string = None
 
 
 @contextlib.contextmanager
