@@ -130,3 +130,12 @@ def test_what_is_no_json_is_told_in_words(tmp_path, data, words):
         files.read_json(tmp_path / "a.json", 1 << 20)
     assert type(caught.value) is ValueError
     assert str(tmp_path) in str(caught.value)
+
+
+def test_json_may_be_asked_to_name_a_field_once():
+    assert files.parse_json('{"a": 1, "a": 2}') == {"a": 2}
+    assert files.parse_json('{"a": {"b": 1}, "b": 2}', unique=True) == {"a": {"b": 1}, "b": 2}
+    with pytest.raises(ValueError, match="'b' is named twice"):
+        files.parse_json('{"a": {"b": 1, "c": 2, "b": 1}}', unique=True)
+    with pytest.raises(ValueError, match="nested too deep"):
+        files.parse_json('{"a":' * 100_000, unique=True)

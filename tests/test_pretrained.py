@@ -30,6 +30,7 @@ from silc.config import (
     ViewsConfig,
     VisionConfig,
 )
+from silc.data.prompts import TCL
 from silc.distributed import World
 from silc.evaluate import runner
 from silc.evaluate.datasets import resolve_data
@@ -244,6 +245,12 @@ def test_classes_are_those_of_the_zero_shot_task(model, towers, tmp_path):
     assert torch.equal(guess, torch.as_tensor(result.details["guess"]))
     assert len(guess.unique()) > 1
     assert torch.equal(model.classify(images, NAMES), model.classify(images, NAMES, templates=TEMPLATES))
+
+
+def test_a_runs_prompts_may_be_named_by_their_set(model, monkeypatch):
+    monkeypatch.setattr(model.config.eval, "templates", ["tcl", "a {}"])
+    expected = model.classify(IMAGES, NAMES, templates=[*TCL, "a {}"])
+    assert torch.equal(model.classify(IMAGES, NAMES), expected)
 
 
 def test_softmax_and_sigmoid_probabilities(model, tmp_path):

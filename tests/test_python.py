@@ -168,3 +168,52 @@ third = weights(train({str(tmp_path / "c")!r}))
 assert dist.is_initialized()  # of the caller: not ours to end
 assert all(torch.equal(first[name], third[name]) for name in first)
 """)
+
+
+def test_training_begins_with_a_model_of_another_library(tmp_path):
+    """open_clip's, with its tokenizer: the first losses are those of its weights, and the report is in the log."""
+    python(f"""
+import json
+import numpy as np, torch, webdataset as wds
+import torch.nn.functional as F
+from pathlib import Path
+import open_clip, silc
+from PIL import Image
+from tests.data.small_tokenizers import make_word_tokenizer
+from tests.interchange.foreign import MODEL_CFG, TOWER, changed, write_open_clip
+
+base = Path({str(tmp_path)!r})
+write_open_clip(base / "open_clip", changed(MODEL_CFG, "text_cfg.hf_tokenizer_name", "org/name"))
+make_word_tokenizer(base / "open_clip", ["thing", "red", *map(str, range(8))])
+texts = [f"thing {{number}}" for number in range(8)]
+with wds.TarWriter(str(base / "a.tar")) as writer:
+    for number, text in enumerate(texts):
+        pixels = np.random.default_rng(number).integers(0, 256, (48, 48, 3), dtype=np.uint8)
+        writer.write({{"__key__": str(number), "png": Image.fromarray(pixels), "txt": text}})
+run = silc.train(
+    "sample",
+    train=dict(init=base / "open_clip", steps=2, global_batch=8, log_every=1, out=base / "run", tensorboard=False),
+    model=dict(
+        vision=dict(image_size=48, patch_size=8, width=64, depth=2, heads=2, mlp_ratio=2.5),
+        text=dict(context_length=12, vocab_size=90, width=48, depth=2, heads=3),
+        head=dict(prototypes=16, hidden=16, bottleneck=8),
+    ),
+    views=dict(n_global=0, n_local=0, global_size=48),
+    objective=dict(contrastive="sigmoid", contrastive_views="original", distill=False),
+    data=dict(shards=[base / "a.tar"], tokenizer=base / "open_clip", mean=[0.4, 0.5, 0.6], std=[0.5, 0.6, 0.7],
+              workers=0, shuffle_block=8, unique_captions=False),
+    optim=dict(warmup_steps=0, cooldown_steps=0),
+    eval=dict(after=[], during=[], contact_sheet=False, report=False),
+)
+rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+twin, _, preprocess = open_clip.create_model_and_transforms(f"local-dir:{{base / 'open_clip'}}")
+tokens = open_clip.get_tokenizer(f"local-dir:{{base / 'open_clip'}}")(texts)
+images = [Image.fromarray(np.random.default_rng(n).integers(0, 256, (48, 48, 3), dtype=np.uint8)) for n in range(8)]
+with torch.no_grad():
+    image, text, scale, bias = twin.eval()(torch.stack([preprocess(each) for each in images]), tokens)
+    logits = scale * image @ text.T + bias
+    loss = -F.logsigmoid(logits * (2 * torch.eye(8) - 1)).sum() / 8
+assert abs(rows[0]["loss_contrastive"] - loss.item()) < 2e-5 * loss.item(), (rows[0], loss)
+assert rows[0]["init"]["loaded"] == len(twin.state_dict()) - 2 and rows[0]["init"]["initialised"] == 0
+assert rows[1]["loss_contrastive"] != rows[0]["loss_contrastive"]
+""")

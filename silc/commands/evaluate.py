@@ -92,7 +92,7 @@ def load(args: argparse.Namespace) -> tuple[Config, Weights, Weights, Scale | No
     if is_readable(args.model):
         config, source = _foreign(args)
         logits = Scale.from_logarithm(source.logit_scale, source.logit_bias)
-        return config, dict(source.weights), {}, logits, None, args.model
+        return config, dict(source.weights), {}, logits, None, args.out if args.model.is_file() else args.model
     path = checkpoint.find(args.model, or_export=True, only=checkpoint.WEIGHTS)
     saved, scale = checkpoint.load_config_and_scale(path)
     teacher = checkpoint.load_weights(path, "teacher") if saved.objective.distill else {}

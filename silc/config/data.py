@@ -67,8 +67,8 @@ class DataConfig:
     tokenizer: str = key("open_clip_bpe", "open_clip's own BPE, or the name or folder of a Hugging Face tokenizer")
     tokenizer_clean: Literal["auto", "whitespace", "lower", "canonicalize"] = key(
         "auto",
-        "what is done to a text before a Hugging Face tokenizer reads it; canonicalize: lower case and no punctuation, "
-        "as SigLIP's; auto: as the tokenizer's folder says, or else white space is collapsed",
+        "what open_clip does to a text first; canonicalize: lower case and no punctuation, as SigLIP's; auto: lower "
+        "for open_clip_bpe, for another one what its folder says (docs/data.md), or else whitespace: it is collapsed",
     )
     license: str | None = key(None, "licence of the training data, for the card of an exported model")
     workers: Annotated[int, Field(ge=0, le=4096)] = key(4, "decoding processes per rank")

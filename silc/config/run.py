@@ -38,8 +38,8 @@ class TrainConfig:
     )
     init: str | None = key(
         None,
-        "weights to begin with: a run, checkpoint or export, an open_clip or Hugging Face SigLIP folder, a "
-        ".safetensors of open_clip, or a .npz of big_vision; step 0, with a schedule of its own",
+        "weights to begin with where nothing is resumed: a run, checkpoint or export, an open_clip or Hugging Face "
+        "SigLIP folder, a .safetensors of open_clip, or a .npz of big_vision; step 0, with a schedule of its own",
     )
     init_model: Literal["student", "teacher"] = key(
         "student", "of a run or checkpoint in train.init: which image tower"

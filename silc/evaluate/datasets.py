@@ -83,9 +83,9 @@ def resolve_data(config: Config, sample: SampleSet | None, tasks: Sequence[str] 
         )
     default = None
     if evaluation.shards and needs_default(config, tasks):
-        default = _own(config, classes)
+        default = _own(config, classes, alone=not nameless)
     elif sample is not None and needs_default(config, tasks):
-        default = _of_sample(config, sample)
+        default = of_sample(config, sample)
     asked = {TASKS[name].data for name in tasks}
     sets: dict[str, DataSet | None] = dict.fromkeys(KINDS)
     for kind, spec in specs.items():
@@ -133,8 +133,8 @@ def _check_first_mask(split: Split) -> None:
         return  # left out and counted in the measurement
 
 
-def _own(config: Config, classes: tuple[str, ...] | None) -> DataSet:
-    """Of eval.shards: without class names, for pairs alone."""
+def _own(config: Config, classes: tuple[str, ...] | None, *, alone: bool) -> DataSet:
+    """Of eval.shards: without class names, for pairs alone. alone: whether eval.classes can name their classes only."""
     evaluation, count = config.eval, len(classes or ())
     test = TarSplit(config.data, evaluation.shards, title="eval.shards", classes=count, upright=evaluation.upright)
     named = f"eval.shards={evaluation.shards}"
@@ -149,13 +149,16 @@ def _own(config: Config, classes: tuple[str, ...] | None) -> DataSet:
             "them, or set data.caption_key"
         )
     if classes is not None:
-        _check_own_classes(config, test, count, named)
+        _check_own_classes(config, test, count, named if alone else None)
     return imagenet.with_prompts(DataSet("eval.shards", classes or (), test))
 
 
-def _check_own_classes(config: Config, test: TarSplit, count: int, named: str) -> None:
-    """Raises ValueError where eval.classes names classes that no image has, or too few."""
-    if not test.has & {LABELS, MASKS} and config.eval.classification is None:
+def _check_own_classes(config: Config, test: TarSplit, count: int, named: str | None) -> None:
+    """Raises ValueError where eval.classes names too few classes, or those that no image has.
+
+    named: the shards, in words; None: the names may be another data set's.
+    """
+    if named is not None and not test.has & {LABELS, MASKS} and config.eval.classification is None:
         raise ValueError(
             f"{named}: no image has a `class` number in its json; add them, or give eval.classification=LAYOUT:FOLDER, "
             "or leave out eval.classes to measure on image-caption pairs alone"
@@ -166,7 +169,7 @@ def _check_own_classes(config: Config, test: TarSplit, count: int, named: str) -
         raise ValueError(f"{error} to eval.classes={config.eval.classes}") from None
 
 
-def _of_sample(config: Config, sample: SampleSet) -> DataSet:
+def of_sample(config: Config, sample: SampleSet) -> DataSet:
     """Test: concepts of training, drawn by an artist that no training scene shows. Train: the training scenes."""
     names = tuple(with_article(name) for name in sample.class_names("unseen_artist"))
     count = len(names)

@@ -16,6 +16,7 @@ from silc.interchange.shapes import shapes_of
 from silc.interchange.tensors import FLOATS, Stored, shown
 
 TOWERS = ("visual.", "text.")
+MOST_LOGARITHM = math.log(1e6)  # objective.max_scale has that limit
 _SOME = 6  # names that a message lists
 
 
@@ -114,6 +115,14 @@ def scalar(where: Path, name: str, stored: Stored) -> float:
             f"{where}: {name} has shape {list(stored.shape)} and type {stored.dtype!r:.40}; it is a number"
         )
     return _finite(where, name, stored.load()).item()
+
+
+def logarithm(where: Path, name: str, stored: Stored) -> float:
+    """The logarithm of the logits' multiplier. Raises ValueError for one that no run can have."""
+    found = scalar(where, name, stored)
+    if abs(found) > MOST_LOGARITHM:
+        raise ValueError(f"{where}: {name} is {found:.4g}; it is the logarithm of a multiplier of 1e-6 to 1e6")
+    return found
 
 
 def _finite(where: Path, name: str, value: Tensor) -> Tensor:

@@ -13,6 +13,7 @@ from silc.config import ModelConfig
 from silc.interchange.positions import resize, resize_text
 from silc.interchange.shapes import hidden_width, misfit, shapes_of
 from silc.interchange.source import Source
+from silc.interchange.tensors import shown
 from silc.text import plural
 
 IMAGES, TEXTS, HEAD = "visual.trunk.pos_embed", "text.positional_embedding", "head."
@@ -152,7 +153,7 @@ def _times(sizes: tuple[int, ...]) -> str:
 def _listed(names: tuple[str, ...], most: int = 8) -> str:
     """Names, those of one module together where there are many."""
     if len(names) <= most:
-        return ", ".join(names)
+        return ", ".join(map(shown, names))
     stems = sorted({name.partition(".")[0] for name in names})
-    counts = [f"{stem}.* ({sum(name.partition('.')[0] == stem for name in names)})" for stem in stems[:most]]
+    counts = [f"{shown(stem)}.* ({sum(name.partition('.')[0] == stem for name in names)})" for stem in stems[:most]]
     return ", ".join(counts) + (f" and {len(stems) - most} more" if len(stems) > most else "")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -33,7 +34,8 @@ class Source:
         tokenizer: `data.tokenizer` that fits the text tower; None where the files do not say.
         tokenizer_clean: `data.tokenizer_clean` that goes with it.
         resize: how its library resizes the position table of images.
-        assumed: keys of the model that the files do not say and that were taken as usual, with the reason.
+        assumed: what the files do not say and was taken as usual, or what is done in another way here: the key of the
+            configuration that it concerns -> the value and the reason.
         ignored: names of tensors in the files that have no place here.
     """
 
@@ -53,16 +55,19 @@ class Source:
 
     def config(self) -> Config:
         """A configuration of this model: its sizes, pixel statistics, tokenizer and kind of contrastive loss, images of
-        its size; the rest as by default.
+        its size, and a limit of the logits' multiplier that leaves it as it is; the rest as by default.
 
         Raises pydantic's ValidationError, a ValueError, for sizes beyond the limits of :mod:`silc.config`.
         """
+        objective = ObjectiveConfig(contrastive="softmax" if self.logit_bias is None else "sigmoid")
+        if self.logit_scale is not None:  # SigLIP's multipliers are about 118
+            objective.max_scale = max(objective.max_scale, math.ceil(math.exp(self.logit_scale)))
         data = DataConfig(tokenizer_clean=self.tokenizer_clean)
         data.mean, data.std = self.mean or data.mean, self.std or data.std
         data.tokenizer = self.tokenizer or data.tokenizer
         return Config(
             model=self.model,
             views=ViewsConfig(global_size=self.model.vision.image_size),
-            objective=ObjectiveConfig(contrastive="softmax" if self.logit_bias is None else "sigmoid"),
+            objective=objective,
             data=data,
         )

@@ -61,9 +61,10 @@ def joined(parts: Sequence[Stored]) -> Stored:
     return Stored(shape, odd, lambda: torch.cat([part.load() for part in parts]))
 
 
-def shown(name: str) -> str:
-    """A name out of a stranger's file, for a message."""
-    return name if name.isprintable() and len(name) <= 120 else f"{name[:120]!r}"
+def shown(text: str, most: int = 120) -> str:
+    """A name, or words, out of a stranger's file, for a message: nothing that a terminal obeys, and not too long."""
+    cut = text if len(text) <= most else f"{text[:most]}..."
+    return "".join(sign if sign.isprintable() else ascii(sign)[1:-1] for sign in cut)
 
 
 @contextmanager

@@ -45,7 +45,7 @@ class Initial:
 
     Attributes:
         path: of the checkpoint, file or folder.
-        weights: see :func:`silc.interchange.fit.fit`.
+        weights: see :func:`silc.interchange.fit.fit`; empty when a student has them.
         report: what became of each tensor.
         scale, bias: logarithm of the logits' multiplier, and their bias; None where they begin as in a run of its own.
         words: a line that says all this; notes: what differs from what the weights were trained with.
@@ -60,11 +60,12 @@ class Initial:
     notes: list[str]
 
     def student(self, config: Config) -> SilcModel:
-        """The student with these weights; what they lack has its first values."""
+        """The student with these weights, which are given away; what they lack has its first values."""
         student = build(config)
-        left = student.load_state_dict(self.weights, strict=False)
+        left = student.load_state_dict(self.weights, strict=False, assign=True)
         assert set(left.missing_keys) == set(self.report.initialised)
         assert not left.unexpected_keys
+        self.weights.clear()
         return student
 
     @torch.no_grad()
@@ -151,6 +152,8 @@ def _tokenizer_notes(source: Source, config: Config) -> list[str]:
             f"the weights do not say which tokenizer they were trained with; data.tokenizer={data.tokenizer} is used"
         ]
     here = tokenizer_of(config)
+    if (source.tokenizer, source.tokenizer_clean) == (data.tokenizer, data.tokenizer_clean):
+        return []
     try:
         there = build_tokenizer(source.tokenizer, config.model.text.context_length, source.tokenizer_clean)
         alike = build_tokenizer(source.tokenizer, config.model.text.context_length, here.clean)

@@ -8,6 +8,7 @@ import pytest
 
 from silc import config_io
 from silc.claims import plan
+from silc.claims.metrics import CLAIMS
 from silc.train.estimate import step_flops
 
 PRESETS = Path(__file__).resolve().parents[2] / "silc" / "presets"
@@ -85,5 +86,8 @@ def test_pairs_and_seeds_of_the_runs_in_a_folder(tmp_path):
 
 
 def test_all_six_tasks_are_measured_unless_other_words_are_given():
-    assert plan.measured(["optim.lr=1"])[0].count(",") == 5
+    after, models = plan.measured(["optim.lr=1"])
+    assert after.count(",") == 5
+    assert {task for task, _ in CLAIMS} == set(after.partition("=")[2].strip("[]").split(","))
+    assert models == "eval.models=[student]"
     assert plan.measured(["eval.after=[fewshot]", "eval.models=[teacher]"]) == []

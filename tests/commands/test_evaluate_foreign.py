@@ -59,7 +59,8 @@ def call(data, monkeypatch):
 
     def call(*words: object) -> tuple[int, str, str]:
         out, err = StringIO(), StringIO()
-        fast = ["eval.report=false", "--tasks=zeroshot_classification,retrieval"]
+        fast = [] if "eval.report=true" in words else ["eval.report=false"]
+        fast += ["--tasks=zeroshot_classification,retrieval"]
         with redirect_stdout(out), redirect_stderr(err):
             try:
                 status = main([str(word) for word in (*words, *fast, *shards)])
@@ -83,6 +84,10 @@ def test_every_kind_is_measured(kinds, call, tmp_path):
         assert [row["task"] for row in rows] == ["zeroshot_classification", "retrieval"]
         found[name] = rows
         assert ("note: model.vision.heads: " in err) == (name == "bare")
+    reported = [f"data.tokenizer={kinds.tokenizer}", "eval.report=true"]
+    status, out, err = call(kinds.npz, "--out", tmp_path / "reported", *reported)
+    assert status == 0, err
+    assert str(kinds.npz) in (tmp_path / "reported" / "report.html").read_text()
     assert call(kinds.hugging_face)[0] == 0
     assert (kinds.hugging_face / "evaluation.json").is_file(), "a folder takes its results"
 

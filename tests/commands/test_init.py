@@ -12,11 +12,11 @@ import torch
 import torch.nn.functional as F
 
 from silc import config_io
+from silc.commands import train
 from silc.config import Config
 from silc.data import build_loader
 from silc.interchange.source import Source
 from silc.model.silc import SilcModel
-from silc.train import checkpoint
 from silc.train.weights import read_weights
 
 from .conftest import BATCH, Run, run_train
@@ -117,18 +117,10 @@ def test_what_became_of_each_tensor_is_said(from_run, from_teacher, from_export,
     assert all("logit scale 14." in line for line in lines.values())
 
 
-@pytest.mark.parametrize("name", ["from_run", "from_teacher"])
-def test_the_teacher_starts_as_the_student_and_the_head_is_taken(name, two_ranks, request, tmp_path):
-    """Seen by what is left of them when nothing moves: a rate and a momentum of 0 and 1 would show no start."""
-    run = request.getfixturevalue(name)
-    source = read_weights(two_ranks.folder, config_of(run).train.init_model)
-    last = checkpoint.load_weights(checkpoint.find(run.folder), "student")
-    for part in ("visual.trunk.patch_embed.proj.weight", "head.last_layer.weight"):
-        moved = float((last[part] - source.weights[part]).norm() / source.weights[part].norm())
-        assert moved < 0.5, part
-    rows = run.rows()
-    distilled = [row for row in rows if "loss_distill" in row]
-    assert len(distilled) == (STEPS if name == "from_run" else STEPS // 2)
+def test_distillation_starts_when_it_is_to(from_run, from_teacher):
+    """A late start stands beside train.init; what the teacher and the head begin with: tests/train/test_init.py."""
+    counts = [sum("loss_distill" in row for row in run.rows()) for run in (from_run, from_teacher)]
+    assert counts == [STEPS, STEPS // 2]
 
 
 def test_a_checkpoint_comes_before_train_init_which_may_be_gone(from_export, data, once):
@@ -149,10 +141,10 @@ def test_a_checkpoint_comes_before_train_init_which_may_be_gone(from_export, dat
 
 
 def test_mistakes_are_found_before_training(data, two_ranks, tmp_path):
-    """On every rank, in a line, with what fits; nothing is left of the run."""
+    """In a line, with what fits; nothing is left of the run."""
     shards = [f"data.shards=[{data}/train]", f"train.out={tmp_path}/run", "eval.after=[]"]
     wrong = [f"train.init={two_ranks.path('open_clip')}", "model.vision.width=64", "model.text.depth=2"]
-    done = run_train("--preset", str(data / "tiny.yaml"), *shards, *wrong, cwd=data, ranks=2)
+    done = run_train("--preset", str(data / "tiny.yaml"), *shards, *wrong, cwd=data)
     assert done.returncode == 2
     (line,) = [line for line in done.stderr.splitlines() if line.startswith("silc train: ")]
     assert "model.vision.width is 64, the weights have 32" in line
@@ -161,14 +153,17 @@ def test_mistakes_are_found_before_training(data, two_ranks, tmp_path):
     assert not (tmp_path / "run").exists()
 
 
-def test_a_dry_run_checks_the_weights_too(data, two_ranks, tmp_path):
-    preset = ["--preset", str(data / "tiny.yaml"), "--dry-run"]
-    fits = run_train(*preset, f"train.init={two_ranks.path('open_clip')}", cwd=data)
-    assert fits.returncode == 0, fits.stderr
-    assert "train.init: an " in fits.stdout
-    wrong = run_train(*preset, f"train.init={two_ranks.path('open_clip')}", "model.text.width=64", cwd=data)
-    assert wrong.returncode == 2
-    assert "silc train: train.init: " in wrong.stderr
-    absent = run_train(*preset, f"train.init={tmp_path}/none", cwd=data)
-    assert absent.returncode == 0
-    assert "does not exist (on this machine)" in absent.stderr
+def test_a_dry_run_checks_the_weights_too(data, two_ranks, tmp_path, capsys):
+    def dry(*words: str) -> tuple[int | None, str, str]:
+        status = train.main(["--preset", str(data / "tiny.yaml"), "--dry-run", *words])
+        return status, *capsys.readouterr()
+
+    status, out, _ = dry(f"train.init={two_ranks.path('open_clip')}")
+    assert status == 0
+    assert "train.init: an open_clip folder" in out
+    status, _, err = dry(f"train.init={two_ranks.path('open_clip')}", "model.text.width=64")
+    assert status == 2
+    assert "silc train: train.init: " in err
+    status, _, err = dry(f"train.init={tmp_path}/none")
+    assert status == 0
+    assert "does not exist (on this machine)" in err

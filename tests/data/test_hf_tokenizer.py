@@ -319,3 +319,15 @@ def test_slow_ones_are_refused(folders, monkeypatch):
     with pytest.raises(ValueError, match="a text of 1024 characters takes it more than"):
         build_tokenizer(str(folders["bpe"]), 8)
     assert sorted(set(texts)) == [64, 256, 1024]
+
+
+def test_nothing_in_a_message_is_obeyed_by_a_terminal(folders, tmp_path):
+    folder = tmp_path / "tokenizer"
+    shutil.copytree(folders["bpe"], folder)
+    hostile = "\x1b[2J\x1b]0;mine\x07"
+    changes = ({"pad_token": [hostile]}, {"added_tokens_decoder": {hostile: hostile}}, {"tokenizer_class": hostile})
+    for change in changes:
+        change_json(folder / "tokenizer_config.json", **change)
+        with pytest.raises(ValueError, match=r"data\.tokenizer=") as caught:
+            build_tokenizer(str(folder), 8)
+        assert str(caught.value).isprintable()

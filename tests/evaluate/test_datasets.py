@@ -204,6 +204,20 @@ def test_pairs_alone_are_enough(mine, config, world, tmp_path, shards):
         datasets.resolve_data(mine, None)
 
 
+def test_names_may_be_those_of_another_data_set(mine, tmp_path, shards):
+    """Pairs in eval.shards, and masks without a list of their own."""
+    for kind, mode in (("images", "RGB"), ("masks", "L")):
+        (tmp_path / "own" / kind).mkdir(parents=True)
+        Image.new(mode, (8, 8), 0).save(tmp_path / "own" / kind / "a.png")
+    mine.eval.shards, mine.eval.segmentation = shards([None]), f"masks:{tmp_path / 'own'}"
+    data = datasets.resolve_data(mine, None)
+    assert data.segmentation.classes == NAMES
+    assert data.why_not(TASKS["zeroshot_classification"]) == "eval.shards has no labels"
+    mine.eval.segmentation = None
+    with pytest.raises(ValueError, match=r"no image has a `class`.*or leave out eval\.classes"):
+        datasets.resolve_data(mine, None)
+
+
 def test_masks_without_class_names_are_not_segmented(mine, tmp_path):
     mine.eval.classes = None
     mask = io.BytesIO()

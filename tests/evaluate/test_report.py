@@ -130,6 +130,20 @@ def test_a_value_logged_once_is_a_number_and_no_curve(write):
     assert 'aria-label="logit scale"' not in text
 
 
+def test_shares_are_drawn_from_zero_and_losses_are_not(tmp_path):
+    """The axis of a loss shows its fall: from zero it would be a flat line."""
+    made = about.About("c", "d", (), "", (), "CPU")
+    log = [
+        {"step": step, "eval/validation_loss/student/loss": 3.2 - step / 100, "eval/retrieval/student/r1": 0.5}
+        for step in (10, 20)
+    ]
+    page.write_report(tmp_path / "r.html", "t", log, [], Examples("student"), made)
+    text = (tmp_path / "r.html").read_text()
+    for title, lowest in (("validation loss: loss", "3"), ("retrieval: r1", "0")):
+        chart = text.partition(f'aria-label="{title}"')[2].partition("</svg>")[0]
+        assert lowest in re.findall(r"<text[^>]*>([^<]*)</text>", chart), title
+
+
 def test_what_the_tables_show_is_not_repeated_as_logged_once(tmp_path):
     result = runner.Result("retrieval", "student", "x", (runner.Metric("r1", 0.123456789),), (), 0.0, ())
     log = [{"step": 4, "eval/retrieval/student/r1": 0.123456789, "eval/retrieval/student/r5": 0.5}]

@@ -79,6 +79,15 @@ def test_features_and_logits(tmp_path, vision, text):
     assert read(tmp_path).resize == "hugging_face"
 
 
+def test_at_the_size_of_vit_b16_at_256(tmp_path):
+    """The number of words has no part in the arithmetic."""
+    config = SiglipConfig(vision_config={"image_size": 256}, text_config={"vocab_size": 500})
+    twin = SiglipModel(config).eval()
+    twin.save_pretrained(tmp_path)
+    assert_same_features(tmp_path, twin)
+    (tmp_path / WEIGHTS).unlink()
+
+
 @pytest.fixture(scope="module")
 def made(tmp_path_factory) -> tuple[Path, SiglipModel]:
     folder = tmp_path_factory.mktemp("siglip")
@@ -220,6 +229,14 @@ def test_all_differences_are_listed(made, tmp_path):
         read(copied(tmp_path, tmp_path, "text_config.layer_norm_eps", 1e-3))
 
 
+def test_an_export_of_a_model_without_bias_says_so(made, tmp_path):
+    """transformers' SiglipModel always has one."""
+    copied(made[0], tmp_path, "contrastive_loss", "softmax")
+    assert read(tmp_path).logit_bias is None
+    assert read(tmp_path).config().objective.contrastive == "softmax"
+    assert read(made[0]).logit_bias is not None
+
+
 def test_squares_may_be_pairs(made, tmp_path):
     """As transformers takes them."""
     assert read(copied(made[0], tmp_path, "vision_config.image_size", [48, 48])).model == read(made[0]).model
@@ -269,7 +286,9 @@ def test_weights_that_do_not_fit_are_refused(made, tmp_path):
         r"shape \[191, 64\], not \[192": {"vision_model.head.attention.in_proj_weight": torch.zeros(191, 64)},
         r"latent has shape \[64\]": {"vision_model.head.probe": torch.zeros(64)},
         r"logit_bias has shape \[2\]": {"logit_bias": torch.zeros(2)},
+        "logit_scale is 14; it is the logarithm": {"logit_scale": torch.full((1,), 14.0)},
         "logit_scale is missing": {"logit_scale": None},
+        r"no tensors of a text tower \(text_model": {n: None for n in weights if n.startswith("text_model.")},
         "not finite": {f"{layer}0.layer_norm1.bias": torch.full((64,), torch.inf)},
     }
     for said, replaced in cases.items():

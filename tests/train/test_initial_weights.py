@@ -139,7 +139,10 @@ def test_a_larger_image_resizes_its_table(made):
     run.model.vision.image_size = run.views.global_size = 96
     found = read_initial(run)
     assert "resized visual.trunk.pos_embed from 6 x 6 to 12 x 12" in found.words
-    assert found.student(run).visual.trunk.pos_embed.shape == (1, 144, 64)
+    student = found.student(run)
+    assert student.visual.trunk.pos_embed.shape == (1, 144, 64)
+    assert all(parameter.requires_grad for parameter in student.parameters())
+    assert not found.weights, "they are not held twice"
 
 
 def test_another_architecture_is_refused_with_every_difference(made):

@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Any
 
 from silc.config import ModelConfig, TextConfig, VisionConfig
-from silc.interchange.assemble import Names, assemble, count, refuse_unknown, scalar, sizes
+from silc.interchange.assemble import Names, assemble, count, logarithm, refuse_unknown, scalar, sizes
 from silc.interchange.npz import open_npz
 from silc.interchange.read.from_shapes import square
 from silc.interchange.shapes import mlp_ratio
@@ -37,7 +37,7 @@ _ATTENTION, _MLP = "MultiHeadDotProductAttention_0/", "MlpBlock_0/"
 _KINDS = {"kernel": "weight", "bias": "bias"}
 _HALF = (0.5, 0.5, 0.5)
 # Where the blocks' tensors of one kind are stored as one, it is kept while the blocks are read from it.
-_KEPT = 6
+_KEPT = 3  # query, key and value
 Get = Callable[[str], Stored]
 
 
@@ -67,7 +67,7 @@ def read_file(path: Path) -> Source:
             kind="a big_vision file",
             model=model,
             weights=weights,
-            logit_scale=None if scale is None else scalar(path, "t", scale),
+            logit_scale=None if scale is None else logarithm(path, "t", scale),
             logit_bias=None if bias is None else scalar(path, "b", bias),
             mean=_HALF,
             std=_HALF,

@@ -8,7 +8,9 @@ from silc.config import ModelConfig
 from silc.interchange.folder import has
 from silc.interchange.read import big_vision, hugging_face, open_clip
 from silc.interchange.source import Source
+from silc.interchange.tensors import shown
 
+MOST = 2000  # characters of a message
 FORMATS = (
     "an open_clip folder or .safetensors file, a Hugging Face folder of SiglipModel, or big_vision's .npz of two towers"
 )
@@ -45,7 +47,7 @@ def read(path: Path, *, sizes: ModelConfig | None = None) -> Source:
     try:
         return _read(path, sizes)
     except (OSError, RecursionError, ValueError) as error:
-        said = " ".join(str(error).split())
+        said = shown(" ".join(str(error).split()), MOST)
         raise ValueError(said if str(path) in said else f"{path}: {said}") from None
 
 

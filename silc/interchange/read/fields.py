@@ -7,6 +7,8 @@ from typing import Annotated, Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from silc.interchange.tensors import shown
+
 Size = Annotated[int, Field(ge=1, le=1_000_000)]
 Number = Annotated[float, Field(gt=0, le=1e6)]
 Finite = Annotated[float, Field(allow_inf_nan=False)]
@@ -42,7 +44,7 @@ def differences(kind: type[D], tree: object, wrong: list[str], above: str = "") 
     except ValidationError as error:
         for fault in error.errors(include_url=False):
             field = ".".join([above, *map(str, fault["loc"])] if above else map(str, fault["loc"]))
-            wrong.append(_said(field or "the description", fault["type"], fault["input"], fault))
+            wrong.append(_said(shown(field) or "the description", fault["type"], fault["input"], fault))
         return None
 
 

@@ -17,7 +17,7 @@ from typing import Any, Literal
 
 from silc.config import ModelConfig, TextConfig, VisionConfig
 from silc.config.fields import Gelu
-from silc.interchange.assemble import Names, assemble, refuse_unknown, scalar, sizes
+from silc.interchange.assemble import Names, assemble, logarithm, refuse_unknown, scalar, sizes
 from silc.interchange.folder import has, inside, read_fields, tokenizer_of
 from silc.interchange.read.fields import Open, Size, Three, ThreePositive, differences, listed, otherwise
 from silc.interchange.shapes import mlp_ratio
@@ -87,6 +87,9 @@ def read_folder(folder: Path) -> Source:
     model, assumed = _model(inside(folder, CONFIG))
     mean, std, resampled = _pixels(folder, model)
     with open_safetensors(_weights(folder)) as found:
+        for part in ("text", "vision"):
+            if not any(name.startswith(f"{part}_model.") for name in found):
+                raise ValueError(f"{folder} holds no tensors of a {part} tower ({part}_model.*)")
         names = Names(folder, found)
         stored = _ours(names, model)
         scale, bias = names("logit_scale"), names("logit_bias")
@@ -100,7 +103,7 @@ def read_folder(folder: Path) -> Source:
             kind="a Hugging Face folder",
             model=model,
             weights=weights,
-            logit_scale=scalar(folder, "logit_scale", scale),
+            logit_scale=logarithm(folder, "logit_scale", scale),
             logit_bias=None if _softmax(folder) else scalar(folder, "logit_bias", bias),
             mean=mean,
             std=std,
@@ -184,8 +187,10 @@ def _pixels(folder: Path, model: ModelConfig) -> tuple[Rgb | None, Rgb | None, d
         tree: Any = read_fields(path)
     elif has(folder, "processor_config.json"):
         path = inside(folder, "processor_config.json")
-        tree = read_fields(path).get("image_processor") or {}
+        tree = read_fields(path).get("image_processor")
     else:
+        tree = None
+    if tree is None:
         return None, None, {}
     wrong: list[str] = []
     found = differences(_Processor, tree, wrong)

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from silc.config import Config, ModelConfig
-from silc.interchange.assemble import assemble, check_depths, check_divisions, scalar
+from silc.interchange.assemble import assemble, check_depths, check_divisions, logarithm, scalar
 from silc.interchange.folder import has, inside, read_fields
 from silc.interchange.read.described import Description, describe, is_description
 from silc.interchange.read.from_shapes import from_shapes
@@ -104,7 +104,7 @@ def _read(
             kind=kind,
             model=known.model,
             weights=weights,
-            logit_scale=None if scale is None else scalar(file, "logit_scale", scale),
+            logit_scale=None if scale is None else logarithm(file, "logit_scale", scale),
             logit_bias=absent if bias is None else scalar(file, "logit_bias", bias),
             mean=known.mean,
             std=known.std,
