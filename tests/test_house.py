@@ -272,6 +272,7 @@ def test_every_import_is_installed_by_setup(described):
     listed = {Requirement(text).name for text in described["install_requires"]}
     known = {names.get(name, name) for name in listed} | {"silc", *sys.stdlib_module_names}
     optional = {"xformers", "wandb", "apex", "obstore", "py3langid", "pyarrow", "datasets", "transformers"}
+    optional |= {"tokenizers", "onnx", "onnxruntime"}
     known.add("huggingface_hub")  # of open_clip_torch
     for path in CODE:
         if name_of(path).split(".")[0] == "silc":
