@@ -35,8 +35,8 @@ from silc.distributed import World
 from silc.evaluate import runner
 from silc.evaluate.datasets import resolve_data
 from silc.evaluate.towers import Towers, build_towers
-from silc.interchange.write.open_clip import export
 from silc.model import LogitScale, build
+from tests.interchange.sources import export
 
 NAMES = ["ship", "red house", "tree", "cat"]
 TEMPLATES = ["a {}", "a drawing of {}"]

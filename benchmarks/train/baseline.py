@@ -30,8 +30,9 @@ from torchvision import transforms
 from benchmarks.common.stopwatch import Span
 from silc.config import Config
 from silc.data.batch import Batch
+from silc.interchange.source import Source
 from silc.interchange.timm_names import timm_name
-from silc.interchange.write.open_clip import export
+from silc.interchange.write import open_clip as open_clip_folder
 from silc.model import LogitScale, SilcModel, build
 from silc.model.timm_tower import tower_name
 from silc.train.engine import precision
@@ -231,7 +232,20 @@ def _refuse(config: Config) -> None:
 
 def _open_clip_model(ours: SilcModel, config: Config, folder: Path) -> nn.Module:
     """open_clip's CustomTextCLIP with our weights, its image tower open to crops of any size."""
-    export(ours.state_dict(), LogitScale.of(config.objective), config, folder)
+    scale, bias = LogitScale.of(config.objective).effective()
+    source = Source(
+        path=folder,
+        kind="a model",
+        model=config.model,
+        weights=ours.state_dict(),
+        logit_scale=scale.log().item(),
+        logit_bias=None if bias is None else bias.item(),
+        mean=config.data.mean,
+        std=config.data.std,
+        tokenizer=config.data.tokenizer,
+    )
+    folder.mkdir(parents=True, exist_ok=True)
+    open_clip_folder.write(source, folder)
     model = open_clip.create_model(f"local-dir:{folder}")
     name = timm_name(config.model.vision) or tower_name(config.model.vision)
     trunk = timm.create_model(name, num_classes=0, dynamic_img_size=True)

@@ -1,12 +1,16 @@
-"""`silc export`: write a checkpoint's student (or teacher image tower) as a folder that open_clip loads.
+"""`silc export`: write a model as a folder that another library loads.
 
-silc export runs/sample exported                                  the newest checkpoint's student
+silc export runs/sample exported                        for open_clip: the newest checkpoint's student
+silc export runs/sample exported --to hf                for Hugging Face transformers (SiglipModel)
+silc export runs/sample exported --to timm              the image tower, for timm
+silc export runs/sample exported --to onnx              both towers as ONNX graphs
 silc export runs/sample/checkpoints/step_00000600 exported --teacher
+silc export downloaded exported --to hf                 a model of another library
+silc export weights.npz exported --tokenizer FOLDER     files that do not name their tokenizer
 
-OUT is made, or is an earlier export, which is replaced.
-
-import open_clip
-model, _, preprocess = open_clip.create_model_and_transforms("local-dir:/absolute/path/of/exported")
+The other library loads the folder and its features are compared before the folder is put in place. With it go the
+tokenizer, the preprocessing, a model card (README.md) and SHA256SUMS. OUT is made, or is an earlier export of the same
+kind, which is replaced.
 """
 
 from __future__ import annotations
@@ -15,44 +19,49 @@ import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Literal
 
 from silc.commands.common import MISTAKE, Parser, passive_threads
 
 PROG = "silc export"
+FORMATS = ("open_clip", "hf", "timm", "onnx")  # of silc.interchange.write.formats, which needs torch
 
 
 def parse(argv: Sequence[str]) -> argparse.Namespace:
     """Command line. Mistakes end with a message and status 2."""
     parser = Parser(PROG, __doc__)
-    parser.add_argument("checkpoint", type=Path, help="run folder (its newest checkpoint) or checkpoint folder")
+    parser.add_argument(
+        "path", type=Path, help="run folder (its newest checkpoint), checkpoint, export, or a model of another library"
+    )
     parser.add_argument("out", type=Path, help="folder to write, made if missing; an earlier export is replaced")
+    parser.add_argument(
+        "--to", choices=FORMATS, default=FORMATS[0], help="the library that loads it (default: open_clip)"
+    )
     parser.add_argument("--teacher", action="store_true", help="teacher's image tower, student's text tower")
+    parser.add_argument("--tokenizer", help="of files that do not name theirs: open_clip_bpe, or as data.tokenizer")
     return parser.parse_args(list(argv))
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Entry point. Returns the exit status: 2 for a user's mistake."""
+    """Entry point. Returns the exit status: 1 where the other library computes something else, 2 for a mistake."""
     passive_threads()
     args = parse(sys.argv[1:] if argv is None else argv)
     from safetensors import SafetensorError
 
-    from silc.interchange.read.open_clip import is_export
-    from silc.train.checkpoint import WEIGHTS, export_open_clip, find
+    from silc.interchange.write.compare import Mismatch
+    from silc.train.export import write_export
 
     try:
-        if args.out.exists() and not args.out.is_dir():
-            raise ValueError(f"{args.out} is a file; an export is a folder: give a new name")
-        if args.out.is_dir() and any(args.out.iterdir()) and not is_export(args.out):
-            raise ValueError(f"{args.out} holds other files and no earlier export; give a new folder")
-        if is_export(args.checkpoint):
-            raise ValueError(f"{args.checkpoint} is already an export; give a run folder or a checkpoint")
-        path = find(args.checkpoint, only=WEIGHTS)
-        call = export_open_clip(path, args.out, teacher=args.teacher)
+        model: Literal["student", "teacher"] = "teacher" if args.teacher else "student"
+        source, exported = write_export(args.path, args.out, to=args.to, model=model, tokenizer=args.tokenizer)
+    except Mismatch as error:
+        print(f"{PROG}: {error}", file=sys.stderr)
+        return 1
     except (OSError, SafetensorError) as error:
-        return _refused(f"{args.checkpoint} cannot be exported to {args.out}: {error}")
+        return _refused(f"{args.path} cannot be exported to {args.out}: {error}")
     except ValueError as error:
         return _refused(str(error))
-    print(f"{path} -> {args.out}; to load it:\n{call}")
+    print(f"{source.path} -> {args.out}, {exported.compared}; to load it:\n{exported.call}")
     return 0
 
 

@@ -46,10 +46,11 @@ class HuggingFaceTokenizer:
 
     Attributes:
         tokenizer: `loaded`.
+        without_separator: as given.
     """
 
     def __init__(self, loaded: Any, context_length: int, clean: Cleaned, *, without_separator: bool = False) -> None:
-        self.tokenizer, self.clean = loaded, clean
+        self.tokenizer, self.clean, self.without_separator = loaded, clean, without_separator
         self.vocab_size = 1 + max(loaded.get_vocab().values())
         self._clean_fn = get_clean_fn(clean)
         self._context, self._longest_text = context_length, longest_text(context_length)

@@ -36,7 +36,6 @@ from silc.config import Config
 from silc.config_io import read_config
 from silc.distributed import of_first
 from silc.files import check_regular
-from silc.interchange.write.open_clip import export, loading_call
 from silc.model.scale import LogitScale
 from silc.text import plural
 from silc.train import manifest
@@ -174,20 +173,6 @@ def load_config_and_scale(path: Path) -> tuple[Config, LogitScale]:
     except (RuntimeError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"{file} is damaged ({str(error).partition(chr(10))[0]}); take an older checkpoint") from None
     return config, scale
-
-
-def export_open_clip(path: Path, out: Path, *, teacher: bool = False) -> str:
-    """Write a checkpoint as an open_clip folder: the student, or the teacher's image tower with the student's text
-    tower.
-
-    Returns the Python that loads it. Raises ValueError when the checkpoint has no such weights.
-    """
-    config, scale = load_config_and_scale(path)
-    weights = load_weights(path, "student")
-    if teacher:
-        weights |= load_teacher_tower(path)
-    export(weights, scale, config, out)
-    return loading_call(config, out.resolve())
 
 
 def sought(where: str) -> Path:

@@ -26,7 +26,7 @@ from silc.evaluate.sharding import Ended, ended_when
 from silc.evaluate.towers import Towers
 from silc.files import advice
 from silc.text import plural
-from silc.train import checkpoint, evaluation, peers, run_folder, sources
+from silc.train import evaluation, export, peers, run_folder, sources
 from silc.train.banner import backend_lines, no_evaluation
 from silc.train.engine import precision
 from silc.train.init import find_initial
@@ -159,11 +159,17 @@ def _train(trainer: Trainer, data: EvalData | None, request: StopRequest) -> Pat
 
 
 def _export(trainer: Trainer, path: Path) -> None:
-    """The student as an open_clip model beside the checkpoints (main rank)."""
+    """The student as an open_clip model beside the checkpoints (main rank); open_clip does not load it for a test, as
+    `silc export` has it do: that takes a large model's memory once more.
+
+    Raises RunStopped where that cannot be, as when a tokenizer's files are gone.
+    """
     if trainer.world.main:
-        out = trainer.folder / "open_clip"
-        call = checkpoint.export_open_clip(path, out)
-        print(f"student for open_clip: {call}", flush=True)
+        try:
+            written = export.write_export(path, trainer.folder / "open_clip", verify=False, keep_others=True)
+        except ValueError as error:
+            raise RunStopped(f"the run is trained and saved, but its student is not exported: {error}") from error
+        print(f"student for open_clip: {written.exported.call}", flush=True)
     barrier()
 
 

@@ -49,7 +49,8 @@ def done(monkeypatch) -> list[str]:
     monkeypatch.setattr(run, "init", lambda minutes: WORLD)
     monkeypatch.setattr(run.sources, "resolve", lambda *_: ([], object()))
     monkeypatch.setattr(run, "start", Trained)
-    monkeypatch.setattr(run.checkpoint, "export_open_clip", lambda path, out: happened.append("export"))
+    written = SimpleNamespace(exported=SimpleNamespace(call="import open_clip"))
+    monkeypatch.setattr(run.export, "write_export", lambda *_, **__: happened.append("export") or written)
     return happened
 
 

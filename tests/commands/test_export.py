@@ -1,45 +1,233 @@
-"""`silc export`: what it refuses to write over, and what it says when it cannot write."""
+"""`silc export`: what it writes, what it refuses to write over, and what it says when it cannot write."""
 
 from __future__ import annotations
 
-from silc.commands.export import main
-from silc.interchange.read.open_clip import CONFIG
-from silc.train import checkpoint
+import importlib.util
+import json
+import os
+import stat
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import AutoModel
+
+from silc.commands.export import FORMATS, main
+from silc.config import Config
+from silc.interchange.write import compare, formats
+from silc.interchange.write.export import export as export_source
+from silc.interchange.write.formats import FORMATS as KNOWN
+from silc.interchange.write.open_clip import write
+from silc.train import checkpoint, export
+from tests.interchange.sources import varied
+from tests.test_pretrained import make_config, make_weights, write_run
 
 
-def refused(capsys, *words) -> str:
-    assert main([str(word) for word in words]) == 2
+def refused(capsys, *words, status: int = 2) -> str:
+    assert main([str(word) for word in words]) == status
     return capsys.readouterr().err
 
 
-def test_a_folder_of_other_files_is_left_alone(capsys, tmp_path, monkeypatch):
-    written = []
-    monkeypatch.setattr(checkpoint, "find", lambda path, only: path)
-    monkeypatch.setattr(checkpoint, "export_open_clip", lambda path, out, teacher: written.append(out))
+@pytest.fixture(scope="module")
+def run(tmp_path_factory) -> Path:
+    config, folder = make_config("sigmoid"), tmp_path_factory.mktemp("runs") / "mine"
+    average = {name: value for name, value in make_weights(config, 2).items() if not name.startswith("text.")}
+    write_run(folder, config, make_weights(config, 1), average)
+    return folder
+
+
+def test_the_formats_are_those_that_can_be_written():
+    assert FORMATS == KNOWN
+
+
+def test_a_run_becomes_a_folder_and_the_call_loads_it(run, tmp_path, capsys):
+    assert main([str(run), str(tmp_path / "out"), "--to", "timm"]) == 0
+    said, call = capsys.readouterr().out.strip().split("\n")
+    assert said.startswith(f"{run}/checkpoints/step_00000007 -> {tmp_path}/out, loaded by timm ")
+    found: dict = {}
+    exec(call, found)
+    assert found["model"].embed_dim == 32
+
+
+@pytest.mark.parametrize("model", ["student", "teacher"])
+def test_a_run_of_two_ranks_in_zero_3_is_exported(stage_3, tmp_path, model):
+    """With the metrics of its last evaluation on the card."""
+    path, out = checkpoint.find(stage_3.folder), tmp_path / "out"
+    assert main([stage_3.folder, str(out), "--to", "hf", *(["--teacher"] if model == "teacher" else [])]) == 0
+    theirs, weights = AutoModel.from_pretrained(out).state_dict(), checkpoint.load_weights(path, model)
+    name = "visual.trunk.blocks.0.mlp.fc1.weight"
+    assert torch.equal(theirs["vision_model.encoder.layers.0.mlp.fc1.weight"], weights[name])
+    text = "text.transformer.resblocks.0.mlp.c_fc.weight"
+    student = checkpoint.load_weights(path, "student")
+    assert torch.equal(theirs["text_model.encoder.layers.0.mlp.fc1.weight"], student[text])
+    assert torch.equal(weights[name], student[name]) == (model == "student")
+    results = json.loads(stage_3.path("evaluation.json").read_text())["results"]
+    (found,) = [row for row in results if row["task"] == "zeroshot_classification" and row["model"] == model]
+    top1 = found["metrics"]["top1"]
+    line = f"| zero-shot classification | top1 | {top1['value']:.4f} | {top1['chance']:.4f} | "
+    assert line in (out / "README.md").read_text()
+    assert "8 steps of 16 pairs" in (out / "README.md").read_text()
+
+
+def test_an_export_becomes_another(run, tmp_path):
+    """Of the teacher; the second one is of the first one's weights."""
+    assert main([str(run), str(tmp_path / "first"), "--teacher"]) == 0
+    assert main([str(tmp_path / "first"), str(tmp_path / "second"), "--to", "hf"]) == 0
+    assert json.loads((tmp_path / "second" / "config.json").read_text())["contrastive_loss"] == "sigmoid"
+    card = (tmp_path / "second" / "README.md").read_text()
+    assert r"converted from an open\_clip folder" in card
+
+
+def test_files_that_do_not_name_their_tokenizer_need_one(run, tmp_path, capsys):
+    """But for timm, which has no text tower."""
+    weights = tmp_path / "weights.safetensors"
+    weights.write_bytes((run / "open_clip" / "open_clip_model.safetensors").read_bytes())
+    said = refused(capsys, weights, tmp_path / "out")
+    assert (
+        "does not say which tokenizer its text tower of 49408 tokens was trained with; give --tokenizer=FOLDER" in said
+    )
+    assert main([str(weights), str(tmp_path / "out"), "--tokenizer", "open_clip_bpe", "--to", "hf"]) == 0
+    assert main([str(weights), str(tmp_path / "image"), "--to", "timm"]) == 0
+
+
+def test_a_folder_of_other_files_is_left_alone(capsys, tmp_path, run):
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.tex").write_text("")
-    assert "holds other files and no earlier export" in refused(capsys, "run", tmp_path / "mine")
-    assert written == []
-    (tmp_path / "earlier").mkdir()
-    (tmp_path / "earlier" / CONFIG).write_text("{}")
-    for out in (tmp_path / "earlier", tmp_path / "new"):
-        assert main(["run", str(out)]) == 0
-    assert written == [tmp_path / "earlier", tmp_path / "new"]
+    assert "holds other files and no earlier export" in refused(capsys, run, tmp_path / "mine")
+    assert [path.name for path in (tmp_path / "mine").iterdir()] == ["thesis.tex"]
 
 
-def test_what_cannot_be_written_is_told_without_a_traceback(capsys, tmp_path, monkeypatch):
-    monkeypatch.setattr(checkpoint, "find", lambda path, only: path)
-    monkeypatch.setattr(checkpoint, "export_open_clip", lambda path, out, teacher: out.mkdir())
+def test_only_an_earlier_export_of_the_same_kind_is_replaced(capsys, tmp_path, run):
+    out = tmp_path / "out"
+    assert main([str(run), str(out)]) == 0
+    (out / "open_clip_model.safetensors").write_bytes(b"")
+    assert main([str(run), str(out)]) == 0
+    assert (out / "open_clip_model.safetensors").stat().st_size > 1000
+    assert f"{out} holds an export for open_clip; give a new folder" in refused(capsys, run, out, "--to", "hf")
+    (out / "notes.txt").write_text("mine")
+    assert f"{out} holds an export and notes.txt, which is no part of it" in refused(capsys, run, out)
+    assert (out / "notes.txt").read_text() == "mine"
+
+
+def test_an_export_of_an_earlier_version_is_replaced(tmp_path, run):
+    out = tmp_path / "out"
+    out.mkdir()
+    write(varied(make_config()), out)
+    assert main([str(run), str(out)]) == 0
+    assert (out / "SHA256SUMS").is_file()
+
+
+def test_what_is_exported_is_not_written_over(capsys, tmp_path, run):
+    out = tmp_path / "out"
+    assert main([str(run), str(out)]) == 0
+    assert f"{out} holds what is to be exported" in refused(capsys, out, out)
+    assert f"{run} holds what is to be exported" in refused(capsys, run, run)
+
+
+def test_what_cannot_be_written_is_told_without_a_traceback(capsys, tmp_path, run):
     (tmp_path / "file").write_text("")
-    assert f"{tmp_path}/file is a file; an export is a folder" in refused(capsys, "run", tmp_path / "file")
-    said = refused(capsys, "run", tmp_path / "file" / "out")
-    assert f"run cannot be exported to {tmp_path}/file/out: " in said
-    assert "Not a directory" in said
+    assert f"{tmp_path}/file is a file; an export is a folder" in refused(capsys, run, tmp_path / "file")
+    said = refused(capsys, run, tmp_path / "file" / "a" / "out")
+    assert f"{tmp_path}/file/a/out cannot be made: {tmp_path}/file is a file; give another name" in said
 
 
-def test_an_export_is_not_exported_again(capsys, tmp_path):
-    (tmp_path / "open_clip").mkdir()
-    (tmp_path / "open_clip" / CONFIG).write_text("{}")
-    said = refused(capsys, tmp_path / "open_clip", tmp_path / "new")
-    assert f"{tmp_path}/open_clip is already an export; give a run folder or a checkpoint" in said
-    assert not (tmp_path / "new").exists()
+def test_a_library_that_is_missing_is_named_before_anything_is_read(capsys, tmp_path, monkeypatch):
+    found = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "onnxruntime" else found(name))
+    monkeypatch.setattr(export, "read_weights", None)
+    said = refused(capsys, tmp_path / "none", tmp_path / "out", "--to", "onnx")
+    assert said == 'silc export: an export to onnx needs onnxruntime: pip install "silc[onnx]"\n'
+
+
+@pytest.mark.parametrize("wrong", ["features", "crash"])
+def test_a_model_that_the_other_library_computes_otherwise_is_not_written(capsys, tmp_path, run, monkeypatch, wrong):
+    """And what was there before is as it was."""
+    out = tmp_path / "out"
+    assert main([str(run), str(out), "--to", "timm"]) == 0
+    before = {path.name: path.read_bytes() for path in out.iterdir()}
+    inner = formats.writer("timm").reload
+
+    class Other:
+        library, scale = "timm 0", None
+
+        def __init__(self, folder: Path) -> None:
+            if wrong == "crash":
+                raise KeyError("mlp_ratio")
+            self.inner = inner(folder)
+
+        def images(self, images):
+            return self.inner.images(images) + 2e-5
+
+        def texts(self, texts):
+            return None
+
+    monkeypatch.setattr(formats.writer("timm"), "reload", Other)
+    said = refused(capsys, run, out, "--to", "timm", status=1)
+    assert ("timm does not load it" if wrong == "crash" else "they differ by up to 2.0e-05") in said
+    assert {path.name: path.read_bytes() for path in out.iterdir()} == before
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+def test_weights_that_are_not_finite_are_not_written(capsys, tmp_path):
+    config = make_config()
+    weights = make_weights(config, 1)
+    weights["text.ln_final.bias"][0] = float("nan")
+    write_run(tmp_path / "run", config, weights, weights)
+    said = refused(capsys, tmp_path / "run", tmp_path / "out", status=1)
+    assert "the model's own text features are not finite" in said
+    assert not (tmp_path / "out").exists()
+
+
+def test_another_scale_is_noticed():
+    with pytest.raises(compare.Mismatch, match=r"reads logit_scale as 2\.5, not 3\.0"):
+        compare._compare_scale((3.0, None), (2.5, None), "another")
+    compare._compare_scale((3.0, None), (3.0, 0.0), "another")
+
+
+def test_the_runs_own_export_keeps_what_a_user_put_there(tmp_path, run):
+    out = tmp_path / "open_clip"
+    export.write_export(run, out, verify=False, keep_others=True)
+    (out / "notes").mkdir()
+    (out / "notes" / "mine.txt").write_text("mine")
+    export.write_export(run, out, verify=False, keep_others=True)
+    assert (out / "notes" / "mine.txt").read_text() == "mine"
+    assert "notes" not in (out / "SHA256SUMS").read_text()
+
+
+def test_a_full_disk_leaves_the_earlier_export(capsys, tmp_path, run, monkeypatch):
+    out = tmp_path / "out"
+    assert main([str(run), str(out), "--to", "timm"]) == 0
+
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(formats.writer("timm"), "write_weights", full)
+    assert "No space left on device" in refused(capsys, run, out, "--to", "timm")
+    assert (out / "model.safetensors").is_file()
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+def test_nothing_of_an_earlier_tower_is_left(tmp_path):
+    """Whose sizes timm did not know by name."""
+    out = tmp_path / "out"
+    export_source(varied(make_config()), out, "open_clip", card=str, verify=False)
+    assert (out / "vision" / "config.json").is_file()
+    named = Config()
+    named.model.text.vocab_size, named.model.text.depth, named.model.vision.depth = 500, 1, 12
+    export_source(varied(named), out, "open_clip", card=str, verify=False)
+    assert sorted(path.name for path in out.iterdir()) == [
+        "README.md", "SHA256SUMS", "open_clip_config.json", "open_clip_model.safetensors",
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("umask", [0o022, 0o027], ids=["022", "027"])
+@pytest.mark.parametrize("to", ["hf", "timm"])
+def test_files_have_the_permissions_of_the_umask(tmp_path, umask, to):
+    before = os.umask(umask)
+    try:
+        export_source(varied(make_config()), tmp_path / "out", to, card=str, verify=False)
+    finally:
+        os.umask(before)
+    modes = {stat.S_IMODE(path.stat().st_mode) for path in (tmp_path / "out").iterdir()}
+    assert modes == {0o666 & ~umask}
+    assert stat.S_IMODE((tmp_path / "out").stat().st_mode) == 0o777 & ~umask

@@ -16,8 +16,8 @@ from silc.data.splits import DataSet
 from silc.evaluate.tasks import zeroshot_classification
 from silc.evaluate.tasks.task import class_embeddings
 from silc.evaluate.tasks.zeroshot_classification import accuracy
-from silc.interchange.write.open_clip import export
 from silc.model import LogitScale
+from tests.interchange.sources import export
 
 from .conftest import NAMES, Memory, random_images
 

@@ -12,8 +12,8 @@ from PIL import Image
 
 import silc.model.timm_tower  # noqa: F401 - gives timm the name of the export's tower
 from silc.commands.evaluate import main as evaluate
-from silc.interchange.write.open_clip import export
 from silc.model.scale import LogitScale
+from tests.interchange.sources import export
 
 from .benchmark_tool import AT, SAME, TOOL, Sample, our_figures, our_words, run, their_figures, their_words, write_set
 from .conftest import NAMES, random_images

@@ -21,9 +21,9 @@ from silc.interchange.read.described import describe
 from silc.interchange.read.open_clip import CONFIG, WEIGHTS, is_export, load_export
 from silc.interchange.shapes import shapes_of
 from silc.interchange.timm_names import _TANH_NAMES, _TIMM_NAMES, is_cut, named_sizes, timm_name
-from silc.interchange.write.open_clip import export
 from silc.model import LogitScale
 from tests.interchange.foreign import MODEL_CFG, TOWER, assert_same, changed, inputs, ours, write_open_clip
+from tests.interchange.sources import export
 
 MODELS = Path(open_clip.__file__).parent / "model_configs"
 WITHOUT_PROJECTION = "ViT-SO400M-16-SigLIP-i18n-256"  # of its text features

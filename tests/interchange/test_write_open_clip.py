@@ -16,10 +16,14 @@ import torch
 from PIL import Image
 
 from silc.config import Config, ModelConfig, ObjectiveConfig, VisionConfig
+from silc.interchange.source import Source
 from silc.interchange.timm_names import _TIMM_NAMES, timm_name
-from silc.interchange.write.open_clip import export, loading_call
+from silc.interchange.write import open_clip as open_clip_format
+from silc.interchange.write.common import towers
+from silc.interchange.write.open_clip import loading_call
 from silc.model import LogitScale, SilcModel, build
 from silc.model.timm_tower import tower_name, tower_sizes
+from tests.interchange.sources import as_source, export, varied
 from tests.model.conftest import as_float, tiny_config
 
 
@@ -74,14 +78,27 @@ def test_vit_b16_at_256_round_trips_under_timms_name(tmp_path):
     assert not (tmp_path / "vision").exists()
 
 
-def test_preprocessing_and_tokenizer_are_described(tmp_path):
+def test_preprocessing_is_described(tmp_path):
     config = tiny_config()
-    config.data.mean, config.data.tokenizer = (0.4, 0.5, 0.6), "org/name"
+    config.data.mean = (0.4, 0.5, 0.6)
     export(build(config).state_dict(), LogitScale("softmax"), config, tmp_path)
     described = json.loads((tmp_path / "open_clip_config.json").read_text())
     assert described["preprocess_cfg"]["mean"] == [0.4, 0.5, 0.6]
     assert described["preprocess_cfg"]["size"] == 64
-    assert described["model_cfg"]["text_cfg"]["hf_tokenizer_name"] == "org/name"
+
+
+@pytest.mark.parametrize("tower", ["vision", "text"])
+def test_gelu_by_tanh_round_trips(tmp_path, tower):
+    """In one tower, the other's is exact."""
+    config = tiny_config()
+    getattr(config.model, tower).gelu = "tanh"
+    source = varied(config)
+    open_clip_format.write(source, tmp_path)
+    model = towers(source)
+    assert_same_embeddings(model, open_clip.create_model(f"local-dir:{tmp_path}").eval(), config)
+    source.model.vision.gelu = source.model.text.gelu = "exact"
+    with pytest.raises(AssertionError):
+        assert_same_embeddings(towers(source), open_clip.create_model(f"local-dir:{tmp_path}").eval(), config)
 
 
 def with_heads(heads: int, folder: Path) -> tuple[SilcModel, Config]:
@@ -154,19 +171,23 @@ torch.save(model.encode_image(torch.load(f"{folder}/../pixels.pt")).detach(), f"
         )
 
 
+def described(config: Config) -> Source:
+    return as_source({}, LogitScale("softmax"), config)
+
+
 def test_the_message_says_what_loads_the_folder(tmp_path):
     config = tiny_config()
     call = f"model, _, preprocess = open_clip.create_model_and_transforms('local-dir:{tmp_path}')"
-    assert loading_call(config, tmp_path) == f"import open_clip, silc.model.timm_tower; {call}"
+    assert loading_call(described(config), tmp_path) == f"import open_clip, silc.model.timm_tower; {call}"
     config.model.vision = VisionConfig()
-    assert loading_call(config, tmp_path) == f"import open_clip; {call}"
+    assert loading_call(described(config), tmp_path) == f"import open_clip; {call}"
 
 
 def test_the_message_can_be_pasted(tmp_path):
     config = tiny_config()
     export(SilcModel.of(config, with_head=False).state_dict(), LogitScale.of(config.objective), config, tmp_path)
     found: dict = {}
-    exec(loading_call(config, tmp_path), found)
+    exec(loading_call(described(config), tmp_path), found)
     size = config.model.vision.image_size
     assert found["model"].encode_image(found["preprocess"](Image.new("RGB", (9, 7)))[None]).shape[0] == 1
     assert found["preprocess"](Image.new("RGB", (9, 7))).shape == (3, size, size)
@@ -186,15 +207,6 @@ def test_names_and_sizes_are_one_to_one():
     assert tower_name(again) == name
     assert vars(again) == vars(sizes) | {"mlp_ratio": pytest.approx(3.7362, abs=1e-3)}
     assert tower_sizes("vit_base_patch16_siglip_256") is None
-
-
-def test_an_earlier_export_is_replaced(tmp_path):
-    """By a model that timm names: nothing of the earlier tower is left."""
-    with_heads(4, tmp_path)
-    config = Config()
-    config.model.text.vocab_size, config.model.text.depth, config.model.head.prototypes = 500, 1, 64
-    export(build(config).state_dict(), LogitScale("softmax"), config, tmp_path)
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["open_clip_config.json", "open_clip_model.safetensors"]
 
 
 @pytest.mark.parametrize("umask", [0o022, 0o027], ids=["022", "027"])

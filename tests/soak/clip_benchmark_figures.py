@@ -34,6 +34,7 @@ from silc.data.splits import DataSet
 from silc.evaluate.datasets import of_sample
 from silc.interchange.read.open_clip import is_export, load_export
 from silc.train import checkpoint
+from silc.train.export import write_export
 from tests.evaluate.benchmark_tool import (
     TOOL,
     Sample,
@@ -101,7 +102,7 @@ def opened(model: Path, out: Path) -> tuple[Path, Config]:
     if is_export(model):
         return model, load_export(model)[0]
     path = checkpoint.find(model)
-    checkpoint.export_open_clip(path, out / "exported")
+    write_export(path, out / "exported")
     return out / "exported", checkpoint.load_config(path)
 
 

@@ -37,7 +37,7 @@ def arrived(moment: str, tarry: float = TARRIES) -> None:
 def slow_down() -> None:
     """Put the moments into the code of a run."""
     from silc.evaluate.sharding import Job
-    from silc.train import checkpoint, loop, run, saving, sources
+    from silc.train import export, loop, run, saving, sources
 
     now = {"evaluation": "", "step": 0, "steps": -1}
 
@@ -63,9 +63,9 @@ def slow_down() -> None:
         inner_write(*words)
         arrived("last-save" if last else "save", TARRIES / 2)
 
-    def export(*words: Any) -> str:
+    def write_export(*words: Any, **named: Any) -> Any:
         arrived("export")
-        return inner_export(*words)
+        return inner_export(*words, **named)
 
     def share(self: Any, items: Any) -> Iterator[Any]:
         for item in inner_share(self, items):
@@ -75,7 +75,7 @@ def slow_down() -> None:
     inner_resolve, sources.resolve = sources.resolve, resolve
     inner_step, loop.SilcStep.__call__ = loop.SilcStep.__call__, step
     inner_write, saving.write = saving.write, write
-    inner_export, checkpoint.export_open_clip = checkpoint.export_open_clip, export
+    inner_export, export.write_export = export.write_export, write_export
     inner_share, Job._share = Job._share, share
     assert run.sources is sources
 
