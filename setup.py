@@ -22,6 +22,7 @@ setup(
         "silc.data.sample_set": ["drawings/*"],
         "silc.data.survey": ["templates/*.j2"],
         "silc.evaluate.report": ["templates/*.j2"],
+        "silc.interchange.write": ["templates/*.j2"],
         "silc.claims": ["templates/*.j2"],
     },
     entry_points={"console_scripts": ["silc = silc.commands.main:main"]},
@@ -57,7 +58,7 @@ setup(
             "py3langid>=0.3",
         ],  # silc shards pack, show
         "hf": ["transformers>=5,<6"],  # tokenizers, export to Hugging Face
-        "onnx": ["onnx>=1.17", "onnxscript>=0.5", "onnxruntime>=1.20"],  # silc export --to onnx
+        "onnx": ["onnx>=1.17", "onnxscript>=0.5", "onnxruntime>=1.20", "tokenizers>=0.22"],  # silc export --to onnx
         "sample": ["resvg-py==0.5.0"],
         "wandb": ["wandb>=0.17"],
         "test": [
@@ -75,6 +76,7 @@ setup(
             "onnxruntime>=1.20",
             "clip-benchmark>=1.6.2,<2",
             "scikit-learn>=1.6",
+            "scipy>=1.11",  # the oracle of big_vision's resizing of position tables
             "torchmetrics>=1.4",
             "ruff>=0.6",
             "mypy>=1.11",

@@ -23,8 +23,8 @@ class VisionConfig:
     gelu: Gelu = key("exact", "exact, or the approximation by tanh, as in big_vision and in SigLIP at Hugging Face")
     drop_path: Dropped = key(
         0.0,
-        "student: probability that a crop skips the attention of a block, and the same for its MLP, rising linearly from "
-        "0 to this in the last block",
+        "student: probability that a crop skips the attention of a block, and the same for its MLP, rising linearly "
+        "from 0 to this in the last block",
     )
     patch_dropout: Dropped = key(
         0.0,
