@@ -112,7 +112,7 @@ def card(source: Source, to: Format, model: str, history: History | None, compar
         timm_knows=timm_name(source.model.vision) is not None,
         sigmoid=source.logit_bias is not None,
         data=[] if history is None else _data(history),
-        license=_licence(config),
+        license="not known" if config is None else _licence(config),
         metrics=() if history is None else history.metrics,
         model=model,
         config=shown,
@@ -198,9 +198,7 @@ def _artists() -> list[str]:
     return [f"in it, {found['artist']} by {found['author']}: {found['licence']}" for found in _LICENCE.finditer(notice)]
 
 
-def _licence(config: Config | None) -> str:
-    if config is None:
-        return "not known"
+def _licence(config: Config) -> str:
     own = bool(config.data.shards or config.data.sources)
     return config.data.license or ("not stated" if own else "those of its parts above")
 
