@@ -6,9 +6,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
+from silc.files import write_text
 from silc.interchange.source import Source
-from silc.interchange.write.export import Exported, export
-from silc.interchange.write.folder import check_target
+from silc.interchange.write.export import CARD, Exported, export
+from silc.interchange.write.folder import check_target, write_sums
 from silc.interchange.write.formats import Format, writer
 from silc.train.card import History, card
 from silc.train.weights import Name, needs_tokenizer, read_weights
@@ -19,6 +20,10 @@ class Written(NamedTuple):
 
     source: Source
     exported: Exported
+
+    def described(self) -> Source:
+        """The source without the values of its weights, for :func:`renew_card`."""
+        return replace(self.source, weights={name: value.to("meta") for name, value in self.source.weights.items()})
 
 
 def write_export(
@@ -59,3 +64,15 @@ def write_export(
         keep_others=keep_others,
     )
     return Written(source, found)
+
+
+def renew_card(source: Source, out: Path) -> None:
+    """Write the card of a run's own export for open_clip anew, with the metrics that were measured since.
+
+    source: :meth:`Written.described` of that export, which is not read again; out: its folder, which may be gone.
+
+    Raises OSError.
+    """
+    if out.is_dir():
+        write_text(out / CARD, card(source, "open_clip", "student", History.of(source.path, "student"), None))
+        write_sums(out)

@@ -25,6 +25,7 @@ from silc.evaluate.report import examples, output
 from silc.evaluate.sharding import Ended, ended_when
 from silc.evaluate.towers import Towers
 from silc.files import advice
+from silc.interchange.source import Source
 from silc.text import plural
 from silc.train import evaluation, export, peers, run_folder, sources
 from silc.train.banner import backend_lines, no_evaluation
@@ -120,9 +121,11 @@ def _finish(trainer: Trainer, data: EvalData | None, request: StopRequest, comma
     try:
         request.started()
         path = _train(trainer, data, request)
-        _export(trainer, path)
+        described = _export(trainer, path)
         if data is not None:
             _evaluate_last(trainer, data, request, command)
+            if described is not None:
+                export.renew_card(described, trainer.folder / "open_clip")
         elif trainer.world.main:
             print("\n".join(no_evaluation(trainer.config)), flush=True)
         if broadcast_object(not path.exists()):  # removed since it was written, perhaps with the run's folder
@@ -158,19 +161,23 @@ def _train(trainer: Trainer, data: EvalData | None, request: StopRequest) -> Pat
     return path
 
 
-def _export(trainer: Trainer, path: Path) -> None:
+def _export(trainer: Trainer, path: Path) -> Source | None:
     """The student as an open_clip model beside the checkpoints (main rank); open_clip does not load it for a test, as
     `silc export` has it do: that takes a large model's memory once more.
 
-    Raises RunStopped where that cannot be, as when a tokenizer's files are gone.
+    Returns, on the main rank, what was exported, without its values. Raises RunStopped where that cannot be, as when a
+    tokenizer's files are gone.
     """
+    described = None
     if trainer.world.main:
         try:
             written = export.write_export(path, trainer.folder / "open_clip", verify=False, keep_others=True)
         except ValueError as error:
             raise RunStopped(f"the run is trained and saved, but its student is not exported: {error}") from error
         print(f"student for open_clip: {written.exported.call}", flush=True)
+        described = written.described()
     barrier()
+    return described
 
 
 def _evaluate_last(trainer: Trainer, data: EvalData, request: StopRequest, command: Sequence[str]) -> None:

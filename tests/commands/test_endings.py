@@ -49,7 +49,7 @@ def done(monkeypatch) -> list[str]:
     monkeypatch.setattr(run, "init", lambda minutes: WORLD)
     monkeypatch.setattr(run.sources, "resolve", lambda *_: ([], object()))
     monkeypatch.setattr(run, "start", Trained)
-    written = SimpleNamespace(exported=SimpleNamespace(call="import open_clip"))
+    written = SimpleNamespace(exported=SimpleNamespace(call="import open_clip"), described=lambda: None)
     monkeypatch.setattr(run.export, "write_export", lambda *_, **__: happened.append("export") or written)
     return happened
 

@@ -5,7 +5,9 @@ from __future__ import annotations
 import importlib.util
 import json
 import os
+import shutil
 import stat
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -18,7 +20,7 @@ from silc.interchange.write import compare, formats
 from silc.interchange.write.export import export as export_source
 from silc.interchange.write.formats import FORMATS as KNOWN
 from silc.interchange.write.open_clip import write
-from silc.train import checkpoint, export
+from silc.train import checkpoint, export, manifest
 from tests.interchange.sources import varied
 from tests.test_pretrained import make_config, make_weights, write_run
 
@@ -192,6 +194,31 @@ def test_the_runs_own_export_keeps_what_a_user_put_there(tmp_path, run):
     export.write_export(run, out, verify=False, keep_others=True)
     assert (out / "notes" / "mine.txt").read_text() == "mine"
     assert "notes" not in (out / "SHA256SUMS").read_text()
+
+
+def test_the_card_of_the_runs_own_export_gets_the_metrics_that_follow(tmp_path, run):
+    """Nothing else changes, and what a user put there stays the user's."""
+    folder = tmp_path / "run"
+    shutil.copytree(run, folder)
+    (folder / "evaluation.json").unlink(missing_ok=True)
+    out = folder / "open_clip"
+    described = export.write_export(folder, out, verify=False).described()
+    (out / "mine.txt").write_text("mine")
+    weights = (out / "open_clip_model.safetensors").read_bytes()
+    before = (out / "README.md").read_text()
+    export.renew_card(described, out)
+    assert (out / "README.md").read_text() == before
+    metrics = {"top1": {"value": 0.4321, "chance": 0.1}}
+    row = {"task": "zeroshot_classification", "model": "student", "data": "mine", "metrics": metrics, "error": None}
+    step = manifest.read(described.path).step
+    (folder / "evaluation.json").write_text(json.dumps({"step": step, "eval": {}, "results": [row]}))
+    export.renew_card(described, out)
+    assert "0.4321" in (out / "README.md").read_text()
+    assert (out / "open_clip_model.safetensors").read_bytes() == weights
+    assert "mine" not in (out / "SHA256SUMS").read_text()
+    subprocess.run(["sha256sum", "--check", "--quiet", "SHA256SUMS"], cwd=out, check=True)
+    export.renew_card(described, tmp_path / "gone")
+    assert not (tmp_path / "gone").exists()
 
 
 def test_a_full_disk_leaves_the_earlier_export(capsys, tmp_path, run, monkeypatch):

@@ -86,9 +86,13 @@ def files(folder: Path) -> list[str]:
 
 
 def write_sums(folder: Path) -> None:
-    """Write SHA256SUMS, as `sha256sum -c` reads it, and bring all files to the disk. Raises OSError."""
-    lines = []
+    """Write SHA256SUMS of an export's own files, as `sha256sum -c` reads it, and bring them to the disk; of all files
+    where there is none yet. Raises OSError.
+    """
+    lines, strange = [], others(folder) if (folder / SUMS).is_file() else []
     for name in files(folder):
+        if name in (SUMS, *strange):
+            continue
         with (folder / name).open("rb") as file:
             lines.append(f"{hashlib.file_digest(file, 'sha256').hexdigest()}  {name}\n")
             os.fsync(file.fileno())
