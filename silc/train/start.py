@@ -23,6 +23,7 @@ from silc.train import checkpoint
 from silc.train.banner import banner
 from silc.train.init import Initial
 from silc.train.loop import Trainer
+from silc.train.own_tokenizer import check_there
 from silc.train.run_folder import open_folder
 from silc.train.same_data import check_same_data, check_same_everywhere
 from silc.train.same_run import Changes, check_distillation, check_same_run, notes, trained_config
@@ -151,6 +152,7 @@ def find_resumed(config: Config, world: World, folder: Path) -> Resumed | None:
         return None
     saved = checkpoint.load_trainer(path, world.device)
     trained = checkpoint.load_config(path)
+    together(lambda: check_there(config, path))
     changes = check_same_run(trained, config, path)
     step = saved["counters"]["step"]
     if broadcast_object(nothing_left(config, step, path, folder)):
