@@ -70,7 +70,8 @@ def find(where: str | Path, *, or_export: bool = False, only: Collection[str] | 
     Raises ValueError saying what is wrong.
     """
     path = Path(where)
-    kinds = "a run folder, a checkpoint or an export" if or_export else "a run folder or a checkpoint"
+    others = ", an export, or a SigLIP model of another library (docs/models.md)"
+    kinds = f"a run folder, a checkpoint{others}" if or_export else "a run folder or a checkpoint"
     if not path.is_dir():
         wrong = "is not a folder" if path.exists() else "does not exist"
         raise ValueError(f"{str(where)!r} {wrong}; give {kinds}")
