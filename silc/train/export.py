@@ -6,8 +6,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
-from silc_kernels import resize_positions
-
 from silc.interchange.fit import IMAGES
 from silc.interchange.source import Source
 from silc.interchange.write.export import Exported, export, note
@@ -17,6 +15,7 @@ from silc.interchange.write.replace import Say, recover
 from silc.interchange.write.tokenizer import HERE, hub_name
 from silc.train.card import History, card
 from silc.train.weights import Name, needs_tokenizer, read_weights
+from silc_kernels import resize_positions
 
 
 class Written(NamedTuple):
@@ -94,7 +93,7 @@ def _with_tokenizer(source: Source, name: str) -> Source:
 
 
 def _as_evaluated(source: Source, size: int, say: Say) -> Source:
-    """The model for images of `size` pixels a side, its position table resized as by every forward pass at that size."""
+    """The model for images of `size` pixels a side, its position table resized as a forward pass at that size does."""
     vision = source.model.vision
     if size == vision.image_size:
         return source

@@ -23,6 +23,7 @@ from silc.interchange.write import compare, formats
 from silc.interchange.write.export import export as export_source
 from silc.interchange.write.formats import FORMATS as KNOWN
 from silc.interchange.write.open_clip import write
+from silc.model import SilcModel
 from silc.train import checkpoint, export, manifest
 from tests.interchange.sources import varied
 from tests.test_pretrained import make_config, make_weights, write_run
@@ -305,7 +306,7 @@ def test_an_error_of_our_own_is_not_the_other_librarys(tmp_path, run, monkeypatc
     def broken(*_: object, **__: object) -> None:
         raise IndexError("index out of range in self")
 
-    monkeypatch.setattr(compare.SilcModel, "encode_image", broken)
+    monkeypatch.setattr(SilcModel, "encode_image", broken)
     with pytest.raises(IndexError, match="index out of range"):
         export.write_export(run, tmp_path / "out")
     assert not list(tmp_path.iterdir())

@@ -51,7 +51,9 @@ def check_target(out: Path, to: Format, path: Path) -> None:
     own = own_files(out)
     strange = next((name for name in files(out) if name not in own), None)
     if strange is not None:
-        raise ValueError(f"{out} holds an export and {strange}, which is no part of it; move that, or give a new folder")
+        raise ValueError(
+            f"{out} holds an export and {strange}, which is no part of it; move that, or give a new folder"
+        )
     if kind != to:
         raise ValueError(f"{out} holds an export for {kind}; give a new folder, or remove it")
 
