@@ -10,7 +10,8 @@ silc export weights.npz exported --tokenizer FOLDER     files that do not name t
 
 The other library loads the folder and its features are compared before the folder is put in place. With it go the
 tokenizer, the preprocessing, a model card (README.md) and SHA256SUMS. OUT is made, or is an earlier export of the same
-kind, which is replaced, together with results of `silc evaluate OUT`. A run is exported for images of views.global_size.
+kind, which is replaced, together with results of `silc evaluate OUT`. A run is exported for images of
+views.global_size.
 """
 
 from __future__ import annotations

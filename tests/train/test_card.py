@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 
+import silc
 from silc import config_io
 from silc.config import Config, ParameterRule, SourceRule
 from silc.interchange.write.compare import Compared
@@ -48,6 +49,15 @@ def test_the_front_matter_is_what_the_hub_reads(to):
     assert (front["library_name"], front["pipeline_tag"], front["license"]) == (library, task, "other")
     assert "arxiv:2310.13355" in front["tags"]
     assert "loaded by other 1.0; image features of unit length differ by at most 1.0e-07" in page
+
+
+def test_versions_are_those_of_the_export(monkeypatch):
+    """The card cannot know which version trained the model."""
+    text = card_of(make_config())
+    assert "trained with silc: contrastive pretraining" in text
+    assert f"exported by silc {silc.__version__}." in text
+    monkeypatch.setattr("silc.train.card.OPSET", 99)
+    assert "have opset 99 and" in card(varied(make_config()), "onnx", "student", None, None)
 
 
 def test_where_data_and_runs_lie_is_kept_out():
