@@ -246,10 +246,12 @@ def test_nothing_of_an_earlier_tower_is_left(tmp_path):
     assert (out / "vision" / "config.json").is_file()
     named = Config()
     named.model.text.depth = 1
+    out.rename(tmp_path / ".out.01234567.old")  # as an interruption leaves it
     export_source(varied(named), out, "open_clip", card=str, verify=False)
     assert sorted(path.name for path in out.iterdir()) == [
         "README.md", "SHA256SUMS", "open_clip_config.json", "open_clip_model.safetensors",
     ]  # fmt: skip
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
 
 
 def test_a_folder_of_others_that_open_clip_loads_is_refused(capsys, tmp_path, run):
