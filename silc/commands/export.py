@@ -10,7 +10,8 @@ silc export weights.npz exported --tokenizer FOLDER     files that do not name t
 
 The other library loads the folder and its features are compared before the folder is put in place. With it go the
 tokenizer, the preprocessing, a model card (README.md) and SHA256SUMS. OUT is made, or is an earlier export of the same
-kind, which is replaced.
+kind, which is replaced, together with results of `silc evaluate OUT`. A run is exported for images of
+views.global_size.
 """
 
 from __future__ import annotations
@@ -38,7 +39,9 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
         "--to", choices=FORMATS, default=FORMATS[0], help="the library that loads it (default: open_clip)"
     )
     parser.add_argument("--teacher", action="store_true", help="teacher's image tower, student's text tower")
-    parser.add_argument("--tokenizer", help="of files that do not name theirs: open_clip_bpe, or as data.tokenizer")
+    parser.add_argument(
+        "--tokenizer", help="of a model that does not name its own: open_clip_bpe, or as data.tokenizer"
+    )
     return parser.parse_args(list(argv))
 
 

@@ -28,6 +28,7 @@ from silc.interchange.source import Source
 from silc.interchange.timm_names import timm_name
 from silc.interchange.write.compare import Compared
 from silc.interchange.write.formats import LIBRARY, Format
+from silc.interchange.write.onnx import OPSET
 from silc.interchange.write.tokenizer import hub_name
 from silc.storage.address import LONGEST, shorten
 from silc.text import plural
@@ -43,8 +44,10 @@ _PACKAGES: dict[Format, tuple[str, ...]] = {
     "timm": ("timm",),
     "onnx": ("onnx", "onnxscript", "onnxruntime", "open_clip_torch", "timm", "tokenizers"),
 }
+# Keys that hold addresses, of which the last name remains.
+PLACES = {"shards", "tokenizer", "classification", "retrieval", "segmentation", "classes", "init"}
 # Keys that say nothing of the model and name places or accounts.
-_LEFT_OUT = {"": ("notes",), "train": ("out", "resume", "wandb_project"), "data": ("cache",)}
+LEFT_OUT = {"": ("notes",), "train": ("out", "resume", "wandb_project"), "data": ("cache",)}
 _LICENCE = re.compile(
     r"^(?P<artist>[\w-]+): by (?P<author>.+), https?://\S+\n.*, licence (?P<licence>\S+)$", re.MULTILINE
 )
@@ -108,7 +111,7 @@ def card(source: Source, to: Format, model: str, history: History | None, compar
         text=source.model.text,
         parameters={name: f"{_parameters(source, name + '.'):,}" for name in ("visual", "text")},
         to=to,
-        opset=18,
+        opset=OPSET,
         timm_knows=timm_name(source.model.vision) is not None,
         sigmoid=source.logit_bias is not None,
         data=[] if history is None else _data(history),
@@ -154,11 +157,11 @@ def _what(source: Source, to: Format, model: str, config: Config | None) -> str:
     }
     held = f"This folder is for {LIBRARY[to]}" + (" and holds the image tower alone" if to == "timm" else "") + "."
     if config is None:
-        return f"An image-text model that silc {silc.__version__} converted from {source.kind}. {held}"
+        return f"An image-text model, converted from {source.kind} by silc {silc.__version__}. {held}"
     distilled = " and local-to-global self-distillation" if config.objective.distill else ", without self-distillation"
     return (
-        f"An image-text model trained with silc {silc.__version__}: contrastive pretraining "
-        f"({config.objective.contrastive} loss){distilled}. The weights are {towers[model]}. {held}"
+        f"An image-text model trained with silc: contrastive pretraining ({config.objective.contrastive} "
+        f"loss){distilled}. The weights are {towers[model]}, exported by silc {silc.__version__}. {held}"
     )
 
 
@@ -195,7 +198,10 @@ def _listed(shards: list[str]) -> str:
 def _artists() -> list[str]:
     """Artists and licences of the embedded drawings, and of their names."""
     notice = (DRAWINGS / "NOTICE").read_text(encoding="utf-8")
-    return [f"in it, {found['artist']} by {found['author']}: {found['licence']}" for found in _LICENCE.finditer(notice)]
+    return [
+        f"of these, `{found['artist']}` is by {found['author']}, licence {found['licence']}"
+        for found in _LICENCE.finditer(notice)
+    ]
 
 
 def _licence(config: Config) -> str:
@@ -206,34 +212,62 @@ def _licence(config: Config) -> str:
 def _public(config: Config) -> dict[str, Any]:
     """The configuration without places and accounts: of a path its last name remains."""
     tree = config_io.to_dict(config)
-    for section, keys in _LEFT_OUT.items():
+    for section, keys in LEFT_OUT.items():
         inside = tree[section] if section else tree
         for key in keys:
             inside.pop(key, None)
     tokenizer = config.data.tokenizer
-    public = _named(tree)
-    public["eval"]["templates"], public["train"]["keep_best"] = config.eval.templates, config.train.keep_best
+    public: dict[str, Any] = _without_places(tree)
     if hub_name(tokenizer) == tokenizer:
         public["data"]["tokenizer"] = tokenizer
     return public
 
 
-def _named(value: Any) -> Any:
+def _without_places(value: Any, key: str = "") -> Any:
+    """The values below a key of a configuration; of those that are addresses the last name."""
     if isinstance(value, dict):
-        return {key: _named(inside) for key, inside in value.items()}
+        return {name: _without_places(inside, name) for name, inside in value.items()}
     if isinstance(value, list | tuple):
-        return [_named(inside) for inside in value]
-    return _name(value) if isinstance(value, str) else value
+        return [_without_places(inside, key) for inside in value]
+    return _name(value) if isinstance(value, str) and key in PLACES else value
 
 
 def _name(address: str) -> str:
-    """The last name of an address, that is what follows the last slash outside of braces."""
-    shown, depth = shorten(address, LONGEST), 0
-    for at in range(len(shown) - 1, -1, -1):
-        depth += {"}": 1, "{": -1}.get(shown[at], 0)
-        if shown[at] in "/\\" and depth <= 0 and at < len(shown) - 1:
-            return shown[at + 1 :]
-    return shown
+    """The last name of an address, without folders in its braces either: `/a/{b/0,c/1}.tar` is `{0,1}.tar`."""
+    shown = shorten(address, LONGEST)
+    return _last(shown.rstrip("/\\")) or shown
+
+
+def _last(text: str) -> str:
+    """What follows the last slash of a text, in each alternative that braces hold too."""
+    outer: list[_Group] = []
+    inner = _Group()
+    for sign in text:
+        if sign in "/\\":
+            inner.last, inner.folders = "", True
+        elif sign == "{":
+            outer.append(inner)
+            inner = _Group()
+        elif sign == "," and outer:
+            inner.before += inner.last + ","
+            inner.last = ""
+        elif sign == "}" and outer:
+            closed, inner = inner, outer.pop()
+            # What stands before alternatives with folders is part of the first folder's path.
+            inner.last = f"{'' if closed.folders else inner.last}{{{closed.before}{closed.last}}}"
+            inner.folders |= closed.folders
+        else:
+            inner.last += sign
+    return re.split(r"[/\\]", text)[-1] if outer else inner.last
+
+
+@dataclass
+class _Group:
+    """Braces that are not closed yet: the alternatives before the last comma, the last one, whether one has folders."""
+
+    before: str = ""
+    last: str = ""
+    folders: bool = False
 
 
 def _versions(to: Format) -> list[str]:

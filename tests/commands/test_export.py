@@ -8,18 +8,22 @@ import os
 import shutil
 import stat
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 
+import open_clip
 import pytest
 import torch
 from transformers import AutoModel
 
+import silc
 from silc.commands.export import FORMATS, main
 from silc.config import Config
 from silc.interchange.write import compare, formats
 from silc.interchange.write.export import export as export_source
 from silc.interchange.write.formats import FORMATS as KNOWN
 from silc.interchange.write.open_clip import write
+from silc.model import SilcModel
 from silc.train import checkpoint, export, manifest
 from tests.interchange.sources import varied
 from tests.test_pretrained import make_config, make_weights, write_run
@@ -216,6 +220,7 @@ def test_the_card_of_the_runs_own_export_gets_the_metrics_that_follow(tmp_path, 
     assert "0.4321" in (out / "README.md").read_text()
     assert (out / "open_clip_model.safetensors").read_bytes() == weights
     assert "mine" not in (out / "SHA256SUMS").read_text()
+    assert (out / "SHA256SUMS").read_text().count("\n") == 4
     subprocess.run(["sha256sum", "--check", "--quiet", "SHA256SUMS"], cwd=out, check=True)
     export.renew_card(described, tmp_path / "gone")
     assert not (tmp_path / "gone").exists()
@@ -240,11 +245,113 @@ def test_nothing_of_an_earlier_tower_is_left(tmp_path):
     export_source(varied(make_config()), out, "open_clip", card=str, verify=False)
     assert (out / "vision" / "config.json").is_file()
     named = Config()
-    named.model.text.vocab_size, named.model.text.depth, named.model.vision.depth = 500, 1, 12
+    named.model.text.depth = 1
+    out.rename(tmp_path / ".out.01234567.old")  # as an interruption leaves it
     export_source(varied(named), out, "open_clip", card=str, verify=False)
     assert sorted(path.name for path in out.iterdir()) == [
         "README.md", "SHA256SUMS", "open_clip_config.json", "open_clip_model.safetensors",
     ]  # fmt: skip
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+def test_a_folder_of_others_that_open_clip_loads_is_refused(capsys, tmp_path, run):
+    """Without sums, or with sums of their own."""
+    out = tmp_path / "out"
+    export.write_export(run, out, verify=False)
+    (out / "README.md").write_text("My SigLIP")
+    assert "no earlier export of this package" in refused(capsys, run, out)
+    for name in ("SHA256SUMS", "vision/config.json"):
+        (out / name).unlink()
+    described = json.loads((out / "open_clip_config.json").read_text())
+    described["model_cfg"]["vision_cfg"]["timm_model_name"] = "vit_base_patch16_siglip_224"
+    (out / "open_clip_config.json").write_text(json.dumps(described))
+    assert "no earlier export of this package" in refused(capsys, run, out)
+    assert (out / "README.md").read_text() == "My SigLIP"
+
+
+def test_what_an_evaluation_left_in_an_export_goes_with_it(capsys, tmp_path, run):
+    out = tmp_path / "out"
+    export.write_export(run, out, to="timm", verify=False)
+    for name in ("evaluation.json", "report.html"):
+        (out / name).write_text("of the earlier weights")
+    export.write_export(run, out, to="timm", verify=False)
+    assert sorted(path.name for path in out.iterdir()) == [
+        "README.md", "SHA256SUMS", "config.json", "model.safetensors",
+    ]  # fmt: skip
+
+
+def test_an_interrupted_export_is_put_right_before_anything_is_refused(capsys, tmp_path, run):
+    out = tmp_path / "out"
+    export.write_export(run, out, to="timm", verify=False)
+    out.rename(tmp_path / ".out.01234567.old")
+    (tmp_path / ".out.01234567.part").mkdir()
+    said = refused(capsys, run, out, "--to", "hf")
+    assert f"note: {out} is put back: an export was interrupted" in said
+    assert f"{out} holds an export for timm" in said
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+def test_a_tokenizer_of_more_tokens_than_the_table_is_refused(capsys, tmp_path):
+    """Before anything is written, and not in the name of another library."""
+    config = make_config()
+    config.model.text.vocab_size = 1000
+    weights = make_weights(config, 1)
+    write_run(tmp_path / "run", config, weights, weights)
+    said = refused(capsys, tmp_path / "run", tmp_path / "out")
+    assert "has a text tower of 1000 tokens, fewer than the 49408 of the tokenizer open_clip_bpe" in said
+    with pytest.raises(ValueError, match="fewer than the 49408"):
+        export.write_export(tmp_path / "run", tmp_path / "out", verify=False)
+    export.write_export(tmp_path / "run", tmp_path / "out", to="timm", verify=False)
+
+
+def test_an_error_of_our_own_is_not_the_other_librarys(tmp_path, run, monkeypatch):
+    def broken(*_: object, **__: object) -> None:
+        raise IndexError("index out of range in self")
+
+    monkeypatch.setattr(SilcModel, "encode_image", broken)
+    with pytest.raises(IndexError, match="index out of range"):
+        export.write_export(run, tmp_path / "out")
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_tokenizer_that_a_model_names_is_not_replaced(capsys, tmp_path, run):
+    said = refused(capsys, run, tmp_path / "out", "--tokenizer", "google/siglip-base")
+    assert "was trained with the tokenizer open_clip_bpe; leave out --tokenizer=google/siglip-base" in said
+    export.write_export(run, tmp_path / "out", tokenizer="open_clip_bpe", verify=False)
+
+
+def test_a_tokenizers_folder_that_was_moved_can_be_named(tmp_path):
+    source = replace(varied(make_config()), tokenizer=str(tmp_path / "before"))
+    assert export._with_tokenizer(source, str(tmp_path / "now")).tokenizer == str(tmp_path / "now")
+    (tmp_path / "before").mkdir()
+    with pytest.raises(ValueError, match="leave out --tokenizer"):
+        export._with_tokenizer(source, str(tmp_path / "now"))
+    (tmp_path / "link").symlink_to("before")
+    assert export._with_tokenizer(source, str(tmp_path / "link")) is source
+
+
+@pytest.mark.parametrize("size", [16, 40])
+def test_a_run_of_other_views_is_exported_as_it_was_evaluated(tmp_path, size, capsys):
+    """At views.global_size, which is not that of its position table."""
+    config = make_config()
+    config.views.global_size = size
+    weights = make_weights(config, 1)
+    write_run(tmp_path / "run", config, weights, weights)
+    assert main([str(tmp_path / "run"), str(tmp_path / "out")]) == 0
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1
+    assert f"images of {size} px (views.global_size)" in said
+    assert "of 24 px, is resized" in said
+    ours = silc.load(tmp_path / "run", device="cpu")
+    theirs, _, preprocess = open_clip.create_model_and_transforms(f"local-dir:{tmp_path / 'out'}")
+    images = compare.sample_images(size)
+    assert ours.image_size == size
+    with torch.no_grad():
+        found = theirs.eval().encode_image(torch.stack([preprocess(image) for image in images]), normalize=True)
+    torch.testing.assert_close(found, ours.encode_image(images), atol=1e-5, rtol=0)
+    again = silc.load(tmp_path / "out", device="cpu")
+    assert again.image_size == size
+    torch.testing.assert_close(again.encode_image(images), ours.encode_image(images), atol=1e-6, rtol=0)
 
 
 @pytest.mark.parametrize("umask", [0o022, 0o027], ids=["022", "027"])

@@ -13,10 +13,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 
-from silc.config import Config, SourceRule
+import silc
+from silc import config_io
+from silc.config import Config, ParameterRule, SourceRule
 from silc.interchange.write.compare import Compared
 from silc.interchange.write.formats import FORMATS
-from silc.train.card import History, card
+from silc.train.card import LEFT_OUT, PLACES, History, _name, card
 from tests.interchange.sources import varied
 from tests.test_pretrained import make_config, make_weights, write_run
 
@@ -49,6 +51,15 @@ def test_the_front_matter_is_what_the_hub_reads(to):
     assert "loaded by other 1.0; image features of unit length differ by at most 1.0e-07" in page
 
 
+def test_versions_are_those_of_the_export(monkeypatch):
+    """The card cannot know which version trained the model."""
+    text = card_of(make_config())
+    assert "trained with silc: contrastive pretraining" in text
+    assert f"exported by silc {silc.__version__}." in text
+    monkeypatch.setattr("silc.train.card.OPSET", 99)
+    assert "have opset 99 and" in card(varied(make_config()), "onnx", "student", None, None)
+
+
 def test_where_data_and_runs_lie_is_kept_out():
     config = make_config()
     config.data.shards = [
@@ -63,13 +74,53 @@ def test_where_data_and_runs_lie_is_kept_out():
     text = card_of(config, metrics=())
     for word in ("secret", "somebody", "private-bucket", "host.example", "inner", "token="):
         assert word not in text, word
-    assert "- `{000..099}.tar`, `{a/1,b/2}.tar`, `x.tar`" in text
+    assert "- `{000..099}.tar`, `{1,2}.tar`, `x.tar`" in text
     found = configuration(text)
     assert found["eval"]["classification"] == "val"
     assert found["data"]["tokenizer"] == "tokenizer"
     assert found["train"]["init"] == "zero"
     assert found["eval"]["templates"] == config.eval.templates
     assert found["model"]["vision"]["image_size"] == 24
+
+
+@pytest.mark.parametrize(
+    ("address", "shown"),
+    [
+        ("/home/me/x.tar", "x.tar"),
+        ("{/home/me/a,/home/me/b}.tar", "{a,b}.tar"),
+        ("/home/me{/a,/b}.tar", "{a,b}.tar"),
+        ("/home/{me/a,you/{b,c}}.tar", "{a,{b,c}}.tar"),
+        ("/home/{me,you}/{000..099}.tar", "{000..099}.tar"),
+        ("train_{a,b}.tar", "train_{a,b}.tar"),
+        ("{/home/me/,/home/you/}x.tar", "{,}x.tar"),
+        ("{/home/me/a,/home/me/b.tar", "b.tar"),
+        ("/home/me/}x.tar", "}x.tar"),
+        (r"C:\\me\\{a\\b,c}.tar", "{b,c}.tar"),
+        ("imagenet:/home/me/val/", "val"),
+        ("/", "/"),
+        ("/home/me/" + "{" * 2000 + "/a/b" + "}" * 2000, "{" * 2000 + "b" + "}" * 2000),
+    ],
+)
+def test_of_an_address_its_last_names_remain(address, shown):
+    assert _name(address) == shown
+
+
+def test_only_addresses_are_cut():
+    config = make_config()
+    config.data.license = "CC-BY 4.0 https://creativecommons.org/licenses/by/4.0/"
+    config.data.image_keys, config.optim.rules = ["a/jpg"], [ParameterRule(pattern="visual/x")]
+    found = configuration(card_of(config))
+    assert found["data"]["license"] == config.data.license
+    assert (found["data"]["image_keys"], found["optim"]["rules"][0]["pattern"]) == (["a/jpg"], "visual/x")
+
+
+def test_it_is_known_of_each_key_of_text_whether_it_is_an_address():
+    keys = [key for key, kind, *_ in config_io.describe() if "str" in kind and not key.startswith("kernels.")]
+    texts = {key.rpartition(".")[2] for key in keys}
+    left_out = {key for keys in LEFT_OUT.values() for key in keys}
+    assert texts - PLACES - left_out == {
+        "preset", "unverified", "image_keys", "caption_key", "license", "pattern", "templates", "keep_best",
+    }  # fmt: skip
 
 
 def test_names_that_are_no_places_stay():
@@ -118,8 +169,8 @@ def test_the_data_are_named_with_their_licences():
     config = make_config()
     text = card_of(config)
     assert "24,000 scenes rendered from drawings of emoji" in text
-    assert "- in it, noto by Google Inc: Apache-2.0" in text
-    assert text.count("- in it, ") == 9  # eight artists, and the names of the drawings
+    assert "- of these, `noto` is by Google Inc, licence Apache-2.0" in text
+    assert text.count("- of these, ") == 9  # eight artists, and the names of the drawings
     assert "Licence of the training data: those of its parts above." in text
     config.data.sources = [SourceRule(shards=["/a/1.tar"], weight=3.0), SourceRule(shards=["/b/2.tar"])]
     text = card_of(config)

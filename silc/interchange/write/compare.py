@@ -7,9 +7,9 @@ already: libraries resize in slightly different ways, which is a property of the
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 import numpy as np
 import torch
@@ -23,6 +23,8 @@ from silc.interchange.write.tokenizer import tokenizer_of
 TOLERANCE = 1e-5  # of an element of a feature of unit length; fp32 rounding stays some hundred times below
 IMAGES = 3
 TEXTS = ("a drawing of a cat", "two red boats beside a green tree", "A Photo of 3  dogs,\trunning!", "")
+
+T = TypeVar("T")
 
 
 class Mismatch(ValueError):
@@ -68,24 +70,44 @@ class Compared:
         return f"loaded by {self.library}; image features of unit length differ by at most {self.image:.1e}{text}"
 
 
-def compare(source: Source, found: Reloaded) -> Compared:
+@torch.no_grad()
+def compare(source: Source, library: str, load: Callable[[], Reloaded]) -> Compared:
     """Compare features, scale and bias.
 
-    Raises Mismatch where a difference is larger than TOLERANCE, or the source's own features are not finite.
+    Args:
+        source: what was exported.
+        library: the other library's name, for messages about what `load` and the model raise.
+        load: loads the export with it.
+
+    Raises:
+        Mismatch: a difference larger than TOLERANCE, an error of the other library, or features of the source itself
+            that are not finite.
+        OSError: a file that cannot be read.
     """
     model = towers(source)
     images, texts = sample_images(source.model.vision.image_size), sample_texts(source.model.text.context_length)
-    with torch.no_grad():
-        own = model.encode_image(torch.stack([_pixels(image) for image in images]), normalize=True)
-        assert isinstance(own, Tensor)
-        image = _difference("image", own, found.images(images), found.library)
-        theirs, text = found.texts(texts), None
-        if theirs is not None:
-            own = model.encode_text(tokenizer_of(source)(texts), normalize=True)
-            text = _difference("text", own, theirs, found.library)
+    found = _asked(library, load)
+    own = model.encode_image(torch.stack([_pixels(image) for image in images]), normalize=True)
+    assert isinstance(own, Tensor)
+    image = _difference("image", own, _asked(library, lambda: found.images(images)), found.library)
+    theirs, text = _asked(library, lambda: found.texts(texts)), None
+    if theirs is not None:
+        own = model.encode_text(tokenizer_of(source)(texts), normalize=True)
+        text = _difference("text", own, theirs, found.library)
     if found.scale is not None:
         _compare_scale(scale_of(source), found.scale, found.library)
     return Compared(found.library, image, text)
+
+
+def _asked(library: str, call: Callable[[], T]) -> T:
+    """What the other library returns. Raises Mismatch, which names it, for whatever it raises, but for OSError."""
+    try:
+        return call()
+    except OSError:
+        raise
+    except Exception as error:  # another library's: any
+        said = str(error).strip().partition("\n")[0][:300] or type(error).__name__
+        raise Mismatch(f"the export was not written: {library} does not load it ({said})") from error
 
 
 def sample_images(size: int) -> list[Image.Image]:

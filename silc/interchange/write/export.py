@@ -11,16 +11,14 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
-
-from silc.files import write_text
 from silc.interchange.source import Source
 from silc.interchange.write.common import towers
-from silc.interchange.write.compare import Compared, Mismatch, compare
-from silc.interchange.write.folder import check_target, replacing_folder, write_sums
+from silc.interchange.write.compare import Compared, compare
+from silc.interchange.write.folder import check_target, write_card, write_sums
 from silc.interchange.write.formats import LIBRARY, Format, writer
+from silc.interchange.write.replace import Say, recover, replacing_folder
+from silc.interchange.write.tokenizer import check_tokenizer
 
-CARD = "README.md"
 Card = Callable[[Compared | None], str]
 
 
@@ -37,8 +35,20 @@ class Exported:
     compared: Compared | None
 
 
+def note(line: str) -> None:
+    """Print a line to standard error."""
+    print(f"note: {line}", file=sys.stderr, flush=True)
+
+
 def export(
-    source: Source, out: Path, to: Format, *, card: Card, verify: bool = True, keep_others: bool = False
+    source: Source,
+    out: Path,
+    to: Format,
+    *,
+    card: Card,
+    verify: bool = True,
+    keep_others: bool = False,
+    say: Say = note,
 ) -> Exported:
     """Write an export folder, whole or not at all.
 
@@ -50,34 +60,32 @@ def export(
         verify: whether the other library loads the export and is compared with the source. Takes as much memory as the
             model once more.
         keep_others: whether `out` may hold files of others, which stay. Otherwise such a folder is refused.
+        say: takes a line about what an interrupted export left and what became of it, and about files in the way.
 
     Raises:
         ValueError: a library that is not installed, a folder that is not to be replaced, weights that do not fit the
-            source's sizes, or a tokenizer that cannot be loaded.
+            source's sizes, or a tokenizer that cannot be loaded or has more tokens than the text tower.
         Mismatch: a ValueError, where the other library does not load the export or computes something else.
         OSError: a file that cannot be written.
     """
     module = writer(to)
+    recover(out, say)
     if not keep_others:
         check_target(out, to, source.path)
     towers(source)  # refuses weights that do not fit
-    with replacing_folder(out, keep_others=keep_others) as draft:
+    if to != "timm":
+        check_tokenizer(source)
+    with replacing_folder(out, say, keep_others=keep_others) as draft:
         module.write(source, draft)
         compared = _compared(source, to, draft) if verify else None
-        write_text(draft / CARD, card(compared))
+        write_card(draft, card(compared))
         write_sums(draft)
     return Exported(module.loading_call(source, out.resolve()), compared)
 
 
 def _compared(source: Source, to: Format, folder: Path) -> Compared:
-    with _quiet(), torch.no_grad():
-        try:
-            return compare(source, writer(to).reload(folder))
-        except (Mismatch, OSError):
-            raise
-        except Exception as error:  # another library's: any
-            said = str(error).strip().partition("\n")[0][:300] or type(error).__name__
-            raise Mismatch(f"the export was not written: {LIBRARY[to]} does not load it ({said})") from error
+    with _quiet():
+        return compare(source, LIBRARY[to], lambda: writer(to).reload(folder))
 
 
 @contextlib.contextmanager

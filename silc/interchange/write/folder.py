@@ -1,26 +1,31 @@
-"""Export folders: written whole or not at all, with the SHA-256 of each file, and never over files of others."""
+"""Export folders: which are this package's, what may be replaced, the card, and the SHA-256 of each file.
+
+An export of this package has a last line in README.md that says so, and SHA256SUMS, which lists its files. What else is
+in its folder belongs to others.
+"""
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import os
 import re
-import secrets
-import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
-from pathlib import Path
+from pathlib import Path, PurePosixPath
+from typing import Any
 
-from silc.files import read_json, read_text, sync_folder, write_text
+from silc.files import read_json, read_text, write_text
 from silc.interchange.write.formats import Format
+from silc.model.timm_tower import BASE
+from silc.version import __version__
 
+CARD = "README.md"
 SUMS = "SHA256SUMS"
 MAX_BYTES = 1 << 20
-MAX_FILES = 1000  # an export has about ten
+_MARK = re.compile(r"^<!-- exported by silc \S+ -->\s*$", re.MULTILINE)
 _LINE = re.compile(r"[0-9a-f]{64} [ *](.+)")
-# What exports of versions without SHA256SUMS hold.
-_EARLIER = {"open_clip_config.json", "open_clip_model.safetensors", "vision/config.json"}
+EARLIER = frozenset({"open_clip_config.json", "open_clip_model.safetensors", "vision/config.json"})
+"""What exports of versions without SHA256SUMS hold."""
+_EVALUATED = {"evaluation.json", "report.html"}  # `silc evaluate EXPORT` leaves them there: of the replaced weights
 
 
 def check_target(out: Path, to: Format, path: Path) -> None:
@@ -38,15 +43,16 @@ def check_target(out: Path, to: Format, path: Path) -> None:
         raise ValueError(f"{out} is a file; an export is a folder: give a new name")
     if path.exists() and (out.samefile(path) or path.resolve().is_relative_to(out.resolve())):
         raise ValueError(f"{out} holds what is to be exported; give a new folder")
-    found = files(out)
-    if not found:
+    if next(files(out), None) is None:
         return
     kind = kind_of(out)
     if kind is None:
-        raise ValueError(f"{out} holds other files and no earlier export; give a new folder")
-    if strange := others(out):
+        raise ValueError(f"{out} holds other files and no earlier export of this package; give a new folder")
+    own = own_files(out)
+    strange = next((name for name in files(out) if name not in own), None)
+    if strange is not None:
         raise ValueError(
-            f"{out} holds an export and {strange[0]}, which is no part of it; move that, or give a new folder"
+            f"{out} holds an export and {strange}, which is no part of it; move that, or give a new folder"
         )
     if kind != to:
         raise ValueError(f"{out} holds an export for {kind}; give a new folder, or remove it")
@@ -54,97 +60,91 @@ def check_target(out: Path, to: Format, path: Path) -> None:
 
 def kind_of(folder: Path) -> Format | None:
     """The format of an export of this package; None for another folder."""
+    if not own_files(folder):
+        return None
     if (folder / "open_clip_config.json").is_file():
         return "open_clip"
-    if not (folder / SUMS).is_file():
-        return None
     if (folder / "image.onnx").is_file():
         return "onnx"
-    try:
-        config = read_json(folder / "config.json", MAX_BYTES)
-    except (OSError, ValueError):
-        return None
-    if not isinstance(config, dict):
-        return None
+    config = _described(folder / "config.json")
     return "hf" if config.get("model_type") == "siglip" else "timm" if "architecture" in config else None
 
 
-def others(folder: Path) -> list[str]:
-    """Files in an export's folder that this package did not write there."""
-    return [name for name in files(folder) if name not in _written(folder)]
+def own_files(folder: Path) -> frozenset[str]:
+    """Paths, relative to the folder, of the files of an export of this package, and of the results of evaluating it;
+    none for another folder, whatever it holds.
+    """
+    try:
+        lines = read_text(folder / SUMS, MAX_BYTES).splitlines()
+        marked = _MARK.search(read_text(folder / CARD, MAX_BYTES)) is not None
+    except (OSError, ValueError):
+        return EARLIER if _is_earlier(folder) else frozenset()
+    if not marked:
+        return frozenset()
+    listed = (match[1] for line in lines if (match := _LINE.fullmatch(line)))
+    return frozenset({SUMS, *_EVALUATED, *filter(_is_inside, listed)})
 
 
-def files(folder: Path) -> list[str]:
-    """Paths of all files and links below a folder, relative to it, sorted; of very many, MAX_FILES and one."""
-    found: list[str] = []
+def files(folder: Path) -> Iterator[str]:
+    """Paths of all files and links below a folder, relative to it."""
     for place, folders, names in os.walk(folder):
+        folders.sort()
         links = [name for name in folders if (Path(place) / name).is_symlink()]
-        found += [(Path(place) / name).relative_to(folder).as_posix() for name in [*names, *links]]
-        if len(found) > MAX_FILES:
-            break
-    return sorted(found)[: MAX_FILES + 1]
+        for name in sorted([*names, *links]):
+            yield (Path(place) / name).relative_to(folder).as_posix()
+
+
+def write_card(folder: Path, text: str) -> None:
+    """Write README.md, with the line that marks an export of this package at its end. Raises OSError."""
+    write_text(folder / CARD, f"{text.rstrip()}\n\n<!-- exported by silc {__version__} -->\n")
 
 
 def write_sums(folder: Path) -> None:
-    """Write SHA256SUMS of an export's own files, as `sha256sum -c` reads it, and bring them to the disk; of all files
-    where there is none yet. Raises OSError.
+    """Write SHA256SUMS of all files below a folder, as `sha256sum -c` reads it, and bring them to the disk. Raises
+    OSError.
     """
-    lines, strange = [], others(folder) if (folder / SUMS).is_file() else []
-    for name in files(folder):
-        if name in (SUMS, *strange):
-            continue
-        with (folder / name).open("rb") as file:
-            lines.append(f"{hashlib.file_digest(file, 'sha256').hexdigest()}  {name}\n")
-            os.fsync(file.fileno())
-    write_text(folder / SUMS, "".join(lines))
+    names = sorted(name for name in files(folder) if name != SUMS)
+    write_text(folder / SUMS, "".join(f"{_hash(folder / name)}  {name}\n" for name in names))
 
 
-@contextmanager
-def replacing_folder(out: Path, *, keep_others: bool = False) -> Iterator[Path]:
-    """A folder to write to, beside `out`, which it replaces when the block ends; when the block raises, `out` is as
-    before and nothing else is left.
+def renew_sum(folder: Path, name: str) -> None:
+    """Bring the line of one file of an export in SHA256SUMS up to date. Raises OSError and ValueError."""
+    lines = read_text(folder / SUMS, MAX_BYTES).splitlines()
+    others = [line for line in lines if (match := _LINE.fullmatch(line)) is None or match[1] != name]
+    added = sorted([*others, f"{_hash(folder / name)}  {name}"], key=lambda line: line[66:])
+    write_text(folder / SUMS, "".join(f"{line}\n" for line in added))
 
-    Args:
-        out: made if missing, with its parents.
-        keep_others: copy files of others that are in `out`.
 
-    Raises OSError.
+def _hash(path: Path) -> str:
+    with path.open("rb") as file:
+        found = hashlib.file_digest(file, "sha256").hexdigest()
+        os.fsync(file.fileno())
+    return found
+
+
+def _is_inside(name: str) -> bool:
+    path = PurePosixPath(name)
+    return not path.is_absolute() and ".." not in path.parts and "\0" not in name
+
+
+def _is_earlier(folder: Path) -> bool:
+    """Whether a version without SHA256SUMS wrote the folder, by what it alone writes: the sizes of an image tower that
+    timm does not know by name.
     """
-    out = out.resolve()
-    out.parent.mkdir(parents=True, exist_ok=True)
-    draft = out.with_name(f".{out.name}.{secrets.token_hex(4)}.part")
-    draft.mkdir()
+    if (folder / SUMS).exists() or not (folder / "open_clip_config.json").is_file():
+        return False
+    if _described(folder / "vision" / "config.json").get("architecture") == BASE:
+        return True
+    found: Any = _described(folder / "open_clip_config.json")
+    for key in ("model_cfg", "vision_cfg", "timm_model_name"):
+        found = found.get(key) if isinstance(found, dict) else None
+    return isinstance(found, str) and found.startswith("silc_vit.")
+
+
+def _described(path: Path) -> dict[str, Any]:
+    """The object in a JSON file; empty where there is none."""
     try:
-        yield draft
-        if keep_others and out.is_dir():
-            for name in others(out):
-                (draft / name).parent.mkdir(parents=True, exist_ok=True)
-                shutil.copy2(out / name, draft / name, follow_symlinks=False)
-        sync_folder(draft)
-        _swap(draft, out)
-    finally:
-        shutil.rmtree(draft, ignore_errors=True)  # nothing is left by that name after the renaming
-    sync_folder(out.parent)
-
-
-def _swap(draft: Path, out: Path) -> None:
-    """Rename a folder to `out`, in place of what is there."""
-    old = out.with_name(f"{draft.name.removesuffix('.part')}.old")
-    if out.exists():
-        out.rename(old)
-    try:
-        draft.rename(out)
-    except OSError:
-        with contextlib.suppress(OSError):
-            old.rename(out)
-        raise
-    shutil.rmtree(old, ignore_errors=True)
-
-
-def _written(folder: Path) -> set[str]:
-    """Names of the files that an export consists of."""
-    try:
-        lines = read_text(folder / SUMS, MAX_BYTES).splitlines()
+        found = read_json(path, MAX_BYTES)
     except (OSError, ValueError):
-        return _EARLIER
-    return {SUMS, *(match[1] for line in lines if (match := _LINE.fullmatch(line)))}
+        return {}
+    return found if isinstance(found, dict) else {}

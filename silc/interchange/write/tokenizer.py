@@ -36,6 +36,16 @@ def tokenizer_of(source: Source) -> Tokenizer:
     return build_tokenizer(source.tokenizer, source.model.text.context_length, source.tokenizer_clean)
 
 
+def check_tokenizer(source: Source) -> None:
+    """Raises ValueError as :func:`tokenizer_of`, and for a tokenizer with more tokens than the text tower's table."""
+    rows, tokens = source.model.text.vocab_size, tokenizer_of(source).vocab_size
+    if tokens > rows:
+        raise ValueError(
+            f"{source.path} has a text tower of {rows} tokens, fewer than the {tokens} of the tokenizer "
+            f"{source.tokenizer}; give the one that it was trained with"
+        )
+
+
 def is_hugging_face(source: Source) -> bool:
     """Whether the tokenizer is files of its own, not open_clip's BPE."""
     return source.tokenizer != OPEN_CLIP_BPE
