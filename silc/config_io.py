@@ -91,7 +91,7 @@ def build(tree: dict[str, Any]) -> Config:
 def read_config(path: Path) -> Config:
     """The configuration in a file that :func:`to_yaml` wrote. Raises ValueError as :func:`load_config` does."""
     try:
-        return build(_read_yaml(path))
+        return build(_as_earlier(_read_yaml(path)))
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from None
 
@@ -360,6 +360,17 @@ def _with_new_names(tree: dict[str, Any]) -> dict[str, Any]:
     if isinstance(kernels, dict):
         given = kernels.items()
         tree = tree | {"kernels": {op: RENAMED_BACKENDS.get(str(name), name) for op, name in given}}
+    return tree
+
+
+def _as_earlier(tree: dict[str, Any]) -> dict[str, Any]:
+    """A run's `tree` with what its version did where that had no key: texts for a tokenizer of Hugging Face kept their
+    letters, whatever the tokenizer, before data.tokenizer_clean.
+    """
+    data = tree.get("data")
+    earlier = isinstance(data, dict) and "tokenizer_clean" not in data
+    if earlier and data.get("tokenizer", "open_clip_bpe") != "open_clip_bpe":
+        return tree | {"data": data | {"tokenizer_clean": "whitespace"}}
     return tree
 
 
