@@ -364,14 +364,13 @@ def _with_new_names(tree: dict[str, Any]) -> dict[str, Any]:
 
 
 def _as_earlier(tree: dict[str, Any]) -> dict[str, Any]:
-    """A run's `tree` with what its version did where that had no key: texts for a tokenizer of Hugging Face kept their
-    letters, whatever the tokenizer, before data.tokenizer_clean.
+    """A run's `tree` with what its version did where it had no key: before data.tokenizer_clean there was, white space
+    alone was cleaned for a tokenizer of Hugging Face, whatever its class.
     """
     data = tree.get("data")
-    earlier = isinstance(data, dict) and "tokenizer_clean" not in data
-    if earlier and data.get("tokenizer", "open_clip_bpe") != "open_clip_bpe":
-        return tree | {"data": data | {"tokenizer_clean": "whitespace"}}
-    return tree
+    if not isinstance(data, dict) or "tokenizer_clean" in data or data.get("tokenizer") in (None, "open_clip_bpe"):
+        return tree
+    return tree | {"data": data | {"tokenizer_clean": "whitespace"}}
 
 
 def _with_lists(tree: dict[str, Any]) -> dict[str, Any]:

@@ -115,7 +115,7 @@ def _digest(found: Initial) -> str:
     digest = hashlib.sha256(repr((found.scale, found.bias)).encode())
     for name, value in sorted(found.weights.items()):
         digest.update(f"{name} {list(value.shape)} ".encode())
-        digest.update(value.contiguous().view(torch.uint8).numpy())
+        digest.update(value.flatten().numpy().data)
     return digest.hexdigest()
 
 

@@ -72,7 +72,7 @@ def test_else_they_are_the_usual_ones(bare, given):
     found = read(bare, sizes=given)
     assert (found.model.vision.heads, found.model.text.heads) == (1, 1)
     assert (found.model.vision.gelu, found.model.text.gelu) == ("exact", "exact")
-    assert found.assumed["model.vision.heads"].startswith("1, 64 numbers a head, ")
+    assert found.assumed["model.vision.heads"].startswith("1, at 64 numbers a head, ")
     assert found.assumed["model.text.gelu"].startswith("exact, as open_clip's towers have it")
 
 

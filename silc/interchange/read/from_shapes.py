@@ -81,7 +81,7 @@ def _heads(tower: str, width: int, given: VisionConfig | TextConfig | None, assu
         heads, why = given.heads, "as configured"
     else:
         heads = _HEADS.get(width, max(1, width // 64))
-        why = f"{width // heads} numbers a head, as SigLIP's towers of this width have"
+        why = "as SigLIP's towers of this width have" if width in _HEADS else "at 64 numbers a head, as usual"
     assumed[f"model.{tower}.heads"] = f"{heads}, {why}, since the file does not say"
     return heads
 
