@@ -364,9 +364,7 @@ def _with_new_names(tree: dict[str, Any]) -> dict[str, Any]:
 
 
 def _as_earlier(tree: dict[str, Any]) -> dict[str, Any]:
-    """A run's `tree` with what its version did where it had no key: before data.tokenizer_clean there was, white space
-    alone was cleaned for a tokenizer of Hugging Face, whatever its class.
-    """
+    """A run's `tree` as its version meant it: without data.tokenizer_clean, Hugging Face tokenizers had whitespace."""
     data = tree.get("data")
     if not isinstance(data, dict) or "tokenizer_clean" in data or data.get("tokenizer") in (None, "open_clip_bpe"):
         return tree
