@@ -66,10 +66,8 @@ def _validate_locked(config: Config) -> None:
             raise ValueError(
                 f"optim.{tower}_layer_decay={decay} has no effect, since {named}; leave one of the two out"
             )
-    if optim.locked and config.train.init is None and config.train.resume is None:
-        raise ValueError(
-            f"{named} would keep random first weights; give train.init=PATH, the model whose weights are kept"
-        )
+    if config.train.resume is None:
+        check_locked_weights(config)
     if "vision" not in optim.locked:
         return
     if vision.drop_path:
@@ -82,6 +80,15 @@ def _validate_locked(config: Config) -> None:
         if config.objective.contrastive_views == "original" and views.n_global:
             way += " views.n_global=0"
         raise ValueError(f"{named}, but self-distillation trains the image tower; add {way}, or lock the text tower")
+
+
+def check_locked_weights(config: Config) -> None:
+    """Raises ValueError where a run that begins anew would keep a tower as random first weights are."""
+    if config.optim.locked and config.train.init is None:
+        raise ValueError(
+            f"optim.locked=[{', '.join(config.optim.locked)}] would keep random first weights; give train.init=PATH, "
+            "the model whose weights are kept"
+        )
 
 
 def _validate_best(config: Config) -> None:

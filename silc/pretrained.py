@@ -71,7 +71,7 @@ def load(
     place = _device(device)
     try:
         source = read_weights(folder, model)
-        config = source.config() if is_readable(folder) else checkpoint.load_config(source.path)
+        config = source.config() if is_readable(folder) else checkpoint.load_model_config(source.path)
     except (OSError, RecursionError) as error:
         raise ValueError(f"{folder} cannot be read: {error}") from error
     for key, reason in source.assumed.items():

@@ -390,7 +390,7 @@ def test_arguments_of_load_are_checked(run, tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(ValueError, match=f"{tmp_path / 'file'}.*give "):
         silc.load(tmp_path / "file")
-    with pytest.raises(ValueError, match=r"none' does not exist; give a run folder, a checkpoint or an export"):
+    with pytest.raises(ValueError, match=r"none' does not exist; give a run folder, a checkpoint, an export"):
         silc.load(tmp_path / "none")
     for path in (None, b"runs", 5, "a\0b"):
         with pytest.raises(ValueError, match="give the path of a file or folder"):

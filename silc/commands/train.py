@@ -93,9 +93,21 @@ def parse(argv: Sequence[str], ranks: int | None = None) -> argparse.Namespace:
         args.config = config_io.load_config(args.preset, args.overrides, file=args.config)
         if not args.keys:
             validate(args.config, args.ranks)
+            if not args.dry_run:
+                _check_init_there(args.config)
     except ValueError as error:
         parser.error(str(error))
     return args
+
+
+def _check_init_there(config: Config) -> None:
+    """Raises ValueError for a path that is not there, before the ranks are started; a resumed run needs none."""
+    init = config.train.init
+    if init is not None and config.train.resume is None and not Path(init).exists():
+        raise ValueError(
+            f"train.init={init} does not exist; give a run folder, a checkpoint, an export, or a SigLIP model of "
+            "another library (docs/models.md)"
+        )
 
 
 def dry_run(config: Config, ranks: int, gpu: Gpu | None, mfu: float | None) -> int:

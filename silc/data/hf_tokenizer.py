@@ -127,7 +127,7 @@ def load(name: str, context_length: int, clean: Clean = "auto") -> HuggingFaceTo
         ValueError: it cannot be loaded, or a text tower cannot use it; the message says why and what to do.
     """
     try:
-        folder = _folder(name)
+        folder = folder_of(name)
         settings, model = check_folder(folder)
         options = _open_clip_options(folder / OPEN_CLIP)
         chosen: Cleaned = clean if clean != "auto" else options.get("clean") or _own_clean(settings, model)
@@ -163,8 +163,11 @@ def _said(error: BaseException) -> str:
     return shown(str(error).strip().partition("\n")[0] or type(error).__name__, 300)
 
 
-def _folder(name: str) -> Path:
-    """The folder that a name stands for; what the hub has by this name is brought to its cache."""
+def folder_of(name: str) -> Path:
+    """The folder that a name stands for; what the hub has by this name is brought to its cache.
+
+    Raises ValueError where there is none.
+    """
     if Path(name).is_dir():
         return Path(name)
     if Path(name).exists() or not is_hub_name(name):

@@ -61,7 +61,10 @@ def open_imagenet(root: Path, config: DataConfig, upright: bool, classes: tuple[
     """
     held_out = next((name for name in HELD_OUT if (root / name).is_dir()), None)
     if held_out is None:
-        raise ValueError(f"{root} has no folder val or validation, with a folder a synset in it, such as val/n01440764")
+        raise ValueError(
+            f"{root} has no folder val or validation, with a folder a synset in it, such as val/n01440764; "
+            "give the folder above them"
+        )
     if classes is not None and len(classes) != CLASSES:
         raise ValueError(f"eval.classes names {plural(len(classes), 'class', 'classes')}, ImageNet has {CLASSES:,}")
 

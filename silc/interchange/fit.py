@@ -137,6 +137,8 @@ def _check_architecture(source: Source, model: ModelConfig) -> None:
     overrides = [f"{key}={there}" for key, (_, there) in found.items()]
     if "model.text.vocab_size" in found and source.tokenizer is not None:
         overrides.append(shlex.quote(f"data.tokenizer={source.tokenizer}"))
+    if "model.text.vocab_size" in found and source.tokenizer is None:
+        overrides.append("data.tokenizer=FOLDER (of the tokenizer that it was trained with, which it does not name)")
     raise ValueError(f"{source.path} holds another architecture: {said}. What fits: {' '.join(overrides)}")
 
 

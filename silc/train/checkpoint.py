@@ -8,6 +8,7 @@
             teacher.safetensors  the teacher's fp32 average, whole
             trainer.pt           counters, data position, center, logit scale and bias with their optimiser's state
             config.yaml          the resolved configuration
+            tokenizer/           files of a Hugging Face tokenizer, see silc.train.own_tokenizer
             manifest.json        names, sizes and hashes of all of the above, written last
         step_00013000.tmp/       one that is being written
         step_00012000.old/       one that is being removed, or replaced by another of its step
@@ -39,6 +40,7 @@ from silc.files import check_regular
 from silc.model.scale import LogitScale
 from silc.text import plural
 from silc.train import manifest
+from silc.train.own_tokenizer import NAMES, with_own_tokenizer
 
 if TYPE_CHECKING:  # to read weights, no engine is needed
     from silc.train.state import TrainState
@@ -48,7 +50,8 @@ if TYPE_CHECKING:  # to read weights, no engine is needed
 FORMAT = 3
 MAX_NAME = 4096  # bytes of `latest`
 NAMED = re.compile(r"step_[0-9]{8,18}")  # of a checkpoint; what a user calls otherwise, a copy say, is left alone
-WEIGHTS = ("student.safetensors", "teacher.safetensors", "trainer.pt", "config.yaml")  # what is read of a model
+# What is read of a model.
+WEIGHTS = ("student.safetensors", "teacher.safetensors", "trainer.pt", "config.yaml", *NAMES)
 
 
 def place(run: Path, step: int) -> Path:
@@ -67,7 +70,8 @@ def find(where: str | Path, *, or_export: bool = False, only: Collection[str] | 
     Raises ValueError saying what is wrong.
     """
     path = Path(where)
-    kinds = "a run folder, a checkpoint or an export" if or_export else "a run folder or a checkpoint"
+    others = ", an export, or a SigLIP model of another library (docs/models.md)"
+    kinds = f"a run folder, a checkpoint{others}" if or_export else "a run folder or a checkpoint"
     if not path.is_dir():
         wrong = "is not a folder" if path.exists() else "does not exist"
         raise ValueError(f"{str(where)!r} {wrong}; give {kinds}")
@@ -100,6 +104,11 @@ def verify(path: Path, only: Collection[str] | None = None) -> Path:
 def load_config(path: Path) -> Config:
     """The configuration that a checkpoint was trained with. Raises ValueError for one that this version cannot read."""
     return read_config(path / "config.yaml")
+
+
+def load_model_config(path: Path) -> Config:
+    """The same, to use the model: with the tokenizer that the checkpoint holds."""
+    return with_own_tokenizer(load_config(path), path)
 
 
 def load_trainer(path: Path, device: torch.device) -> dict[str, Any]:
@@ -166,7 +175,7 @@ def load_teacher_tower(path: Path) -> dict[str, Tensor]:
 
 def load_config_and_scale(path: Path) -> tuple[Config, LogitScale]:
     """A checkpoint's configuration, and the scale and bias of its contrastive logits. Raises ValueError if damaged."""
-    config, file = load_config(path), path / "trainer.pt"
+    config, file = load_model_config(path), path / "trainer.pt"
     scale = LogitScale.of(config.objective)
     try:
         scale.load_state_dict(_load(file, "cpu")["scale"])

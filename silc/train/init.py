@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from silc.config import Config
-from silc.data.tokenizer import build_tokenizer, tokenizer_of
+from silc.data.tokenizer import OPEN_CLIP_BPE, build_tokenizer, tokenizer_of
 from silc.data.tokens import Tokenizer
 from silc.distributed import all_gather_objects, of_first
 from silc.interchange.fit import Report, fit
@@ -28,7 +28,7 @@ from silc.interchange.source import Source
 from silc.model.scale import LogitScale
 from silc.model.silc import SilcModel, build
 from silc.train.sources import together
-from silc.train.weights import place_of, read_weights
+from silc.train.weights import needs_tokenizer, place_of, read_weights
 
 # Texts whose tokens tell tokenizers apart.
 PROBES = [
@@ -131,6 +131,7 @@ def read_initial(config: Config, path: str | Path | None = None) -> Initial:
             if not value.isfinite().all():
                 raise ValueError(f"{source.path}: {name} holds values that are not finite; take other weights")
         notes = [*_tokenizer_notes(source, config), *_pixel_notes(source, config), *_scale_notes(source, config)]
+        tokenizer_of(config)  # whose ids the text tower knows
     except (OSError, ValueError) as error:
         raise ValueError(_refusal(error)) from None
     scale, bias, told = _scale(source, config)
@@ -168,11 +169,14 @@ def _refusal(error: Exception) -> str:
 def _tokenizer_notes(source: Source, config: Config) -> list[str]:
     """Raises ValueError for another tokenizer than the text tower was trained with."""
     data = config.data
+    here = build_tokenizer(data.tokenizer, config.model.text.context_length, data.tokenizer_clean)
     if source.tokenizer is None:
+        # What is not chosen is open_clip's own: of another size, it is not theirs.
+        if data.tokenizer == OPEN_CLIP_BPE and here.vocab_size != source.model.text.vocab_size:
+            raise ValueError(needs_tokenizer(source, "data.tokenizer"))
         return [
             f"the weights do not say which tokenizer they were trained with; data.tokenizer={data.tokenizer} is used"
         ]
-    here = tokenizer_of(config)
     if (source.tokenizer, source.tokenizer_clean) == (data.tokenizer, data.tokenizer_clean):
         return []
     try:

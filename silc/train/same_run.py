@@ -12,6 +12,7 @@ from typing import Any
 from silc.config import Config
 from silc.config_io import to_dict
 from silc.config_rules import own_data
+from silc.train.own_tokenizer import is_own
 from silc.train.schedule import learning_rate
 
 Changes = dict[str, tuple[Any, Any]]
@@ -98,6 +99,8 @@ def check_same_run(saved: Config, now: Config, path: Path) -> Changes:
     if own_data(now):
         fixed = [key for key in fixed if key not in _SAMPLE_SET]
     different = [key for key in fixed if before[key] != after[key]]
+    if "data.tokenizer" in different and is_own(now.data.tokenizer, path):  # in another folder than before
+        different.remove("data.tokenizer")
     if different:
         listed = "; ".join(f"{key} is {_shown(after[key])}, it was {_shown(before[key])}" for key in different)
         raise ValueError(

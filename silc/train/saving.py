@@ -16,7 +16,7 @@ import errno
 import io
 import shutil
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -34,6 +34,7 @@ from silc.train import manifest, peers
 from silc.train.checkpoint import FORMAT, adopt, place, whole
 from silc.train.manifest import FileRecord
 from silc.train.moments import Moments
+from silc.train.own_tokenizer import FOLDER, tokenizer_files
 from silc.train.retention import superfluous
 from silc.train.state import TrainState
 from silc.train.stop import undisturbed
@@ -46,7 +47,8 @@ Exchange = Callable[[Any], list[Any]]  # every rank's value, in the order of ran
 class Snapshot:
     """What this rank writes of a state; nothing in it is changed by later steps if it was copied.
 
-    student, average, trainer: whole fp32 weights and the content of trainer.pt; empty on all ranks but the main one.
+    student, average, trainer, tokenizer: whole fp32 weights, the content of trainer.pt, and that of the tokenizer's
+    files by their names; empty on all ranks but the main one.
     """
 
     step: int
@@ -56,9 +58,10 @@ class Snapshot:
     average: dict[str, Tensor]
     trainer: bytes
     config: str
+    tokenizer: Mapping[str, bytes]
 
     @classmethod
-    def of(cls, state: TrainState, config: Config, *, copied: bool) -> Snapshot:
+    def of(cls, state: TrainState, config: Config, tokenizer: Mapping[str, bytes], *, copied: bool) -> Snapshot:
         """Of a state (collective)."""
         main = state.world.main
         moments = state.engine.moments(copied=copied)
@@ -68,12 +71,13 @@ class Snapshot:
         trainer = io.BytesIO()
         torch.save({"format": FORMAT, "world_size": state.world.size, **state.state_dict()}, trainer)
         written = trainer.getvalue() if main else b""
-        return cls(state.counters.step, main, moments, student, kept, written, to_yaml(config))
+        return cls(state.counters.step, main, moments, student, kept, written, to_yaml(config), tokenizer)
 
     def write(self, draft: Path) -> dict[str, FileRecord]:
         """Write this rank's files below `draft`, which must exist. Returns their records. Raises OSError."""
         found = {}
         for name, content in self._contents():
+            (draft / name).parent.mkdir(exist_ok=True)
             found[name] = manifest.write_file(draft / name, content)
         return found
 
@@ -89,6 +93,7 @@ class Snapshot:
                 yield f"{name}.safetensors", serialize(weights)
         yield "trainer.pt", self.trainer
         yield "config.yaml", self.config.encode()
+        yield from ((f"{FOLDER}/{name}", content) for name, content in self.tokenizer.items())
 
 
 class Saver:
@@ -108,6 +113,7 @@ class Saver:
     def __init__(self, run: Path, config: Config, state: TrainState, last: Path | None = None) -> None:
         self.run, self.config, self.state, self.last = run, config, state, last
         self.course: dict[int, Path] = {}
+        self._tokenizer = tokenizer_files(config.data.tokenizer) if state.world.main else {}
         self._apart: Exchange | None = None
         self._thread: threading.Thread | None = None
         self._failure: RunStopped | None = None
@@ -123,7 +129,7 @@ class Saver:
         peers.note("saving", self.state.counters.step)
         self.settle()
         path = place(self.run, self.state.counters.step)
-        snapshot = Snapshot.of(self.state, self.config, copied=background)
+        snapshot = Snapshot.of(self.state, self.config, self._tokenizer, copied=background)
         self.last = self.course[snapshot.step] = path
         if background:
             self._apart = self._apart or apart()
@@ -193,7 +199,8 @@ def _begin(draft: Path) -> None:
 def _finish(draft: Path, final: Path, step: int, files: dict[str, FileRecord], config: Config) -> None:
     """The manifest, and the name; then what the checkpoint replaces goes."""
     manifest.write(draft, step, files)
-    sync_folder(draft / "engine")
+    for folder in {(draft / name).parent for name in files} - {draft}:
+        sync_folder(folder)
     sync_folder(draft)
     # Before the renaming: a job that ends between the two leaves a name without a folder, which is passed over.
     write_text(final.parent / "latest", final.name + "\n")

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 from silc import config_io
 from silc.config import Config
-from silc.config_rules import has_evaluation_data
+from silc.config_rules import check_locked_weights, has_evaluation_data
 from silc.data import build_loader
 from silc.distributed import World, broadcast_object, of_first
 from silc.errors import NothingLeft
@@ -23,6 +23,7 @@ from silc.train import checkpoint
 from silc.train.banner import banner
 from silc.train.init import Initial
 from silc.train.loop import Trainer
+from silc.train.own_tokenizer import check_there
 from silc.train.run_folder import open_folder
 from silc.train.same_data import check_same_data, check_same_everywhere
 from silc.train.same_run import Changes, check_distillation, check_same_run, notes, trained_config
@@ -137,18 +138,21 @@ def find_resumed(config: Config, world: World, folder: Path) -> Resumed | None:
     """The checkpoint that `train.resume` asks for; None for a run that starts anew (collective).
 
     Raises ValueError for one that cannot be read, is of another run, or after which nothing is left to do, and
-    NothingLeft where that was to be found out (auto).
+    NothingLeft where that was to be found out (auto). Also for a tower that is locked, where the run begins anew and
+    without train.init.
     """
     wanted = config.train.resume
     if wanted is None:
         return None
     path = checkpoint.newest(folder) if wanted == "auto" else checkpoint.sought(wanted)
     if path is None:
+        check_locked_weights(config)
         if world.main:
             print(f"train.resume=auto: {folder} has no checkpoint yet, the run starts at step 0", flush=True)
         return None
     saved = checkpoint.load_trainer(path, world.device)
     trained = checkpoint.load_config(path)
+    together(lambda: check_there(config, path))
     changes = check_same_run(trained, config, path)
     step = saved["counters"]["step"]
     if broadcast_object(nothing_left(config, step, path, folder)):

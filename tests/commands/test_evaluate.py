@@ -216,8 +216,14 @@ def test_a_task_that_gives_up_is_status_1(evaluate, here, one_rank, tmp_path):
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["NOWHERE"], ["NOWHERE' does not exist; give a run folder, a checkpoint or an export"]),
-        (["TMP"], ["holds neither a checkpoint nor an export; give a run folder, a checkpoint or an export"]),
+        (
+            ["NOWHERE"],
+            ["NOWHERE' does not exist; give a run folder, a checkpoint, an export, or a SigLIP model of another"],
+        ),
+        (
+            ["TMP"],
+            ["holds neither a checkpoint nor an export; give a run folder, a checkpoint, an export, or a SigLIP"],
+        ),
         (["RUN", "--tasks=zeroshot"], ["'zeroshot' is not a task", "zeroshot_classification"]),
         (["RUN", "--tasks=fewshot, retreival"], ["'retreival' is not a task; did you mean 'retrieval'?"]),
         (["RUN", "model.vision.width=64"], ["model.vision.width=64", "the rest is the checkpoint's"]),

@@ -24,6 +24,7 @@ CASES = {
     "missing_shard": (["data.shards=['OUT/{000..001}.tar']"], ["data.shards: no such file or folder 'OUT/000.tar'"]),
     "tokenizer_too_large": (["model.text.vocab_size=1000"], ["model.text.vocab_size=1000", "49408", "open_clip_bpe"]),
     "tokenizer_absent": (["data.tokenizer=OUT"], ["data.tokenizer='OUT'", "open_clip_bpe"]),
+    "init_from_nowhere": (["train.init=OUT"], ["train.init=OUT does not exist; give a run folder", "another library"]),
     "batch_too_large": (["train.global_batch=512"], ["train.global_batch=512", "61 samples"]),
     "resume_from_nowhere": (["train.resume=OUT"], ["'OUT' does not exist; give a run folder or a checkpoint"]),
     "xformers_on_a_cpu": (["model.attention=xformers"], ["model.attention='xformers'", "CUDA", "sdpa"]),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -71,6 +72,14 @@ def test_every_difference_is_listed_with_overrides_that_fit(source, wanted):
         "What fits: model.vision.patch_size=8 model.vision.width=128 model.vision.heads=4 model.text.vocab_size=600 "
         "model.text.mlp_ratio=4.0 model.text.gelu=exact 'data.tokenizer=/a b'"
     )
+
+
+def test_a_tokenizer_that_is_not_named_is_asked_for(source, wanted):
+    wanted.text.vocab_size = 999
+    with pytest.raises(
+        ValueError, match=r"vocab_size=600 data\.tokenizer=FOLDER \(of the tokenizer that it was trained"
+    ):
+        fit(replace(source, tokenizer=None), wanted)
 
 
 def test_the_overrides_fit(source, wanted):

@@ -115,6 +115,17 @@ def test_weights_that_do_not_say_their_tokenizer(made):
         f"the weights do not say which tokenizer they were trained with; data.tokenizer={made / 'same'} is used"
     ]
     assert (found.scale is None) == (found.bias is None)
+    run.data.tokenizer, run.data.tokenizer_clean = "open_clip_bpe", "auto"  # as where none is given
+    with pytest.raises(ValueError, match=r"does not say which tokenizer .* give data\.tokenizer=FOLDER"):
+        read_initial(run)
+
+
+def test_a_tokenizer_of_more_tokens_than_the_weights_is_refused_before_training(made):
+    """By the tokens that fit, not by the size of the table, which is the weights'."""
+    run = config(made, "with")
+    run.data.tokenizer = "open_clip_bpe"
+    with pytest.raises(ValueError, match=r"other tokens than those of data\.tokenizer=open_clip_bpe.*What fits"):
+        read_initial(run)
 
 
 def test_a_tokenizer_that_is_gone_cannot_be_compared(made, tmp_path):

@@ -287,14 +287,14 @@ def _earlier(path: Path) -> VisionConfig:
     )
 
 
-def _tokenizer(folder: Path, name: str | None) -> str:
+def _tokenizer(folder: Path, name: str | None) -> str | None:
     """open_clip's own BPE; or the folder, where open_clip looks for the named one; or its name, to be got from the hub
-    of Hugging Face. A path that the description names is not followed.
+    of Hugging Face. A path that the description names is not followed: None, where there is nothing else.
     """
     if not name:
         return "open_clip_bpe"
     here = saved_tokenizer(folder)
-    return here or (name if is_hub_name(name) else str(folder))
+    return here or (name if is_hub_name(name) else None)
 
 
 def _three(values: list[float]) -> Rgb:
