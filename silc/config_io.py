@@ -91,7 +91,7 @@ def build(tree: dict[str, Any]) -> Config:
 def read_config(path: Path) -> Config:
     """The configuration in a file that :func:`to_yaml` wrote. Raises ValueError as :func:`load_config` does."""
     try:
-        return build(_read_yaml(path))
+        return build(_as_earlier(_read_yaml(path)))
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from None
 
@@ -361,6 +361,14 @@ def _with_new_names(tree: dict[str, Any]) -> dict[str, Any]:
         given = kernels.items()
         tree = tree | {"kernels": {op: RENAMED_BACKENDS.get(str(name), name) for op, name in given}}
     return tree
+
+
+def _as_earlier(tree: dict[str, Any]) -> dict[str, Any]:
+    """A run's `tree` as its version meant it: without data.tokenizer_clean, Hugging Face tokenizers had whitespace."""
+    data = tree.get("data")
+    if not isinstance(data, dict) or "tokenizer_clean" in data or data.get("tokenizer") in (None, "open_clip_bpe"):
+        return tree
+    return tree | {"data": data | {"tokenizer_clean": "whitespace"}}
 
 
 def _with_lists(tree: dict[str, Any]) -> dict[str, Any]:

@@ -17,6 +17,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from silc.text import shown
+
 
 @contextmanager
 def replacing(path: str | Path) -> Iterator[Path]:
@@ -76,6 +78,25 @@ def check_regular(path: str | Path, limit: int | None = None) -> None:
         raise ValueError(f"{path} is {kind}; give a regular file")
     if limit is not None and found.st_size > limit:
         raise ValueError(f"{path} has {found.st_size} bytes; at most {limit} are read")
+
+
+def inside(folder: Path, name: str) -> Path:
+    """A file of a folder, by its bare name.
+
+    A link may lead to another file of the folder; in a snapshot of Hugging Face's cache also to the cache's own blobs.
+
+    Raises ValueError for a name that is a path, and a link that leads elsewhere.
+    """
+    if not name or name in (".", "..") or any(sign in name for sign in "/\\\0"):
+        raise ValueError(f"{folder}: {shown(name)} is no name of a file in it")
+    try:
+        home, found = folder.resolve(), (folder / name).resolve()
+    except (OSError, RuntimeError) as error:  # links in a circle
+        raise ValueError(f"{folder}: {shown(name)} cannot be found ({error})") from None
+    blobs = home.parents[1] / "blobs" if home.parent.name == "snapshots" and len(home.parents) > 1 else home
+    if found.parent not in (home, blobs):
+        raise ValueError(f"{folder / name} is a link out of its folder; put the file itself there")
+    return folder / name
 
 
 _ADVICE = {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Literal, get_args
@@ -52,6 +53,9 @@ def load(
         tokenizer: as `data.tokenizer`, "open_clip_bpe" or the name or folder of a Hugging Face tokenizer; None: the one
             that the files say. Files of weights alone do not.
 
+    Warns, as Python's warnings do, of what the files do not say and is taken as usual: heads and GELU of files of
+    weights alone, for example.
+
     Raises:
         ValueError: no such path or device, files that are not of these kinds, or damaged, or of another architecture,
             a checkpoint without a teacher, or a tokenizer that is not known or cannot be used. No file is executed:
@@ -70,6 +74,8 @@ def load(
         config = source.config() if is_readable(folder) else checkpoint.load_model_config(source.path)
     except (OSError, RecursionError) as error:
         raise ValueError(f"{folder} cannot be read: {error}") from error
+    for key, reason in source.assumed.items():
+        warnings.warn(f"{folder}: {key}: {reason}", stacklevel=2)
     if tokenizer is not None:
         config.data.tokenizer = tokenizer
     elif source.tokenizer is None:

@@ -89,6 +89,7 @@ FLOORS = {
 }
 FLOOR_0 = {  # who may import whom on the lowest floor
     "silc.config_rules": {"silc.config"},
+    "silc.files": {"silc.text"},
     "silc.config_io": {"silc.config", "silc.presets", "silc.yaml_safe"},
     "silc.yaml_safe": {"silc.files"},
     "silc.storage": {"silc.errors", "silc.files", "silc.text"},

@@ -64,6 +64,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _refused(f"{args.path} cannot be exported to {args.out}: {error}")
     except ValueError as error:
         return _refused(str(error))
+    for key, reason in source.assumed.items():
+        print(f"note: {key}: {reason}", file=sys.stderr)
     print(f"{source.path} -> {args.out}, {exported.compared}; to load it:\n{exported.call}")
     return 0
 

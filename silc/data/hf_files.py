@@ -1,7 +1,7 @@
-"""What a folder with a Hugging Face tokenizer may hold before it is given to transformers.
+"""Checks of a folder that holds a Hugging Face tokenizer, before transformers reads it.
 
-Only files are looked at; what is refused here would hang, grow without a bound, run code, or be another tokenizer from
-one text to the next.
+Only files are looked at. What would hang, grow without a bound, run code, lie outside the folder, or draw tokens at
+random is refused.
 """
 
 from __future__ import annotations
@@ -12,7 +12,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from silc.files import check_regular, read_json
+from silc.data.hf_regex import check_regex
+from silc.files import check_regular, inside, read_json
 
 TOKENIZER, SETTINGS, MODEL, OPEN_CLIP = (
     "tokenizer.json",
@@ -35,9 +36,9 @@ FILES = (TOKENIZER, *JSON, *OTHERS)
 
 MAX_TOKENIZER = 64 << 20  # bytes; the largest vocabularies in use, of 262,144 tokens, take 33 MB
 MAX_JSON = 4 << 20
-LONGEST_REGEX, MOST_REPEATS = 2048, 1000
 MOST_GROWTH = 16  # times that a normalizer may lengthen a text
 
+HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]{0,95}(/[A-Za-z0-9][\w.-]{0,95})?", re.ASCII)
 CLASS = re.compile(r"[A-Za-z0-9_]{0,80}Tokenizer(Fast)?|TokenizersBackend")
 
 
@@ -48,9 +49,9 @@ def check_folder(folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
         tokenizer_config.json and config.json; empty where they are missing.
 
     Raises:
-        ValueError: no tokenizer.json, a file that is no regular one, too large, or no JSON; expressions whose time, or
-            a normalizer whose result, may grow without a bound; tokens that are drawn at random; a class that is no
-            tokenizer of transformers.
+        ValueError: no tokenizer.json, a file that is no regular one, too large, or no JSON; a link out of the folder;
+            expressions whose time, or a normalizer whose result, may grow without a bound; tokens that are drawn at
+            random; a class that is no tokenizer of transformers.
         OSError: a file that cannot be read.
     """
     if not (folder / TOKENIZER).exists():
@@ -58,6 +59,9 @@ def check_folder(folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
             f"{folder} has no {TOKENIZER}; transformers writes one: AutoTokenizer.from_pretrained(FOLDER)"
             ".save_pretrained(FOLDER)"
         )
+    for name in FILES:
+        if (folder / name).exists():
+            inside(folder, name)
     for name in OTHERS:
         if (folder / name).exists():
             check_regular(folder / name, MAX_TOKENIZER)
@@ -82,9 +86,9 @@ def _check_settings(path: Path, settings: dict[str, Any]) -> None:
         raise ValueError(f"{path}: tokenizer_class={kind!r:.80} is no tokenizer of transformers")
     if "gguf_file" in settings or settings.get("init_inputs"):
         raise ValueError(f"{path}: gguf_file and init_inputs are not read; leave them out")
-    for name in _strings(settings.get("fast_tokenizer_files")):
-        if name != Path(name).name or "\\" in name:
-            raise ValueError(f"{path}: fast_tokenizer_files names {name!r:.80}, which is not in the folder")
+    named = settings.get("fast_tokenizer_files", [TOKENIZER])
+    if named not in ([], [TOKENIZER]):  # transformers reads one of these in its place
+        raise ValueError(f"{path}: fast_tokenizer_files names {named!r:.80}; {TOKENIZER} is read alone, leave it out")
 
 
 def _check_tokenizer(path: Path, tree: dict[str, Any]) -> None:
@@ -99,7 +103,7 @@ def _check_tokenizer(path: Path, tree: dict[str, Any]) -> None:
     growth = 1.0
     for name in ("normalizer", "pre_tokenizer", "post_processor"):
         for node in _nodes(tree.get(name)):
-            _check_regex(path, node.get("Regex"))
+            check_regex(path, node.get("Regex"))
             if node.get("type") == "Replace":
                 growth *= max(1.0, _growth(node))
             if node.get("type") == "Prepend":
@@ -117,16 +121,9 @@ def _growth(replace: dict[str, Any]) -> float:
     return len(content) / len(found) if found else len(content) + 1.0
 
 
-def _check_regex(path: Path, pattern: Any) -> None:
-    """Refuse expressions that may take a time that grows faster than a power of the text's length."""
-    if pattern is None:
-        return
-    if not isinstance(pattern, str) or len(pattern) > LONGEST_REGEX:
-        raise ValueError(f"{path}: an expression of more than {LONGEST_REGEX} characters")
-    bare = re.sub(r"\\.", "x", re.sub(r"\[(?:\\.|[^\]\\])*\]", "x", pattern))  # without classes and escapes
-    counts = [int(number) for pair in re.findall(r"\{(\d{0,9}),?(\d{0,9})\}", bare) for number in pair if number]
-    if re.search(r"\)\s*[*+{]", bare) or re.search(r"\{\d{10}", bare) or max(counts, default=0) > MOST_REPEATS:
-        raise ValueError(f"{path}: the expression {pattern!r:.80} repeats a group, or too often; its time has no bound")
+def is_hub_name(name: str) -> bool:
+    """Whether a tokenizer's name may be one on Hugging Face's hub."""
+    return HUB_NAME.fullmatch(name) is not None and ".." not in name
 
 
 def _nodes(tree: Any) -> Iterator[dict[str, Any]]:
@@ -136,7 +133,3 @@ def _nodes(tree: Any) -> Iterator[dict[str, Any]]:
     if isinstance(tree, dict | list):
         for inner in tree.values() if isinstance(tree, dict) else tree:
             yield from _nodes(inner)
-
-
-def _strings(value: Any) -> list[str]:
-    return [one for one in value if isinstance(one, str)] if isinstance(value, list) else []

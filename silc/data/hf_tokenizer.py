@@ -9,9 +9,9 @@ such a post-processor, as SigLIP's, T5's and BERT's tokenizers have.
 from __future__ import annotations
 
 import logging
-import re
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, get_args
 
@@ -20,14 +20,14 @@ import torch
 from open_clip.tokenizer import get_clean_fn
 from torch import Tensor
 
-from silc.data.hf_files import FILES, OPEN_CLIP, TOKENIZER, check_folder
+from silc.data.hf_files import FILES, OPEN_CLIP, TOKENIZER, check_folder, is_hub_name
 from silc.data.recent import Bounded, beginning, goes_on, longest_text
 from silc.data.tokens import Clean, Cleaned, Tokens
 from silc.files import read_json
+from silc.text import shown
 
 RECENT = 32768  # texts whose tokens are cached
 RECENT_BYTES = 16 << 20
-REPOSITORY = re.compile(r"[A-Za-z0-9][\w.-]{0,95}(/[A-Za-z0-9][\w.-]{0,95})?")  # a name on the hub
 PATIENCE = 2.0  # seconds that a text of a trial may take: thousands of times what it does
 TRIAL = ("a dog ", "x", "X1", " ", "!?., ", "\u00e9\u4e8c", "\n\t", "'s ", "0")  # repeated, these are texts of trials
 MISSING = 'transformers is not installed; pip install "silc[hf]"'
@@ -65,7 +65,7 @@ class HuggingFaceTokenizer:
         read = [beginning(text, self._longest_text) for text in texts]
         found: dict[str, bytes] = {text: self._recent[text] for text in read if text in self._recent}
         new = [text for text in dict.fromkeys(read) if text not in found]
-        for text, row in zip(new, self._encode(new), strict=True):
+        for text, row in zip(new, self._rows(new), strict=True):
             found[text] = self._recent[text] = row
         rows = np.frombuffer(b"".join(found[text] for text in read), np.int32).reshape(len(read), self._context + 1)
         cut = rows[:, -1].astype(bool) | [goes_on(text, self._longest_text) for text in texts]
@@ -74,19 +74,39 @@ class HuggingFaceTokenizer:
     def count(self, text: str) -> int:
         """See :class:`silc.data.tokens.Tokenizer`."""
         cleaned = self._clean_fn(beginning(text, self._longest_text))
-        return len(self.tokenizer(cleaned, truncation=True, max_length=self._context)["input_ids"])
+        try:
+            with _without_panic():
+                return len(self.tokenizer(cleaned, truncation=True, max_length=self._context)["input_ids"])
+        except _GaveUp:
+            return self._context  # it is cut
 
-    def save(self, folder: Path) -> None:
-        """Write its files, with which transformers and open_clip load it. Raises OSError."""
-        folder.mkdir(parents=True, exist_ok=True)
-        self.tokenizer.save_pretrained(folder)
+    def _rows(self, texts: Sequence[str]) -> list[bytes]:
+        """As :meth:`_encode`; texts that the library gives up on are cut."""
+        try:
+            return self._encode(texts)
+        except _GaveUp:
+            return [self._halved(text) for text in texts]
+
+    def _halved(self, text: str) -> bytes:
+        """As :meth:`_encode`; cut to its half until the library does not give up. Raises _GaveUp for an empty text."""
+        length = len(text)
+        while True:
+            try:
+                (row,) = self._encode([text[:length]])
+            except _GaveUp:
+                if not length:
+                    raise
+                length //= 2
+                continue
+            return row if length == len(text) else row[:-4] + np.int32(1).tobytes()
 
     def _encode(self, texts: Sequence[str]) -> list[bytes]:
-        """For each text its ids and whether it was cut, int32 [context + 1]."""
+        """For each text its ids and whether it was cut, int32 [context + 1]. Raises _GaveUp."""
         if not texts:
             return []
         cleaned = [self._clean_fn(text) for text in texts]
-        out = self.tokenizer(cleaned, max_length=self._context, padding="max_length", truncation=True)
+        with _without_panic():
+            out = self.tokenizer(cleaned, max_length=self._context, padding="max_length", truncation=True)
         ids = np.asarray(out["input_ids"], dtype=np.int32)
         if self._separator is not None:
             ids[ids == self._separator] = 0
@@ -112,8 +132,9 @@ def load(name: str, context_length: int, clean: Clean = "auto") -> HuggingFaceTo
         options = _open_clip_options(folder / OPEN_CLIP)
         chosen: Cleaned = clean if clean != "auto" else options.get("clean") or _own_clean(settings, model)
         without = bool(options.get("strip_sep_token"))
-        made = HuggingFaceTokenizer(_loaded(folder, settings), context_length, chosen, without_separator=without)
-        _check(made, context_length)
+        with _without_panic():
+            made = HuggingFaceTokenizer(_loaded(folder, settings), context_length, chosen, without_separator=without)
+            _check(made, context_length)
     except Exception as error:  # of transformers, and of the Rust library below it, any
         raise ValueError(
             f"data.tokenizer={name!r:.200} cannot be used ({_said(error)}); give open_clip_bpe, or the name or "
@@ -122,10 +143,24 @@ def load(name: str, context_length: int, clean: Clean = "auto") -> HuggingFaceTo
     return made
 
 
-def _said(error: Exception) -> str:
-    """The first line of a message, without what a terminal would obey: a file's own text may stand in it."""
-    line = str(error).strip().partition("\n")[0][:300] or type(error).__name__
-    return "".join(letter if letter.isprintable() else "?" for letter in line)
+class _GaveUp(ValueError):
+    """The tokenizers library ended the search for a match that takes too long, or found a bug in itself."""
+
+
+@contextmanager
+def _without_panic() -> Iterator[None]:
+    """A panic of Rust, which is no Exception and would end a process without a message, as a ValueError."""
+    try:
+        yield
+    except BaseException as error:
+        if type(error).__name__ != "PanicException":
+            raise
+        raise _GaveUp(f"the tokenizers library gave up: {_said(error)}") from None
+
+
+def _said(error: BaseException) -> str:
+    """The first line of a message."""
+    return shown(str(error).strip().partition("\n")[0] or type(error).__name__, 300)
 
 
 def folder_of(name: str) -> Path:
@@ -135,7 +170,7 @@ def folder_of(name: str) -> Path:
     """
     if Path(name).is_dir():
         return Path(name)
-    if Path(name).exists() or not REPOSITORY.fullmatch(name):
+    if Path(name).exists() or not is_hub_name(name):
         raise ValueError("there is no such folder")
     try:
         from huggingface_hub import snapshot_download

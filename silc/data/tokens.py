@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Literal, NamedTuple, Protocol, runtime_checkable
+from typing import Literal, NamedTuple, Protocol
 
 from torch import Tensor
 
@@ -43,13 +42,4 @@ class Tokenizer(Protocol):
 
     def count(self, text: str) -> int:
         """Tokens of a text, those for its start and end included; at most the context length."""
-        ...
-
-
-@runtime_checkable
-class Saved(Protocol):
-    """A tokenizer that is files of its own."""
-
-    def save(self, folder: Path) -> None:
-        """Write the files with which transformers and open_clip load the same tokenizer. Raises OSError."""
         ...

@@ -42,9 +42,9 @@ class Scale(NamedTuple):
         """Of files that hold the multiplier's logarithm, as :class:`silc.interchange.source.Source` does; None where
         they hold none.
         """
-        return (
-            None if logarithm is None else cls(torch.tensor(logarithm).exp().item(), bias)
-        )  # in fp32, as a run has it
+        if logarithm is None:
+            return None
+        return cls(torch.tensor(logarithm).exp().item(), bias)  # in fp32, as a run has it
 
 
 class Towers:

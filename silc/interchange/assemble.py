@@ -13,7 +13,8 @@ from torch import Tensor
 
 from silc.config import ModelConfig, TextConfig, VisionConfig
 from silc.interchange.shapes import shapes_of
-from silc.interchange.tensors import FLOATS, Stored, shown
+from silc.interchange.tensors import FLOATS, Stored
+from silc.text import shown
 
 TOWERS = ("visual.", "text.")
 MOST_LOGARITHM = math.log(1e6)  # objective.max_scale has that limit
@@ -129,6 +130,18 @@ def _finite(where: Path, name: str, value: Tensor) -> Tensor:
     if not torch.isfinite(value).all():
         raise ValueError(f"{where}: {name} holds values that are not finite in fp32")
     return value.contiguous()
+
+
+def check_sizes(model: ModelConfig, weights: Mapping[str, Tensor], where: Path) -> None:
+    """Compare sizes with the tensors before a model of these sizes is built: what a few bytes of a configuration claim
+    would otherwise decide how long that takes. The shapes are compared one by one when the weights are put in.
+
+    Raises ValueError naming `where`.
+    """
+    if "visual.trunk.attn_pool.latent" not in weights:
+        raise ValueError(f"{where} holds no attention-pooled ViT (visual.trunk.attn_pool)")
+    check_depths(where, model, weights)
+    check_divisions(where, model)
 
 
 def check_depths(where: Path, model: ModelConfig, names: Iterable[str]) -> None:

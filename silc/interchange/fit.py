@@ -13,8 +13,7 @@ from silc.config import ModelConfig
 from silc.interchange.positions import resize, resize_text
 from silc.interchange.shapes import hidden_width, misfit, shapes_of
 from silc.interchange.source import Source
-from silc.interchange.tensors import shown
-from silc.text import plural
+from silc.text import plural, shown
 
 IMAGES, TEXTS, HEAD = "visual.trunk.pos_embed", "text.positional_embedding", "head."
 # Keys that decide what is computed from the weights. image_size and context_length are not among them: their tables are

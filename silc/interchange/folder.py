@@ -1,4 +1,4 @@
-"""Files of a folder that a stranger wrote: none is looked for outside it."""
+"""Files of a folder that a stranger wrote; see also :func:`silc.files.inside`."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 from silc.files import parse_json, read_text
-from silc.interchange.tensors import shown
 
 MAX_JSON = 2 << 20  # bytes; the index of a model in parts has about 100 kB
 # Any of these is there where a tokenizer was saved.
@@ -19,25 +18,6 @@ _TOKENIZERS = (
     "vocab.json",
     "vocab.txt",
 )
-
-
-def inside(folder: Path, name: str) -> Path:
-    """A file of a folder, by its bare name.
-
-    A link may lead to another file of the folder; in a snapshot of Hugging Face's cache also to the cache's own blobs.
-
-    Raises ValueError for a name that is a path, and a link that leads elsewhere.
-    """
-    if not name or name in (".", "..") or any(sign in name for sign in "/\\\0"):
-        raise ValueError(f"{folder}: {shown(name)} is no name of a file in it")
-    try:
-        home, found = folder.resolve(), (folder / name).resolve()
-    except (OSError, RuntimeError) as error:  # links in a circle
-        raise ValueError(f"{folder}: {shown(name)} cannot be found ({error})") from None
-    blobs = home.parents[1] / "blobs" if home.parent.name == "snapshots" and len(home.parents) > 1 else home
-    if found.parent not in (home, blobs):
-        raise ValueError(f"{folder / name} is a link out of its folder; put the file itself there")
-    return folder / name
 
 
 def has(folder: Path, name: str) -> bool:
@@ -61,6 +41,6 @@ def read_fields(path: Path) -> dict[str, Any]:
     return found
 
 
-def tokenizer_of(folder: Path) -> str | None:
+def saved_tokenizer(folder: Path) -> str | None:
     """The folder, where a tokenizer was saved in it."""
     return str(folder) if any(has(folder, name) for name in _TOKENIZERS) else None

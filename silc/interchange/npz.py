@@ -18,8 +18,8 @@ from numpy.lib import format as npy
 from torch import Tensor
 
 from silc.files import check_regular
-from silc.interchange.tensors import MAX_FILE, MAX_TENSORS, Stored, shown
-from silc.text import plural
+from silc.interchange.tensors import MAX_FILE, MAX_TENSORS, Stored
+from silc.text import plural, shown
 
 MAX_DIRECTORY = 4 << 20  # bytes; a thousand arrays take 100 kB
 MAX_ARRAY_HEADER = 1024  # bytes; NumPy writes about 100

@@ -17,6 +17,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from silc.files import check_regular, parse_json
+from silc.text import shown
 
 MAX_FILE = 64 << 30  # bytes; the largest towers of this kind, of 2 billion parameters, have 8 GB
 MAX_HEADER = 4 << 20  # bytes; a thousand tensors take 100 kB
@@ -59,12 +60,6 @@ def joined(parts: Sequence[Stored]) -> Stored:
     odd = next((part.dtype for part in parts if part.dtype not in FLOATS), first.dtype)
     shape = (sum(part.shape[0] for part in parts), *first.shape[1:])
     return Stored(shape, odd, lambda: torch.cat([part.load() for part in parts]))
-
-
-def shown(text: str, most: int = 120) -> str:
-    """A name, or words, out of a stranger's file, for a message: nothing that a terminal obeys, and not too long."""
-    cut = text if len(text) <= most else f"{text[:most]}..."
-    return "".join(sign if sign.isprintable() else ascii(sign)[1:-1] for sign in cut)
 
 
 @contextmanager

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from silc.config import VisionConfig
 from silc.config.fields import Gelu
 from silc.model.timm_tower import tower_sizes
@@ -51,6 +53,15 @@ def named_sizes(name: str) -> VisionConfig | None:
                     sizes = {"image_size": image, "patch_size": patch, "width": width, "depth": depth, "heads": heads}
                     return VisionConfig(**sizes, mlp_ratio=ratio, gelu=gelu)
     return tower_sizes(name)
+
+
+def only_gelu(vision: VisionConfig) -> tuple[Gelu, str] | None:
+    """The kind of GELU of the one tower that timm has of these sizes, whatever is set here, and its name; None where
+    timm has none, or one of each kind.
+    """
+    named = {gelu: timm_name(replace(vision, gelu=gelu)) for gelu, _ in _FAMILIES}
+    found = [(gelu, name) for gelu, name in named.items() if name is not None]
+    return found[0] if len(found) == 1 else None
 
 
 def is_cut(name: str) -> bool:

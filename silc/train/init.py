@@ -9,6 +9,7 @@ the center at zero, as where distillation starts late; optimiser, schedule and p
 
 from __future__ import annotations
 
+import hashlib
 import math
 import shlex
 from dataclasses import dataclass
@@ -102,11 +103,20 @@ def find_initial(config: Config) -> Initial | None:
     if wrong:
         raise ValueError(wrong)
     found = together(lambda: read_initial(config, path))
-    sums = all_gather_objects(sum(float(value.double().sum()) for value in found.weights.values()))
+    sums = all_gather_objects(_digest(found))
     if any(other != sums[0] for other in sums):
         rank = next(rank for rank, other in enumerate(sums) if other != sums[0])
         raise ValueError(f"train.init={path} holds other weights where rank {rank} runs; give all machines the same")
     return found
+
+
+def _digest(found: Initial) -> str:
+    """SHA-256 of all weights and the scale, bit by bit: the same on every machine, whatever its number of threads."""
+    digest = hashlib.sha256(repr((found.scale, found.bias)).encode())
+    for name, value in sorted(found.weights.items()):
+        digest.update(f"{name} {list(value.shape)} ".encode())
+        digest.update(value.flatten().numpy().data)
+    return digest.hexdigest()
 
 
 def read_initial(config: Config, path: str | Path | None = None) -> Initial:

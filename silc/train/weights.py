@@ -6,9 +6,11 @@ import math
 from pathlib import Path
 from typing import Literal
 
+import torch
+
 from silc.config import ModelConfig
+from silc.interchange.assemble import check_sizes
 from silc.interchange.read import is_readable, read
-from silc.interchange.read.open_clip import check_sizes
 from silc.interchange.shapes import misfit, shapes_of
 from silc.interchange.source import Source
 from silc.train import checkpoint
@@ -50,6 +52,8 @@ def read_weights(path: str | Path, model: Name = "student", *, sizes: ModelConfi
     wrong = misfit(weights, shapes_of(config.model, with_head=config.objective.distill))
     if wrong is not None:
         raise ValueError(f"checkpoint {place} does not fit its configuration: {wrong}; take an older checkpoint")
+    for name, value in weights.items():  # else they are the file itself, mapped, for as long as anything holds them
+        weights[name] = value.to(torch.float32, copy=True)
     return Source(
         path=place,
         kind="a checkpoint",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import warnings
 from contextlib import redirect_stderr, redirect_stdout
 from io import StringIO
 from pathlib import Path
@@ -18,6 +19,7 @@ from transformers import AutoModel, AutoTokenizer
 
 import silc
 from silc.commands.evaluate import main
+from silc.commands.export import main as export
 from tests.data.small_tokenizers import make_word_tokenizer
 from tests.interchange.foreign import MODEL_CFG, changed, write_open_clip
 from tests.interchange.test_read_big_vision import arrays
@@ -153,3 +155,13 @@ def test_load_takes_a_tokenizer_by_name(kinds):
     assert isinstance(model.config.data.tokenizer, str)
     with pytest.raises(ValueError, match=r"data\.tokenizer='/no/where' cannot be used"):
         silc.load(kinds.open_clip, tokenizer="/no/where")
+
+
+def test_what_the_files_do_not_say_is_said_when_they_are_loaded_or_exported(kinds, tmp_path):
+    with pytest.warns(UserWarning, match=r"bare\.safetensors: model\.text\.gelu: exact, as open_clip's towers have it"):
+        silc.load(kinds.bare, device="cpu", tokenizer=str(kinds.tokenizer))
+    with warnings.catch_warnings(action="error"):
+        silc.load(kinds.open_clip, device="cpu")
+    with redirect_stderr(StringIO()) as said:
+        assert export([str(kinds.bare), str(tmp_path / "out"), "--to", "timm"]) == 0
+    assert "note: model.vision.gelu: exact, as open_clip's towers have it" in said.getvalue()

@@ -112,27 +112,6 @@ def test_open_clips_option_for_separators(tmp_path):
     assert torch.equal(build_tokenizer(str(folder), 4)(["a dog", "a"]), expected)
 
 
-@pytest.mark.parametrize("kind", [*KINDS, "bpe"])
-def test_saved_files_load_in_the_other_libraries(folders, kind, tmp_path):
-    """Also after the originals are gone; nothing in them names where they lay."""
-    original = tmp_path / "original"
-    shutil.copytree(folders[kind], original)
-    mine = build_tokenizer(str(original), 16)
-    mine.save(tmp_path / "new" / "saved")
-    shutil.rmtree(original)
-    saved = tmp_path / "new" / "saved"
-    assert torch.equal(build_tokenizer(str(saved), 16)(TEXTS), mine(TEXTS))
-    read = [text[: recent.longest_text(16)] for text in TEXTS]
-    assert torch.equal(HFTokenizer(str(saved), context_length=16)(read), HFTokenizer.__call__(again(mine), read, 16))
-    assert not [path for path in saved.iterdir() if "original" in path.read_text()]
-
-
-def again(mine: hf_tokenizer.HuggingFaceTokenizer) -> HFTokenizer:
-    found = theirs(mine)
-    found.clean_fn = get_clean_fn("whitespace")
-    return found
-
-
 def _in_worker(made: hf_tokenizer.HuggingFaceTokenizer, texts: list[str], out) -> None:
     out.put(made(texts).tolist())
 
@@ -235,6 +214,17 @@ def _big(name: str, size: int):
     return make
 
 
+def _outside(name: str):
+    def make(folder: Path) -> None:
+        elsewhere = folder.parent / "elsewhere"
+        shutil.copytree(folder, elsewhere)
+        (elsewhere / "spiece.model").touch()
+        (folder / name).unlink(missing_ok=True)
+        (folder / name).symlink_to(elsewhere / name)
+
+    return make
+
+
 TEMPLATE = {"type": "TemplateProcessing", "pair": [], "special_tokens": {"</s>": {"id": "</s>", "ids": [10**6], "tokens": ["</s>"]}}, "single": [{"Sequence": {"id": "A", "type_id": 0}}, {"SpecialToken": {"id": "</s>", "type_id": 0}}]}  # fmt: skip # noqa: E501
 
 
@@ -263,7 +253,13 @@ TEMPLATE = {"type": "TemplateProcessing", "pair": [], "special_tokens": {"</s>":
         (_in_settings(tokenizer_class="AutoModel"), "no tokenizer of transformers"),
         (_in_settings(tokenizer_class="os.system"), "no tokenizer of transformers"),
         (_in_settings(gguf_file="x.gguf"), "gguf_file"),
-        (_in_settings(fast_tokenizer_files=["tokenizer.x/../../other.json"]), "not in the folder"),
+        (_in_settings(fast_tokenizer_files=["tokenizer.x/../../other.json"]), "is read alone"),
+        (_in_settings(fast_tokenizer_files=["tokenizer.4.0.json"]), "is read alone"),
+        (_replaces({"Regex": r"\[(a+)+[bc]"}, "", 1), "repeats a group"),
+        (_replaces({"Regex": "q" + "[ax]*" * 10 + "[yz]"}, "", 1), "repeats too often"),
+        (_outside("tokenizer.json"), "link out of its folder"),
+        (_outside("tokenizer_config.json"), "link out of its folder"),
+        (_outside("spiece.model"), "link out of its folder"),
         (lambda folder: change_json(folder / "config.json", tokenizer_class="AutoModel"), "no tokenizer of"),
     ],
 )
@@ -276,6 +272,43 @@ def test_what_cannot_be_used_is_refused_in_a_line(folders, tmp_path, damage, wor
         build_tokenizer(str(folder), 8)
     assert "\n" not in str(caught.value)
     assert len(str(caught.value)) < 800
+
+
+def test_links_within_the_folder_and_to_the_caches_blobs_are_followed(folders, tmp_path):
+    """As snapshots of Hugging Face's cache have them."""
+    folder, blobs = tmp_path / "snapshots" / "0", tmp_path / "blobs"
+    shutil.copytree(folders["bpe"], folder)
+    blobs.mkdir()
+    (folder / "tokenizer.json").rename(blobs / "1")
+    (folder / "tokenizer.json").symlink_to("../../blobs/1")
+    assert torch.equal(build_tokenizer(str(folder), 8)(TEXTS), build_tokenizer(str(folders["bpe"]), 8)(TEXTS))
+
+
+def test_a_text_on_which_the_library_gives_up_is_cut(folders, tmp_path):
+    """An expression that passes the checks and the trials, and takes too long on a text made for it: the library's
+    panic, which is no Exception, would end the process.
+    """
+    folder = tmp_path / "tokenizer"
+    shutil.copytree(folders["bpe"], folder)
+    split = {
+        "type": "Split",
+        "pattern": {"Regex": r"q\[[ax]*[ax]*[ax]{0,255}(?:y|z)"},
+        "behavior": "Isolated",
+        "invert": False,
+    }
+    own = json.loads((folder / "tokenizer.json").read_text())["pre_tokenizer"]
+    change_json(folder / "tokenizer.json", pre_tokenizer=None)
+    change_json(folder / "tokenizer.json", pre_tokenizer={"type": "Sequence", "pretokenizers": [split, own]})
+    mine = build_tokenizer(str(folder), 16)
+    hostile = "q[" + "a" * 900
+    with pytest.raises(BaseException, match="retry-limit") as caught:
+        mine.tokenizer([hostile])
+    assert not isinstance(caught.value, Exception)
+    found = mine.tokenize(["a dog", hostile, "two cats"])
+    assert found.truncated == 1
+    assert torch.equal(found.ids[::2], mine(["a dog", "two cats"]))
+    assert torch.equal(found.ids[1], mine([hostile[:100]])[0]), "its beginning"
+    assert (mine.count(hostile), mine.count("a dog")) == (16, 4)
 
 
 @pytest.mark.parametrize("option", [{"trust_remote_code": True}, {"clean": "none"}, []])

@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
+import open_clip
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
 from silc.config import ModelConfig, TextConfig, VisionConfig
 from silc.interchange.read import is_readable, read
+from silc.interchange.read.described import describe
+from silc.interchange.read.from_shapes import from_shapes
 from silc.interchange.read.open_clip import CONFIG, WEIGHTS
-from silc.interchange.shapes import hidden_width
+from silc.interchange.shapes import hidden_width, shapes_of
+from silc.interchange.tensors import Stored
 from tests.interchange.foreign import MODEL_CFG, assert_same, changed, inputs, ours, write_open_clip
 
 
@@ -67,7 +72,8 @@ def test_else_they_are_the_usual_ones(bare, given):
     found = read(bare, sizes=given)
     assert (found.model.vision.heads, found.model.text.heads) == (1, 1)
     assert (found.model.vision.gelu, found.model.text.gelu) == ("exact", "exact")
-    assert "as usual, since the file does not say" in found.assumed["model.vision.heads"]
+    assert found.assumed["model.vision.heads"].startswith("1, at 64 numbers a head, ")
+    assert found.assumed["model.text.gelu"].startswith("exact, as open_clip's towers have it")
 
 
 @pytest.mark.parametrize(("width", "heads"), [(768, 12), (1024, 16), (1152, 16), (1536, 16)])
@@ -81,6 +87,27 @@ def test_usual_heads(bare, width, heads):
     wide = {name: value if name not in shapes else torch.zeros(shapes[name]) for name, value in weights.items()}
     save_file(wide, bare)
     assert read(bare).model.vision.heads == heads
+
+
+SIGLIP = [name for name in open_clip.list_models() if "SigLIP" in name and "i18n" not in name]
+
+
+@pytest.mark.parametrize("name", SIGLIP)
+def test_sizes_and_gelu_of_every_siglip(name, tmp_path):
+    """From the shapes of its tensors, those that open_clip describes."""
+    (tmp_path / "model.json").write_text(json.dumps(open_clip.get_model_config(name)))
+    wanted = describe(tmp_path / "model.json").model
+    stored = {
+        name: Stored(tuple(shape), "F32", torch.Tensor) for name, shape in shapes_of(wanted, with_head=False).items()
+    }
+    found = from_shapes(tmp_path, stored, None)
+    for tower in ("vision", "text"):
+        mine, theirs = getattr(found.model, tower), getattr(wanted, tower)
+        assert (mine.gelu, mine.heads, mine.depth) == (theirs.gelu, theirs.heads, theirs.depth), found.assumed
+    plain = ModelConfig(vision=wanted.vision, text=replace(wanted.text, gelu="exact"))
+    configured = from_shapes(tmp_path, stored, plain)
+    differs = wanted.text.gelu == "tanh"
+    assert ("though tanh would be as SigLIP 2 has it" in configured.assumed["model.text.gelu"]) == differs
 
 
 @pytest.mark.parametrize("beside", ["mine.json", CONFIG])

@@ -17,8 +17,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
+from silc.files import inside
 from silc.interchange.fit import fit
-from silc.interchange.folder import MAX_JSON, inside
+from silc.interchange.folder import MAX_JSON
 from silc.interchange.read import hugging_face, is_readable, open_clip, read
 from silc.interchange.tensors import MAX_HEADER, open_safetensors
 from tests.interchange.foreign import write_open_clip

@@ -18,7 +18,7 @@ from safetensors.torch import load_file, save_file
 from silc.config import Config
 from silc.interchange.read import described, is_readable, read
 from silc.interchange.read.described import describe
-from silc.interchange.read.open_clip import CONFIG, WEIGHTS, is_export, load_export
+from silc.interchange.read.open_clip import CONFIG, WEIGHTS
 from silc.interchange.shapes import shapes_of
 from silc.interchange.timm_names import _TANH_NAMES, _TIMM_NAMES, is_cut, named_sizes, timm_name
 from silc.model import LogitScale
@@ -250,11 +250,12 @@ def test_an_export_of_an_earlier_version_comes_back(config, model, tmp_path):
 def test_an_export_loads_as_a_configuration_and_weights(config, model, tmp_path):
     config.data.mean = (0.4, 0.5, 0.6)
     export(model.state_dict(), LogitScale("sigmoid"), config, tmp_path)
-    assert is_export(tmp_path)
-    found, weights = load_export(tmp_path)
+    source = read(tmp_path)
+    found, weights = source.config(), source.weights
     assert isinstance(found, Config)
     assert (found.data.mean, found.objective.contrastive) == ((0.4, 0.5, 0.6), "sigmoid")
-    assert weights["logit_scale"].shape == weights["logit_bias"].shape == ()
+    scale = LogitScale("sigmoid")
+    assert (source.logit_scale, source.logit_bias) == (scale.logit_scale.item(), scale.logit_bias.item())
     assert all(torch.equal(value, weights[name]) for name, value in model.state_dict().items() if name in weights)
 
 

@@ -32,7 +32,7 @@ from silc.config import Config
 from silc.data.sample_set.cache import default_root, ensure_sample
 from silc.data.splits import DataSet
 from silc.evaluate.datasets import of_sample
-from silc.interchange.read.open_clip import is_export, load_export
+from silc.interchange.read import is_readable, read
 from silc.train import checkpoint
 from silc.train.export import write_export
 from tests.evaluate.benchmark_tool import (
@@ -99,8 +99,8 @@ def measure(export: Path, out: Path, some: Sequence[Sample], data: DataSet) -> l
 
 def opened(model: Path, out: Path) -> tuple[Path, Config]:
     """An export of the model, and the configuration it was trained with, as far as that is known."""
-    if is_export(model):
-        return model, load_export(model)[0]
+    if is_readable(model):
+        return model, read(model).config()
     path = checkpoint.find(model)
     write_export(path, out / "exported")
     return out / "exported", checkpoint.load_config(path)

@@ -192,11 +192,25 @@ def test_without_train_init_nothing_is_read():
     assert find_initial(Config()) is None
 
 
-def test_ranks_that_read_other_weights_are_refused(made, monkeypatch):
-    """As on machines whose local disks hold different files by one name."""
-    monkeypatch.setattr("silc.train.init.all_gather_objects", lambda value: [value, value + 1e-9])
-    with pytest.raises(ValueError, match="holds other weights where rank 1 runs"):
-        find_initial(config(made, "with"))
+def test_ranks_that_read_other_weights_are_refused(made, tmp_path, monkeypatch):
+    """As on machines whose local disks hold different files by one name; here with two values exchanged."""
+    run, told = config(made, "with"), []
+    monkeypatch.setattr("silc.train.init.all_gather_objects", lambda value: told.append(value) or told)
+    threads = torch.get_num_threads()
+    try:
+        for number in (1, 2, 3):  # a sum of floats differs with them
+            torch.set_num_threads(number)
+            find_initial(run)
+    finally:
+        torch.set_num_threads(threads)
+    shutil.copytree(made / "with", tmp_path / "copy")
+    weights = load_file(tmp_path / "copy" / "open_clip_model.safetensors")
+    table = weights["text.token_embedding.weight"]
+    table[[0, 1]] = table[[1, 0]]
+    save_file(weights, tmp_path / "copy" / "open_clip_model.safetensors")
+    run.train.init = str(tmp_path / "copy")
+    with pytest.raises(ValueError, match="holds other weights where rank 3 runs"):
+        find_initial(run)
 
 
 def test_a_run_that_is_resumed_says_that_other_weights_have_no_effect(made):

@@ -6,7 +6,6 @@ what is computed must have the value of SigLIP's layout, or one that is an optio
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -14,8 +13,10 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BeforeValidator, Field
 
 from silc.config import ModelConfig, TextConfig, VisionConfig
+from silc.data.hf_files import is_hub_name
+from silc.files import inside
 from silc.interchange.assemble import sizes
-from silc.interchange.folder import inside, read_fields, tokenizer_of
+from silc.interchange.folder import read_fields, saved_tokenizer
 from silc.interchange.read.fields import (
     Described,
     Finite,
@@ -29,11 +30,9 @@ from silc.interchange.read.fields import (
     otherwise,
 )
 from silc.interchange.source import Clean, Rgb
-from silc.interchange.tensors import shown
 from silc.interchange.timm_names import is_cut, named_sizes
 from silc.model.layers import NORM_EPS
-
-_HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?", re.ASCII)
+from silc.text import shown
 
 
 class _Vision(Described):
@@ -294,8 +293,8 @@ def _tokenizer(folder: Path, name: str | None) -> str | None:
     """
     if not name:
         return "open_clip_bpe"
-    here = tokenizer_of(folder)
-    return here or (name if _HUB_NAME.fullmatch(name) and ".." not in name else None)
+    here = saved_tokenizer(folder)
+    return here or (name if is_hub_name(name) else None)
 
 
 def _three(values: list[float]) -> Rgb:

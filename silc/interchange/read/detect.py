@@ -8,7 +8,7 @@ from silc.config import ModelConfig
 from silc.interchange.folder import has
 from silc.interchange.read import big_vision, hugging_face, open_clip
 from silc.interchange.source import Source
-from silc.interchange.tensors import shown
+from silc.text import shown
 
 MOST = 2000  # characters of a message
 FORMATS = (

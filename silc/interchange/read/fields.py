@@ -7,7 +7,7 @@ from typing import Annotated, Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from silc.interchange.tensors import shown
+from silc.text import shown
 
 Size = Annotated[int, Field(ge=1, le=1_000_000)]
 Number = Annotated[float, Field(gt=0, le=1e6)]

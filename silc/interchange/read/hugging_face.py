@@ -17,13 +17,15 @@ from typing import Any, Literal
 
 from silc.config import ModelConfig, TextConfig, VisionConfig
 from silc.config.fields import Gelu
+from silc.files import inside
 from silc.interchange.assemble import Names, assemble, logarithm, refuse_unknown, scalar, sizes
-from silc.interchange.folder import has, inside, read_fields, tokenizer_of
+from silc.interchange.folder import has, read_fields, saved_tokenizer
 from silc.interchange.read.fields import Open, Size, Three, ThreePositive, differences, listed, otherwise
 from silc.interchange.shapes import mlp_ratio
 from silc.interchange.source import Rgb, Source
-from silc.interchange.tensors import Stored, joined, open_safetensors, shown
+from silc.interchange.tensors import Stored, joined, open_safetensors
 from silc.model.layers import NORM_EPS
+from silc.text import shown
 
 CONFIG, WEIGHTS, INDEX = "config.json", "model.safetensors", "model.safetensors.index.json"
 _MODEL_TYPE = "siglip"
@@ -77,11 +79,6 @@ class _Processor(Open):
     image_std: ThreePositive = otherwise([0.5, 0.5, 0.5])
 
 
-def is_folder(folder: Path) -> bool:
-    """Whether a folder has the description that transformers writes."""
-    return (folder / CONFIG).is_file()
-
-
 def read_folder(folder: Path) -> Source:
     """A folder of SiglipModel. Raises ValueError as :func:`silc.interchange.read.read`."""
     model, assumed = _model(inside(folder, CONFIG))
@@ -107,7 +104,7 @@ def read_folder(folder: Path) -> Source:
             logit_bias=None if _softmax(folder) else scalar(folder, "logit_bias", bias),
             mean=mean,
             std=std,
-            tokenizer=tokenizer_of(folder),
+            tokenizer=saved_tokenizer(folder),
             resize="hugging_face",
             assumed=assumed | resampled,
             ignored=left,

@@ -14,16 +14,15 @@ import shlex
 from collections.abc import Mapping
 from pathlib import Path
 
-import torch
-from torch import Tensor
-
-from silc.config import Config, ModelConfig
-from silc.interchange.assemble import assemble, check_depths, check_divisions, logarithm, scalar
-from silc.interchange.folder import has, inside, read_fields
+from silc.config import ModelConfig
+from silc.files import inside
+from silc.interchange.assemble import assemble, logarithm, scalar
+from silc.interchange.folder import has, read_fields
 from silc.interchange.read.described import Description, describe, is_description
 from silc.interchange.read.from_shapes import from_shapes
 from silc.interchange.source import Source
-from silc.interchange.tensors import Stored, open_safetensors, shown
+from silc.interchange.tensors import Stored, open_safetensors
+from silc.text import shown
 
 CONFIG, WEIGHTS = "open_clip_config.json", "open_clip_model.safetensors"
 # In the order in which open_clip prefers them.
@@ -31,11 +30,6 @@ _WEIGHTS = (WEIGHTS, "open_clip_pytorch_model.safetensors", "model.safetensors")
 PICKLES = (".bin", ".pt", ".pth")
 # Under these names, without a prefix, open_clip's class CLIP has what CustomTextCLIP has below `text.`.
 _BARE_TEXT = ("positional_embedding", "token_embedding.", "transformer.", "ln_final.", "text_projection")
-
-
-def is_export(folder: Path) -> bool:
-    """Whether a folder is described as one of open_clip, as exports are."""
-    return (folder / CONFIG).is_file()
 
 
 def read_folder(folder: Path) -> Source:
@@ -54,36 +48,6 @@ def read_file(path: Path, sizes: ModelConfig | None) -> Source:
         if has(path.parent, beside) and is_description(read_fields(inside(path.parent, beside))):
             return _read(path, path, kind, describe(path.parent / beside))
     return _read(path, path, kind, None, sizes)
-
-
-def load_export(folder: Path) -> tuple[Config, dict[str, Tensor]]:
-    """The configuration that a folder describes and its weights, see :meth:`silc.interchange.source.Source.config`.
-
-    Returns:
-        The weights by the student's names, fp32 on the CPU, and with them logit_scale and for the sigmoid loss
-        logit_bias, 0-dimensional.
-
-    Raises ValueError as :func:`silc.interchange.read.read`.
-    """
-    source = read_folder(folder)
-    weights = dict(source.weights)
-    for name in ("logit_scale", "logit_bias"):
-        value = getattr(source, name)
-        if value is not None:
-            weights[name] = torch.tensor(value)
-    return source.config(), weights
-
-
-def check_sizes(model: ModelConfig, weights: Mapping[str, Tensor], where: Path) -> None:
-    """Compare sizes with the tensors before a model of these sizes is built: what a few bytes of a configuration claim
-    would otherwise decide how long that takes. The shapes are compared one by one when the weights are put in.
-
-    Raises ValueError naming `where`.
-    """
-    if "visual.trunk.attn_pool.latent" not in weights:
-        raise ValueError(f"{where} holds no attention-pooled ViT (visual.trunk.attn_pool)")
-    check_depths(where, model, weights)
-    check_divisions(where, model)
 
 
 def _read(

@@ -8,13 +8,13 @@ place there is open_clip's repair of wrongly decoded text (ftfy) and HTML entiti
 from __future__ import annotations
 
 import copy
-import re
 from pathlib import Path
 from typing import Any, cast
 
 from open_clip.tokenizer import SimpleTokenizer
 
 from silc.data import Tokenizer, build_tokenizer
+from silc.data.hf_files import is_hub_name
 from silc.data.hf_tokenizer import HuggingFaceTokenizer
 from silc.data.tokenizer import OPEN_CLIP_BPE
 from silc.files import read_json
@@ -26,7 +26,6 @@ HERE = "this-folder"  # in open_clip's description: its tokenizer's files lie be
 # Words of CLIP's tokenizer, in oniguruma's syntax, which is Python's here.
 WORDS = r"'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"
 PUNCTUATION = r"[!-/:-@\[-`{-~]"
-_ON_HUB = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?", re.ASCII)
 
 
 def tokenizer_of(source: Source) -> Tokenizer:
@@ -53,7 +52,7 @@ def is_hugging_face(source: Source) -> bool:
 
 def hub_name(name: str) -> str:
     """A tokenizer's name on Hugging Face's hub, or HERE for a folder's: a name that stands for no place."""
-    return name if _ON_HUB.fullmatch(name) and not Path(name).exists() else HERE
+    return name if is_hub_name(name) and not Path(name).exists() else HERE
 
 
 def write_for_open_clip(source: Source, folder: Path) -> dict[str, Any]:
