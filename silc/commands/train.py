@@ -93,8 +93,6 @@ def parse(argv: Sequence[str], ranks: int | None = None) -> argparse.Namespace:
         args.config = config_io.load_config(args.preset, args.overrides, file=args.config)
         if not args.keys:
             validate(args.config, args.ranks)
-            if not args.dry_run:
-                _check_init_there(args.config)
     except ValueError as error:
         parser.error(str(error))
     return args
@@ -156,12 +154,13 @@ def answer(args: argparse.Namespace) -> int | None:
     """Print what --keys or --dry-run ask for. The exit status, or None if there is a run to train."""
     if args.keys:
         return keys.main([])
-    if args.dry_run:
-        try:
+    try:
+        if args.dry_run:
             return dry_run(args.config, args.ranks, args.gpu, args.mfu)
-        except ValueError as error:
-            print(f"{PROG}: {error}", file=sys.stderr)
-            return MISTAKE
+        _check_init_there(args.config)
+    except ValueError as error:
+        print(f"{PROG}: {error}", file=sys.stderr)
+        return MISTAKE
     return None
 
 
