@@ -35,7 +35,7 @@ from silc.commands.common import (
 from silc.commands.output import steady_output
 from silc.config import Config
 from silc.config_rules import validate
-from silc.errors import STOPPED_BY_SIGNAL
+from silc.errors import STOPPED_BY_SIGNAL, defer_to_first_rank
 from silc.train.listener import listening
 from silc.train.plan.gpus import Gpu, gpu_named
 from silc.train.stop import StartInterrupted, StopRequest, ignore_signals, say
@@ -159,6 +159,7 @@ def answer(args: argparse.Namespace) -> int | None:
             return dry_run(args.config, args.ranks, args.gpu, args.mfu)
         _check_init_there(args.config)
     except ValueError as error:
+        defer_to_first_rank()
         print(f"{PROG}: {error}", file=sys.stderr)
         return MISTAKE
     return None
