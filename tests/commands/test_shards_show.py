@@ -238,7 +238,7 @@ def test_hostile_captions_are_text_in_every_output(tmp_path, show):
         (["set", "--seed", "-1"], "'-1': give a whole number, 0 or more"),
         (["set", "--out", "set/00000.tar"], "set/00000.tar cannot be written to (File exists); give another"),
         (["set", "--out", "look", "--font", "set/00000.tar"], "set/00000.tar is no font that can be read"),
-        (["set", "data.tokenizer=nowhere/at/all"], "data.tokenizer='nowhere/at/all' cannot be loaded"),
+        (["set", "data.tokenizer=nowhere/at/all"], "data.tokenizer='nowhere/at/all' cannot be used"),
     ],
 )
 def test_a_mistake_is_a_line(tmp_path, show, monkeypatch, words, says):
