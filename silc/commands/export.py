@@ -52,6 +52,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     from safetensors import SafetensorError
 
     from silc.interchange.write.compare import Mismatch
+    from silc.interchange.write.folder import CARD
     from silc.train.export import write_export
 
     try:
@@ -66,7 +67,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _refused(str(error))
     for key, reason in source.assumed.items():
         print(f"note: {key}: {reason}", file=sys.stderr)
-    print(f"{source.path} -> {args.out}, {exported.compared}; to load it:\n{exported.call}")
+    print(f"{source.path} -> {args.out}, {exported.compared}; to load it (more in {args.out / CARD}):\n{exported.call}")
     return 0
 
 

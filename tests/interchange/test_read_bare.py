@@ -173,3 +173,10 @@ def test_paths_that_are_no_model(tmp_path):
         with pytest.raises(ValueError, match=str(path)) as refused:
             read(path)
         assert "\n" not in str(refused.value)
+
+
+def test_an_export_for_onnxruntime_is_not_read_back(tmp_path):
+    (tmp_path / "image.onnx").touch()
+    assert is_readable(tmp_path)
+    with pytest.raises(ValueError, match=r"an export for onnxruntime, not read back; give the run"):
+        read(tmp_path)

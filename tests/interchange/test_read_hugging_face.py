@@ -270,6 +270,9 @@ def test_other_models_of_transformers_are_refused_by_name(tmp_path):
         model.save_pretrained(tmp_path / str(number))
         with pytest.raises(ValueError, match=rf"model_type is {said}.*; here 'siglip'"):
             read(tmp_path / str(number))
+    (tmp_path / CONFIG).write_text('{"architecture": "vit_base_patch16_siglip_256", "model_args": {}}')
+    with pytest.raises(ValueError, match=r"of a model of timm, an image tower alone; give both towers"):
+        read(tmp_path)
     (tmp_path / CONFIG).write_text('{"model_type": ["siglip"]}')
     with pytest.raises(ValueError, match=r"model_type is \['siglip'\]; here"):
         read(tmp_path)

@@ -10,6 +10,7 @@ from silc.interchange.read import big_vision, hugging_face, open_clip
 from silc.interchange.source import Source
 from silc.text import shown
 
+ONNX = "image.onnx"  # of an export of this package
 MOST = 2000  # characters of a message
 FORMATS = (
     "an open_clip folder or .safetensors file, a Hugging Face folder of SiglipModel, or big_vision's .npz of two towers"
@@ -23,7 +24,7 @@ def is_readable(path: Path) -> bool:
     """
     try:
         if path.is_dir():
-            return has(path, open_clip.CONFIG) or has(path, hugging_face.CONFIG)
+            return any(has(path, name) for name in (open_clip.CONFIG, hugging_face.CONFIG, ONNX))
         return path.exists()
     except (OSError, ValueError):  # a name that is too long, or has a zero byte
         return False
@@ -57,6 +58,11 @@ def _read(path: Path, sizes: ModelConfig | None) -> Source:
             return open_clip.read_folder(path)
         if has(path, hugging_face.CONFIG):
             return hugging_face.read_folder(path)
+        if has(path, ONNX):
+            raise ValueError(
+                f"{path} is an export for onnxruntime, not read back; give the run, or an export for open_clip "
+                "or Hugging Face"
+            )
         raise ValueError(f"{path} holds no {open_clip.CONFIG} and no {hugging_face.CONFIG}; give {FORMATS}")
     if path.suffix == ".npz":
         return big_vision.read_file(path)

@@ -120,6 +120,8 @@ def _model(path: Path) -> tuple[ModelConfig, dict[str, str]]:
     """The sizes that config.json states. Raises ValueError for another architecture, with every difference."""
     tree = read_fields(path)
     kind = tree.get("model_type")
+    if kind is None and "architecture" in tree:  # timm's description
+        raise ValueError(f"{path} is of a model of timm, an image tower alone; give both towers")
     if kind != _MODEL_TYPE:
         what = _OTHERS.get(kind) if isinstance(kind, str) else None
         raise ValueError(f"{path}: model_type is {reprlib.repr(kind)}{f', {what}' if what else ''}; here 'siglip'")
