@@ -105,9 +105,15 @@ def tokenizer_of(config: Config) -> Tokenizer:
     """
     data, text = config.data, config.model.text
     tokenizer = build_tokenizer(data.tokenizer, text.context_length, data.tokenizer_clean)
-    if tokenizer.vocab_size > text.vocab_size:
-        raise ValueError(
-            f"model.text.vocab_size={text.vocab_size} is less than the {tokenizer.vocab_size} tokens of "
-            f"data.tokenizer={data.tokenizer}; set at least that many"
-        )
+    check_vocabulary(tokenizer, config)
     return tokenizer
+
+
+def check_vocabulary(tokenizer: Tokenizer, config: Config) -> None:
+    """Raises ValueError where the tokenizer of a configuration has more tokens than the model's table."""
+    rows = config.model.text.vocab_size
+    if tokenizer.vocab_size > rows:
+        raise ValueError(
+            f"model.text.vocab_size={rows} is less than the {tokenizer.vocab_size} tokens of "
+            f"data.tokenizer={config.data.tokenizer}; set at least that many"
+        )

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from silc.config import Config
-from silc.data.tokenizer import OPEN_CLIP_BPE, build_tokenizer, tokenizer_of
+from silc.data.tokenizer import OPEN_CLIP_BPE, build_tokenizer, check_vocabulary
 from silc.data.tokens import Tokenizer
 from silc.distributed import all_gather_objects, of_first
 from silc.interchange.fit import Report, fit
@@ -130,11 +130,13 @@ def read_initial(config: Config, path: str | Path | None = None) -> Initial:
         for name, value in weights.items():
             if not value.isfinite().all():
                 raise ValueError(f"{source.path}: {name} holds values that are not finite; take other weights")
-        notes = [*_tokenizer_notes(source, config), *_pixel_notes(source, config), *_scale_notes(source, config)]
-        tokenizer_of(config)  # whose ids the text tower knows
+        here = build_tokenizer(config.data.tokenizer, config.model.text.context_length, config.data.tokenizer_clean)
+        notes = [*_tokenizer_notes(source, config, here), *_pixel_notes(source, config)]
+        check_vocabulary(here, config)
     except (OSError, ValueError) as error:
         raise ValueError(_refusal(error)) from None
     scale, bias, told = _scale(source, config)
+    notes += _scale_notes(source, scale, config)
     said = [*(line.replace(": ", " ", 1) for line in report.lines()), told]
     words = f"train.init: {source.kind} {source.path}: {'; '.join(said)}"
     return Initial(source.path, weights, report, scale, bias, words, notes)
@@ -151,9 +153,10 @@ def _scale(source: Source, config: Config) -> tuple[float | None, float | None, 
     return scale, source.logit_bias, f"logit scale {math.exp(scale):.4g}{bias}"
 
 
-def _scale_notes(source: Source, config: Config) -> list[str]:
+def _scale_notes(source: Source, taken: float | None, config: Config) -> list[str]:
+    """taken: logarithm of the multiplier to begin with; None: it begins anew."""
     limit = config.objective.max_scale
-    if source.logit_scale is None or math.exp(source.logit_scale) <= limit * (1 + 1e-6):
+    if source.logit_scale is None or taken is None or source.logit_scale - taken < 1e-6:
         return []
     multiplier = math.exp(source.logit_scale)  # about 118 in SigLIP
     return [
@@ -166,10 +169,9 @@ def _refusal(error: Exception) -> str:
     return f"train.init: {error}"
 
 
-def _tokenizer_notes(source: Source, config: Config) -> list[str]:
-    """Raises ValueError for another tokenizer than the text tower was trained with."""
+def _tokenizer_notes(source: Source, config: Config, here: Tokenizer) -> list[str]:
+    """Raises ValueError for another tokenizer, `here`, than the text tower was trained with."""
     data = config.data
-    here = build_tokenizer(data.tokenizer, config.model.text.context_length, data.tokenizer_clean)
     if source.tokenizer is None:
         # What is not chosen is open_clip's own: of another size, it is not theirs.
         if data.tokenizer == OPEN_CLIP_BPE and here.vocab_size != source.model.text.vocab_size:

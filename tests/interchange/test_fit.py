@@ -95,7 +95,7 @@ def test_the_overrides_fit(source, wanted):
 
 def test_ratios_that_stand_for_one_width_are_equal(source, wanted):
     wanted.vision.mlp_ratio = 4.001
-    fit(source, wanted)
+    assert fit(source, wanted)[0].keys() == source.weights.keys()
 
 
 def test_a_head_is_taken_if_it_fits(source, wanted, config, model):

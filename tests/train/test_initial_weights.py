@@ -82,8 +82,9 @@ def test_first_values_are_those_of_a_run_of_its_own(made):
 
 
 def test_another_kind_of_loss_begins_with_its_own_scale(made):
-    found = read_initial(config(made, "with", contrastive="softmax"))
+    found = read_initial(config(made, "with", contrastive="softmax", max_scale=1.5, init_scale=1.2))
     assert "logit scale and bias begin anew (they are of the sigmoid loss)" in found.words
+    assert not any("max_scale" in note for note in found.notes)
     scale = LogitScale("softmax")
     found.put_scale(scale)
     assert scale.logit_scale.item() == pytest.approx(math.log(1 / 0.07))
