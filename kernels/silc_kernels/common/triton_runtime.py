@@ -4,7 +4,9 @@ import functools
 import importlib.util
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -14,9 +16,30 @@ OLDEST = (8, 0)  # bf16 products and asynchronous copies
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
 
+class Chip(NamedTuple):
+    """What launches depend on. architecture: 80, 86, 89, 90, 100, ..."""
+
+    architecture: int
+    multiprocessors: int
+
+
+_stand_in: Chip | None = None
+
+
+@contextmanager
+def standing_in(chip: Chip) -> Iterator[None]:
+    """CPU tensors count as lying on `chip` until the end of the block: for a driver that launches nothing."""
+    global _stand_in
+    before, _stand_in = _stand_in, chip
+    try:
+        yield
+    finally:
+        _stand_in = before
+
+
 def supports(device: torch.device, tensors: Sequence[Tensor]) -> tuple[bool, str]:
     """Whether the Triton kernels take a call on `device` with these tensors, and why (not)."""
-    able, where = _runs_on(device)
+    able, where = (True, "compiled, not run") if _stand_in and device.type == "cpu" else _runs_on(device)
     if not able:
         return False, where
     for tensor in tensors:
@@ -30,6 +53,8 @@ def _runs_on(device: torch.device) -> tuple[bool, str]:
     if importlib.util.find_spec("triton") is None:
         return False, "triton is not installed"
     if device.type == "cuda" and not INTERPRET:
+        if torch.version.hip:
+            return False, "the kernels are made for NVIDIA's chips; this is AMD's (ROCm), where none has run"
         if torch.cuda.get_device_capability(device) < OLDEST:
             return False, f"{torch.cuda.get_device_name(device)} is older than compute capability 8.0"
         return True, f"Triton on {torch.cuda.get_device_name(device)}"
@@ -38,21 +63,26 @@ def _runs_on(device: torch.device) -> tuple[bool, str]:
     return False, f"Triton needs a CUDA device, not {device.type}; for tests set TRITON_INTERPRET=1 before starting"
 
 
-@functools.cache
 def multiprocessors(device: torch.device) -> int:
     """How many programs run side by side at least; a handful under the interpreter, so that splits are exercised."""
+    return _chip(device).multiprocessors
+
+
+def capability(device: torch.device) -> int:
+    """80, 86, 89, 90, 100, ...; 90 under the interpreter."""
+    return _chip(device).architecture
+
+
+def _chip(device: torch.device) -> Chip:
     if device.type != "cuda":
-        return 4
-    return torch.cuda.get_device_properties(device).multi_processor_count
+        return _stand_in or Chip(90, 4)
+    return _gpu(device)
 
 
 @functools.cache
-def capability(device: torch.device) -> int:
-    """80, 86, 89, 90, 100, ...; 90 under the interpreter."""
-    if device.type != "cuda":
-        return 90
+def _gpu(device: torch.device) -> Chip:
     major, minor = torch.cuda.get_device_capability(device)
-    return 10 * major + minor
+    return Chip(10 * major + minor, torch.cuda.get_device_properties(device).multi_processor_count)
 
 
 def family(architecture: int) -> int:

@@ -100,13 +100,18 @@ def build(candidate: Candidate, architecture: int) -> Row:
         "enable_fp_fusion": candidate.fp_fusion,
     }
     compiled = triton.compile(source, target=GPUTarget("cuda", architecture, 32), options=options)
+    return read(candidate.name, compiled, architecture)
+
+
+def read(name: str, compiled: Any, architecture: int) -> Row:
+    """What a kernel that triton has compiled for sm_`architecture` takes."""
     ptx = compiled.asm["ptx"]
     report = _report(ptx, architecture)
     bulk = "cp.async.bulk.tensor" in ptx
     wgmma = "wgmma.mma_async" in ptx
     code = _disassembled(compiled.asm["cubin"]) if wgmma else ""
     return Row(
-        candidate.name,
+        name,
         architecture,
         *resources(report),
         compiled.metadata.shared,
