@@ -1,7 +1,7 @@
 """Launches of Triton kernels with little host time: what Triton works out anew at every launch is kept by shape.
 
-`kernel[grid](...)` binds arguments to names, derives a specialisation and a key from them, and looks the kernel up. Here
-a key of plain values finds the compiled kernel, which is launched as it is.
+`kernel[grid](...)` binds arguments to names, derives a specialisation and a key from them, and looks the kernel up.
+Here a key of plain values finds the compiled kernel, which is launched as it is.
 """
 
 import functools
@@ -10,6 +10,7 @@ from typing import Any
 
 from torch import Tensor
 
+MOST_KEYS = 4096  # of a launcher; whole numbers that never come back must not fill the memory
 ALIGNED = 16  # bytes: where a pointer is a multiple of it, Triton compiles wider loads
 
 
@@ -42,6 +43,8 @@ class Launcher:
         key = _device(), *map(_key, args)
         compiled = self._compiled.get(key)
         if compiled is None:
+            if len(self._compiled) >= MOST_KEYS:
+                self._compiled.clear()
             self._compiled[key] = self._kernel[grid](*args, **self._options)
             return
         compiled[grid if len(grid) == 3 else (*grid, 1, 1)[:3]](*args, *self._constants)
