@@ -71,7 +71,7 @@ def _key(argument: Any) -> Hashable:
     if kind is int or kind is bool or argument is None:
         return argument, kind  # 1 equals True
     if kind is float:
-        return kind
+        return (kind,)
     if isinstance(argument, Tensor):
         return argument.dtype, argument.data_ptr() % ALIGNED == 0
     return argument.base.dtype, *argument.block_shape  # a tensor descriptor; its base is aligned by its own rules
