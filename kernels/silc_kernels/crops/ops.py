@@ -29,7 +29,8 @@ def crop_resize(
     across, rounded to bytes, then down. The result is that of `interpolate(region, (size, size), mode="bicubic",
     antialias=True)` on the CPU, bit for bit, wherever it is computed.
 
-    Where to cut is known to the host, and given on the CPU: it is checked there without a wait for the device.
+    Where to cut is known to the host, and given on the CPU: it is checked there without a wait for the device. A CUDA
+    graph cannot hold the call, and compiled code leaves it out of its graph: the regions decide memory and launches.
 
     Args:
         pixels: uint8 [bytes], k images, each [H, W, 3] from its offset on; on the device that computes.
@@ -59,7 +60,7 @@ def crop_resize(
     _check_host("boxes", boxes, (views, 4), torch.int64)
     _check_host("flips", flips, (views,), torch.bool)
     _check_images(pixels, offsets, sizes)
-    _check_boxes(sizes, index, boxes)
+    of = _check_boxes(sizes, index, boxes)
     shape = (views, 3, size, size)
     if out is None:
         out = torch.empty(shape, dtype=torch.uint8, device=pixels.device)
@@ -70,9 +71,9 @@ def crop_resize(
         )
     if views:
         top, left, height, width = boxes.unbind(1)
-        across = sizes[index, 1]
-        corner = offsets[index] + 3 * (top * across + left)
-        regions = torch.stack([corner, 3 * across, height, width, flips.long()], 1)
+        line = 3 * of[:, 1]
+        corner = offsets[index] + top * line + 3 * left
+        regions = torch.stack([corner, line, height, width, flips.long()], 1)
         dispatch.run(OP, (out, pixels, regions), backend, out, pixels, regions)
     return out
 
@@ -85,34 +86,48 @@ def _check_host(name: str, tensor: Tensor, shape: tuple[int, ...], dtype: torch.
 
 
 def _check_images(pixels: Tensor, offsets: Tensor, sizes: Tensor) -> None:
-    lengths = 3 * sizes.prod(1)
-    wrong = (sizes < 1).any(1) | (sizes >= MOST_BYTES).any(1) | (lengths >= MOST_BYTES)
-    wrong |= (offsets < 0) | (offsets + lengths > len(pixels))
-    if wrong.any():
-        i = int(wrong.nonzero()[0])
-        height, width = sizes[i].tolist()
-        raise ValueError(
-            f"{OP}: image {i} of {height} x {width} pixels from byte {int(offsets[i])} on is not within the "
-            f"{len(pixels)} bytes of pixels, or of 2 GiB or more; check offsets and sizes"
-        )
+    """Few steps where all is well; which image is wrong is found afterwards."""
+    if not len(sizes):
+        return
+    least, most = map(int, sizes.aminmax())
+    first, last = map(int, offsets.aminmax())
+    # Each bound before the products and sums that would overflow beyond it.
+    if least >= 1 and most < MOST_BYTES and first >= 0 and last <= len(pixels):
+        values = sizes.prod(1)
+        if int(values.max()) <= (MOST_BYTES - 1) // 3 and int((offsets + 3 * values).max()) <= len(pixels):
+            return
+    for i, ((height, width), offset) in enumerate(zip(sizes.tolist(), offsets.tolist(), strict=True)):
+        length = 3 * height * width
+        if min(height, width, offset + 1) < 1 or length >= MOST_BYTES or offset + length > len(pixels):
+            raise ValueError(
+                f"{OP}: image {i} of {height} x {width} pixels from byte {offset} on is not within the "
+                f"{len(pixels)} bytes of pixels, or of 2 GiB or more; check offsets and sizes"
+            )
 
 
-def _check_boxes(sizes: Tensor, index: Tensor, boxes: Tensor) -> None:
-    known = (index >= 0) & (index < len(sizes))
-    if not known.all():
-        i = int((~known).nonzero()[0])
-        raise ValueError(f"{OP}: index[{i}] is {int(index[i])}, and there are {len(sizes)} images")
-    corners, extents = boxes[:, :2], boxes[:, 2:]
-    # Compared without a sum, which might overflow.
-    inside = (corners >= 0) & (extents >= 1) & (corners <= sizes[index]) & (extents <= sizes[index] - corners)
-    wrong = ~inside.all(1)
-    if wrong.any():
-        i = int(wrong.nonzero()[0])
-        height, width = sizes[index[i]].tolist()
-        raise ValueError(
-            f"{OP}: boxes[{i}] (top, left, height, width) is {boxes[i].tolist()}, not within its image of {height} x "
-            f"{width} pixels"
-        )
+def _check_boxes(sizes: Tensor, index: Tensor, boxes: Tensor) -> Tensor:
+    """-> [n, 2], the size of each view's image."""
+    if not len(index):
+        return boxes[:, :2]
+    first, last = map(int, index.aminmax())
+    if first < 0 or last >= len(sizes):
+        i, image = next((i, image) for i, image in enumerate(index.tolist()) if not 0 <= image < len(sizes))
+        raise ValueError(f"{OP}: index[{i}] is {image}, and there are {len(sizes)} images")
+    of = sizes[index]
+    least, most = (bound.tolist() for bound in boxes.aminmax(dim=0))
+    # Of large numbers the differences would overflow.
+    if min(least[:2]) >= 0 and min(least[2:]) >= 1 and max(most) < MOST_BYTES:
+        corners, extents = boxes.split(2, 1)
+        if int((of - corners - extents).min()) >= 0:
+            return of
+    for i, (box, (rows, columns)) in enumerate(zip(boxes.tolist(), of.tolist(), strict=True)):
+        top, left, height, width = box
+        if min(top, left) < 0 or min(height, width) < 1 or top + height > rows or left + width > columns:
+            raise ValueError(
+                f"{OP}: boxes[{i}] (top, left, height, width) is {box}, not within its image of {rows} x "
+                f"{columns} pixels"
+            )
+    return of
 
 
 dispatch.register(OP, "torch", torch_backend.cut)

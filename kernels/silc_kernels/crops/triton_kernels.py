@@ -102,11 +102,11 @@ def _byte(sums, shift):
     return tl.minimum(tl.maximum((sums + ((1 << shift) >> 1)) >> shift, 0), 255).to(tl.uint8)
 
 
-@triton.jit
+@triton.jit(do_not_specialize_on_alignment=("views",))
 def across(
     pixels,  # uint8 [bytes]
     table,  # int64 [n, _COLUMNS]
-    views,  # int32 [tiles of all views]: whose they are
+    views,  # int64 [tiles of all views]: whose they are
     starts,  # int32 [n, 2, size]
     shifts,  # int32 [n, 2]
     taps_in,  # int16
@@ -116,7 +116,7 @@ def across(
     COLUMNS: tl.constexpr,
 ):
     """Lines of a view's region made `size` pixels long. One program ROWS x COLUMNS pixels of a view."""
-    view = tl.load(views + tl.program_id(0))
+    view = tl.load(views + tl.program_id(0)).to(tl.int32)
     row = table + view * _COLUMNS
     tile = tl.program_id(0) - tl.load(row + _TILE).to(tl.int32)
     height, width = tl.load(row + _HEIGHT).to(tl.int32), tl.load(row + _WIDTH).to(tl.int32)

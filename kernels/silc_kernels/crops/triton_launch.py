@@ -1,14 +1,14 @@
 """crop_resize on Triton: launches of each kernel by chip, views a launch, what the compile gate builds."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import torch
+from torch import Tensor
 
 from ..common.triton_runtime import capability, family
 from ..gate.gate import Candidate
 from . import triton_kernels as kernels
-from .weights import most_taps
 
 # Columns of the table of views: the region (`ops.REGION`); taps before its weights across and down, and lines before
 # its own between the two directions, not in bytes, so that the compiler sees what the products with the size are
@@ -45,16 +45,18 @@ def launch_config(kernel: str, device: torch.device) -> LaunchConfig:
     return SHIPPED[kernel, family(capability(device))]
 
 
-def parts(heights: Sequence[int], widths: Sequence[int], size: int) -> Iterator[slice]:
-    """Views that go together: as many as the bytes between them allow."""
+def parts(needed: Tensor) -> Iterator[slice]:
+    """Views that go together. needed: bytes of lines between the directions and of weights, a row a view."""
+    if max(needed.sum(0).tolist()) <= MOST_BYTES:
+        yield slice(0, len(needed))
+        return
     start = lines = weighed = 0
-    for view, (height, width) in enumerate(zip(heights, widths, strict=True)):
-        line, weight = 3 * height * size, 2 * size * (most_taps(height, size) + most_taps(width, size))
+    for view, (line, weight) in enumerate(needed.tolist()):
         if view > start and (lines + line > MOST_BYTES or weighed + weight > MOST_BYTES):
             yield slice(start, view)
             start, lines, weighed = view, 0, 0
         lines, weighed = lines + line, weighed + weight
-    yield slice(start, len(heights))
+    yield slice(start, len(needed))
 
 
 def gate_candidates() -> Iterator[Candidate]:
@@ -93,7 +95,7 @@ def candidate(key: tuple[str, int], config: LaunchConfig) -> Candidate:
     )
 
 
-_TYPES = {"pixels": "*u8", "table": "*i64", "views": "*i32", "starts": "*i32", "shifts": "*i32", "taps_in": "*i16"}
+_TYPES = {"pixels": "*u8", "table": "*i64", "views": "*i64", "starts": "*i32", "shifts": "*i32", "taps_in": "*i16"}
 _TYPES |= {"taps_out": "*i16", "between": "*u8", "out": "*u8", "size": "i32"}
 
 
@@ -102,4 +104,4 @@ def _signature(kernel: Any) -> dict[str, str]:
 
 
 def _aligned(kernel: Any) -> tuple[str, ...]:
-    return tuple(_signature(kernel))
+    return tuple(name for name in _signature(kernel) if name != "views")

@@ -14,9 +14,16 @@ from torch import Tensor
 
 from ..common import dispatch
 from ..common.checks import FLOATS, check_float, check_savable, check_shape, check_statistics
+from ..common.first_order import once
 from . import torch_backend
 
 OP = "patch_embed"
+LIBRARY = torch.library.Library("silc_kernels", "FRAGMENT")
+# Plain torch copies mean and std from the host.
+TAGS = {
+    "torch": (torch.Tag.pt2_compliant_tag, torch.Tag.cudagraph_unsafe),
+    "triton": (torch.Tag.pt2_compliant_tag,),
+}
 FORWARD = (
     "(Tensor[] crops, Tensor weight, Tensor bias, Tensor[] positions, Tensor? prefix, float[] mean, float[] std, "
     "ScalarType out_dtype) -> Tensor"
@@ -61,6 +68,8 @@ def patch_embed(
 
     Raises:
         ValueError: a crop whose sides the patch does not divide, or a wrong shape, dtype or device; with the reason.
+
+    A CUDA graph can hold forward and backward on the Triton backend, not on plain torch's.
     """
     op = OP
     parameters = {"weight": weight, "bias": bias} | ({} if prefix is None else {"prefix": prefix})
@@ -145,8 +154,11 @@ def _module(backend: str) -> ModuleType:
 
 
 def _operator(backend: str) -> Callable[..., Tensor]:
-    """The operators silc_kernels::patch_embed_`backend` and ..._backward, and the function that calls them."""
-    name = f"silc_kernels::patch_embed_{backend}"
+    """The operators silc_kernels::patch_embed_`backend` and ..._backward, and the function that calls them.
+
+    Defined below `torch.library.custom_op`, whose wrappers take some 60 us of a call of many tensors.
+    """
+    name = f"{OP}_{backend}"
 
     def forward(*args: Any) -> Tensor:
         return _module(backend).forward(*args)
@@ -154,19 +166,32 @@ def _operator(backend: str) -> Callable[..., Tensor]:
     def backward(*args: Any) -> list[Tensor]:
         return _module(backend).backward(*args)
 
-    operator = torch.library.custom_op(name, forward, mutates_args=(), schema=FORWARD)
-    gradient = torch.library.custom_op(f"{name}_backward", backward, mutates_args=(), schema=BACKWARD)
-    operator.register_fake(_packed)
-    gradient.register_fake(_gradients)
+    def differentiable(
+        crops: list[Tensor],
+        weight: Tensor,
+        bias: Tensor,
+        positions: list[Tensor],
+        prefix: Tensor | None,
+        mean: list[float],
+        std: list[float],
+        out_dtype: torch.dtype,
+    ) -> Tensor:
+        trained = (weight, bias, prefix, *positions)
+        if torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in trained):
+            return _Embed.apply(operators, crops, mean, std, out_dtype, *trained)
+        with torch._C._AutoDispatchBelowAutograd():
+            return operators[0](crops, weight, bias, positions, prefix, mean, std, out_dtype)
 
-    def differentiate(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
-        crops = list(ctx.saved_tensors)
-        found = gradient(grad, crops, ctx.patch, ctx.tokens, ctx.before, ctx.mean, ctx.std, ctx.wide)
-        found = [None if dtype is None else d.to(dtype) for d, dtype in zip(found, ctx.dtypes, strict=True)]
-        weight, bias, prefix, *positions = found
-        return [None] * len(crops), weight, bias, positions, prefix, None, None, None
-
-    operator.register_autograd(differentiate, setup_context=_keep)
+    for schema, function, shapes in (
+        (name + FORWARD, forward, _packed),
+        (f"{name}_backward{BACKWARD}", backward, _gradients),
+    ):
+        LIBRARY.define(schema, tags=TAGS[backend])
+        qualified = schema.split("(")[0]
+        LIBRARY.impl(qualified, function, "CompositeExplicitAutograd")
+        torch.library.register_fake(f"silc_kernels::{qualified}", shapes, lib=LIBRARY)
+    LIBRARY.impl(name, differentiable, "Autograd")
+    operators = tuple(getattr(torch.ops.silc_kernels, each).default for each in (name, f"{name}_backward"))
 
     def embed(
         crops: Sequence[Tensor],
@@ -180,19 +205,34 @@ def _operator(backend: str) -> Callable[..., Tensor]:
         out_dtype: torch.dtype | None = None,
     ) -> Tensor:
         dtype = weight.dtype if out_dtype is None else out_dtype
-        return operator(list(crops), weight, bias, list(positions), prefix, list(mean), list(std), dtype)
+        return operators[0](list(crops), weight, bias, list(positions), prefix, list(mean), list(std), dtype)
 
     return embed
 
 
-def _keep(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-    crops, weight, bias, positions, prefix, mean, std, _ = inputs
-    ctx.save_for_backward(*crops)
-    ctx.patch, ctx.tokens = weight.shape[-1], [table.shape[0] for table in positions]
-    ctx.before = 0 if prefix is None else prefix.shape[0]
-    ctx.mean, ctx.std = mean, std
-    ctx.wide = torch.promote_types(weight.dtype, torch.float32)
-    ctx.dtypes = [None if x is None else x.dtype for x in (weight, bias, prefix, *positions)]
+class _Embed(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, operators, crops, mean, std, out_dtype, weight, bias, prefix, *positions):
+        ctx.save_for_backward(*crops)
+        ctx.gradient = operators[1]
+        ctx.patch, ctx.tokens = weight.shape[-1], [table.shape[0] for table in positions]
+        ctx.before = 0 if prefix is None else prefix.shape[0]
+        ctx.mean, ctx.std = mean, std
+        ctx.dtypes = [None if x is None else x.dtype for x in (weight, bias, prefix, *positions)]
+        with torch._C._AutoDispatchBelowAutograd():
+            return operators[0](crops, weight, bias, list(positions), prefix, mean, std, out_dtype)
+
+    @staticmethod
+    def backward(ctx, grad):
+        crops = list(ctx.saved_tensors)
+        wide = torch.promote_types(ctx.dtypes[0], torch.float32)
+        with torch._C._AutoDispatchBelowAutograd():
+            found = ctx.gradient(grad, crops, ctx.patch, ctx.tokens, ctx.before, ctx.mean, ctx.std, wide)
+        gradients = [
+            None if dtype is None else once(OP, d if d.dtype == dtype else d.to(dtype), grad)
+            for d, dtype in zip(found, ctx.dtypes, strict=True)
+        ]
+        return None, None, None, None, None, *gradients
 
 
 def _packed(crops, weight, bias, positions, prefix, mean, std, out_dtype):

@@ -1,9 +1,7 @@
 """Position tables at other resolutions: one fixed matrix per pair of grids, so that resizing is a matrix product."""
 
-from collections.abc import Sequence
-from functools import lru_cache
+from functools import cache
 from math import prod
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -13,15 +11,25 @@ from ..common.checks import check_grid, check_shape
 from ..common.dispatch import without_autocast
 
 Grid = tuple[int, int]
+LIBRARY = torch.library.Library("silc_kernels", "FRAGMENT")
+SCHEMA = "(Tensor table, SymInt[] grid_in, SymInt[] grid_out, bool transposed) -> Tensor"
 
 
-@lru_cache(maxsize=64)
+@cache  # never dropped: a CUDA graph may hold its address
 def resize_matrix(grid_in: Grid, grid_out: Grid, device: torch.device) -> Tensor:
     """The linear map of an antialiased bicubic resize, fp32 [rows_out * cols_out, rows_in * cols_in].
 
     It is the interpolation of the unit vectors, so ``resize_matrix @ table`` equals interpolating the table, and its
     transpose, one product as well, is the gradient.
+
+    Raises:
+        RuntimeError: first wanted while a CUDA graph is captured.
     """
+    if device.type == "cuda" and torch.cuda.is_current_stream_capturing():
+        raise RuntimeError(
+            f"resize_positions: from {grid_in} to {grid_out} is new, and its matrix comes from the host, which a CUDA "
+            "graph cannot hold; call it once before the capture"
+        )
     # A matrix first made during inference must still serve a later training step, whatever the defaults then are.
     with torch.inference_mode(False), torch.no_grad():
         tokens_in = grid_in[0] * grid_in[1]
@@ -30,12 +38,14 @@ def resize_matrix(grid_in: Grid, grid_out: Grid, device: torch.device) -> Tensor
         return resized.view(tokens_in, -1).t().contiguous().to(device)
 
 
-@torch.library.custom_op("silc_kernels::resize_positions", mutates_args=())
-def _resize(table: Tensor, grid_in: Sequence[int], grid_out: Sequence[int], transposed: bool) -> Tensor:
-    """The matrix, or its transpose, times table [tokens, D], in its dtype; fp32 inside.
+# An operator, so that compilers see neither the cache nor which grids there are, and fake tensors never enter it. A
+# compiler that captures graphs by itself leaves it out: the matrix must not lie in memory that belongs to a graph.
+LIBRARY.define("resize_positions" + SCHEMA, tags=(torch.Tag.pt2_compliant_tag, torch.Tag.cudagraph_unsafe))
+_operator = torch.ops.silc_kernels.resize_positions.default
 
-    An operator, so that compilers see neither the cache nor which grids there are, and fake tensors never enter it.
-    """
+
+def _resized(table: Tensor, grid_in: list[int], grid_out: list[int], transposed: bool) -> Tensor:
+    """The matrix, or its transpose, times table [tokens, D], in its dtype; fp32 inside."""
     matrix = resize_matrix(tuple(grid_in), tuple(grid_out), table.device)
     precise = torch.promote_types(table.dtype, matrix.dtype)
     matrix = matrix.t() if transposed else matrix
@@ -43,27 +53,40 @@ def _resize(table: Tensor, grid_in: Sequence[int], grid_out: Sequence[int], tran
         return (matrix.to(precise) @ table.to(precise)).to(table.dtype)
 
 
-@_resize.register_fake
-def _(table, grid_in, grid_out, transposed):
+def _shape(table, grid_in, grid_out, transposed):
     return table.new_empty(prod(grid_in if transposed else grid_out), table.shape[1])
 
 
-def _keep(ctx: Any, inputs: tuple, output: Tensor) -> None:
-    _, *ctx.how = inputs
+class _Resize(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, table, *how):
+        ctx.how = how
+        with torch._C._AutoDispatchBelowAutograd():
+            return _operator(table, *how)
+
+    @staticmethod
+    def backward(ctx, grad):
+        grid_in, grid_out, transposed = ctx.how
+        return _operator(grad, grid_in, grid_out, not transposed), None, None, None
 
 
-def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-    grid_in, grid_out, transposed = ctx.how
-    return _resize(grad, grid_in, grid_out, not transposed), None, None, None
+def _differentiable(table: Tensor, grid_in: list[int], grid_out: list[int], transposed: bool) -> Tensor:
+    if torch.is_grad_enabled() and table.requires_grad:
+        return _Resize.apply(table, grid_in, grid_out, transposed)
+    with torch._C._AutoDispatchBelowAutograd():
+        return _operator(table, grid_in, grid_out, transposed)
 
 
-_resize.register_autograd(_backward, setup_context=_keep)
+LIBRARY.impl("resize_positions", _resized, "CompositeExplicitAutograd")
+LIBRARY.impl("resize_positions", _differentiable, "Autograd")
+torch.library.register_fake("silc_kernels::resize_positions", _shape, lib=LIBRARY)
 
 
 def resize_positions(table: Tensor, grid_in: Grid, grid_out: Grid) -> Tensor:
     """Resize a position table, differentiably: [1, rows_in * cols_in, D] -> [rows_out * cols_out, D], in fp32 inside.
 
-    The same values as timm's ``resample_abs_pos_embed`` (bicubic, antialias).
+    The same values as timm's ``resample_abs_pos_embed`` (bicubic, antialias). A CUDA graph can hold the call if the
+    same grids were resized on that device before its capture.
 
     Raises:
         ValueError: a table of another shape, or a grid without rows or columns.
@@ -72,5 +95,5 @@ def resize_positions(table: Tensor, grid_in: Grid, grid_out: Grid) -> Tensor:
     check_grid("resize_positions", "grid_out", grid_out)
     check_shape("resize_positions", "table", table, (1, grid_in[0] * grid_in[1], None), "[1, rows_in * cols_in, D]")
     if grid_in == grid_out:
-        return table[0]
-    return _resize(table[0], grid_in, grid_out, False)
+        return table.squeeze(0)
+    return _operator(table.squeeze(0), grid_in, grid_out, False)

@@ -17,7 +17,7 @@ memory once and then from the L2 cache.
 import triton
 import triton.language as tl
 
-from .triton_kernels import _as, _centered, _patches, _settled
+from .triton_kernels import SIZES, STRIDES, _as, _centered, _patches, _settled, _strides
 
 
 @triton.jit
@@ -28,7 +28,7 @@ def _write_partial(sums, partial, split, k, depth, column, width):
     tl.store(at, sums, mask=(columns < width)[None, :])
 
 
-@triton.jit
+@triton.jit(do_not_specialize=(*SIZES, "length", "first", *STRIDES))
 def gradient(
     pixels,  # [M, 3, H, W] at any strides
     grad,  # [M (before + tokens), D]
@@ -39,6 +39,7 @@ def gradient(
     width,
     before,
     length,  # tiles of a split
+    first,  # of the resolution's splits
     stride_crop,
     stride_channel,
     stride_line,
@@ -48,6 +49,7 @@ def gradient(
     LINES: tl.constexpr,
     BLOCKS: tl.constexpr,  # of LINES lines, a channel
     RAW: tl.constexpr,
+    ALIGNED: tl.constexpr,  # crops, channels and lines begin at multiples of 16 pixels
     COMPUTE: tl.constexpr,
     BLOCK_M: tl.constexpr,
     BLOCK_D: tl.constexpr,
@@ -60,6 +62,7 @@ def gradient(
     split = tl.program_id(1)
     k = tl.arange(0, BLOCK_K)
     line, place = (part % BLOCKS) * LINES + k // ROW, k % ROW
+    stride_crop, stride_channel, stride_line = _strides(stride_crop, stride_channel, stride_line, ALIGNED)
     pixels += tl.cast(part // BLOCKS, tl.int64) * stride_channel
     inner = line * stride_line + place * stride_pixel
     inside = ((line < PATCH) & (place < PATCH))[None, :]
@@ -84,10 +87,10 @@ def gradient(
         g = tl.load(grad + row.to(tl.int64)[:, None] * width + d[None, :], mask=keep, other=0.0)
         sums = tl.dot(tl.trans(_centered(x, RAW, COMPUTE)), _as(g, COMPUTE), sums, input_precision="ieee")
         sums = _settled(sums, tile < end, WAIT)
-    _write_partial(sums, weight_partial, split, part * BLOCK_K + k, 3 * BLOCKS * BLOCK_K, column, width)
+    _write_partial(sums, weight_partial, first + split, part * BLOCK_K + k, 3 * BLOCKS * BLOCK_K, column, width)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=(*SIZES, "length", "first"))
 def gradient_bulk(
     pixels,  # descriptor of bytes [3 M, p, rows, W], tiles of [1, LINES, DOWN, ACROSS PATCH]
     grad,  # descriptor of [M (before + tokens), D], tiles of [DOWN ACROSS, BLOCK_D]
@@ -98,6 +101,7 @@ def gradient_bulk(
     width,
     before,
     length,  # tiles of a split
+    first,  # of the resolution's splits
     PATCH: tl.constexpr,
     LINES: tl.constexpr,
     COMPUTE: tl.constexpr,
@@ -127,17 +131,35 @@ def gradient_bulk(
         sums = tl.dot(tl.trans(_centered(x, True, COMPUTE)), _as(g, COMPUTE), sums, input_precision="ieee")
         sums = _settled(sums, tile < end, WAIT)
     k = part * BLOCK_K + tl.arange(0, BLOCK_K)
-    _write_partial(sums, weight_partial, split, k, 3 * PATCH * PATCH, column, width)
+    _write_partial(sums, weight_partial, first + split, k, 3 * PATCH * PATCH, column, width)
 
 
 @triton.jit
+def _total(rows, begin, end, d, width, BLOCK_T: tl.constexpr):
+    """Sum over some rows [.., D], columns d."""
+    total = tl.zeros((d.shape[0],), tl.float32)
+    for start in range(begin, end, BLOCK_T):
+        row = start + tl.arange(0, BLOCK_T)
+        at = rows + row.to(tl.int64)[:, None] * width + d[None, :]
+        total += tl.sum(tl.load(at, mask=(row < end)[:, None] & (d < width)[None, :], other=0.0), 0)
+    return total
+
+
+@triton.jit(do_not_specialize=("raw_splits", "splits", "raw_tokens", "tokens", "prefixes", "before", "width"))
 def unfold(
-    partial,  # [splits, 3, LINES, ROW, D] fp32, those of bytes first
-    raw_bias,  # [D] fp32: bias gradient of the resolutions that came as bytes
-    out,  # [D, 3, p, p] fp32
+    partial,  # [splits, 3, LINES, ROW, D padded] fp32, those of bytes first
+    sums,  # [tokens + prefixes before, D] fp32: gradients of all positions, bytes' first, and of each prefix
+    d_weight,  # [D, 3, p, p] fp32
+    d_bias,  # [D] fp32
+    d_prefix,  # [before, D] fp32
     raw_splits,
     splits,
-    width,
+    raw_tokens,
+    tokens,
+    prefixes,  # resolutions, each with one
+    before,
+    width,  # D
+    pitch,  # D padded
     gain_0,
     gain_1,
     gain_2,
@@ -149,23 +171,34 @@ def unfold(
     LINES: tl.constexpr,
     BLOCK_K: tl.constexpr,
     BLOCK_D: tl.constexpr,
+    BLOCK_T: tl.constexpr,
 ):
-    """Sum of the partials, bytes' by way of the folding: gain_c dW' + offset_c db'."""
+    """Sum of the partials, bytes' by way of the folding: gain_c dW' + offset_c db'; and the sums over all tokens."""
     blocks = tl.cdiv(LINES * ROW, BLOCK_K)
     channel = tl.program_id(0) // blocks
     k = (tl.program_id(0) % blocks) * BLOCK_K + tl.arange(0, BLOCK_K)
     d = tl.program_id(1) * BLOCK_D + tl.arange(0, BLOCK_D)
+    known = d < width
+    raw_bias = _total(sums, 0, raw_tokens, d, width, BLOCK_T)
+    if tl.program_id(0) == 0:
+        bias = raw_bias + _total(sums, raw_tokens, tokens, d, width, BLOCK_T)
+        tl.store(d_bias + d, bias, mask=known)
+        for token in range(before):
+            prefix = tl.zeros((BLOCK_D,), tl.float32)
+            for each in range(prefixes):
+                at = sums + (tokens + each * before + token).to(tl.int64) * width + d
+                prefix += tl.load(at, mask=known, other=0.0)
+            tl.store(d_prefix + token * width + d, prefix, mask=known)
     line, place = k // ROW, k % ROW
-    keep = (d < width)[:, None] & ((line < PATCH) & (place < PATCH))[None, :]
-    at = partial + (channel * (LINES * ROW) + k)[None, :] * width + d[:, None]
+    keep = known[:, None] & ((line < PATCH) & (place < PATCH))[None, :]
+    at = partial + (channel * (LINES * ROW) + k)[None, :] * pitch + d[:, None]
     raw = tl.zeros((BLOCK_D, BLOCK_K), tl.float32)
     for split in range(raw_splits):
-        raw += tl.load(at + split * (3 * LINES * ROW * width), mask=keep, other=0.0)
+        raw += tl.load(at + split * (3 * LINES * ROW * pitch), mask=keep, other=0.0)
     plain = tl.zeros((BLOCK_D, BLOCK_K), tl.float32)
     for split in range(raw_splits, splits):
-        plain += tl.load(at + split * (3 * LINES * ROW * width), mask=keep, other=0.0)
+        plain += tl.load(at + split * (3 * LINES * ROW * pitch), mask=keep, other=0.0)
     gain = tl.where(channel == 0, gain_0, tl.where(channel == 1, gain_1, gain_2))
     offset = tl.where(channel == 0, offset_0, tl.where(channel == 1, offset_1, offset_2))
-    bias = tl.load(raw_bias + d, mask=d < width, other=0.0)
-    to = out + (d * 3 + channel)[:, None] * (PATCH * PATCH) + (line * PATCH + place)[None, :]
-    tl.store(to, plain + raw * gain + offset * bias[:, None], mask=keep)
+    to = d_weight + (d * 3 + channel)[:, None] * (PATCH * PATCH) + (line * PATCH + place)[None, :]
+    tl.store(to, plain + raw * gain + offset * raw_bias[:, None], mask=keep)

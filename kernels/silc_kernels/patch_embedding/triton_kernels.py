@@ -2,7 +2,7 @@
 
 A patch has 3 channels of p lines of p pixels. In the products a line is padded to ROW pixels, a power of two, and lines
 are taken LINES at a time, so that a tile of pixels is [patches, LINES x ROW] and never straddles a channel. The folded
-weight carries zeros in the padding.
+weight carries zeros in the padding. The width that the kernels see is a multiple of 16 (triton_launch.py, `padded`).
 
 Products are of (byte - 128), exact in every dtype, with the weight scaled channel by channel relative to the first;
 the scale common to all is applied to the fp32 sum. With one std for all channels the weight is thus used as it is.
@@ -16,13 +16,18 @@ L2 cache, where the weight (1.2 MB at p = 16, D = 768) stays as well.
 import triton
 import triton.language as tl
 
+# Not compiled for their values: sizes that happen to be 1, or multiples of 16, would make kernels that nobody has seen.
+SIZES = ("crops", "tokens", "columns", "before")
+STRIDES = ("stride_crop", "stride_channel", "stride_line")
 
-@triton.jit
+
+@triton.jit(do_not_specialize=("width",))
 def fold(
     weight,  # [D, 3, p, p]
     bias,  # [D]
-    folded,  # [D, 3, LINES, ROW], in the dtype of the product
-    folded_bias,  # [D], fp32
+    folded,  # [D padded, 3, LINES, ROW], in the dtype of the product
+    folded_bias,  # [D padded], fp32
+    width,  # D
     relative_1,
     relative_2,
     offset_0,
@@ -33,9 +38,10 @@ def fold(
     LINES: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
-    """relative_c W, padded; b + sum over pixels of offset_c W. One program an output channel."""
+    """relative_c W, padded; b + sum over pixels of offset_c W; 0 beyond the width. One program an output channel."""
     out = tl.program_id(0)
-    total = tl.load(bias + out).to(tl.float32)
+    known = out < width
+    total = tl.load(bias + out, mask=known, other=0.0).to(tl.float32)
     for channel in tl.static_range(3):
         relative = 1.0 if channel == 0 else (relative_1 if channel == 1 else relative_2)
         offset = offset_0 if channel == 0 else (offset_1 if channel == 1 else offset_2)
@@ -43,7 +49,7 @@ def fold(
         for start in range(0, LINES * ROW, BLOCK):
             i = start + tl.arange(0, BLOCK)
             line, place = i // ROW, i % ROW
-            inside = (line < PATCH) & (place < PATCH)
+            inside = (line < PATCH) & (place < PATCH) & known
             w = tl.load(weight + plane * (PATCH * PATCH) + line * PATCH + place, mask=inside, other=0.0).to(tl.float32)
             scaled = (w * relative).to(folded.dtype.element_ty)
             tl.store(folded + plane * (LINES * ROW) + i, scaled, mask=i < LINES * ROW)
@@ -78,6 +84,14 @@ def _patches(lines, DOWN: tl.constexpr, ACROSS: tl.constexpr, PATCH: tl.constexp
     LINES: tl.constexpr = lines.shape[1]
     cut = tl.permute(tl.reshape(lines, (LINES, DOWN, ACROSS, PATCH)), (1, 2, 0, 3))
     return tl.reshape(cut, (DOWN * ACROSS, LINES * PATCH))
+
+
+@triton.jit
+def _strides(crop, channel, line, ALIGNED: tl.constexpr):
+    """Of pixels; multiples of 16 if ALIGNED, so that patches can be read in words."""
+    if ALIGNED:
+        crop, channel, line = tl.multiple_of(crop, 16), tl.multiple_of(channel, 16), tl.multiple_of(line, 16)
+    return crop, channel, line
 
 
 @triton.jit
@@ -121,7 +135,7 @@ def _write_all(
         _write_all(right, scale, bias, positions, out, token, row, present, column + HALF, width, HALF, PARTS // 2)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=SIZES + STRIDES)
 def project(
     pixels,  # [M, 3, H, W] at any strides: bytes if RAW, else normalised
     folded,  # [D, STEPS, LINES, ROW]
@@ -143,6 +157,7 @@ def project(
     LINES: tl.constexpr,
     STEPS: tl.constexpr,  # over all three channels
     RAW: tl.constexpr,
+    ALIGNED: tl.constexpr,  # crops, channels and lines begin at multiples of 16 pixels
     COMPUTE: tl.constexpr,
     BLOCK_M: tl.constexpr,
     BLOCK_N: tl.constexpr,
@@ -157,6 +172,7 @@ def project(
     present = number < crops * tokens
     number = tl.minimum(number, crops * tokens - 1)
     crop, token = number // tokens, number % tokens
+    stride_crop, stride_channel, stride_line = _strides(stride_crop, stride_channel, stride_line, ALIGNED)
     corner = crop.to(tl.int64) * stride_crop
     corner += (token // columns) * (PATCH * stride_line) + (token % columns) * (PATCH * stride_pixel)
     k = tl.arange(0, BLOCK_K)
@@ -179,7 +195,7 @@ def project(
     _write_all(sums, scale, bias, positions, out, token, row, present, column, width, BLOCK_N, PARTS)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=SIZES)
 def project_bulk(
     pixels,  # descriptor of bytes [3 M, p, rows, W], tiles of [1, LINES, DOWN, ACROSS PATCH]
     folded,  # descriptor of [D, STEPS LINES PATCH], tiles of [BLOCK_N, LINES PATCH]

@@ -1,10 +1,10 @@
 """How the patch_embed kernels are launched, by chip and precision, and how patches and rows fall into them."""
 
 import functools
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import torch
-from torch import Tensor
 
 from ..common import triton_runtime as runtime
 
@@ -137,16 +137,22 @@ def gradient_lines(patch: int, depth: int) -> Lines:
     return Lines(row, lines, -(-patch // lines))
 
 
-def bulk_block(crop: Tensor, patch: int, rows: int, width: int) -> tuple[int, int] | None:
-    """(down, across) of a tile of `rows` patches that the copy engine can cut out of bytes, None where it cannot.
+def bulk_block(shape: Sequence[int], patch: int, rows: int) -> tuple[int, int] | None:
+    """(down, across) of a tile of `rows` patches that the copy engine can cut out of packed bytes, else None.
 
-    It needs lines of a power of two and of at least 16 bytes, 16-byte strides, and grids that the tiles fill.
+    shape: [M, 3, H, W]. It needs lines of a power of two and of at least 16 bytes, and grids that the tiles fill.
     """
-    down, across = crop.shape[2] // patch, crop.shape[3] // patch
+    down, across = shape[2] // patch, shape[3] // patch
     block = rows // min(rows, _power_of_two(across)), min(rows, _power_of_two(across))
-    fits = crop.dtype == torch.uint8 and crop.is_contiguous() and crop.data_ptr() % 16 == 0 and width % 8 == 0
-    fits = fits and patch % 16 == 0 and patch == _power_of_two(patch)
+    fits = patch % 16 == 0 and patch == _power_of_two(patch)
     return block if fits and down % block[0] == 0 and across % block[1] == 0 else None
+
+
+def padded(width: int) -> int:
+    """What the kernels see of a width D: a multiple of 16, so that rows are read in words. Narrower loads of a large
+    tile take more registers than there are.
+    """
+    return -(-width // 16) * 16
 
 
 def split_rows(rows: int, block: int, wanted: int) -> tuple[int, int]:

@@ -37,6 +37,9 @@ def photometric(views: Tensor, parameters: Tensor, *, inplace: bool = False, bac
 
     Raises:
         ValueError: a wrong shape, dtype, device or (on the CPU) value; with the reason.
+
+    A CUDA graph can hold the call on the Triton backend if the parameters are on the GPU, where nobody checks their
+    values. From the CPU they are copied at each call, which is a RuntimeError during a capture.
     """
     if not isinstance(views, Tensor) or views.dtype != torch.uint8:
         given = views.dtype if isinstance(views, Tensor) else repr(views)
@@ -81,6 +84,8 @@ def _operator(backend: str) -> Callable[..., Tensor]:
         distort_,
         mutates_args=("views",),
         schema="(Tensor(a!) views, Tensor parameters) -> ()",
+        # In plain torch each view's row decides on the host what is done.
+        tags=() if backend == "triton" else (torch.Tag.cudagraph_unsafe,),
     )
 
 

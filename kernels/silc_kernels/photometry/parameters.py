@@ -1,8 +1,8 @@
 """The row of parameters of a view: what stands where, and in which bounds."""
 
 from itertools import permutations
+from operator import ge, le
 
-import torch
 from torch import Tensor
 
 WIDTH = 8
@@ -27,15 +27,18 @@ def radius(sigma: float) -> int:
 
 def check_values(op: str, parameters: Tensor) -> None:
     """Rows [n, 8] on the CPU within their bounds. Raises ValueError with the first value that is not."""
-    rows = parameters.double()
-    inside = (rows >= torch.tensor(_LEAST).double()) & (rows <= torch.tensor(_MOST).double())  # NaN is in no bounds
-    whole = rows == rows.round()
-    wrong = ~inside
-    wrong[:, _WHOLE] |= ~whole[:, _WHOLE]
-    if wrong.any():
-        view, place = (int(number) for number in wrong.nonzero()[0])
-        kind = "a whole number" if place in _WHOLE else "a number"
-        raise ValueError(
-            f"{op}: parameters[{view}, {place}] is {float(rows[view, place]):g}; {NAMES[place]} must be {kind} from "
-            f"{_LEAST[place]:g} to {_MOST[place]:g}"
-        )
+    if not len(parameters):
+        return
+    least, most = (bound.tolist() for bound in parameters.aminmax(dim=0))  # NaN, where there is one
+    fractions = parameters.frac().abs_().amax(0).tolist()
+    fits = all(map(ge, least, _LEAST)) and all(map(le, most, _MOST))
+    if fits and not any(fractions[place] for place in _WHOLE):
+        return
+    for view, row in enumerate(parameters.tolist()):
+        for place, value in enumerate(row):
+            whole = place in _WHOLE
+            if not _LEAST[place] <= value <= _MOST[place] or (whole and value != int(value)):
+                raise ValueError(
+                    f"{op}: parameters[{view}, {place}] is {value:g}; {NAMES[place]} must be "
+                    f"{'a whole number' if whole else 'a number'} from {_LEAST[place]:g} to {_MOST[place]:g}"
+                )

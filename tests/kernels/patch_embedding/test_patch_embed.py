@@ -167,6 +167,61 @@ def test_keeps_no_floats_of_the_pixels(monkeypatch):
     assert allocated.largest == 2 * 3 * 32 * 32
 
 
+def test_parameters_may_be_gone_between_forward_and_backward():
+    """As ZeRO-3 and FSDP leave them: storage freed, shape [0]."""
+    crops, weight, bias, tables, before = problem([(2, 16, 16), (3, 8, 16)], 8, 12, prefix=1)
+    inputs = trained(weight, bias, tables, before)
+    expected = torch.autograd.grad(patch_embed(crops, weight, bias, tables, **IMAGENET, prefix=before).sum(), inputs)
+    total = patch_embed(crops, weight, bias, tables, **IMAGENET, prefix=before).sum()
+    for parameter in inputs:
+        parameter.data = parameter.new_empty(0)
+    for mine, theirs in zip(torch.autograd.grad(total, inputs), expected, strict=True):
+        assert torch.equal(mine, theirs)
+
+
+@pytest.mark.parametrize("which", range(4))
+def test_a_second_derivative_is_refused(which):
+    crops, weight, bias, tables, before = problem([(2, 4, 4)], 2, 3, prefix=1)
+    packed = patch_embed(crops, weight, bias, tables, **IMAGENET, prefix=before)
+    inputs = trained(weight, bias, tables, before)
+    (gradient,) = torch.autograd.grad(packed.square().sum(), inputs[which], create_graph=True)
+    with pytest.raises(RuntimeError, match="patch_embed is differentiable once"):
+        gradient.sum().backward()
+
+
+def test_torch_func_is_refused():
+    crops, weight, bias, tables, _ = problem([(2, 4, 4)], 2, 3)
+    call = lambda w: patch_embed(crops, w, bias.detach(), [tables[0].detach()], **IMAGENET).sum()  # noqa: E731
+    with pytest.raises(RuntimeError):
+        torch.func.grad(call)(weight.detach())
+
+
+def test_the_operators_pass_opcheck():
+    crops, weight, bias, tables, before = problem([(2, 16, 16), (3, 8, 16)], 8, 12, prefix=1, dtype=torch.float32)
+    mean, std = (list(values) for values in IMAGENET.values())
+    operators = torch.ops.silc_kernels
+    torch.library.opcheck(
+        operators.patch_embed_torch.default, (crops, weight, bias, tables, before, mean, std, torch.float32)
+    )
+    backward = (torch.randn(2 * 5 + 3 * 3, 12), crops, 8, [4, 2], 1, mean, std, torch.float32)
+    torch.library.opcheck(operators.patch_embed_torch_backward.default, backward)
+    torch.library.opcheck(operators.resize_positions.default, (tables[0], [2, 2], [3, 1], False))
+
+
+def test_exports():
+    """To a program that holds the operator."""
+
+    class Embed(torch.nn.Module):
+        def forward(self, crop, weight, bias, table):
+            return patch_embed([crop], weight, bias, [table], **IMAGENET)
+
+    crops, weight, bias, tables, _ = problem([(2, 16, 16)], 8, 12, dtype=torch.float32)
+    given = crops[0], weight.detach(), bias.detach(), tables[0].detach()
+    program = torch.export.export(Embed(), given)
+    assert any("patch_embed_torch" in str(node.target) for node in program.graph.nodes)
+    assert torch.equal(program.module()(*given), Embed()(*given))
+
+
 def test_compiles_to_one_graph():
     """As the public op, argument checks and all, with its gradients."""
     crops, weight, bias, tables, before = problem([(2, 16, 16), (3, 8, 16)], 8, 12, prefix=1, dtype=torch.float32)

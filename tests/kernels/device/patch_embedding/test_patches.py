@@ -1,13 +1,15 @@
 """patch_embed by Triton against float64, plain torch and exact integers."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import Tensor
 
 from silc_kernels import PackedLayout, patch_embed
 from silc_kernels.common import triton_runtime as runtime
-from silc_kernels.patch_embedding import triton_backend as patches
-from silc_kernels.patch_embedding.triton_launch import bulk_block
+from silc_kernels.patch_embedding.triton_launch import SHIPPED
+from silc_kernels.patch_embedding.triton_plan import Pixels
 from tests.kernels.oracles import normal, relative, tokens
 from tests.kernels.patch_embedding.problems import IMAGENET, PLAIN, cut, identity, pixels, problem, trained
 from tests.kernels.tolerance import assert_as_good_as
@@ -24,6 +26,7 @@ SHAPES = {
     "wider than a tile": ([(1, 2, 4)], 2, 260, 1),
     "patches of 7 and 1 token": ([(9, 7, 7)], 7, 1, 0),
     "patches of 1": ([(2, 3, 5)], 1, 4, 0),
+    "a width that is no multiple of 16, copy engine and pointers": ([(1, 128, 256), (2, 32, 32)], 16, 20, 2),
 }
 LARGE = {
     "as trained": ([(16, 256, 256), (64, 96, 96)], 16, 768, 0),
@@ -146,9 +149,10 @@ def test_weight_gradient_is_equal_on_integers(device, dtype, monkeypatch):
 def test_both_paths_give_the_same(device, monkeypatch):
     """What the copy engine cuts and what pointers cut."""
     arguments = on(device, torch.bfloat16, *problem([(1, 128, 256)], 16, 24, 1))
-    assert bulk_block(arguments[0][0], 16, 128, 24) == (8, 16)
+    assert Pixels.of(arguments[0][0]).block(16, 128) == (8, 16)
     bulk = solve(arguments, "triton")
-    monkeypatch.setattr(patches, "bulk_block", lambda *_: None)
+    for key in [key for key in SHIPPED if key[1] == "half"]:
+        monkeypatch.setitem(SHIPPED, key, replace(SHIPPED[key], bulk=False))
     for mine, other in zip(bulk, solve(arguments, "triton"), strict=True):
         torch.testing.assert_close(mine.float(), other.float(), rtol=1e-2, atol=1e-3)
 
