@@ -21,7 +21,8 @@ def cut(out: Tensor, pixels: Tensor, regions: Tensor) -> Tensor:
     with torch.cuda.device_of(out):
         for part in parts(needed):
             whole = part.stop - part.start == len(out)
-            _cut(*(each if whole else each[part] for each in (out, regions, taps)), pixels)
+            views, where, reach = (each if whole else each[part] for each in (out, regions, taps))
+            _cut(views, where, reach, pixels)
     return out
 
 

@@ -31,8 +31,10 @@ def forward(
     width, _, patch, _ = weight.shape
     before = 0 if prefix is None else prefix.shape[0]
     kept = out_dtype if out_dtype in runtime.DTYPES else torch.float32
-    config = launch_config("project", weight.device, kept, patch)
-    plan = forward_plan(config, kept, patch, width, before, tuple(map(Pixels.of, crops)))
+    groups = tuple(map(Pixels.of, crops))
+    scattered = any(pixels.scattered for pixels in groups)
+    config = launch_config("project", weight.device, kept, patch, scattered=scattered)
+    plan = forward_plan(config, kept, patch, width, before, groups)
     statistics = tuple(mean), tuple(std)
     packed = torch.empty(plan.rows, plan.pitch, dtype=runtime.product_dtype(kept), device=weight.device)
     folded: dict[bool, tuple[Tensor, Tensor]] = {}
@@ -45,6 +47,8 @@ def forward(
             raw = crop.dtype == torch.uint8
             if raw not in folded:
                 folded[raw] = _fold(weight, bias, raw, statistics, plan, packed)
+            if config.half_positions:
+                table = table.to(packed.dtype)
             if plan.pitch != width:
                 table = functional.pad(table, (0, plan.pitch - width))
             _project(launch, crop, *folded[raw], table.contiguous(), out, folding(raw, *statistics).scale, plan)
@@ -106,9 +110,10 @@ def backward(
     """See `ops._module`. Products in grad's dtype, sums in float32."""
     grad = (grad if grad.dtype in runtime.DTYPES else grad.float()).contiguous()
     width, device = grad.shape[-1], grad.device
-    config, pitch = launch_config("gradient", device, grad.dtype, patch), padded(width)
+    groups, pitch = tuple(map(Pixels.of, crops)), padded(width)
+    config = launch_config("gradient", device, grad.dtype, patch, floats=not all(pixels.raw for pixels in groups))
     wide = grad if pitch == width else functional.pad(grad, (0, pitch - width))
-    groups, bulk = tuple(map(Pixels.of, crops)), wide.data_ptr() % 16 == 0
+    bulk = wide.data_ptr() % 16 == 0
     plan = backward_plan(config, grad.dtype, runtime.multiprocessors(device), patch, width, before, groups, bulk)
     with torch.cuda.device_of(grad):
         parts = wide.split_with_sizes(plan.counts)

@@ -1,14 +1,20 @@
-"""What the compile gate compiles of patch_embed: each kernel as it is launched, at patches of 16, 14, 8 and 20."""
+"""What the compile gate compiles of patch_embed: each kernel as it is launched, at patches of 16, 14, 8 and 20.
+
+Sizes are compiled as Triton finds them: the width a multiple of 16, the others not looked at (do_not_specialize).
+Position tables are float32, as parameters mostly are.
+"""
 
 from collections.abc import Iterator
-from typing import Any
+from dataclasses import replace
+from typing import Any, NamedTuple
 
 import torch
 
 from ..gate.gate import Candidate
 from . import triton_gradient_kernels as patches_gradient_kernels
 from . import triton_kernels as patches_kernels
-from .triton_backend import (
+from .triton_launch import SHIPPED, TRIALS, LaunchConfig, gradient_lines, projected_lines, variant
+from .triton_plan import (
     FOLD_BLOCK,
     UNFOLD_BLOCK,
     gradient_bulk_constants,
@@ -16,15 +22,24 @@ from .triton_backend import (
     project_bulk_constants,
     project_constants,
 )
-from .triton_launch import SHIPPED, TRIALS, LaunchConfig, gradient_lines, projected_lines
 
 TYPES = {torch.bfloat16: "bf16", torch.float16: "fp16", torch.float32: "fp32"}
-STRIDES = ("stride_crop", "stride_channel", "stride_line", "stride_pixel")
-# As launched for contiguous bytes: a stride of 1 is compiled in.
-CONTIGUOUS = {"stride_pixel": 1}
-
-
 PRECISIONS = {"single": (torch.float32,), "half": (torch.bfloat16, torch.float16)}
+
+
+class Crops(NamedTuple):
+    """How crops come. unit: 16 for lines at multiples of 16 pixels; packed: pixels of a line one behind the other."""
+
+    name: str
+    kind: str
+    unit: int
+    packed: bool
+
+
+BYTES = Crops("", "u8", 16, True)
+OTHER_BYTES = Crops("/lines anywhere", "u8", 1, True)
+# What else a call may bring: channels_last (and any other strides), a slice of a larger image, floats.
+OTHERS = (Crops("/channels_last", "u8", 1, False), OTHER_BYTES, Crops("/floats", "fp32", 16, True))
 
 
 def gate_candidates() -> Iterator[Candidate]:
@@ -48,26 +63,44 @@ def candidates(key: tuple[str, str, int], config: LaunchConfig, dtype: torch.dty
     patches: tuple[int, ...] = (14, 8) if kernel.endswith("narrow") else (16,)
     patches += (20,) if kernel == "project narrow" else ()
     for patch in patches if dtype == torch.bfloat16 else patches[:1]:
-        yield from build(config, dtype, architecture, patch)
+        yield from build(
+            config, dtype, architecture, patch, BYTES if patch % 16 == 0 else OTHER_BYTES._replace(name="")
+        )
+    if dtype == torch.bfloat16 and config == SHIPPED[key]:
+        for crops in OTHERS:
+            unit = crops.unit if patches[0] % 16 == 0 else 1
+            if _taken(kernel, patches[0], crops):
+                yield from build(
+                    replace(config, bulk=False), dtype, architecture, patches[0], crops._replace(unit=unit)
+                )
 
 
-def _project(config: LaunchConfig, dtype: torch.dtype, architecture: int, patch: int) -> Iterator[Candidate]:
+def _taken(kernel: str, patch: int, crops: Crops) -> bool:
+    """Whether such crops at this patch get this configuration, and not as BYTES do already."""
+    return variant(kernel.split()[0], patch, floats=crops.kind != "u8", scattered=not crops.packed) == kernel and not (
+        patch % 16 and crops == OTHER_BYTES
+    )
+
+
+def _project(
+    config: LaunchConfig, dtype: torch.dtype, architecture: int, patch: int, crops: Crops
+) -> Iterator[Candidate]:
     kind = TYPES[dtype]
     lines = projected_lines(patch, config.depth)
     size = f"{config.rows}x{lines.lines * lines.row}x{config.columns}"
     launch = _launch(config, architecture)
-    tensors = {"bias": "*fp32", "positions": f"*{kind}", "out": f"*{kind}", "scale": "fp32"}
+    table = kind if config.half_positions else "fp32"
+    tensors = {"bias": "*fp32", "positions": f"*{table}", "out": f"*{kind}", "scale": "fp32"}
     sizes = dict.fromkeys(("tokens", "columns", "width", "before"), "i32")
     pointers = ("folded", "bias", "positions", "out")
-    # Sides of 256 and 96: strides are multiples of 16 where the patch is one.
-    strided = STRIDES[:3] if patch % 16 == 0 else ()
+    constants = project_constants(patch, lines, config, dtype, crops.kind == "u8", crops.unit)
     yield Candidate(
-        name=f"patch_embed/project/{kind}/patch{patch}/{size}",
+        name=f"patch_embed/project/{kind}/patch{patch}/{size}{crops.name}",
         kernel=patches_kernels.project,
-        signature={"pixels": "*u8", "folded": f"*{kind}", **tensors, **sizes, "crops": "i32"}
-        | dict.fromkeys(STRIDES[:3], "i32"),
-        constexprs=project_constants(patch, lines, config, dtype, raw=True) | CONTIGUOUS,
-        aligned=("pixels", *pointers, "width", *strided),
+        signature={"pixels": f"*{crops.kind}", "folded": f"*{kind}", **tensors, **sizes, "crops": "i32"}
+        | _strides(patches_kernels.project, crops),
+        constexprs=constants | _packed(crops),
+        aligned=(*(("pixels",) if crops.packed else ()), *pointers, "width"),
         wgmma=dtype != torch.float32,
         **launch,
     )
@@ -83,27 +116,29 @@ def _project(config: LaunchConfig, dtype: torch.dtype, architecture: int, patch:
                 **sizes,
             },
             constexprs=project_bulk_constants(lines, config, dtype, block),
-            aligned=(*pointers[1:], "tokens", "columns", "width"),
+            aligned=(*pointers[1:], "width"),
             wgmma=True,
             bulk_copies=True,
             **launch,
         )
 
 
-def _gradient(config: LaunchConfig, dtype: torch.dtype, architecture: int, patch: int) -> Iterator[Candidate]:
+def _gradient(
+    config: LaunchConfig, dtype: torch.dtype, architecture: int, patch: int, crops: Crops
+) -> Iterator[Candidate]:
     kind = TYPES[dtype]
     lines = gradient_lines(patch, config.depth)
     size = f"{config.rows}x{lines.lines * lines.row}x{config.columns}"
     launch = _launch(config, architecture)
-    outputs = {"weight_partial": "*fp32"}
-    sizes = dict.fromkeys(("crops", "tokens", "columns", "width", "before", "length"), "i32")
-    strided = STRIDES[:3] if patch % 16 == 0 else ()
+    sizes = dict.fromkeys(("crops", "tokens", "columns", "width", "before", "length", "first"), "i32")
+    constants = gradient_constants(patch, lines, config, dtype, crops.kind == "u8", crops.unit)
     yield Candidate(
-        name=f"patch_embed/gradient/{kind}/patch{patch}/{size}",
+        name=f"patch_embed/gradient/{kind}/patch{patch}/{size}{crops.name}",
         kernel=patches_gradient_kernels.gradient,
-        signature={"pixels": "*u8", "grad": f"*{kind}", **outputs, **sizes} | dict.fromkeys(STRIDES[:3], "i32"),
-        constexprs=gradient_constants(patch, lines, config, dtype, raw=True) | CONTIGUOUS,
-        aligned=("pixels", "grad", *outputs, "width", *strided),
+        signature={"pixels": f"*{crops.kind}", "grad": f"*{kind}", "weight_partial": "*fp32", **sizes}
+        | _strides(patches_gradient_kernels.gradient, crops),
+        constexprs=constants | _packed(crops),
+        aligned=(*(("pixels",) if crops.packed else ()), "grad", "weight_partial", "width"),
         wgmma=dtype != torch.float32,
         **launch,
     )
@@ -115,15 +150,25 @@ def _gradient(config: LaunchConfig, dtype: torch.dtype, architecture: int, patch
             signature={
                 "pixels": f"tensordesc<u8[1, {lines.lines}, {block[0]}, {block[1] * patch}]>",
                 "grad": f"tensordesc<{kind}[{config.rows}, {config.columns}]>",
-                **outputs,
+                "weight_partial": "*fp32",
                 **sizes,
             },
             constexprs=gradient_bulk_constants(lines, config, dtype, block),
-            aligned=(*outputs, "tokens", "columns", "width"),
+            aligned=("weight_partial", "width"),
             wgmma=True,
             bulk_copies=True,
             **launch,
         )
+
+
+def _strides(kernel: Any, crops: Crops) -> dict[str, str]:
+    names = [name for name in kernel.arg_names if name.startswith("stride_")]
+    return dict.fromkeys(names[:3] if crops.packed else names, "i32")
+
+
+def _packed(crops: Crops) -> dict[str, int]:
+    """A stride of 1 is compiled in."""
+    return {"stride_pixel": 1} if crops.packed else {}
 
 
 def _launch(config: LaunchConfig, architecture: int) -> dict[str, Any]:
@@ -133,21 +178,29 @@ def _launch(config: LaunchConfig, architecture: int) -> dict[str, Any]:
 def _small() -> Iterator[Candidate]:
     """The kernels that are not products."""
     floats = ("relative_1", "relative_2", "offset_0", "offset_1", "offset_2")
-    yield Candidate(
-        name="patch_embed/fold/bf16/patch16",
-        kernel=patches_kernels.fold,
-        signature={"weight": "*bf16", "bias": "*bf16", "folded": "*bf16", "folded_bias": "*fp32"}
-        | dict.fromkeys(floats, "fp32"),
-        constexprs={"PATCH": 16, "ROW": 16, "LINES": 16, "BLOCK": FOLD_BLOCK},
-        aligned=("weight", "bias", "folded", "folded_bias"),
-    )
-    gains = ("gain_0", "gain_1", "gain_2", "offset_0", "offset_1", "offset_2")
-    yield Candidate(
-        name="patch_embed/unfold/fp32/patch16",
-        kernel=patches_gradient_kernels.unfold,
-        signature={"partial": "*fp32", "raw_bias": "*fp32", "out": "*fp32"}
-        | dict.fromkeys(("raw_splits", "splits", "width"), "i32")
-        | dict.fromkeys(gains, "fp32"),
-        constexprs={"PATCH": 16, "ROW": 16, "LINES": 16} | UNFOLD_BLOCK,
-        aligned=("partial", "raw_bias", "out", "width"),
-    )
+    for patch, line in ((16, 16), (14, 16), (64, 64)):
+        if patch == 16:
+            yield Candidate(
+                name="patch_embed/fold/bf16/patch16",
+                kernel=patches_kernels.fold,
+                signature={
+                    "weight": "*bf16",
+                    "bias": "*bf16",
+                    "folded": "*bf16",
+                    "folded_bias": "*fp32",
+                    "width": "i32",
+                }
+                | dict.fromkeys(floats, "fp32"),
+                constexprs={"PATCH": 16, "ROW": 16, "LINES": 16, "BLOCK": FOLD_BLOCK},
+                aligned=("weight", "bias", "folded", "folded_bias"),
+            )
+        tensors = ("partial", "sums", "d_weight", "d_bias", "d_prefix")
+        sizes = ("raw_splits", "splits", "raw_tokens", "tokens", "prefixes", "before", "width", "pitch")
+        gains = ("gain_0", "gain_1", "gain_2", "offset_0", "offset_1", "offset_2")
+        yield Candidate(
+            name=f"patch_embed/unfold/fp32/patch{patch}",
+            kernel=patches_gradient_kernels.unfold,
+            signature=dict.fromkeys(tensors, "*fp32") | dict.fromkeys(sizes, "i32") | dict.fromkeys(gains, "fp32"),
+            constexprs={"PATCH": patch, "ROW": line, "LINES": line if patch > 16 else patch} | UNFOLD_BLOCK,
+            aligned=(*tensors, "pitch"),
+        )

@@ -17,7 +17,7 @@ memory once and then from the L2 cache.
 import triton
 import triton.language as tl
 
-from .triton_kernels import SIZES, STRIDES, _as, _centered, _patches, _settled, _strides
+from .triton_kernels import SIZES, STRIDES, _as, _centered, _patches, _settled
 
 
 @triton.jit
@@ -49,7 +49,7 @@ def gradient(
     LINES: tl.constexpr,
     BLOCKS: tl.constexpr,  # of LINES lines, a channel
     RAW: tl.constexpr,
-    ALIGNED: tl.constexpr,  # crops, channels and lines begin at multiples of 16 pixels
+    UNIT: tl.constexpr,  # of the first three strides, in pixels
     COMPUTE: tl.constexpr,
     BLOCK_M: tl.constexpr,
     BLOCK_D: tl.constexpr,
@@ -62,7 +62,7 @@ def gradient(
     split = tl.program_id(1)
     k = tl.arange(0, BLOCK_K)
     line, place = (part % BLOCKS) * LINES + k // ROW, k % ROW
-    stride_crop, stride_channel, stride_line = _strides(stride_crop, stride_channel, stride_line, ALIGNED)
+    stride_crop, stride_channel, stride_line = stride_crop * UNIT, stride_channel * UNIT, stride_line * UNIT
     pixels += tl.cast(part // BLOCKS, tl.int64) * stride_channel
     inner = line * stride_line + place * stride_pixel
     inside = ((line < PATCH) & (place < PATCH))[None, :]

@@ -87,14 +87,6 @@ def _patches(lines, DOWN: tl.constexpr, ACROSS: tl.constexpr, PATCH: tl.constexp
 
 
 @triton.jit
-def _strides(crop, channel, line, ALIGNED: tl.constexpr):
-    """Of pixels; multiples of 16 if ALIGNED, so that patches can be read in words."""
-    if ALIGNED:
-        crop, channel, line = tl.multiple_of(crop, 16), tl.multiple_of(channel, 16), tl.multiple_of(line, 16)
-    return crop, channel, line
-
-
-@triton.jit
 def _settled(sums, always, WAIT: tl.constexpr):
     """`sums` as they are, and, if WAIT, no product in flight behind this.
 
@@ -157,7 +149,7 @@ def project(
     LINES: tl.constexpr,
     STEPS: tl.constexpr,  # over all three channels
     RAW: tl.constexpr,
-    ALIGNED: tl.constexpr,  # crops, channels and lines begin at multiples of 16 pixels
+    UNIT: tl.constexpr,  # of the first three strides, in pixels: 16 where patches can be read in words, else 1
     COMPUTE: tl.constexpr,
     BLOCK_M: tl.constexpr,
     BLOCK_N: tl.constexpr,
@@ -172,7 +164,7 @@ def project(
     present = number < crops * tokens
     number = tl.minimum(number, crops * tokens - 1)
     crop, token = number // tokens, number % tokens
-    stride_crop, stride_channel, stride_line = _strides(stride_crop, stride_channel, stride_line, ALIGNED)
+    stride_crop, stride_channel, stride_line = stride_crop * UNIT, stride_channel * UNIT, stride_line * UNIT
     corner = crop.to(tl.int64) * stride_crop
     corner += (token // columns) * (PATCH * stride_line) + (token % columns) * (PATCH * stride_pixel)
     k = tl.arange(0, BLOCK_K)

@@ -18,6 +18,7 @@ class LaunchConfig:
     rows, depth, columns: of its tile: patches, pixels of a patch at most at a time, columns of the width D.
     num_warps, num_stages: of the launch.
     parts: pieces that the result is written in. bulk: whether the copy engine may cut the patches.
+    half_positions: tables in the dtype of the tokens: half the bytes at the end of a tile, rounded once more.
     wait: for the products of a turn at its end: needed on sm_90, where they read registers that the next turn writes
         (triton_kernels.py, _settled); the gate refuses what lacks it. Elsewhere it would only cost time.
     """
@@ -29,6 +30,7 @@ class LaunchConfig:
     num_stages: int
     parts: int = 1
     bulk: bool = False
+    half_positions: bool = False
     wait: bool = False
 
 
@@ -55,12 +57,12 @@ _HOPPER = {
 # Up to 99 KiB of shared memory, for the small chips of each generation too; 80 stands for all that are not the others.
 _SMALL = {
     "project": LaunchConfig(128, 64, 128, 8, 3),
-    "project narrow": LaunchConfig(128, 64, 128, 8, 3),
+    "project narrow": LaunchConfig(128, 32, 128, 8, 3),
     "gradient": LaunchConfig(32, 128, 128, 8, 3),
     "gradient narrow": LaunchConfig(32, 128, 64, 8, 3),
 }
 # (kernel, "single" or "half" precision, architecture). "narrow": patches under 16 pixels, whose lines come a few bytes
-# at a time and take registers for addresses; in the forward all that are no multiple of 16, which would spill.
+# at a time and take registers for addresses, and what else would spill: `variant`.
 SHIPPED: dict[tuple[str, str, int], LaunchConfig] = {
     (kernel, precision, architecture): config
     for precision, architecture, configs in (
@@ -81,6 +83,7 @@ TRIALS: dict[tuple[str, str, int], tuple[LaunchConfig, ...]] = {
         # two programs a multiprocessor, of which one converts while the other multiplies: weights read twice as often,
         _Waiting(64, 64, 256, 4, 3, parts=4, bulk=True),
         _Waiting(128, 64, 128, 4, 3, parts=4, bulk=True),  # or bytes read and converted twice as often
+        _Waiting(128, 64, 256, 8, 3, parts=4, bulk=True, half_positions=True),  # half the bytes at a tile's end
         _Waiting(128, 64, 256, 8, 3, parts=4),  # whether the copy engine pays
     ),
     ("project narrow", "half", 90): (
@@ -102,11 +105,26 @@ TRIALS: dict[tuple[str, str, int], tuple[LaunchConfig, ...]] = {
 }
 
 
-def launch_config(kernel: str, device: torch.device, dtype: torch.dtype, patch: int) -> LaunchConfig:
+def variant(kernel: str, patch: int, *, floats: bool = False, scattered: bool = False) -> str:
+    """ "project" or "gradient", or " narrow" behind it.
+
+    floats: some crops are; scattered: pixels of a line lie apart. Each takes registers: the forward has none left for
+    addresses of single pixels, nor the gradient of narrow patches for floats.
+    """
+    if kernel == "project":
+        narrow = patch % NARROW != 0 or scattered
+    else:
+        narrow = patch < NARROW and not floats
+    return kernel + " narrow" if narrow else kernel
+
+
+def launch_config(
+    kernel: str, device: torch.device, dtype: torch.dtype, patch: int, *, floats: bool = False, scattered: bool = False
+) -> LaunchConfig:
     """That of `kernel` ("project", "gradient") for products in `dtype` (what the tokens are kept in)."""
-    narrow = " narrow" if patch < NARROW or (kernel == "project" and patch % NARROW) else ""
     architecture = runtime.family(runtime.capability(device))
-    return SHIPPED[kernel + narrow, "single" if dtype == torch.float32 else "half", architecture]
+    precision = "single" if dtype == torch.float32 else "half"
+    return SHIPPED[variant(kernel, patch, floats=floats, scattered=scattered), precision, architecture]
 
 
 @dataclass(frozen=True)

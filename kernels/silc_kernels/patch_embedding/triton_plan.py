@@ -55,9 +55,19 @@ class Pixels(NamedTuple):
         return cls(crop.shape, crop.stride(), crop.dtype == torch.uint8, crop.data_ptr() % 16 == 0)
 
     @property
-    def aligned(self) -> bool:
-        """Crops, channels and lines begin at multiples of 16 pixels."""
-        return all(stride % 16 == 0 for stride in self.strides[:3])
+    def unit(self) -> int:
+        """16 where crops, channels and lines begin at multiples of 16 pixels, else 1."""
+        return 16 if all(stride % 16 == 0 and stride < 2**31 for stride in self.strides[:3]) else 1
+
+    @property
+    def in_units(self) -> tuple[int, ...]:
+        """The strides as the kernels take them."""
+        return (*(stride // self.unit for stride in self.strides[:3]), self.strides[3])
+
+    @property
+    def scattered(self) -> bool:
+        """Pixels of a line lie apart, as in channels_last: each has an address of its own."""
+        return self.strides[3] != 1
 
     def block(self, patch: int, rows: int) -> tuple[int, int] | None:
         """(down, across) of a tile of `rows` patches that the copy engine can cut, None where it cannot."""
@@ -136,8 +146,8 @@ def _project(config: LaunchConfig, dtype: torch.dtype, patch: int, width: int, b
     if block:
         options = project_bulk_constants(lines, config, dtype, block) | _options(config)
         return Launch(patches_kernels.project_bulk, grid, sizes, options, Descriptor.of(pixels, lines, block))
-    options = project_constants(patch, lines, config, dtype, pixels.raw, pixels.aligned) | _options(config)
-    return Launch(patches_kernels.project, grid, (pixels.shape[0], *sizes, *pixels.strides), options)
+    options = project_constants(patch, lines, config, dtype, pixels.raw, pixels.unit) | _options(config)
+    return Launch(patches_kernels.project, grid, (pixels.shape[0], *sizes, *pixels.in_units), options)
 
 
 class BackwardPlan(NamedTuple):
@@ -211,8 +221,8 @@ def _gradient(
         options = gradient_bulk_constants(lines, config, dtype, block) | _options(config)
         kernel = patches_gradient_kernels.gradient_bulk
         return Launch(kernel, grid, sizes, options, Descriptor.of(pixels, lines, block))
-    options = gradient_constants(patch, lines, config, dtype, pixels.raw, pixels.aligned) | _options(config)
-    return Launch(patches_gradient_kernels.gradient, grid, (*sizes, *pixels.strides), options)
+    options = gradient_constants(patch, lines, config, dtype, pixels.raw, pixels.unit) | _options(config)
+    return Launch(patches_gradient_kernels.gradient, grid, (*sizes, *pixels.in_units), options)
 
 
 def _tokens(pixels: Pixels, patch: int) -> int:
@@ -224,7 +234,7 @@ def _options(config: LaunchConfig) -> dict[str, Any]:
 
 
 def project_constants(
-    patch: int, lines: Lines, config: LaunchConfig, dtype: torch.dtype, raw: bool, aligned: bool
+    patch: int, lines: Lines, config: LaunchConfig, dtype: torch.dtype, raw: bool, unit: int
 ) -> dict[str, Any]:
     return {
         "PATCH": patch,
@@ -232,7 +242,7 @@ def project_constants(
         "LINES": lines.lines,
         "STEPS": 3 * lines.blocks,
         "RAW": raw,
-        "ALIGNED": aligned,
+        "UNIT": unit,
         "COMPUTE": COMPUTE[runtime.product_dtype(dtype)],
         "BLOCK_M": config.rows,
         "BLOCK_N": config.columns,
@@ -258,7 +268,7 @@ def project_bulk_constants(
 
 
 def gradient_constants(
-    patch: int, lines: Lines, config: LaunchConfig, dtype: torch.dtype, raw: bool, aligned: bool
+    patch: int, lines: Lines, config: LaunchConfig, dtype: torch.dtype, raw: bool, unit: int
 ) -> dict[str, Any]:
     return {
         "PATCH": patch,
@@ -266,7 +276,7 @@ def gradient_constants(
         "LINES": lines.lines,
         "BLOCKS": lines.blocks,
         "RAW": raw,
-        "ALIGNED": aligned,
+        "UNIT": unit,
         "COMPUTE": COMPUTE[runtime.product_dtype(dtype)],
         "BLOCK_M": config.rows,
         "BLOCK_D": config.columns,

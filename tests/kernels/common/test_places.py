@@ -32,8 +32,8 @@ def test_amds_chips_are_refused_in_words(op, monkeypatch):
 
 def embedding() -> tuple[list[torch.Tensor], list[torch.Tensor]]:
     """Crops of two resolutions, and weight, bias, prefix and tables."""
-    crops = [torch.zeros(2, 3, side, side, dtype=torch.uint8) for side in (64, 48)]
-    shapes = ((32, 3, 16, 16), (32,), (1, 32), (16, 32), (9, 32))
+    crops = [torch.zeros(1, 3, side, side, dtype=torch.uint8) for side in (256, 48)]
+    shapes = ((32, 3, 16, 16), (32,), (1, 32), (256, 32), (9, 32))
     return crops, [torch.zeros(shape, requires_grad=True) for shape in shapes]
 
 

@@ -5,7 +5,7 @@ import torch
 from silc_kernels.common import triton_runtime as runtime
 from silc_kernels.gate import gate
 from silc_kernels.patch_embedding.triton_gate import PRECISIONS, candidates
-from silc_kernels.patch_embedding.triton_launch import SHIPPED, TRIALS, LaunchConfig, launch_config
+from silc_kernels.patch_embedding.triton_launch import SHIPPED, TRIALS, LaunchConfig, launch_config, variant
 
 
 def test_trials_are_alternatives_to_what_ships():
@@ -36,3 +36,10 @@ def test_a_configuration_put_into_the_table_is_used_at_the_next_launch(monkeypat
         )
         monkeypatch.setitem(SHIPPED, ("project narrow", "half", architecture), config)
         assert launch_config("project", device, torch.float16, 8) is config
+
+
+def test_crops_that_take_more_registers_get_smaller_tiles():
+    assert [variant("project", patch) for patch in (16, 32, 14, 20)] == ["project"] * 2 + ["project narrow"] * 2
+    assert [variant("gradient", patch) for patch in (16, 20, 14)] == ["gradient"] * 2 + ["gradient narrow"]
+    assert variant("project", 16, scattered=True) == "project narrow"
+    assert variant("gradient", 14, floats=True) == "gradient"
