@@ -50,7 +50,7 @@ def _name(*dtypes: torch.dtype) -> str:
     return "/".join(names[dtype] for dtype in dtypes)
 
 
-TEMPERATURES = {"student_temp": 0.1, "teacher_temp": 0.04}
+STUDENT_TEMP, TEACHER_TEMP = 0.1, 0.04
 
 
 def distill(
@@ -65,7 +65,13 @@ def distill(
         logits = student * 1 if form == "in place" else student
         center = make((prototypes,), FP32)
         distill_loss(
-            logits, teacher, center, **TEMPERATURES, inplace_backward=form == "in place", backend="triton"
+            logits,
+            teacher,
+            center,
+            student_temp=STUDENT_TEMP,
+            teacher_temp=TEACHER_TEMP,
+            inplace_backward=form == "in place",
+            backend="triton",
         ).backward()
 
     shape = f"S={students} N={samples} K={prototypes} T={teachers} {_name(*dtypes)} {form}".rstrip()
@@ -79,7 +85,16 @@ def head(students: int, samples: int, prototypes: int, teachers: int, width: int
         )
         teacher, teacher_weight = (make(shape, dtype) for shape in ((teachers, samples, width), (prototypes, width)))
         center = make((prototypes,), FP32)
-        distill_head_loss(student, teacher, weight, teacher_weight, center, **TEMPERATURES, backend="triton").backward()
+        distill_head_loss(
+            student,
+            teacher,
+            weight,
+            teacher_weight,
+            center,
+            student_temp=STUDENT_TEMP,
+            teacher_temp=TEACHER_TEMP,
+            backend="triton",
+        ).backward()
 
     shape = f"S={students} N={samples} K={prototypes} T={teachers} d={width} {_name(dtype)}"
     return Case("distill_head_loss", shape, run)

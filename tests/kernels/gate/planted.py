@@ -92,7 +92,7 @@ def main() -> None:
     for name in sys.argv[1:]:
         if name != "unchecked":
             instrument, launch = FAULTS[name]
-            with instrument() if instrument is race else instrument(checked=checked) as run:
+            with guard(checked=checked) if instrument is guard else race() as run:
                 launch()
             found[name] = run.problems
     print(json.dumps(found))

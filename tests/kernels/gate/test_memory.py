@@ -15,7 +15,6 @@ from silc_kernels.gate.guard import guard
 from silc_kernels.gate.race import race
 
 PLANTED = Path(__file__).with_name("planted.py")
-OPS = ("distill_loss", "distill_head_loss", "contrastive_loss", "patch_embed", "photometric", "crop_resize")
 # (kernel, words) of each planted fault; None: there is none.
 FOUND = {
     "nothing": None,
@@ -77,15 +76,13 @@ def test_kernels_that_are_compiled_cannot_be_watched(instrument):
         pass
 
 
-@pytest.mark.timeout(600)
-@pytest.mark.parametrize("op", OPS)
-@pytest.mark.parametrize(("instrument", "cases"), [("guard", 6), ("race", 4)])
-def test_the_ops_stay_within_their_memory_and_out_of_each_others_way(instrument, cases, op):
-    count = 2 * cases if op == "patch_embed" else cases
-    command = [sys.executable, "-m", "silc_kernels.gate.fuzz", instrument, "--only", op, "--cases", str(count)]
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize(("instrument", "cases"), [("guard", 4), ("race", 3)])
+def test_the_ops_stay_within_their_memory_and_out_of_each_others_way(instrument, cases):
+    command = [sys.executable, "-m", "silc_kernels.gate.fuzz", instrument, "--cases", str(cases)]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-2000:]
-    assert f"{count} cases, 0 problems" in done.stdout
+    assert f"{7 * cases} cases, 0 problems" in done.stdout
 
 
 def test_cases_of_a_seed_are_the_same_and_those_of_others_not():
