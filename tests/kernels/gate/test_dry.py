@@ -133,13 +133,19 @@ def test_launches_are_those_of_the_chip(architecture):
     assert {launch.compiled.metadata.target.arch for launch in run.launches} == {architecture}
 
 
+def _launch_and_fail() -> None:
+    copy[(1,)](numbers(64), numbers(64), 64, BLOCK=64)
+    raise RuntimeError("after a launch")
+
+
 def test_all_is_as_before_afterwards(monkeypatch):
     monkeypatch.delenv("SILC_KERNELS_BACKEND", raising=False)
     addmm, active = torch.addmm, triton.runtime.driver._active
     inputs = torch.randn(2, 3, 5), torch.randn(2, 3, 5), torch.zeros(5)
     expected = distill_loss(*inputs, student_temp=0.1, teacher_temp=0.04)
-    with pytest.raises(KeyError), dry(90):
-        raise KeyError
+    with pytest.raises(RuntimeError, match="after a launch"), dry(90, checked=False):
+        _launch_and_fail()
+    assert not copy.device_caches
     assert torch.addmm is addmm
     assert triton.runtime.driver._active is active
     assert triton_runtime._stand_in is None
