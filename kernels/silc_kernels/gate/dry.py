@@ -11,6 +11,7 @@ or a stride that 16 does not divide), grids beyond the limits, tensor maps that 
 do not fit what the kernel was compiled for. Values are garbage: kernels write nothing.
 """
 
+import itertools
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -26,6 +27,8 @@ from ..common import launcher
 from ..common.triton_runtime import Chip, standing_in
 from .gate import SHARED_LIMIT, Row, read
 
+# Numbers that no GPU has, one for each run: what a launcher keeps of another run is never found again.
+_DEVICES = itertools.count(1000)
 MULTIPROCESSORS = {80: 108, 90: 132, 100: 148}
 MOST_PROGRAMS = (2**31 - 1, 65535, 65535)
 # Of a tensor map (CUDA driver API, cuTensorMapEncodeTiled): entries of a box a dimension, bytes of a swizzled line.
@@ -61,22 +64,18 @@ def dry(architecture: int = 90, *, checked: bool = True) -> Iterator[DryRun]:
     before = active._active
     chip = Chip(architecture, MULTIPROCESSORS[architecture])
     kernels: dict[Any, None] = {}
+    device = next(_DEVICES)
     with (
         standing_in(chip),
         patch.object(torch, "addmm", _addmm),
         patch.dict("os.environ", SILC_KERNELS_BACKEND="triton"),
     ):
-        active.set_active(_driver(run, checked, kernels))
+        active.set_active(_driver(run, checked, device, kernels))
         try:
             yield run
         finally:
             active._active = before
-            _forget(kernels, _device(architecture))
-
-
-def _device(architecture: int) -> int:
-    """A number that no GPU has: what is compiled for one lies under its own."""
-    return 1000 + architecture
+            _forget(kernels, device)
 
 
 def _forget(kernels: Iterable[Any], device: int) -> None:
@@ -98,8 +97,8 @@ def _addmm(total: Any, left: Any, right: Any, *others: Any, **named: Any) -> Any
     return _real_addmm(total, left, right, *others, **named)
 
 
-def _driver(run: DryRun, checked: bool, kernels: dict[Any, None]) -> DriverBase:
-    """kernels: gets every kernel that is made ready for a launch."""
+def _driver(run: DryRun, checked: bool, number: int, kernels: dict[Any, None]) -> DriverBase:
+    """number: of the device. kernels: gets every kernel that is made ready for a launch."""
     architecture = run.architecture
 
     class Utils:
@@ -128,9 +127,7 @@ def _driver(run: DryRun, checked: bool, kernels: dict[Any, None]) -> DriverBase:
             if not checked:
                 return
             if self.kernel is None:
-                self.kernel = next(
-                    each for each in _compiled(self.src.fn, _device(architecture)) if each.metadata is self.metadata
-                )
+                self.kernel = next(each for each in _compiled(self.src.fn, number) if each.metadata is self.metadata)
             args = rest[-len(self.src.signature) :]
             name = self.src.fn.__name__
             run.problems += (f"{name}: {problem}" for problem in problems((x, y, z), self.src, self.metadata, args))
@@ -148,7 +145,7 @@ def _driver(run: DryRun, checked: bool, kernels: dict[Any, None]) -> DriverBase:
             return GPUTarget("cuda", architecture, 32)
 
         def get_current_device(self) -> int:
-            return _device(architecture)
+            return number
 
         def set_current_device(self, device: int) -> None:
             pass

@@ -107,6 +107,15 @@ def test_it_is_made_once_for_each_kernel_and_options():
     assert launcher(scaled, BLOCK=64) is not launcher(scaled, BLOCK=32)
 
 
+def test_one_that_outlives_a_run_takes_nothing_from_it():
+    launch = launcher(scaled, BLOCK=64)
+    for architecture in (90, 80, 90):
+        with dry(architecture) as run:
+            for _ in range(2):
+                launch((1,), *CALLS["plain"])
+        assert [each.compiled.metadata.target.arch for each in run.launches] == [architecture] * 2
+
+
 def test_keys_are_bounded(monkeypatch):
     monkeypatch.setattr(module, "MOST_KEYS", 3)
     with dry(90) as run:
