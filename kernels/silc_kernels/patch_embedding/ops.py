@@ -178,7 +178,7 @@ def _operator(backend: str) -> Callable[..., Tensor]:
     ) -> Tensor:
         trained = (weight, bias, prefix, *positions)
         if torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in trained):
-            return _Embed.apply(operators, crops, mean, std, out_dtype, *trained)
+            return _Embed.apply(backend, operators, crops, mean, std, out_dtype, *trained)
         with torch._C._AutoDispatchBelowAutograd():
             return operators[0](crops, weight, bias, positions, prefix, mean, std, out_dtype)
 
@@ -210,11 +210,20 @@ def _operator(backend: str) -> Callable[..., Tensor]:
     return embed
 
 
+def _traced(grad: Tensor) -> bool:
+    """Whether anybody may look at the operator that the backward calls: a tracer, a mode, a graph of the gradient.
+
+    Nobody mostly does, and then the dispatcher takes 20 us for nothing.
+    """
+    watched = torch.is_grad_enabled() or torch.compiler.is_compiling() or torch._C._len_torch_dispatch_stack() > 0
+    return watched or type(grad) is not Tensor or grad.device.type == "meta"
+
+
 class _Embed(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, operators, crops, mean, std, out_dtype, weight, bias, prefix, *positions):
+    def forward(ctx, backend, operators, crops, mean, std, out_dtype, weight, bias, prefix, *positions):
         ctx.save_for_backward(*crops)
-        ctx.gradient = operators[1]
+        ctx.gradient, ctx.backend = operators[1], backend
         ctx.patch, ctx.tokens = weight.shape[-1], [table.shape[0] for table in positions]
         ctx.before = 0 if prefix is None else prefix.shape[0]
         ctx.mean, ctx.std = mean, std
@@ -226,13 +235,14 @@ class _Embed(torch.autograd.Function):
     def backward(ctx, grad):
         crops = list(ctx.saved_tensors)
         wide = torch.promote_types(ctx.dtypes[0], torch.float32)
+        gradient = ctx.gradient if _traced(grad) else _module(ctx.backend).backward
         with torch._C._AutoDispatchBelowAutograd():
-            found = ctx.gradient(grad, crops, ctx.patch, ctx.tokens, ctx.before, ctx.mean, ctx.std, wide)
+            found = gradient(grad, crops, ctx.patch, ctx.tokens, ctx.before, ctx.mean, ctx.std, wide)
         gradients = [
             None if dtype is None else once(OP, d if d.dtype == dtype else d.to(dtype), grad)
             for d, dtype in zip(found, ctx.dtypes, strict=True)
         ]
-        return None, None, None, None, None, *gradients
+        return None, None, None, None, None, None, *gradients
 
 
 def _packed(crops, weight, bias, positions, prefix, mean, std, out_dtype):
