@@ -69,6 +69,13 @@ def test_the_committed_table_of_shapes_holds_its_cases_without_a_fault():
         assert line["spill_bytes"] == "0" or line["reason"], line
         assert (line["serialized"], line["hazards"]) == ("False", "0"), line
         assert int(line["programs"]) >= 1, line
+    for (op, kernel, part), (most, _) in shapes.ALLOWED.items():
+        spilled = [
+            int(line["spill_bytes"])
+            for line in lines
+            if (line["op"], line["kernel"]) == (op, kernel) and part in line["shape"]
+        ]
+        assert max(spilled, default=0) == most, f"no longer needed as it is: {op} {kernel} {part!r}"
 
 
 def test_spills_are_accepted_with_a_reason_alone(monkeypatch):
