@@ -66,19 +66,19 @@ def read(path: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
-def rewrite(rows: Sequence[Row], names: Sequence[str], path: Path) -> None:
-    """The committed table with these rows in the place of those of the same names, in the order of all `names`."""
-    new: dict[str, list[dict[str, object]]] = {}
-    old: dict[str, list[dict[str, object]]] = {}
-    for row in rows:
-        new.setdefault(row.name, []).append(asdict(row))
-    for line in read(path):
-        old.setdefault(line["name"], []).append(dict(line))
-    kept = [line for name in names for line in new.get(name, old.get(name, []))]
+def rewrite(rows: Sequence[Row], kept: Sequence[tuple[str, int]], path: Path) -> None:
+    """The committed table with these rows in the place of its own, in the order of all that it keeps.
+
+    kept: (name, architecture) of each line.
+    """
+    lines: dict[tuple[str, int], dict[str, object]] = {
+        (line["name"], int(line["architecture"])): dict(line) for line in read(path)
+    }
+    lines |= {(row.name, row.architecture): asdict(row) for row in rows}
     with path.open("w", newline="") as file:
         writer = csv.DictWriter(file, list(asdict(rows[0])), lineterminator="\n")
         writer.writeheader()
-        writer.writerows(kept)
+        writer.writerows(lines[key] for key in kept if key in lines)
 
 
 def main() -> None:
@@ -115,7 +115,7 @@ def _kernels(options: argparse.Namespace) -> list[str]:
             end = f"{row.hazards:9d} {row.between:7d}"
             print(f"{row.name:64s} {numbers} {row.programs:8d}   {marks} {end}", flush=True)
     if options.write and rows and not options.trials:
-        rewrite(rows, [candidate.name for candidate in candidates()], table())
+        rewrite(rows, [(each.name, sm) for each in candidates() for sm in each.architectures], table())
     return wrong
 
 
