@@ -1,4 +1,4 @@
-"""Calls as a training makes them, on a GPU: one behind the other without a wait, and as a CUDA graph that is replayed."""
+"""Calls as a training makes them, on a GPU: one behind the other without a wait; and as a CUDA graph."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import math
 import statistics
 import time
 from collections.abc import Callable
+from itertools import pairwise
 
 import torch
 
@@ -21,7 +22,7 @@ def back_to_back(name: str, fn: Callable[[], object]) -> float:
         starts.append(time.perf_counter())
         fn()
     torch.cuda.synchronize()
-    return 1e3 * statistics.median(b - a for a, b in zip(starts, starts[1:], strict=False))
+    return 1e3 * statistics.median(b - a for a, b in pairwise(starts))
 
 
 def replayed(name: str, fn: Callable[[], object]) -> float:

@@ -91,7 +91,9 @@ def compare(providers: dict[str, Callable[[], object]], repeats: int, *, extras:
     for name, spent in times.items():
         wall, processor = zip(*spent, strict=True)
         host, graph = (of(name, providers[name]) for of in (back_to_back, replayed)) if extras else (math.nan, math.nan)
-        rows.append(Row(name, _percentiles(wall), statistics.median(processor), peaks[name], enqueue[name], host, graph))
+        rows.append(
+            Row(name, _percentiles(wall), statistics.median(processor), peaks[name], enqueue[name], host, graph)
+        )
     return rows
 
 

@@ -57,6 +57,7 @@ def providers(n: int, ranks: int, d: int, kind: str, dtype: torch.dtype) -> dict
     scale = torch.tensor([1 / 0.07], device=device(), requires_grad=True)
     bias = torch.tensor([-10.0], device=device(), requires_grad=True) if kind == "sigmoid" else None
     leaves = [image, text, scale] + ([] if bias is None else [bias])
+
     def ours() -> list[Tensor]:
         with among(ranks) if ranks > 1 else nullcontext():
             return solve(contrastive_loss(image, text, scale, bias, kind=kind, plan="reduce_scatter"), leaves)

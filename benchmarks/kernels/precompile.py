@@ -94,7 +94,8 @@ def compile_all(what: Sequence[str], size: str, architecture: int, processes: in
             print(f"  {seconds:6.1f} s {launches:4d} launches  {name}  {why}", flush=True)
             if why:
                 failed.append(f"{name}: {why}")
-    print(f"{len(waiting)} ops compiled for sm_{architecture} in {time.perf_counter() - start:.0f} s, {work:.0f} s of processor time")
+    seconds = time.perf_counter() - start
+    print(f"{len(waiting)} ops compiled for sm_{architecture} in {seconds:.0f} s, {work:.0f} s of processor time")
     return failed
 
 

@@ -1,6 +1,6 @@
 """What this device can do at most, measured here and now: bytes copied and products done in a second.
 
-python -m benchmarks.kernels.roofline --save FOLDER      from the repository's root: in each dtype, to roofline_<device>.csv
+python -m benchmarks.kernels.roofline --save FOLDER      from the repository's root, to roofline_<device>.csv
 """
 
 from __future__ import annotations

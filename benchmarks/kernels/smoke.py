@@ -1,7 +1,7 @@
 """Every op in every dtype once, forward and backward, against float64 on the device: right or wrong in two minutes.
 
     python -m benchmarks.kernels.smoke                        from the repository's root, on a machine with a GPU
-    python -m benchmarks.kernels.smoke --save FOLDER          and write smoke_<device>.csv, a line before the next begins
+    python -m benchmarks.kernels.smoke --save FOLDER          to smoke_<device>.csv, a line before the next begins
     TRITON_INTERPRET=1 python -m benchmarks.kernels.smoke     anywhere, at sizes that show the script alone
 
 The product of half precision into float32 comes first: every gradient of the contrastive loss in half precision hangs
@@ -139,7 +139,7 @@ def read(path: Path) -> dict[str, Result]:
 
 def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--save", type=Path, nargs="?", const=RESULTS, metavar="FOLDER", help="default: benchmarks/results")
+    parser.add_argument("--save", type=Path, nargs="?", const=RESULTS, metavar="FOLDER", help="or benchmarks/results")
     parser.add_argument("--resume", action="store_true", help="what the saved table has is not done again")
     parser.add_argument("--here", action="store_true", help="in this process alone")
     args = parser.parse_args(argv)

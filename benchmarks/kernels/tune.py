@@ -79,9 +79,7 @@ def shipping(module: ModuleType, table: dict) -> Iterator[None]:
         module.SHIPPED = kept
 
 
-def tune(
-    module: ModuleType, case: Case, repeats: int, done: Container[tuple[str, str]] = ()
-) -> Iterator[Trial]:
+def tune(module: ModuleType, case: Case, repeats: int, done: Container[tuple[str, str]] = ()) -> Iterator[Trial]:
     """Every alternative of every kernel that the case launches, but for the (key, configuration) in `done`.
 
     Args:
@@ -100,7 +98,9 @@ def tune(
             yield _try(module, case, op, expected, key, trial, repeats)
 
 
-def alternative(module: ModuleType, key: Hashable, trial: object, op: Callable[[], Sequence[Tensor]]) -> Sequence[Tensor]:
+def alternative(
+    module: ModuleType, key: Hashable, trial: object, op: Callable[[], Sequence[Tensor]]
+) -> Sequence[Tensor]:
     """What the op gives with one launch configuration exchanged."""
     with shipping(module, {**module.SHIPPED, key: trial}):
         return op()

@@ -1,4 +1,4 @@
-"""What others do to views, by torchvision: DINO's list a view at a time and batched under masks, crops a view at a time."""
+"""What others do to views, by torchvision: DINO's list a view at a time or batched under masks; crops."""
 
 from __future__ import annotations
 

@@ -4,6 +4,8 @@
     TRITON_INTERPRET=1 python -m pytest tests/kernels/device    anywhere
 
 Nothing here is collected where neither holds: one process can hold native or interpreted kernels, not both.
+torch, triton, numpy and pytest are enough: what more a test needs it asks the fixture `needs` for. Where an environment
+has no more on purpose, as one with a GPU may, SILC_KERNELS_ALONE=1 says so, and those tests are skipped.
 """
 
 import importlib
@@ -15,10 +17,17 @@ import pytest
 import torch
 
 INTERPRET = os.environ.get("TRITON_INTERPRET", "0") == "1"
+ALONE = os.environ.get("SILC_KERNELS_ALONE", "0") == "1"
 DEVICE = torch.device("cpu" if INTERPRET or not torch.cuda.is_available() else "cuda")
 
 if not INTERPRET and DEVICE.type == "cpu":
     collect_ignore_glob = ["*"]
+elif INTERPRET:
+    # Before any test: each would fail with the interpreter's own error, deep inside.
+    from tests.kernels.device.interpreter import trouble
+
+    if why := trouble():
+        raise pytest.UsageError(why)
 
 
 @pytest.fixture
@@ -28,10 +37,10 @@ def device() -> torch.device:
 
 @pytest.fixture
 def needs() -> Callable[[str], ModuleType]:
-    """Imports a package by name. Where it is missing the test fails, but on a machine with a GPU it is skipped there:
-    such a machine may have torch, triton and pytest alone.
+    """Imports a package by name. Where it is missing the test fails, but on a machine with a GPU, or where
+    SILC_KERNELS_ALONE is 1, it is skipped: such a machine may have torch, triton and pytest alone.
     """
-    return pytest.importorskip if torch.cuda.is_available() else importlib.import_module
+    return pytest.importorskip if ALONE or torch.cuda.is_available() else importlib.import_module
 
 
 @pytest.fixture(autouse=True)
