@@ -32,7 +32,7 @@ from benchmarks import RESULTS
 from benchmarks.common.measure import banner, device, device_slug
 from benchmarks.gpu_run import wheels
 from benchmarks.gpu_run.jobs import Job, jobs
-from benchmarks.gpu_run.process import FAILED, GRACE, LEFT, TIMED_OUT, Outcome, run
+from benchmarks.gpu_run.process import FAILED, GRACE, LEFT, TIMED_OUT, Outcome, missing, run
 from benchmarks.gpu_run.progress import Progress
 
 
@@ -66,7 +66,7 @@ def work(todo: Sequence[Job], progress: Progress, out: Path, minutes: float, sit
             outcomes.append(progress.outcomes[job.name])
             print(f"== {job.name}: {outcomes[-1].status} in an earlier call; --again repeats it", flush=True)
             continue
-        if left < job.least:
+        if left < job.least and not missing(job, site):
             outcomes.append(Outcome(job.name, LEFT, 0.0, f"{max(0, left):.0f} s left, {job.least} s needed"))
             print(f"== {job.name}: {outcomes[-1].status} ({outcomes[-1].why})", flush=True)
             continue

@@ -39,7 +39,7 @@ class SameRanks(Ranks):
 
 @contextmanager
 def among(size: int) -> Iterator[None]:
-    """Within: silc_kernels' losses and open_clip's ClipLoss, where there is one, see `size` ranks, this one the first."""
+    """Within: silc_kernels' losses and open_clip's ClipLoss, where there is one, see `size` ranks, this one first."""
 
     def gathered(image: Tensor, text: Tensor, *_: object, **__: object) -> tuple[Tensor, Tensor]:
         return image.repeat(size, 1), text.repeat(size, 1)
