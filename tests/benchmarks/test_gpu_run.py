@@ -1,4 +1,4 @@
-"""`make gpu`: jobs by worth, in the time there is, taken up where they stopped; wheels for a machine without a network."""
+"""`make gpu`: jobs by worth, in the time there is, taken up where they stopped; wheels to take along."""
 
 from __future__ import annotations
 

@@ -9,19 +9,21 @@ from benchmarks.kernels.hollow import SMALL, Hollow
 from silc_kernels import contrastive_loss
 from silc_kernels.gate.dry import dry
 
+SIDE = 1 << 15
+
 
 def test_large_tensors_are_neither_made_nor_computed():
     with Hollow():
-        huge = torch.randn(1 << 20, 1 << 19).to(torch.bfloat16)  # a terabyte
+        huge = torch.randn(SIDE, SIDE).to(torch.bfloat16)  # gigabytes, and hours of the product
         view = huge[:3].t()
         product = huge @ huge.t()
         assert product.add_(1) is product
         small = torch.arange(4) + 1
-    assert (view.shape, view.data_ptr()) == ((1 << 19, 3), huge.data_ptr())
-    assert product.shape == (1 << 20, 1 << 20)
+    assert (view.shape, view.data_ptr()) == ((SIDE, 3), huge.data_ptr())
+    assert product.shape == (SIDE, SIDE)
     assert product.dtype == torch.bfloat16
     assert small.tolist() == [1, 2, 3, 4]
-    assert SMALL < huge.numel()
+    assert huge.numel() > SMALL
 
 
 def test_an_op_launches_at_full_size_what_it_would_on_a_gpu():
