@@ -75,18 +75,19 @@ def of_the_kernels(size: str, out: Path) -> Iterator[Job]:
 
 def of_the_trainer(size: str, out: Path) -> Iterator[Job]:
     tiny = size == "tiny"
-    short = ["train.steps=2", "train.global_batch=4", "data.sample_scenes=64"]
+    lean = ["train.tensorboard=false"]
+    short = ["train.steps=2", "train.global_batch=4", "data.sample_scenes=64", "eval.after=[]"]
     train = module("deepspeed.launcher.runner", "--num_gpus", "1", str(ROOT / "launch" / "train.py"))
     preset = short if tiny else ["--preset", "sample_gpu", "train.steps=40"]
-    yield Job("train", [*train, *preset, f"train.out={out / 'run'}"], 60, 300, TRAINER)
+    yield Job("train", [*train, *preset, *lean, f"train.out={out / 'run'}"], 60, 300, TRAINER)
     full = ["--preset", "silc_vit_b16", "--batch", "256", f"data.shards=[{ROOT}/data/sample]", "--data-steps", "0"]
     small = ["--steps", "1", "--data-steps", "0", "--batch", "4"]
     bench = script("train_bench.py", "--save", str(out), *(small if tiny else full))
     yield Job("train_bench", bench, 120, 420, (*TRAINER, "lightly"))
-    few = ["--pairs", "8", "optim.warmup_steps=1", "eval.after=[fewshot]", "eval.limit=16", *short[1:]]
+    few = ["--pairs", "8", "optim.warmup_steps=1", "eval.after=[fewshot]", "eval.limit=16", *short[1:3]]
     many = ["--preset", "sample_gpu", "--pairs", "65536,262144"]
     claims = [sys.executable, str(ROOT / "launch" / "claims.py"), "--num_gpus", "1", "--out", str(out / "claims")]
-    yield Job("claims", [*claims, *(few if tiny else many)], 420, 1500, TRAINER)
+    yield Job("claims", [*claims, *(few if tiny else many), *lean], 420, 1500, TRAINER)
 
 
 def module(name: str, *args: str) -> list[str]:

@@ -24,6 +24,7 @@ from concurrent.futures import ProcessPoolExecutor, as_completed
 from functools import partial
 from itertools import islice
 from resource import RUSAGE_CHILDREN, RUSAGE_SELF, getrusage
+from typing import Any
 
 import torch
 
@@ -70,7 +71,17 @@ def compile_one(what: str, size: str, place: int, architecture: int) -> tuple[st
             except Exception as error:  # the others are to be compiled all the same
                 # What the kernels do not take, plain torch does.
                 why = "" if REFUSED in str(error) else f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"
+    for compiled in {id(launch.compiled): launch.compiled for launch in seen.launches}.values():
+        build_caller(compiled)
     return name, len(seen.launches), processor_time() - start, why
+
+
+def build_caller(compiled: Any) -> None:
+    """The C function that hands a kernel's arguments to the driver, which Triton 3.6 builds at the first launch."""
+    with contextlib.suppress(Exception):  # needs the driver's library; without it, it is built at the first launch
+        from triton.backends.nvidia.driver import CudaLauncher
+
+        CudaLauncher(compiled.src, compiled.metadata)
 
 
 def processor_time() -> float:
