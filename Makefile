@@ -3,22 +3,30 @@
 VENV ?= .venv
 PYTHON ?= python3
 ARGS ?=
+# `make test-newest` has an environment of its own. NEWEST_LOCK= (empty): the newest that pip finds within setup.py's ranges.
+NEWEST_VENV ?= .venv-newest
+NEWEST_LOCK ?= requirements-newest.txt
+WHEELS ?= .whl
 LOCK := $(VENV)/.silc-lock-$(shell cat requirements.txt | cksum | cut -d' ' -f1)
 INSTALLED := $(VENV)/.silc-checkout-$(shell { pwd; cat setup.py kernels/pyproject.toml silc/version.py; } | cksum | cut -d' ' -f1)
 PIP := $(VENV)/bin/python -m pip --quiet --disable-pip-version-check install
 RUN := PATH="$(abspath $(VENV))/bin:$$PATH" OMP_WAIT_POLICY=passive GOMP_SPINCOUNT=0
 
-.PHONY: help setup train claims test lint format docs bench soak gpu clean
+NEWEST := $(NEWEST_VENV)/.silc-newest-$(shell cat $(NEWEST_LOCK) setup.py kernels/pyproject.toml 2>/dev/null | cksum | cut -d' ' -f1)
+
+.PHONY: help setup train claims test test-newest lint format docs bench soak gpu gpu-wheels clean
 
 help:
 	@echo "make train   set up, then 'silc train' on the embedded drawings (ARGS='--preset NAME key=value' passes on)"
 	@echo "make claims  set up, then SILC and its baselines trained and measured alike, in tables (an hour or so on two CPU cores)"
 	@echo "make test    set up, then ruff, mypy and every test"
+	@echo "make test-newest  the kernels' tests, the compile gate and a short training under the newest torch, triton and numpy"
 	@echo "make lint    ruff and mypy alone; make format changes what ruff can"
 	@echo "make docs    the pages of docs/ as a site, in site/"
 	@echo "make bench   the microbenchmarks and the training benchmark, against public parts"
 	@echo "make soak    long checks: the data stream, mutated files, kills, signals, other ranks, several nodes, SLURM (two hours on two CPU cores)"
-	@echo "make gpu     on a machine with a GPU, no network needed: kernel tests, sanitizer, benchmarks, a short training"
+	@echo "make gpu     on a machine with a GPU, no network needed: smoke test, benchmarks, kernel tests, a short training"
+	@echo "make gpu-wheels  what peers and trainings need there, as wheels in $(WHEELS), to be used by make gpu ARGS='--wheels $(WHEELS)'"
 	@echo "make setup   only the environment in $(VENV): requirements.txt, and this checkout as an editable install"
 
 setup: $(INSTALLED)
@@ -45,6 +53,15 @@ claims: setup
 
 test: setup lint
 	$(RUN) OMP_NUM_THREADS=1 python -m pytest -n 2 --dist worksteal -q $(ARGS)
+
+$(NEWEST):
+	test -x $(NEWEST_VENV)/bin/python || $(PYTHON) -m venv $(NEWEST_VENV)
+	$(NEWEST_VENV)/bin/python -m pip --quiet --disable-pip-version-check install $(if $(NEWEST_LOCK),--requirement $(NEWEST_LOCK),--upgrade ./kernels .[test])
+	@rm -f $(NEWEST_VENV)/.silc-newest-*
+	@touch $@
+
+test-newest: setup $(NEWEST)
+	$(RUN) $(abspath $(NEWEST_VENV))/bin/python -m tests.soak.newest --lock $(abspath $(VENV))/bin/python $(ARGS)
 
 lint: setup
 	$(RUN) ruff check .
@@ -74,6 +91,9 @@ soak: setup
 # Without a set-up: a GPU machine may have no network, and brings its own torch (make gpu PYTHON=...).
 gpu:
 	$(if $(wildcard $(VENV)/bin/python),$(RUN) python,$(PYTHON)) benchmarks/gpu.py $(ARGS)
+
+gpu-wheels: setup
+	$(RUN) python benchmarks/gpu.py --download $(WHEELS)
 
 clean:
 	rm -rf build *.egg-info kernels/build kernels/*.egg-info site .mypy_cache .pytest_cache .ruff_cache .hypothesis

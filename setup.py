@@ -36,7 +36,7 @@ setup(
         "braceexpand>=0.1.7,<0.2",
         "open_clip_torch>=3.3,<4",
         "timm>=1.0.31",  # open_clip requires it; silc.model.timm_tower registers a name there
-        "numpy>=1.26,<2.4",  # triton 3.6's interpreter breaks on 2.4
+        "numpy>=1.26",  # the lock stays below 2.4: on it triton 3.6's interpreter breaks, which only tests use
         "simplejpeg>=1.9,<2",  # libjpeg-turbo without a detour; its pixels are torchvision's, bit for bit
         "pillow>=13",  # the limits on images from strangers rest on what this version refuses by itself
         "pydantic>=2.7,<3",

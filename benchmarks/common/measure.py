@@ -13,6 +13,8 @@ from pathlib import Path
 
 import torch
 
+from benchmarks.common.back_to_back import back_to_back, replayed
+
 STATUS = Path("/proc/self/status")
 PEAK_RESET = Path("/proc/self/clear_refs")
 M_MMAP_THRESHOLD = -3  # glibc's mallopt
@@ -23,7 +25,9 @@ CYCLES = 2_000_000  # of a GPU in a millisecond, about
 class Row:
     """milliseconds: median, 20th and 80th percentile of the wall time. processor_ms: median of the processor time of
     all threads, which a busy machine disturbs less. peak_mib: above what was held before the call. enqueue_ms: until
-    the call returns, on a GPU that is busy; a GPU waits for that where the work of a call is shorter.
+    the call returns, on a GPU that is busy; a GPU waits for that where the work of a call is shorter. host_ms: a call
+    among calls back to back, without a wait between, on a GPU; the larger of the host's time and the device's.
+    graph_ms: a replay of the call as a CUDA graph. NaN: not measured, on a CPU for one.
     """
 
     provider: str
@@ -31,6 +35,8 @@ class Row:
     processor_ms: float
     peak_mib: float
     enqueue_ms: float = math.nan
+    host_ms: float = math.nan
+    graph_ms: float = math.nan
 
 
 def device() -> torch.device:
@@ -66,12 +72,15 @@ def banner() -> str:
     return f"{device_name()}, torch {torch.__version__}{kind}"
 
 
-def compare(providers: dict[str, Callable[[], object]], repeats: int) -> list[Row]:
+def compare(providers: dict[str, Callable[[], object]], repeats: int, *, extras: bool = True) -> list[Row]:
     """Each provider `repeats` times, in turns, so that a slow moment of the machine falls on all of them.
+
+    extras: on a GPU also calls back to back, and the call as a CUDA graph.
 
     Peak memory comes from a first run, which also warms up: it is slower than others, for its memory comes in small
     pieces that are mapped afresh, so that they can be counted.
     """
+    extras = extras and device().type == "cuda"
     peaks = {name: _peak_mib(fn) for name, fn in providers.items()}
     enqueue = {name: _enqueue_ms(fn) for name, fn in providers.items()}
     times: dict[str, list[tuple[float, float]]] = {name: [] for name in providers}
@@ -81,7 +90,10 @@ def compare(providers: dict[str, Callable[[], object]], repeats: int) -> list[Ro
     rows = []
     for name, spent in times.items():
         wall, processor = zip(*spent, strict=True)
-        rows.append(Row(name, _percentiles(wall), statistics.median(processor), peaks[name], enqueue[name]))
+        host, graph = (of(name, providers[name]) for of in (back_to_back, replayed)) if extras else (math.nan, math.nan)
+        rows.append(
+            Row(name, _percentiles(wall), statistics.median(processor), peaks[name], enqueue[name], host, graph)
+        )
     return rows
 
 

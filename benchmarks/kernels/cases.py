@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import csv
+import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -20,7 +21,8 @@ from benchmarks.kernels.roofline import Roofline, measure_roofline
 VERSIONS = ("torch", "triton", "torchvision", "open_clip_torch", "timm", "lightly", "inf_cl")
 COLUMNS = (
     *("op", "shape", "provider", "dtype", "ms", "ms_p20", "ms_p80", "cpu_ms", "gb_per_s", "tflop_per_s"),
-    *("roofline_percent", "peak_mib", "enqueue_ms", "ratio", "device", "versions", "commit", "date"),
+    *("roofline_percent", "peak_mib", "enqueue_ms", "host_ms", "graph_ms", "ratio"),
+    *("device", "versions", "commit", "date"),
 )
 
 Provider = Callable[[], Sequence[Tensor]]
@@ -65,12 +67,16 @@ def options(doc: str, argv: Sequence[str] | None = None) -> argparse.Namespace:
         metavar="FOLDER",
         help="write a CSV (benchmarks/results)",
     )
-    return parser.parse_args(argv)
+    parser.add_argument("--resume", action="store_true", help="cases that the saved CSV has are not timed again")
+    args = parser.parse_args(argv)
+    if args.resume and args.save is None:
+        parser.error("--resume takes up what --save wrote; give both")
+    return args
 
 
 def run(name: str, cases: Iterable[Case], args: argparse.Namespace) -> list[dict[str, object]]:
     """Gate and time every case that is asked for, print a table each; with --save write <name>_<device>.csv, anew after
-    every case: what is measured is kept if a later one fails.
+    every case: what is measured is kept if a later one fails, and with --resume taken up.
 
     Raises:
         ValueError: a provider computes something else than ours.
@@ -78,9 +84,10 @@ def run(name: str, cases: Iterable[Case], args: argparse.Namespace) -> list[dict
     torch.manual_seed(0)
     print(banner())
     roofs: dict[torch.dtype, Roofline] = {}
-    records: list[dict[str, object]] = []
+    records = earlier(name, args.save) if args.resume else []
+    done = {(line["op"], line["shape"]) for line in records}
     for case in cases:
-        if args.only not in f"{case.op} {case.shape}":
+        if args.only not in f"{case.op} {case.shape}" or (case.op, case.shape) in done:
             continue
         if case.dtype not in roofs:
             roofs[case.dtype] = measure_roofline(case.dtype)
@@ -93,9 +100,9 @@ def run(name: str, cases: Iterable[Case], args: argparse.Namespace) -> list[dict
         show(case, new)
         records += new
         if args.save is not None:
-            path = save(name, records, args.save)
+            save(name, records, args.save)
     if records and args.save is not None:
-        print(f"\nwritten to {path}")
+        print(f"\nwritten to {save(name, records, args.save)}")
     return records
 
 
@@ -140,6 +147,8 @@ def record(case: Case, row: Row, ours: Row, roof: Roofline) -> dict[str, object]
         "roofline_percent": 100 * roof.floor_ms(case.moved_bytes, case.flops) / middle,
         "peak_mib": row.peak_mib,
         "enqueue_ms": row.enqueue_ms,
+        "host_ms": row.host_ms,
+        "graph_ms": row.graph_ms,
         "ratio": middle / ours.milliseconds[0],
         "device": device_name(),
         "versions": " ".join(f"{package}=={found}" for package in VERSIONS if (found := _version(package))),
@@ -151,12 +160,14 @@ def record(case: Case, row: Row, ours: Row, roof: Roofline) -> dict[str, object]
 def show(case: Case, records: Sequence[dict[str, object]]) -> None:
     """A table; the ratio says how many times as long as ours a provider takes."""
     columns = ("ms", "ms_p20", "ms_p80", "cpu_ms", "gb_per_s", "tflop_per_s", "roofline_percent")
-    columns += ("peak_mib", "enqueue_ms", "ratio")
-    titles = ("ms", "p20", "p80", "cpu ms", "GB/s", "TFLOP/s", "% roof", "peak MiB", "launch ms", "ratio")
+    columns += ("peak_mib", "enqueue_ms", "host_ms", "graph_ms", "ratio")
+    titles = ("ms", "p20", "p80", "cpu ms", "GB/s", "TFLOP/s", "% roof", "peak MiB")
+    titles += ("launch ms", "host ms", "graph ms", "ratio")
     print(f"\n{case.op}  {case.shape}  {str(case.dtype).removeprefix('torch.')}, {case.timed}")
     print(f"  {'provider':36s} " + " ".join(f"{title:>9s}" for title in titles))
     for line in records:
-        print(f"  {line['provider']:36s} " + " ".join(f"{line[column]:9.4g}" for column in columns), flush=True)
+        numbers = (f"{line[column]:9.4g}" if line[column] == line[column] else 9 * " " for column in columns)
+        print(f"  {line['provider']:36s} " + " ".join(numbers), flush=True)
 
 
 def save(name: str, records: Sequence[dict[str, object]], folder: Path) -> Path:
@@ -166,11 +177,24 @@ def save(name: str, records: Sequence[dict[str, object]], folder: Path) -> Path:
     with path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
         writer.writeheader()
-        writer.writerows(
-            {key: f"{value:.5g}" if isinstance(value, float) else value for key, value in line.items()}
-            for line in records
-        )
+        writer.writerows({key: written(value) for key, value in line.items()} for line in records)
     return path
+
+
+def written(value: object) -> object:
+    """As a CSV holds it; empty: not measured."""
+    if not isinstance(value, float):
+        return value
+    return "" if math.isnan(value) else f"{value:.5g}"
+
+
+def earlier(name: str, folder: Path) -> list[dict[str, object]]:
+    """The lines that an earlier run saved; none without one."""
+    path = folder / f"{name}_{device_slug()}.csv"
+    if not path.exists():
+        return []
+    with path.open(encoding="utf-8", newline="") as file:
+        return list(csv.DictReader(file))
 
 
 def _version(package: str) -> str | None:

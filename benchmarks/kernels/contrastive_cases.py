@@ -13,7 +13,7 @@ from torch import Tensor
 from benchmarks.common.measure import device
 from benchmarks.kernels.cases import Case, Provider
 from benchmarks.kernels.distill_cases import solve, unit
-from benchmarks.kernels.simulated_ranks import among, clip_loss, inf_cl_loss, siglip_loss
+from benchmarks.kernels.simulated_ranks import among, clip_loss, eager_sigmoid, eager_softmax, inf_cl_loss, siglip_loss
 from silc_kernels import contrastive_loss
 
 # pairs of a rank n, ranks, width d; repeats. More ranks than one: the others simulated on this device.
@@ -57,29 +57,42 @@ def providers(n: int, ranks: int, d: int, kind: str, dtype: torch.dtype) -> dict
     scale = torch.tensor([1 / 0.07], device=device(), requires_grad=True)
     bias = torch.tensor([-10.0], device=device(), requires_grad=True) if kind == "sigmoid" else None
     leaves = [image, text, scale] + ([] if bias is None else [bias])
-    peer = (clip_loss if kind == "softmax" else siglip_loss)(ranks)
-    name = "ClipLoss" if kind == "softmax" else "SigLipLoss"
 
     def ours() -> list[Tensor]:
         with among(ranks) if ranks > 1 else nullcontext():
             return solve(contrastive_loss(image, text, scale, bias, kind=kind, plan="reduce_scatter"), leaves)
 
+    name, loss = others(kind, ranks)
+
     def theirs(i: Tensor, t: Tensor) -> Tensor:
         # In mixed precision open_clip's scale takes the features' dtype.
-        return peer(i, t, scale.to(dtype), None if bias is None else bias.to(dtype))
+        return loss(i, t, scale.to(dtype), None if bias is None else bias.to(dtype))
 
     def eager() -> list[Tensor]:
         with among(ranks):
             return solve(theirs(image, text), leaves)
 
-    others = {f"open_clip {name}": eager, **compiled(theirs, image, text, leaves, ranks)}
+    found = {"silc_kernels": ours, name: eager, **compiled(name, theirs, image, text, leaves, ranks)}
     if kind == "softmax":
-        others |= inf_cl(image, text, scale, ranks)
-    return {"silc_kernels": ours, **others}
+        found |= inf_cl(image, text, scale, ranks)
+    return found
+
+
+def others(kind: str, ranks: int) -> tuple[str, Callable[..., Tensor]]:
+    """The peer's name and loss: open_clip's, or the same in plain torch where it is not installed."""
+    open_clip = (clip_loss if kind == "softmax" else siglip_loss)(ranks)
+    if open_clip is None:
+        return "eager torch", eager_softmax(ranks) if kind == "softmax" else eager_sigmoid(ranks)
+    return ("open_clip ClipLoss" if kind == "softmax" else "open_clip SigLipLoss"), open_clip
 
 
 def compiled(
-    theirs: Callable[[Tensor, Tensor], Tensor], image: Tensor, text: Tensor, leaves: list[Tensor], ranks: int
+    name: str,
+    theirs: Callable[[Tensor, Tensor], Tensor],
+    image: Tensor,
+    text: Tensor,
+    leaves: list[Tensor],
+    ranks: int,
 ) -> dict[str, Provider]:
     """torch.compile of the peer, on a GPU; on a CPU compiling alone would take the benchmark's two minutes."""
     if device().type != "cuda" or ranks > 1 or len(image) not in COMPILED:
@@ -90,7 +103,7 @@ def compiled(
         with among(ranks):
             return solve(fast(image, text), leaves)
 
-    return {"torch.compile of open_clip's": run}
+    return {"torch.compile of open_clip's" if "open_clip" in name else f"torch.compile of {name}": run}
 
 
 def inf_cl(image: Tensor, text: Tensor, scale: Tensor, ranks: int) -> dict[str, Provider]:

@@ -6,12 +6,12 @@ from collections.abc import Callable, Iterator
 from functools import partial
 
 import torch
-from lightly.loss import DINOLoss
 from torch import Tensor
 from torch.nn import functional
 
 from benchmarks.common.measure import device
 from benchmarks.kernels.cases import Case, Provider
+from benchmarks.kernels.peers import peer
 from silc_kernels import distill_head_loss, distill_loss
 
 # samples N, student crops S, teacher views T, prototypes K, width d; repeats
@@ -62,12 +62,14 @@ def logits(N: int, S: int, T: int, K: int, d: int, dtype: torch.dtype) -> dict[s
     def eager(z: Tensor) -> Tensor:
         return einsum_loss(z, teacher, center, pairs)
 
-    return {
+    found = {
         "silc_kernels": lambda: solve(ours(), [student]),
         "eager einsum": lambda: solve(eager(student), [student]),
         **compiled(eager, student, [student]),
-        "lightly DINOLoss": lambda: solve(lightly(list(teacher.float()), list(student.float())), [student]),
     }
+    if lightly:
+        found["lightly DINOLoss"] = lambda: solve(lightly(list(teacher.float()), list(student.float())), [student])
+    return found
 
 
 def features(N: int, S: int, T: int, K: int, d: int, dtype: torch.dtype) -> dict[str, Provider]:
@@ -75,7 +77,7 @@ def features(N: int, S: int, T: int, K: int, d: int, dtype: torch.dtype) -> dict
     student, weight = unit(S, N, d, dtype=dtype).requires_grad_(), unit(K, d, dtype=dtype).requires_grad_()
     teacher, teacher_weight = unit(T, N, d, dtype=dtype), unit(K, d, dtype=dtype)
     center = torch.zeros(K, device=device())
-    pairs, peer = lightly_pairs(S, T), lightly_loss(center)
+    pairs, lightly = lightly_pairs(S, T), lightly_loss(center)
     leaves = [student, weight]
 
     def ours() -> Tensor:
@@ -90,16 +92,19 @@ def features(N: int, S: int, T: int, K: int, d: int, dtype: torch.dtype) -> dict
         targets = functional.linear(teacher, teacher_weight)
         return einsum_loss(functional.linear(x, weight), targets, center, pairs)
 
-    def lightly() -> Tensor:
-        logits = functional.linear(teacher, teacher_weight), functional.linear(student, weight)
-        return peer(*(list(each.float()) for each in logits))
-
-    return {
+    found = {
         "silc_kernels": lambda: solve(ours(), leaves),
         "linear + silc_kernels distill_loss": lambda: solve(unfused(), leaves),
         **compiled(eager, student, leaves),
-        "lightly DINOLoss + linear": lambda: solve(lightly(), leaves),
     }
+    if lightly:
+
+        def theirs() -> Tensor:
+            logits = functional.linear(teacher, teacher_weight), functional.linear(student, weight)
+            return lightly(*(list(each.float()) for each in logits))
+
+        found["lightly DINOLoss + linear"] = lambda: solve(theirs(), leaves)
+    return found
 
 
 def lightly_pairs(S: int, T: int) -> Tensor:
@@ -110,10 +115,13 @@ def lightly_pairs(S: int, T: int) -> Tensor:
     return torch.ones(S, T, device=device()).fill_diagonal_(0)
 
 
-def lightly_loss(center: Tensor) -> DINOLoss:
-    """With momentum 1, so that its center stays where ours is. It takes float32 logits alone."""
+def lightly_loss(center: Tensor) -> Callable[..., Tensor] | None:
+    """With momentum 1, so that its center stays where ours is. It takes float32 logits alone. None: not installed."""
+    losses = peer("lightly.loss")
+    if losses is None:
+        return None
     K = center.shape[0]
-    loss = DINOLoss(output_dim=K, teacher_temp=TEACHER_TEMP, student_temp=STUDENT_TEMP, center_momentum=1.0)
+    loss = losses.DINOLoss(output_dim=K, teacher_temp=TEACHER_TEMP, student_temp=STUDENT_TEMP, center_momentum=1.0)
     loss.center = center.view(1, 1, K)
     return loss
 

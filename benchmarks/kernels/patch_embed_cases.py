@@ -9,16 +9,16 @@ and cast beforehand, is no peer but what is left to gain.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 
 import torch
-from timm.layers import PatchEmbed
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
 
 from benchmarks.common.measure import device
 from benchmarks.kernels.cases import Case, Provider
+from benchmarks.kernels.peers import peer
 from silc_kernels import patch_embed
 
 # images, patch, width, global side, local side; repeats
@@ -66,11 +66,11 @@ def providers(
         torch.randint(0, 256, (count * images, 3, side, side), dtype=torch.uint8, device=device())
         for count, side in ((GLOBALS, large), (LOCALS, small))
     ]
-    peers = [PatchEmbed(side, patch, 3, width).to(device(), dtype) for side in (large, small)]
-    peers[1].proj = peers[0].proj
-    weight, bias = peers[0].proj.weight, peers[0].proj.bias
+    projection = nn.Conv2d(3, width, patch, patch).to(device(), dtype)
+    weight, bias = projection.weight, projection.bias
     positions = [
-        (0.02 * torch.randn(peer.num_patches, width, device=device())).to(dtype).requires_grad_() for peer in peers
+        (0.02 * torch.randn((side // patch) ** 2, width, device=device())).to(dtype).requires_grad_()
+        for side in (large, small)
     ]
     rows = sum(len(crop) * len(table) for crop, table in zip(crops, positions, strict=True))
     upstream = torch.randn(rows, width, device=device()).to(dtype)
@@ -85,17 +85,32 @@ def providers(
         ]
         return torch.cat([group.flatten(0, 1) for group in groups])
 
-    def timm() -> Tensor:
-        pairs = zip(peers, crops, positions, strict=True)
-        groups = [peer(normalised(crop, dtype)) + table for peer, crop, table in pairs]
-        return torch.cat([group.flatten(0, 1) for group in groups])
+    found = {"silc_kernels": ours, "eager: normalise, conv2d, add, cat": chain}
+    embeds = timm_embeds(projection, (large, small))
+    if embeds:
 
-    found = {"silc_kernels": ours, "eager: normalise, conv2d, add, cat": chain, "timm PatchEmbed, add, cat": timm}
+        def timm() -> Tensor:
+            pairs = zip(embeds, crops, positions, strict=True)
+            groups = [embed(normalised(crop, dtype)) + table for embed, crop, table in pairs]
+            return torch.cat([group.flatten(0, 1) for group in groups])
+
+        found["timm PatchEmbed, add, cat"] = timm
     if device().type == "cuda" and timed != BACKWARD:
         found["torch.compile of eager"] = torch.compile(chain, dynamic=False)
     inputs = [weight, bias, *positions]
     timings = {name: TIMED[timed](embed, inputs, upstream) for name, embed in found.items()}
     return timings | {"ceiling: products alone": ceiling(crops, weight, upstream, timed)}
+
+
+def timm_embeds(projection: nn.Conv2d, sides: Sequence[int]) -> list[nn.Module]:
+    """timm's PatchEmbed of each side, all with this projection; none where timm is not installed."""
+    layers = peer("timm.layers")
+    if layers is None:
+        return []
+    embeds = [layers.PatchEmbed(side, projection.kernel_size[0], 3, projection.out_channels) for side in sides]
+    for embed in embeds:
+        embed.proj = projection
+    return embeds
 
 
 def both(embed: Embed, inputs: list[Tensor], upstream: Tensor) -> Provider:

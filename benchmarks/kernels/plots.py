@@ -30,7 +30,7 @@ def plot(table: Path) -> Path:
     for axis, (column, title) in zip(axes, PANELS, strict=True):
         lines: dict[str, list[tuple[int, float]]] = defaultdict(list)
         for row in rows:
-            lines[line(row)].append((batch(row["shape"]), float(row[column])))
+            lines[line(row)].append((batch(row["shape"]), float(row[column] or "nan")))
         for label, points in lines.items():
             axis.plot(*zip(*sorted(points), strict=True), marker="o", label=label)
         axis.set(xscale="log", yscale="log", xlabel="batch", title=title)

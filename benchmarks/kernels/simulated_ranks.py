@@ -8,14 +8,15 @@ other. A measurement leaves out the wire, and its name says so.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
+from importlib.util import find_spec
 from unittest import mock
 
-import open_clip.loss
 import torch
-from open_clip.loss import ClipLoss, SigLipLoss
 from torch import Tensor
+from torch.nn import functional
 
+from benchmarks.kernels.peers import peer
 from silc_kernels.common.collectives import Pending, Ranks
 
 
@@ -38,7 +39,7 @@ class SameRanks(Ranks):
 
 @contextmanager
 def among(size: int) -> Iterator[None]:
-    """Within: silc_kernels' losses and open_clip's ClipLoss see `size` ranks, this one the first."""
+    """Within: silc_kernels' losses and open_clip's ClipLoss, where there is one, see `size` ranks, this one first."""
 
     def gathered(image: Tensor, text: Tensor, *_: object, **__: object) -> tuple[Tensor, Tensor]:
         return image.repeat(size, 1), text.repeat(size, 1)
@@ -46,24 +47,56 @@ def among(size: int) -> Iterator[None]:
     def ranks(op: str, name: str) -> Ranks:
         return SameRanks(op, size, 0, None)
 
-    with mock.patch.object(Ranks, "named_group", ranks), mock.patch.object(open_clip.loss, "gather_features", gathered):
+    with ExitStack() as stack:
+        stack.enter_context(mock.patch.object(Ranks, "named_group", ranks))
+        if find_spec("open_clip") is not None:
+            stack.enter_context(mock.patch("open_clip.loss.gather_features", gathered))
         yield
 
 
-def clip_loss(size: int) -> Callable[..., Tensor]:
-    """open_clip's ClipLoss with local_loss and gather_with_grad, to be called `among(size)`."""
-    return ClipLoss(local_loss=True, gather_with_grad=True, rank=0, world_size=size)
+def clip_loss(size: int) -> Callable[..., Tensor] | None:
+    """open_clip's ClipLoss with local_loss and gather_with_grad, to be called `among(size)`. None: not installed."""
+    losses = peer("open_clip.loss")
+    return losses and losses.ClipLoss(local_loss=True, gather_with_grad=True, rank=0, world_size=size)
 
 
-def siglip_loss(size: int) -> Callable[..., Tensor]:
-    """open_clip's SigLipLoss: its block for the rank's own texts, and those of the others one after another."""
-    loss = SigLipLoss()
+def siglip_loss(size: int) -> Callable[..., Tensor] | None:
+    """open_clip's SigLipLoss: its block for the rank's own texts, and those of the others one after another.
+
+    None: not installed.
+    """
+    losses = peer("open_clip.loss")
+    if losses is None:
+        return None
+    loss = losses.SigLipLoss()
 
     def over_ranks(image: Tensor, text: Tensor, scale: Tensor, bias: Tensor) -> Tensor:
         total = loss._loss(image, text, scale, bias)
         for _ in range(size - 1):
             total = total + loss._loss(image, text, scale, bias, negative_only=True)
         return total
+
+    return over_ranks
+
+
+def eager_softmax(size: int) -> Callable[..., Tensor]:
+    """The softmax loss in plain torch, for machines without open_clip: this rank's rows and columns, both whole."""
+
+    def over_ranks(image: Tensor, text: Tensor, scale: Tensor, bias: Tensor | None = None) -> Tensor:
+        positives = torch.arange(len(image), device=image.device)
+        rows, columns = scale * image @ text.repeat(size, 1).t(), scale * text @ image.repeat(size, 1).t()
+        return (functional.cross_entropy(rows, positives) + functional.cross_entropy(columns, positives)) / 2
+
+    return over_ranks
+
+
+def eager_sigmoid(size: int) -> Callable[..., Tensor]:
+    """The sigmoid loss in plain torch: this rank's images against the texts of all ranks."""
+
+    def over_ranks(image: Tensor, text: Tensor, scale: Tensor, bias: Tensor) -> Tensor:
+        logits = scale * image @ text.repeat(size, 1).t() + bias
+        signs = 2 * torch.eye(*logits.shape, device=logits.device, dtype=logits.dtype) - 1
+        return -functional.logsigmoid(signs * logits).sum() / len(image)
 
     return over_ranks
 

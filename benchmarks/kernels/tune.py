@@ -12,9 +12,10 @@ from __future__ import annotations
 
 import csv
 import importlib
-from collections.abc import Callable, Hashable, Iterator, Sequence
+from collections.abc import Callable, Container, Hashable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields
+from functools import partial
 from pathlib import Path
 from types import ModuleType
 
@@ -78,8 +79,8 @@ def shipping(module: ModuleType, table: dict) -> Iterator[None]:
         module.SHIPPED = kept
 
 
-def tune(module: ModuleType, case: Case, repeats: int) -> Iterator[Trial]:
-    """Every alternative of every kernel that the case launches.
+def tune(module: ModuleType, case: Case, repeats: int, done: Container[tuple[str, str]] = ()) -> Iterator[Trial]:
+    """Every alternative of every kernel that the case launches, but for the (key, configuration) in `done`.
 
     Args:
         module: has SHIPPED and TRIALS, key -> launch configuration and key -> alternatives.
@@ -92,7 +93,17 @@ def tune(module: ModuleType, case: Case, repeats: int) -> Iterator[Trial]:
         expected = [result.clone() for result in op()]
     for key in seen.keys_seen:
         for trial in module.TRIALS.get(key, ()):
+            if (str(key), str(trial)) in done:
+                continue
             yield _try(module, case, op, expected, key, trial, repeats)
+
+
+def alternative(
+    module: ModuleType, key: Hashable, trial: object, op: Callable[[], Sequence[Tensor]]
+) -> Sequence[Tensor]:
+    """What the op gives with one launch configuration exchanged."""
+    with shipping(module, {**module.SHIPPED, key: trial}):
+        return op()
 
 
 def _try(
@@ -104,35 +115,51 @@ def _try(
     trial: object,
     repeats: int,
 ) -> Trial:
-    table = {**module.SHIPPED, key: trial}
-
-    def alternative() -> Sequence[Tensor]:
-        with shipping(module, table):
-            return op()
-
+    tried = partial(alternative, module, key, trial, op)
     try:
-        gate(f"{key} {trial}", list(alternative()), expected, BOUND)
-        ours, shipped = compare({"alternative": alternative, "shipped": op}, repeats)
+        gate(f"{key} {trial}", list(tried()), expected, BOUND)
+        ours, shipped = compare({"alternative": tried, "shipped": op}, repeats, extras=False)
     # A configuration that does not launch, or is wrong, is a finding; the others are to be tried all the same.
     except (RuntimeError, ValueError) as error:
         return Trial(case.op, case.shape, str(key), str(trial), float("nan"), float("nan"), str(error).splitlines()[0])
     return Trial(case.op, case.shape, str(key), str(trial), ours.milliseconds[0], shipped.milliseconds[0])
 
 
+def every(size: str) -> Iterator[Case]:
+    """The cases of all benchmarks of one op."""
+    yield from (*distill_cases(size), *contrastive_cases(size), *patch_embed_cases(size), *views_cases(size))
+
+
 def largest(op: str, size: str) -> Iterator[Case]:
     """The last case of each kind of `op` that has a timing to show: the largest."""
-    every = [*distill_cases(size), *contrastive_cases(size), *patch_embed_cases(size), *views_cases(size)]
-    yield from {case.op: case for case in every if case.op.startswith(op)}.values()
+    yield from {case.op: case for case in every(size) if case.op.startswith(op)}.values()
 
 
-def save(trials: Sequence[Trial], folder: Path) -> None:
+def tables(size: str) -> Iterator[tuple[ModuleType, Case]]:
+    """Each table's module with each case that is timed for it."""
+    for name, op in TABLES.items():
+        module = importlib.import_module(f"silc_kernels.{name}")
+        yield from ((module, case) for case in largest(op, size))
+
+
+def earlier(folder: Path) -> list[Trial]:
+    """The trials that an earlier run saved; none without one."""
+    path = folder / f"tune_{device_slug()}.csv"
+    if not path.exists():
+        return []
+    with path.open(encoding="utf-8", newline="") as file:
+        times = ("ms", "shipped_ms")
+        return [Trial(**(row | {name: float(row[name]) for name in times})) for row in csv.DictReader(file)]
+
+
+def save(trials: Sequence[Trial], folder: Path) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"tune_{device_slug()}.csv"
     with path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, [field.name for field in fields(Trial)], lineterminator="\n")
         writer.writeheader()
         writer.writerows(asdict(trial) for trial in trials)
-    print(f"written to {path}")
+    return path
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -141,21 +168,20 @@ def main(argv: Sequence[str] | None = None) -> None:
         raise SystemExit("tune.py: no GPU is visible to torch, and launches on a GPU can be timed on nothing else")
     torch.manual_seed(0)
     print(banner())
-    found = []
-    for name, op in TABLES.items():
-        module = importlib.import_module(f"silc_kernels.{name}")
-        for case in largest(op, args.size):
-            if args.only not in f"{case.op} {case.shape}":
-                continue
-            print(f"\n{case.op}  {case.shape}", flush=True)
-            for trial in tune(module, case, case.repeats):
-                print(
-                    f"  {trial.shipped_ms / trial.ms:5.2f} times as fast  {trial.key}  {trial.config}  {trial.failed}"
-                )
-                found.append(trial)
+    found = earlier(args.save) if args.resume else []
+    for module, case in tables(args.size):
+        if args.only not in f"{case.op} {case.shape}":
+            continue
+        print(f"\n{case.op}  {case.shape}", flush=True)
+        done = {(trial.key, trial.config) for trial in found if (trial.op, trial.shape) == (case.op, case.shape)}
+        for trial in tune(module, case, case.repeats, done):
+            print(f"  {trial.shipped_ms / trial.ms:5.2f} times as fast  {trial.key}  {trial.config}  {trial.failed}")
+            found.append(trial)
+            if args.save is not None:
+                save(found, args.save)
     better = [trial for trial in found if trial.ms < 0.98 * trial.shipped_ms]
     print("\nfaster than what ships by more than 2 %:" if better else "\nnothing is faster than what ships by 2 %")
     for trial in sorted(better, key=lambda each: each.ms / each.shipped_ms):
         print(f"  {trial.shipped_ms / trial.ms:5.2f}  {trial.op}  {trial.key}  {trial.config}")
     if args.save is not None:
-        save(found, args.save)
+        print(f"written to {save(found, args.save)}")

@@ -6,23 +6,17 @@ before, decoding in both ways and cutting in one, is in data_bench.py.
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from functools import partial
+from importlib.util import find_spec
 from typing import NamedTuple
 
-import numpy as np
 import torch
 from torch import Tensor
-from torch.nn import functional
-from torchvision.transforms.v2 import functional as tv
 
 from benchmarks.common.measure import device
 from benchmarks.kernels.cases import Case, Provider
-from silc.config import ViewsConfig
-from silc.data.batch import Batch
-from silc.data.views.crops import MultiCrop, ViewPlan
-from silc.data.views.device import ALL_HERE, Left, leave
+from benchmarks.kernels.peers import peer
 from silc_kernels import crop_resize, photometric
 
 # images, height and width of each, global side, local side; repeats
@@ -34,60 +28,43 @@ SIZES = {
 GATE = (4, 60, 80, 32, 16)
 # Relative, by norm: peers round each of their steps to bytes, or other last digits of a resize.
 BOUND = 2e-2
-ORDER_OF = list(itertools.permutations(range(4)))
+# Views of an image with the areas they cover, and how often DINO blurs and solarizes each.
+GLOBALS, LOCALS = 2, 8
+AREAS = [(0.4, 1.0)] * GLOBALS + [(0.05, 0.4)] * LOCALS
+BLUR, SOLARIZE = [1.0, 0.1] + [0.5] * LOCALS, [0.0, 0.2] + [0.0] * LOCALS
+FROM_HOST = ("numpy", "pydantic", "torchvision", "yaml")  # what the trainer's own parts need
 
 
-class Work(NamedTuple):
-    """Images on the host, the plan of each, and the plans as a batch leaves them to a device."""
+class Group(NamedTuple):
+    """The views of one size of b images. boxes [b, v, 4], flips [b, v] and rows [b, v, 8] on the CPU."""
 
-    images: list[Tensor]
-    plans: list[ViewPlan]
-    views: ViewsConfig
-
-    def left(self, *, crops: bool, distorted: bool) -> Batch:
-        """The batch as workers hand it over, in page-locked memory where there is a GPU."""
-        left = Left(crops, distorted)
-        work = leave(left, self.plans, list(self.images), 0) if left != ALL_HERE else None
-        count, where = len(self.images), "meta" if crops else "cpu"
-        large, small = (
-            torch.empty(count, number, 3, side, side, dtype=torch.uint8, device=where)
-            for number, side in (
-                (self.views.n_global, self.views.global_size),
-                (self.views.n_local, self.views.local_size),
-            )
-        )
-        if not crops:
-            cutter = MultiCrop(self.views, 0)
-            for i, (image, plan) in enumerate(zip(self.images, self.plans, strict=True)):
-                cutter.cut(image, ViewPlan(plan.boxes, plan.flips, None), large[i], small[i])
-        batch = Batch(large, small, torch.zeros(count, 1, dtype=torch.int64), [""] * count, 0, 0, [], work)
-        return batch.pin_memory() if device().type == "cuda" else batch
-
-
-def work(images: int, height: int, width: int, large: int, small: int) -> Work:
-    views = ViewsConfig(global_size=large, local_size=small, photometric=True)
-    cutter, source = MultiCrop(views, 0), np.random.default_rng(1)
-    pixels = [torch.randint(0, 256, (height, width, 3), dtype=torch.uint8) for _ in range(images)]
-    return Work(pixels, [cutter.plan(height, width, source.random(cutter.width).tolist()) for _ in pixels], views)
+    side: int
+    boxes: Tensor
+    flips: Tensor
+    rows: Tensor
 
 
 def views_cases(size: str) -> Iterator[Case]:
     for *shape, repeats in [(*GATE, 1), *SIZES[size]]:
         images, height, width, large, small = shape
-        finished = images * 3 * (2 * large**2 + 8 * small**2)
+        finished = images * 3 * (GLOBALS * large**2 + LOCALS * small**2)
         decoded = images * 3 * height * width
-        name = f"{images} x (2 x {large}^2 + 8 x {small}^2)"
+        name = f"{images} x ({GLOBALS} x {large}^2 + {LOCALS} x {small}^2)"
         gated = tuple(shape) == GATE
         for op, providers, moved, bound in (
             ("photometric", distorted, 2 * finished, BOUND),
             ("crop_resize", cropped, decoded + finished, BOUND),
-            ("views from host memory", copied, decoded + finished, 0.0),
+            ("views from host memory", from_host, decoded + finished, 0.0),
         ):
+            missing = [package for package in FROM_HOST if find_spec(package) is None]
+            if providers is from_host and missing:
+                print(f"  left out: {op} (the trainer needs {', '.join(missing)})")
+                continue
             of = "" if op == "photometric" else f" of {height} x {width}"
             yield Case(
                 op,
                 name + of,
-                partial(_made, providers, shape),
+                partial(providers, *shape),
                 moved,
                 0.0,
                 repeats,
@@ -96,159 +73,91 @@ def views_cases(size: str) -> Iterator[Case]:
             )
 
 
-def _made(providers: Callable[[Work], dict[str, Provider]], shape: Sequence[int]) -> dict[str, Provider]:
-    return providers(work(*shape))
+def drawn(images: int, height: int, width: int, large: int, small: int) -> list[Group]:
+    """Boxes as RandomResizedCrop's, rows as DINO's list: what the trainer draws, in a few lines."""
+    source, count = torch.Generator().manual_seed(1), GLOBALS + LOCALS
+
+    def uniform(low: float = 0.0, high: float = 1.0) -> Tensor:
+        return low + (high - low) * torch.rand(images, count, generator=source)
+
+    low, high = torch.tensor(AREAS).unbind(1)
+    area, ratio = height * width * (low + (high - low) * uniform()), torch.exp(uniform(-0.2876, 0.2876))
+    tall = (area / ratio).sqrt().round().clamp(1, height)
+    wide = (area * ratio).sqrt().round().clamp(1, width)
+    top, left = (uniform() * (height - tall + 1)).floor(), (uniform() * (width - wide + 1)).floor()
+    boxes = torch.stack([top, left, tall, wide], -1).long()
+    factors = [uniform(0.6, 1.4), uniform(0.6, 1.4), uniform(0.8, 1.2), uniform(-0.1, 0.1)]
+    order = torch.where(uniform() < 0.8, uniform(0, 24).floor(), -1.0)
+    sigma = torch.where(uniform() < torch.tensor(BLUR), uniform(0.1, 2.0), 0.0)
+    marks = (uniform() < 0.2).float(), (uniform() < torch.tensor(SOLARIZE)).float()
+    rows = torch.stack([*factors, order, marks[0], sigma, marks[1]], -1)
+    flips = uniform() < 0.5
+    return [
+        Group(side, boxes[:, part].contiguous(), flips[:, part], rows[:, part].contiguous())
+        for side, part in ((large, slice(0, GLOBALS)), (small, slice(GLOBALS, None)))
+    ]
 
 
-def distorted(given: Work) -> dict[str, Provider]:
+def noise(*shape: int) -> Tensor:
+    return torch.randint(0, 256, shape, dtype=torch.uint8, device=device())
+
+
+def distorted(*shape: int) -> dict[str, Provider]:
     """DINO's list on views that lie on the device."""
-    batch = given.left(crops=False, distorted=True)
-    assert batch.work is not None
-    assert batch.work.photometric is not None
-    rows = batch.work.photometric.split([given.views.n_global, given.views.n_local], dim=1)
     groups = [
-        (group.to(device()).flatten(0, 1), part.flatten(0, 1).contiguous())
-        for group, part in zip((batch.large, batch.small), rows, strict=True)
-        if group is not None
+        (noise(group.rows[..., 0].numel(), 3, group.side, group.side), group.rows.flatten(0, 1))
+        for group in drawn(*shape)
     ]
 
     def each(distort: Callable[[Tensor, Tensor], Tensor]) -> Provider:
         return lambda: [distort(views, parameters) for views, parameters in groups]
 
-    return {
-        "silc_kernels": each(photometric),
-        "torchvision v2, uint8, a view at a time": each(by_torchvision),
-        "batched float32 steps under masks": each(under_masks),
-    }
+    found = {"silc_kernels": each(photometric)}
+    if peer("torchvision") is not None:
+        from benchmarks.kernels import views_peers
+
+        found["torchvision v2, uint8, a view at a time"] = each(views_peers.by_torchvision)
+        found["batched float32 steps under masks"] = each(views_peers.under_masks)
+    return found
 
 
-def by_torchvision(views: Tensor, rows: Tensor) -> Tensor:
-    """Its operations on bytes, each of which rounds, as a training transform calls them."""
-    return torch.stack([_one(view, row) for view, row in zip(views, rows.tolist(), strict=True)])
-
-
-def _one(x: Tensor, row: list[float]) -> Tensor:
-    brightness, contrast, saturation, hue, order, grey, sigma, solarize = row
-    steps: tuple[Callable[[Tensor], Tensor], ...] = (
-        lambda x: tv.adjust_brightness(x, brightness),
-        lambda x: tv.adjust_contrast(x, contrast),
-        lambda x: tv.adjust_saturation(x, saturation),
-        lambda x: tv.adjust_hue(x, hue),
-    )
-    for step in ORDER_OF[int(order)] if order >= 0 else ():
-        x = steps[step](x)
-    x = tv.rgb_to_grayscale(x, 3) if grey else x
-    x = tv.gaussian_blur(x, 2 * max(1, round(3 * sigma)) + 1, sigma) if sigma else x
-    return tv.solarize(x, 128) if solarize else x
-
-
-def under_masks(views: Tensor, rows: Tensor) -> Tensor:
-    """As kornia and other batched augmentations do: each step on the whole batch, kept for the views that have it."""
-    rows = rows.to(views.device)
-    x = views.float() / 255
-    orders = torch.tensor(ORDER_OF, device=views.device)[rows[:, 4].long().clamp(min=0)]
-    for turn in range(4):
-        now = orders[:, turn]
-        for step, apply in enumerate(BATCHED):
-            chosen = ((now == step) & (rows[:, 4] >= 0)).view(-1, 1, 1, 1)
-            x = torch.where(chosen, apply(x, rows[:, step].view(-1, 1, 1, 1)), x)
-    x = torch.where(rows[:, 5].view(-1, 1, 1, 1) > 0, tv.rgb_to_grayscale(x, 3), x)
-    x = torch.where(rows[:, 6].view(-1, 1, 1, 1) > 0, _blurred(x, rows[:, 6]), x)
-    solarized = torch.where(x >= 128 / 255, 1 - x, x)
-    x = torch.where(rows[:, 7].view(-1, 1, 1, 1) > 0, solarized, x)
-    return (255 * x).round().to(torch.uint8)
-
-
-def _blended(x: Tensor, other: Tensor | float, factor: Tensor) -> Tensor:
-    return (x * factor + other * (1 - factor)).clamp(0, 1)
-
-
-def _turned(x: Tensor, turns: Tensor) -> Tensor:
-    """torchvision's hue, with a shift for each view: through HSV and back."""
-    from torchvision.transforms.v2.functional import _color
-
-    hue, saturation, value = _color._rgb_to_hsv(x).unbind(1)
-    return _color._hsv_to_rgb(torch.stack([(hue + turns[:, 0]).remainder(1), saturation, value], 1))
-
-
-def _blurred(x: Tensor, sigma: Tensor) -> Tensor:
-    """A depthwise convolution in each direction, of 13 taps, some of them zero."""
-    away = torch.arange(-6, 7, device=x.device)
-    taps = torch.exp(-(away**2) / (2 * sigma.clamp(min=0.1)[:, None] ** 2))
-    taps = taps * (away.abs() <= (3 * sigma[:, None]).round().clamp(min=1))
-    taps = (taps / taps.sum(1, keepdim=True)).repeat_interleave(3, 0)[:, None]
-    flat = functional.pad(x, (6, 6, 6, 6), mode="reflect").flatten(0, 1)[None]
-    across = functional.conv2d(flat, taps[:, :, None], groups=len(taps))
-    return functional.conv2d(across, taps[..., None], groups=len(taps)).view(x.shape)
-
-
-BATCHED: tuple[Callable[[Tensor, Tensor], Tensor], ...] = (
-    lambda x, factor: _blended(x, 0.0, factor),
-    lambda x, factor: _blended(x, tv.rgb_to_grayscale(x).mean((1, 2, 3), keepdim=True), factor),
-    lambda x, factor: _blended(x, tv.rgb_to_grayscale(x), factor),
-    _turned,
-)
-
-
-def cropped(given: Work) -> dict[str, Provider]:
+def cropped(images: int, height: int, width: int, large: int, small: int) -> dict[str, Provider]:
     """Crops of images that lie on the device."""
-    batch = given.left(crops=True, distorted=False)
-    assert batch.work is not None
-    images = batch.work.images
-    assert images is not None
-    pixels = images.pixels.to(device())
-    lengths = 3 * images.sizes.prod(1)
-    offsets, count, n_global = lengths.cumsum(0) - lengths, len(given.images), given.views.n_global
-    groups = [
-        (side, images.boxes[:, part], images.flips[:, part])
-        for side, part in (
-            (given.views.global_size, slice(0, n_global)),
-            (given.views.local_size, slice(n_global, None)),
-        )
-    ]
+    pixels = noise(images, height, width, 3)
+    sizes = torch.tensor([(height, width)] * images)
+    offsets = torch.arange(images) * 3 * height * width
+    groups = drawn(images, height, width, large, small)
 
     def ours() -> list[Tensor]:
         return [
             crop_resize(
-                pixels,
+                pixels.flatten(),
                 offsets,
-                images.sizes,
-                torch.arange(count).repeat_interleave(boxes.shape[1]),
-                boxes.flatten(0, 1),
-                flips.flatten(),
-                side,
+                sizes,
+                torch.arange(images).repeat_interleave(group.boxes.shape[1]),
+                group.boxes.flatten(0, 1),
+                group.flips.flatten(),
+                group.side,
             )
-            for side, boxes, flips in groups
+            for group in groups
         ]
 
-    there = [image.to(device()).permute(2, 0, 1) for image in given.images]
+    found: dict[str, Provider] = {"silc_kernels": ours}
+    if peer("torchvision") is not None:
+        from benchmarks.kernels import views_peers
 
-    def torchvision() -> list[Tensor]:
-        found = []
-        for side, boxes, flips in groups:
-            views = []
-            for image, rows, mirrored in zip(there, boxes.tolist(), flips.tolist(), strict=True):
-                for box, flip in zip(rows, mirrored, strict=True):
-                    view = tv.resized_crop(image, *box, [side, side], tv.InterpolationMode.BICUBIC, antialias=True)
-                    views.append(view.flip(2) if flip else view)
-            found.append(torch.stack(views))
-        return found
-
-    return {"silc_kernels": ours, "torchvision v2, a view at a time": torchvision}
-
-
-def copied(given: Work) -> dict[str, Provider]:
-    """Copies and device work of both ways; the views are the same to the last bit."""
-    found = {}
-    for name, crops in (("silc_kernels, decoded images sent", True), ("silc_kernels, crops sent", False)):
-        batch = given.left(crops=crops, distorted=True)
-
-        def solve(batch: Batch = batch) -> list[Tensor]:
-            there = batch.to(device(), non_blocking=True)
-            return [there.large, *([] if there.small is None else [there.small])]
-
-        found[name] = solve
+        there = list(pixels.permute(0, 3, 1, 2))
+        found["torchvision v2, a view at a time"] = lambda: [
+            views_peers.cut(there, group.boxes, group.flips, group.side) for group in groups
+        ]
     return found
+
+
+def from_host(*shape: int) -> dict[str, Provider]:
+    """Copies and device work of both ways; the trainer's own parts, which need more than torch."""
+    from benchmarks.kernels.views_from_host import copied
+
+    return copied(*shape)
 
 
 def sent_bytes(height: int, width: int, large: int, small: int) -> tuple[int, int]:

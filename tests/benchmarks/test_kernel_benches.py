@@ -8,7 +8,6 @@ import importlib.machinery
 import os
 import subprocess
 import sys
-import time
 import types
 from pathlib import Path
 
@@ -112,6 +111,85 @@ def test_a_peer_that_is_left_out_is_named_with_its_reason(contrastive, monkeypat
     assert capsys.readouterr().out == f"  left out: Inf-CL ({why})\n"
 
 
+@pytest.mark.parametrize(
+    ("script", "ops", "left_out"),
+    [
+        ("loss_bench.py", 4, ["lightly", "open_clip"]),
+        ("patch_embed_bench.py", 3, ["timm"]),
+        ("views_bench.py", 2, ["torchvision", "views from host memory (the trainer needs pydantic, torchvision)"]),
+    ],
+)
+def test_a_benchmark_needs_no_peer(script, ops, left_out, tmp_path):
+    hidden = "lightly", "open_clip", "timm", "torchvision", "pydantic", "silc"
+    site = f"""
+import importlib.abc, sys
+class Hidden(importlib.abc.MetaPathFinder):
+    def find_spec(self, name, path, target=None):
+        if name.partition(".")[0] in {hidden}:
+            raise ModuleNotFoundError(name)
+import importlib.util
+found = importlib.util.find_spec
+importlib.util.find_spec = lambda name, package=None: None if name.partition(".")[0] in {hidden} else found(name)
+sys.meta_path.insert(0, Hidden())
+"""
+    (tmp_path / "sitecustomize.py").write_text(site)
+    result = run(script, "--size", "tiny", "--save", str(tmp_path), PYTHONPATH=str(tmp_path))
+    assert result.returncode == 0, result.stderr
+    for name in left_out:
+        assert f"left out: {name}" in result.stdout
+    (table,) = tmp_path.glob("*.csv")
+    rows = list(csv.DictReader(table.open()))
+    assert len({row["op"] for row in rows}) == ops
+    assert not any(peer in row["provider"] for row in rows for peer in hidden[:4])
+    if script == "loss_bench.py":  # gated and timed against something all the same
+        assert {"eager einsum", "eager torch"} <= {row["provider"] for row in rows}
+
+
+def test_what_was_saved_is_taken_up(tmp_path, capsys):
+    import torch
+
+    from benchmarks.kernels.cases import Case, options, run
+
+    calls = []
+
+    def case(op):
+        return Case(op, "shape", lambda: {"ours": lambda: calls.append(op) or [torch.ones(1)]}, 1, 1, 1)
+
+    saved = "--save", str(tmp_path)
+    run("bench", [case("first")], options("", saved))
+    del calls[:]
+    records = run("bench", [case("first"), case("second")], options("", [*saved, "--resume"]))
+    assert set(calls) == {"second"}
+    rows = list(csv.DictReader((tmp_path / "bench_cpu.csv").open()))
+    assert [row["op"] for row in rows] == ["first", "second"] == [record["op"] for record in records]
+    # Of a GPU alone, so empty here.
+    assert {row[name] for row in rows for name in ("enqueue_ms", "host_ms", "graph_ms")} == {""}
+    with pytest.raises(SystemExit):
+        options("", ["--resume"])
+    assert "give both" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("kind", ["softmax", "sigmoid"])
+@pytest.mark.parametrize("ranks", [1, 3])
+def test_the_loss_in_plain_torch_is_open_clips(contrastive, kind, ranks):
+    import torch
+
+    from benchmarks.common.measure import gate
+    from benchmarks.kernels import simulated_ranks as simulated
+
+    image, text = (contrastive.unit(8, 16, dtype=torch.float32).requires_grad_() for _ in range(2))
+    scale, bias = (torch.tensor([value], requires_grad=True) for value in (14.0, -10.0))
+    inputs = [image, text, scale, *([bias] if kind == "sigmoid" else [])]
+    peer, plain = (
+        (simulated.clip_loss, simulated.eager_softmax)
+        if kind == "softmax"
+        else (simulated.siglip_loss, simulated.eager_sigmoid)
+    )
+    with simulated.among(ranks):
+        expected = contrastive.solve(peer(ranks)(*inputs), inputs)
+    gate("plain", contrastive.solve(plain(ranks)(*inputs), inputs), expected, 1e-5)
+
+
 def test_a_wrong_result_is_not_timed():
     import torch
 
@@ -122,65 +200,6 @@ def test_a_wrong_result_is_not_timed():
     check(case, {"ours": lambda: right, "peer": lambda: right, "ceiling": list})
     with pytest.raises(ValueError, match="nothing is timed"):
         check(case, {"ours": lambda: right, "peer": lambda: wrong})
-
-
-def test_the_gpu_script_runs_every_job_and_says_what_it_left_out(tmp_path):
-    result = run("gpu.py", "--size", "tiny", "--only", "loss,memcheck", "--out", str(tmp_path))
-    assert result.returncode == 0, result.stdout + result.stderr
-    page = (tmp_path / "cpu.md").read_text()
-    assert "| loss | passed |" in page
-    assert "needs compute-sanitizer" in page
-    assert (tmp_path / "loss_cpu.csv").exists()
-    log = (tmp_path / "logs" / "loss.log").read_text()
-    assert "contrastive_loss" in log
-    assert "left out: Inf-CL (its kernels need a CUDA device)" in log
-
-
-@pytest.mark.parametrize(
-    ("xdist", "cores", "options"),
-    [
-        (True, 2, ["-n", "2", "--dist", "worksteal"]),
-        (True, 64, ["-n", "16", "--dist", "worksteal"]),
-        (False, 64, []),
-    ],
-)
-def test_kernels_are_tested_on_every_core_up_to_sixteen(monkeypatch, tmp_path, xdist, cores, options):
-    from benchmarks import gpu
-
-    monkeypatch.setattr(gpu, "find_spec", lambda name: name if xdist or name != "xdist" else None)
-    monkeypatch.setattr(gpu.os, "sched_getaffinity", lambda process: set(range(cores)))
-    job, *_ = gpu.jobs("cuda", tmp_path)
-    assert job.name == "tests"
-    folder = next(i for i, part in enumerate(job.command) if part.endswith("tests/kernels/device"))
-    assert job.command[folder + 1 :] == options
-    assert job.environment["OMP_NUM_THREADS"] == "1"
-
-
-def test_the_jobs_come_in_the_order_of_their_worth(tmp_path):
-    from benchmarks import gpu
-
-    names = [job.name for job in gpu.jobs("cuda", tmp_path)]
-    assert names == ["tests", "loss", "patch_embed", "views", "tune", *gpu.SANITIZED, "train_bench", "train", "claims"]
-
-
-def test_a_job_past_its_time_is_ended_with_all_its_processes(tmp_path):
-    from benchmarks import gpu
-
-    script = "import subprocess, sys; p = subprocess.Popen(['sleep', '300']); print(p.pid, flush=True); p.wait()"
-    outcome = gpu.run(gpu.Job("slow", [sys.executable, "-c", script], 3), tmp_path)
-    assert outcome.status == "timed out"
-    child = int((tmp_path / "slow.log").read_text().split()[0])
-    state = Path(f"/proc/{child}/stat")
-    deadline = time.monotonic() + 30  # a signal that was sent takes a moment on a busy machine
-    while state.exists() and state.read_text().split()[2] != "Z":
-        assert time.monotonic() < deadline, "still running"
-        time.sleep(0.1)
-
-
-def test_the_gpu_script_refuses_a_machine_without_one():
-    result = run("gpu.py")
-    assert result.returncode == 2
-    assert "no GPU is visible" in result.stderr
 
 
 def test_the_sanitizer_script_touches_every_kernel():

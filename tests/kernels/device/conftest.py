@@ -2,23 +2,48 @@
 
     python -m pytest tests/kernels/device                       on a machine with a GPU
     TRITON_INTERPRET=1 python -m pytest tests/kernels/device    anywhere
+    SILC_KERNELS_DRY=90 python -m pytest tests/kernels/device   what they launch, compiled for sm_90, checked, not run
 
-Nothing here is collected where neither holds: one process can hold native or interpreted kernels, not both.
+Nothing here is collected where none holds: one process can hold native or interpreted kernels, not both.
+torch, triton, numpy and pytest are enough: what more a test needs it asks the fixture `needs` for. Where an environment
+has no more on purpose, as one with a GPU may, SILC_KERNELS_ALONE=1 says so, and those tests are skipped.
 """
 
 import importlib
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 from types import ModuleType
 
 import pytest
 import torch
 
 INTERPRET = os.environ.get("TRITON_INTERPRET", "0") == "1"
-DEVICE = torch.device("cpu" if INTERPRET or not torch.cuda.is_available() else "cuda")
+DRY = int(os.environ.get("SILC_KERNELS_DRY") or 0)
+ALONE = os.environ.get("SILC_KERNELS_ALONE", "0") == "1"
+DEVICE = torch.device("cpu" if INTERPRET or DRY or not torch.cuda.is_available() else "cuda")
 
-if not INTERPRET and DEVICE.type == "cpu":
+if not INTERPRET and not DRY and DEVICE.type == "cpu":
     collect_ignore_glob = ["*"]
+elif INTERPRET:
+    # Before any test: each would fail with the interpreter's own error, deep inside.
+    from tests.kernels.device.interpreter import trouble
+
+    if why := trouble():
+        raise pytest.UsageError(why)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call(item: pytest.Item) -> Iterator[None]:
+    """Where kernels are not run, a test can only fail by what it launches: values are garbage, and may be refused."""
+    if not DRY:
+        return (yield)
+    from silc_kernels.gate.dry import dry
+
+    with dry(DRY) as run, suppress(Exception, pytest.fail.Exception):
+        yield
+    assert not run.problems, "\n".join(run.problems)
+    return None
 
 
 @pytest.fixture
@@ -28,10 +53,10 @@ def device() -> torch.device:
 
 @pytest.fixture
 def needs() -> Callable[[str], ModuleType]:
-    """Imports a package by name. Where it is missing the test fails, but on a machine with a GPU it is skipped there:
-    such a machine may have torch, triton and pytest alone.
+    """Imports a package by name. Where it is missing the test fails, but on a machine with a GPU, or where
+    SILC_KERNELS_ALONE is 1, it is skipped: such a machine may have torch, triton and pytest alone.
     """
-    return pytest.importorskip if torch.cuda.is_available() else importlib.import_module
+    return pytest.importorskip if ALONE or torch.cuda.is_available() else importlib.import_module
 
 
 @pytest.fixture(autouse=True)
