@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from .limits import LIMITS
+from .transforms import refuse_transforms
 from .triton_runtime import supports
 
 ENVIRONMENT_VARIABLE = "SILC_KERNELS_BACKEND"
@@ -98,7 +99,13 @@ def choose(op: str, where: torch.device | Sequence[Tensor], backend: str = AUTO)
 
 
 def run(op: str, tensors: Sequence[Tensor], backend: str, *args: Any, **kwargs: Any) -> Tensor:
-    """Call the chosen implementation of `op`, autocast off: each op fixes its own precision."""
+    """Call the chosen implementation of `op`, autocast off: each op fixes its own precision.
+
+    Raises:
+        ValueError: as `choose` does.
+        RuntimeError: a tensor of a forward-mode derivative, or of a transform such as torch.func.vmap.
+    """
+    refuse_transforms(op, (*args, *kwargs.values()))
     fn = choose(op, tensors, backend)
     with without_autocast(tensors[0].device):
         return fn(*args, **kwargs)

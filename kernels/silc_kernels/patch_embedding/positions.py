@@ -11,6 +11,7 @@ from torch import Tensor
 
 from ..common.checks import check_grid, check_shape
 from ..common.dispatch import without_autocast
+from ..common.transforms import refuse_transforms
 
 Grid = tuple[int, int]
 
@@ -73,4 +74,5 @@ def resize_positions(table: Tensor, grid_in: Grid, grid_out: Grid) -> Tensor:
     check_shape("resize_positions", "table", table, (1, grid_in[0] * grid_in[1], None), "[1, rows_in * cols_in, D]")
     if grid_in == grid_out:
         return table[0]
+    refuse_transforms("resize_positions", (table,))
     return _resize(table[0], grid_in, grid_out, False)
