@@ -123,12 +123,15 @@ def report(device: torch.device | str, backends: Mapping[str, str] | None = None
     """Which backend each op gets on `device` and why, a row an op; `backends` maps an op to the one asked for.
 
     Raises:
-        ValueError: an op or a backend asked for is not registered, or cannot run there.
+        ValueError: an op or a backend asked for is not registered, or cannot run there; or torch cannot use `device`.
     """
     place, asked = torch.device(device), backends or {}
     for op in asked:
         _check_registered(op)
-    return [Row(op, *_decide(op, place, asked.get(op, AUTO))) for op in sorted(_REGISTRY)]
+    try:
+        return [Row(op, *_decide(op, place, asked.get(op, AUTO))) for op in sorted(_REGISTRY)]
+    except (RuntimeError, AssertionError) as error:  # of torch, without a driver, such a device, or CUDA at all
+        raise ValueError(f"report: torch cannot use {str(place)!r} here; ask for 'cpu' ({error})") from error
 
 
 def _check_registered(op: str) -> None:
