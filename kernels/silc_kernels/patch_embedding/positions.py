@@ -69,10 +69,10 @@ def resize_positions(table: Tensor, grid_in: Grid, grid_out: Grid) -> Tensor:
     Raises:
         ValueError: a table of another shape, or a grid without rows or columns.
     """
+    refuse_transforms("resize_positions", (table,))
     check_grid("resize_positions", "grid_in", grid_in)
     check_grid("resize_positions", "grid_out", grid_out)
     check_shape("resize_positions", "table", table, (1, grid_in[0] * grid_in[1], None), "[1, rows_in * cols_in, D]")
     if grid_in == grid_out:
         return table[0]
-    refuse_transforms("resize_positions", (table,))
     return _resize(table[0], grid_in, grid_out, False)
