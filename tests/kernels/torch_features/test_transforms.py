@@ -13,8 +13,8 @@ from tests.kernels.torch_features.problems import OPS, TEMPS, gradients, pixels,
 
 # center_update is a statistic without gradients, made of plain torch: it refuses nothing.
 REFUSING = [op for op in OPS if op != "center_update"]
-FLOATS = [(op, place) for op in REFUSING for place, x in enumerate(problem(op).inputs) if x.is_floating_point()]
 DIFFERENTIABLE = [op for op in REFUSING if problem(op).trained]
+FLOATS = [(op, place) for op in DIFFERENTIABLE for place, x in enumerate(problem(op).inputs) if x.is_floating_point()]
 NO_TANGENT = "{} has no forward-mode derivative .*use reverse mode"
 NAMES = {"softmax": "contrastive_loss", "sigmoid": "contrastive_loss"}
 
@@ -53,6 +53,13 @@ def test_a_tangent_of_pair_weights_or_of_the_base_positions_is_refused():
     call = lambda x: torch.func.functional_call(module, {"pos_embed": x}, ([pixels(1)],))  # noqa: E731
     with pytest.raises(RuntimeError, match=NO_TANGENT.format("resize_positions")):
         torch.func.jvp(call, (table,), (torch.ones_like(table),))
+
+
+def test_a_tangent_of_the_photometric_parameters_is_an_error():
+    """Of the op, or of torch where their values are checked."""
+    call, rows = along("photometric", 1)
+    with pytest.raises(RuntimeError, match="forward"):
+        torch.func.jvp(call, (rows,), (rows,))
 
 
 @pytest.mark.parametrize("op", OPS)
