@@ -105,7 +105,7 @@ def run(op: str, tensors: Sequence[Tensor], backend: str, *args: Any, **kwargs: 
         ValueError: as `choose` does.
         RuntimeError: a tensor of a forward-mode derivative, or of a transform such as torch.func.vmap.
     """
-    refuse_transforms(op, (*args, *kwargs.values()))
+    refuse_transforms(op, args, kwargs.values())
     fn = choose(op, tensors, backend)
     with without_autocast(tensors[0].device):
         return fn(*args, **kwargs)

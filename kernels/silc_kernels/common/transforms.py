@@ -11,8 +11,8 @@ from torch._C import _functorch
 from torch.autograd import forward_ad
 
 
-def refuse_transforms(op: str, arguments: Iterable[Any]) -> None:
-    """Raise where a tensor among `arguments`, or in a list or tuple of them, has a tangent or belongs to a transform.
+def refuse_transforms(op: str, *arguments: Iterable[Any]) -> None:
+    """Raise where a tensor in one of `arguments`, or in a list or tuple there, has a tangent or belongs to a transform.
 
     Tensors that do not take part in a transform pass, inside of one as well. Where none is open, nothing is looked at.
 
@@ -23,7 +23,7 @@ def refuse_transforms(op: str, arguments: Iterable[Any]) -> None:
     forward = forward_ad._current_level >= 0
     if not forward and (_functorch.peek_interpreter_stack() is None or torch.compiler.is_compiling()):
         return
-    tensors = list(_tensors(arguments))
+    tensors = [tensor for group in arguments for tensor in _tensors(group)]
     if forward and any(forward_ad.unpack_dual(tensor).tangent is not None for tensor in tensors):
         raise RuntimeError(
             f"{op} has no forward-mode derivative (torch.func.jvp, jacfwd, dual tensors); "
