@@ -14,7 +14,8 @@ from torch.autograd import forward_ad
 def refuse_transforms(op: str, *arguments: Iterable[Any]) -> None:
     """Raise where a tensor in one of `arguments`, or in a list or tuple there, has a tangent or belongs to a transform.
 
-    Tensors that do not take part in a transform pass, inside of one as well. Where none is open, nothing is looked at.
+    Tensors that take no part in a transform pass here, though torch refuses some ops within any. Where none is open,
+    nothing is looked at.
 
     Raises:
         RuntimeError: names the op, the transform and the way out.

@@ -74,21 +74,28 @@ def test_without_a_tangent_a_call_passes_where_forward_mode_is_open(op):
             assert torch.equal(mine, theirs)
 
 
-@pytest.mark.parametrize("op", [op for op in OPS if not op.startswith("distill")])
-def test_what_takes_no_part_in_a_transform_passes(op):
+@pytest.mark.parametrize("transform", ["grad", "vmap", "jvp"])
+@pytest.mark.parametrize("op", OPS)
+def test_a_call_that_takes_no_part_in_a_transform_is_right_or_an_error(op, transform):
+    """torch refuses some of them within any transform; bytes and statistics pass."""
     of = problem(op)
-    expected = of.call(*of.inputs)
-    called = []
+    expected, called = of.call(*of.inputs), []
 
     def other(x):
         called.append(of.call(*of.inputs))
         return x.square().sum()
 
-    torch.func.grad(other)(torch.ones(2))
-    torch.func.vmap(other)(torch.ones(2, 2))
-    torch.func.jvp(other, (torch.ones(2),), (torch.ones(2),))
-    assert len(called) == 3
-    assert all(torch.equal(found.detach(), expected) for found in called)
+    apply = {
+        "grad": lambda: torch.func.grad(other)(torch.ones(2)),
+        "vmap": lambda: torch.func.vmap(other)(torch.ones(2, 2)),
+        "jvp": lambda: torch.func.jvp(other, (torch.ones(2),), (torch.ones(2),)),
+    }
+    try:
+        apply[transform]()
+    except RuntimeError:
+        assert of.trained
+        return
+    assert torch.equal(called[0].detach(), expected)
 
 
 @pytest.mark.parametrize("op", DIFFERENTIABLE)
