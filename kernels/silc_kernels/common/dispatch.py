@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from .limits import LIMITS
+from .transforms import refuse_transforms
 from .triton_runtime import supports
 
 ENVIRONMENT_VARIABLE = "SILC_KERNELS_BACKEND"
@@ -98,7 +99,13 @@ def choose(op: str, where: torch.device | Sequence[Tensor], backend: str = AUTO)
 
 
 def run(op: str, tensors: Sequence[Tensor], backend: str, *args: Any, **kwargs: Any) -> Tensor:
-    """Call the chosen implementation of `op`, autocast off: each op fixes its own precision."""
+    """Call the chosen implementation of `op`, autocast off: each op fixes its own precision.
+
+    Raises:
+        ValueError: as `choose` does.
+        RuntimeError: a tensor of a forward-mode derivative, or of a transform such as torch.func.vmap.
+    """
+    refuse_transforms(op, args, kwargs.values())
     fn = choose(op, tensors, backend)
     with without_autocast(tensors[0].device):
         return fn(*args, **kwargs)
@@ -116,12 +123,15 @@ def report(device: torch.device | str, backends: Mapping[str, str] | None = None
     """Which backend each op gets on `device` and why, a row an op; `backends` maps an op to the one asked for.
 
     Raises:
-        ValueError: an op or a backend asked for is not registered, or cannot run there.
+        ValueError: an op or a backend asked for is not registered, or cannot run there; or torch cannot use `device`.
     """
     place, asked = torch.device(device), backends or {}
     for op in asked:
         _check_registered(op)
-    return [Row(op, *_decide(op, place, asked.get(op, AUTO))) for op in sorted(_REGISTRY)]
+    try:
+        return [Row(op, *_decide(op, place, asked.get(op, AUTO))) for op in sorted(_REGISTRY)]
+    except (RuntimeError, AssertionError) as error:  # of torch, without a driver, such a device, or CUDA at all
+        raise ValueError(f"report: torch cannot use {str(place)!r} here; ask for 'cpu' ({error})") from error
 
 
 def _check_registered(op: str) -> None:

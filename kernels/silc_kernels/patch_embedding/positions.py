@@ -9,6 +9,7 @@ from torch import Tensor
 
 from ..common.checks import check_grid, check_shape
 from ..common.dispatch import without_autocast
+from ..common.transforms import refuse_transforms
 
 Grid = tuple[int, int]
 LIBRARY = torch.library.Library("silc_kernels", "FRAGMENT")
@@ -91,6 +92,7 @@ def resize_positions(table: Tensor, grid_in: Grid, grid_out: Grid) -> Tensor:
     Raises:
         ValueError: a table of another shape, or a grid without rows or columns.
     """
+    refuse_transforms("resize_positions", (table,))
     check_grid("resize_positions", "grid_in", grid_in)
     check_grid("resize_positions", "grid_out", grid_out)
     check_shape("resize_positions", "table", table, (1, grid_in[0] * grid_in[1], None), "[1, rows_in * cols_in, D]")

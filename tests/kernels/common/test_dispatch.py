@@ -73,6 +73,16 @@ def test_forcing_what_is_not_there_lists_what_is(registry, monkeypatch):
         registry.register("op", "auto", lambda x: x)
 
 
+@pytest.mark.parametrize("error", [RuntimeError("Found no NVIDIA driver"), AssertionError("not compiled with CUDA")])
+def test_a_report_for_a_device_that_is_not_there(registry, error):
+    def supports(device, tensors):
+        raise error
+
+    registry.register("op", "triton", lambda x: x, supports)
+    with pytest.raises(ValueError, match=rf"torch cannot use 'cuda' here; ask for 'cpu' \({error}\)"):
+        registry.report("cuda")
+
+
 @pytest.fixture
 def warned_anew():
     dispatch._warn_renamed.cache_clear()
