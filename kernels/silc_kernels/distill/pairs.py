@@ -1,9 +1,14 @@
 """The weights of student-teacher pairs, in the form both distillation ops use."""
 
+import functools
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+
+from ..common.transfer import sent
+
+MOST_KEPT = 256  # matrices of pair weights, a few numbers each
 
 
 @dataclass(frozen=True)
@@ -21,7 +26,7 @@ class PairWeights:
     @classmethod
     def of(cls, weights: Tensor | None, student: Tensor, teacher: Tensor, like: Tensor) -> "PairWeights":
         """For student [S, N, ...] and teacher [T, N, ...]; None: all pairs alike. Dtype and device of `like`."""
-        matrix = pair_matrix(weights, student, teacher, like)
+        matrix = _matrix(weights, student.shape[0], teacher.shape[0], student.shape[1], like.dtype, like.device)
         alike = (
             weights is None
             or (
@@ -32,18 +37,54 @@ class PairWeights:
         return cls(matrix, matrix.sum(1), alike)
 
 
-def pair_matrix(weights: Tensor | None, student: Tensor, teacher: Tensor, like: Tensor) -> Tensor:
+def pair_matrix(weights: Tensor | None, student: Tensor, teacher: Tensor) -> Tensor:
     """Pair weights [S, T] over their sum and the number of samples, for student [S, N, ...] and teacher [T, N, ...].
 
-    None: all pairs alike. Dtype and device of `like`.
+    None: all pairs alike. float32, on the device of `student`. Not to be changed: what is made of None or of values on
+    the host is made once and kept, so that a later call copies nothing to the device, and a CUDA graph can hold it.
     """
     students, teachers, samples = student.shape[0], teacher.shape[0], student.shape[1]
+    if torch.compiler.is_compiling() or type(student) not in _PLAIN or type(weights) not in _GIVEN:
+        return _matrix(weights, students, teachers, samples, torch.float32, student.device)
     if weights is None:
-        return like.new_full((students, teachers), 1 / (students * teachers * samples))
-    wide = weights.detach().to(torch.promote_types(weights.dtype, like.dtype))
+        return _alike(students, teachers, samples, student.device)
+    if weights.device.type == "cpu":
+        # By value: what changes in place is seen, however it is changed.
+        flat = tuple(value for row in weights.tolist() for value in row)
+        return _kept(flat, weights.dtype, students, teachers, samples, student.device)
+    return _matrix(weights, students, teachers, samples, torch.float32, student.device)
+
+
+_PLAIN = (Tensor, torch.nn.Parameter)  # not one of a tracer's, whose values must not be kept
+_GIVEN = (*_PLAIN, type(None))
+
+
+def _matrix(
+    weights: Tensor | None, students: int, teachers: int, samples: int, dtype: torch.dtype, device: torch.device
+) -> Tensor:
+    if weights is None:
+        return torch.full((students, teachers), 1 / (students * teachers * samples), dtype=dtype, device=device)
+    wide = weights.detach().to(torch.promote_types(weights.dtype, dtype))
     # The largest becomes 1 before they are summed: weights of any size neither overflow nor vanish.
-    matrix = (wide / wide.amax()).to(like.device, like.dtype)
+    matrix = (wide / wide.amax()).to(device, dtype)
     return matrix / (matrix.sum() * samples)
+
+
+# Kept tensors are made outside of inference mode, whose tensors no later backward could keep, and of any dispatch mode
+# but the device's own.
+@functools.lru_cache(maxsize=MOST_KEPT)
+def _alike(students: int, teachers: int, samples: int, device: torch.device) -> Tensor:
+    with torch.inference_mode(False):
+        return _matrix(None, students, teachers, samples, torch.float32, device)
+
+
+@functools.lru_cache(maxsize=MOST_KEPT)
+def _kept(
+    flat: tuple[float, ...], dtype: torch.dtype, students: int, teachers: int, samples: int, device: torch.device
+) -> Tensor:
+    with torch.inference_mode(False):
+        weights = torch.tensor(flat, dtype=dtype).view(students, teachers)
+        return sent(_matrix(weights, students, teachers, samples, torch.float32, weights.device), device)
 
 
 def mix_teachers_(probabilities: Tensor, pairs: PairWeights) -> Tensor:
