@@ -15,8 +15,8 @@ import triton.language as tl
 
 from .triton_tiles import tile
 
-# Twice it, and 2^-24 of a term and of what it multiplies, lie within the exponents of float32 and bfloat16, -126 to 127,
-# summed over 2^31 prototypes.
+# 2^-84 times the 2^-24 of a sum's last digit, and as much of what it multiplies, lie above the smallest exponent of
+# float32 and bfloat16, -126; 2^84 summed over 2^31 prototypes below the largest, 127.
 RANGE = tl.constexpr(84.0)
 # Added to lengths: squares of numbers below 2^-63 vanish.
 LEAST = tl.constexpr(2.0**-58)
@@ -91,9 +91,7 @@ def reach(
 
 
 @triton.jit
-def is_bounded(
-    reached, row, rows, students, scale, CENTERED: tl.constexpr, GROUP: tl.constexpr, PARTS: tl.constexpr
-):
+def is_bounded(reached, row, rows, students, scale, CENTERED: tl.constexpr, GROUP: tl.constexpr, PARTS: tl.constexpr):
     """Whether no logit over the temperature of the GROUP rows around `row` leaves RANGE. False too where any is NaN.
 
     reached: what `reach` wrote. students: rows of the students, which lie before the teachers'. GROUP: the taller of

@@ -8,7 +8,6 @@ import functools
 from typing import Any, NamedTuple
 
 import torch
-import triton
 from torch import Tensor
 from torch.nn import functional
 from triton.tools.tensor_descriptor import TensorDescriptor
@@ -19,7 +18,7 @@ from ..common.triton_runtime import exponent_scale, multiprocessors, product_dty
 from . import triton_bounded_kernels as bounded_kernels
 from . import triton_head_gradient_kernels as gradient_kernels
 from . import triton_head_kernels as kernels
-from .operators import below_autograd, operator
+from .host import below_autograd, cdiv, operator, single
 from .pairs import pair_matrix
 from .triton_head_launch import (
     FINISHED,
@@ -32,6 +31,7 @@ from .triton_head_launch import (
     headroom,
     launch_config,
     parts,
+    power_of_two,
     splits,
 )
 
@@ -72,13 +72,6 @@ def distill_head_loss(
     return loss
 
 
-def single(center: Tensor) -> Tensor:
-    """Contiguous, in float32, without gradient; itself where it is that."""
-    if center.requires_grad:
-        center = center.detach()
-    return center if center.dtype == torch.float32 and center.is_contiguous() else center.float().contiguous()
-
-
 class _Features(NamedTuple):
     """What the kernels read: rows [., width], contiguous and 16-byte aligned, all of one dtype."""
 
@@ -92,7 +85,10 @@ class _Features(NamedTuple):
     @classmethod
     def of(cls, student: Tensor, teacher: Tensor, weight: Tensor, teacher_weight: Tensor) -> "_Features":
         tensors = student, teacher, weight, teacher_weight
-        dtype, width = functools.reduce(torch.promote_types, [each.dtype for each in tensors]), _width(student.shape[-1])
+        dtype, width = (
+            functools.reduce(torch.promote_types, [each.dtype for each in tensors]),
+            _width(student.shape[-1]),
+        )
         return cls(*(_aligned(each, dtype, width) for each in tensors), dtype, width)
 
 
@@ -135,7 +131,7 @@ def _run(
         context = center, shift, reached, partial, own, prototypes
         _attend(plans[0], given.teacher, given.teacher_weight, given.weight, context, exponent_scale(teacher_temp))
         launcher(kernels.finish_teacher, **finish)(
-            (triton.cdiv(other, FINISHED),),
+            (cdiv(other, FINISHED),),
             partial,
             attended,
             norms,
@@ -146,7 +142,7 @@ def _run(
         )
         _attend(plans[1], given.student, given.weight, None, context, exponent_scale(student_temp))
         launcher(kernels.finish_student, **finish)(
-            (triton.cdiv(own, FINISHED),),
+            (cdiv(own, FINISHED),),
             partial,
             given.student,
             attended,
@@ -166,10 +162,11 @@ def _run(
 
 
 class _Plan(NamedTuple):
-    """Of attention over all prototypes. partial: elements of the buffer of its splits."""
+    """Of attention over all prototypes. partial: elements of the buffer of its splits. parts: as in `reach`."""
 
     launches: Launches
     rows: int
+    parts: int
     splits: int
     per_split: int
     partial: int
@@ -178,17 +175,17 @@ class _Plan(NamedTuple):
 @functools.lru_cache(maxsize=1024)
 def _plan(launches: Launches, rows: int, width: int, prototypes: int, processors: int) -> _Plan:
     # A multiprocessor has two programs of four warps at a time where they fit, but they share its time.
-    blocks = triton.cdiv(rows, max(config.rows for config in launches if config))
+    blocks = cdiv(rows, max(config.rows for config in launches if config))
     count, per_split = splits(blocks, rows * width, prototypes, launches.columns, processors)
-    return _Plan(launches, rows, count, per_split, count * rows * (width + 2))
+    return _Plan(launches, rows, parts(prototypes), count, per_split, count * rows * (width + 2))
 
 
 def _reach(
     given: _Features, center: Tensor, own: int, other: int, prototypes: int, scale: float
 ) -> tuple[Tensor, Tensor]:
     """(how far logits reach, the center over the temperature), as `triton_bounded_kernels.reach` writes them."""
-    blocks = triton.cdiv(own, REACH_ROWS) + triton.cdiv(other, REACH_ROWS)
-    padded = (triton.cdiv(prototypes, LONGEST_TILE) + 1) * LONGEST_TILE
+    blocks = cdiv(own, REACH_ROWS) + cdiv(other, REACH_ROWS)
+    padded = (cdiv(prototypes, LONGEST_TILE) + 1) * LONGEST_TILE
     stretches = parts(prototypes)
     reached = torch.empty(3 * stretches + blocks, dtype=torch.float32, device=center.device)
     shift = torch.empty(padded, dtype=torch.float32, device=center.device)
@@ -208,33 +205,33 @@ def _attend(
 ) -> None:
     """Both forms over all rows, to the buffer. values: None: the keys."""
     center, shift, reached, partial, own, prototypes = context
-    width = keys.shape[1] if keys.shape[1] >= LEAST_WIDTH else LEAST_WIDTH
-    for config, kernel in ((plan.launches.bounded, bounded_kernels.attend_bounded), (plan.launches.online, kernels.attend)):
+    (bounded, online), dtype = plan.launches, queries.dtype
+    for config, kernel in ((bounded, bounded_kernels.attend_bounded), (online, kernels.attend)):
         if config is None:
             continue
-        options: dict[str, Any] = {"HEADROOM": headroom(queries.dtype)} if kernel is kernels.attend else {}
+        options: dict[str, Any] = {} if config is bounded else {"HEADROOM": headroom(dtype)}
         tiles = _source(keys, config.columns, config)
         launcher(
             kernel,
             CENTERED=values is not None,
             EVEN=prototypes % config.columns == 0,
             GROUP=plan.launches.group,
-            PARTS=parts(prototypes),
-            WIDTH=width,
+            PARTS=plan.parts,
+            WIDTH=keys.shape[1],
             ROWS=config.rows,
             COLUMNS=config.columns,
             OVERLAP=config.overlap,
             BULK=config.bulk,
-            COMPUTE=compute_dtype(queries.dtype),
+            COMPUTE=compute_dtype(dtype),
             **options,
             num_warps=config.warps,
             num_stages=config.stages,
         )(
-            (triton.cdiv(plan.rows, config.rows), plan.splits),
+            (cdiv(plan.rows, config.rows), plan.splits),
             _source(queries, config.rows, config),
             tiles,
             tiles if values is None else _source(values, config.columns, config),
-            center if kernel is kernels.attend else shift,
+            shift if config is bounded else center,
             reached,
             partial,
             plan.rows,
@@ -267,7 +264,7 @@ def _run_gradient(
     given = _Features.of(student, teacher, weight, teacher_weight)
     own, other = students * samples, teachers * samples
     config = launch_config("weight_gradient", student.device)
-    blocks = triton.cdiv(prototypes, config.rows)
+    blocks = cdiv(prototypes, config.rows)
     elements = prototypes * given.width
     count, _ = splits(blocks, elements, own + other, config.columns, multiprocessors(student.device))
     # Parts of a sum stay in float32.
@@ -281,11 +278,11 @@ def _run_gradient(
             gradient_kernels.adjust,
             WIDTH=given.width,
             BLOCK=FINISHED,
-            STUDENTS=triton.next_power_of_2(students),
-            TEACHERS=triton.next_power_of_2(teachers),
+            STUDENTS=power_of_two(students),
+            TEACHERS=power_of_two(teachers),
             HEADROOM=headroom(given.dtype),
         )(
-            (triton.cdiv(samples, FINISHED),),
+            (cdiv(samples, FINISHED),),
             given.student,
             pairs,
             norms,
@@ -317,7 +314,7 @@ def _run_gradient(
             other,
             prototypes,
             d,
-            *(triton.cdiv(triton.cdiv(rows, config.columns), count) * config.columns for rows in (own, other)),
+            *(cdiv(cdiv(rows, config.columns), count) * config.columns for rows in (own, other)),
             exponent_scale(student_temp),
             exponent_scale(teacher_temp),
         )
@@ -334,8 +331,8 @@ class _HeadLoss(torch.autograd.Function):
         loss, d_student, norms = below_autograd(_forward, *inputs)
         *tensors, student_temp, teacher_temp = inputs
         ctx.mark_non_differentiable(d_student, norms)
-        # The weights themselves, not copies: under ZeRO-3 a Parameter is empty between the forward and the gathering for
-        # the backward, and its data elsewhere then. Nothing that is kept knows where it was.
+        # The weights themselves, not copies: under ZeRO-3 a Parameter is empty between the forward and the gathering
+        # for the backward, and its data elsewhere then. Nothing that is kept knows where it was.
         ctx.save_for_backward(*tensors, d_student, norms)
         ctx.temps = student_temp, teacher_temp
         return loss, d_student, norms
@@ -369,17 +366,16 @@ _weight_gradient = operator(
 
 
 def _width(d: int) -> int:
-    return max(LEAST_WIDTH, triton.next_power_of_2(d))
+    return max(LEAST_WIDTH, power_of_two(d))
 
 
 def _aligned(tensor: Tensor, dtype: torch.dtype, width: int) -> Tensor:
-    """[..., d] as rows [., width] that a tensor descriptor takes; a copy only where dtype, width or layout ask for it."""
+    """[..., d] as rows [., width] for a tensor descriptor; a copy only where dtype, width or layout ask for it."""
     d = tensor.shape[-1]
-    if tensor.dtype == dtype and d == width and tensor.data_ptr() % 16 == 0:
-        # A single row is contiguous at any stride.
-        if tensor.is_contiguous() and (tensor.dim() < 3 or tensor.shape[0] * tensor.shape[1] > 1):
-            if tensor.dim() == 3 or tensor.stride(0) == d:
-                return tensor
+    fits = tensor.dtype == dtype and d == width and tensor.data_ptr() % 16 == 0
+    # A single row is contiguous at any stride.
+    if fits and tensor.is_contiguous() and tensor.stride(-2) == d:
+        return tensor
     flat = tensor.flatten(0, -2).to(dtype)
     if d < width:
         return functional.pad(flat, (0, width - d))

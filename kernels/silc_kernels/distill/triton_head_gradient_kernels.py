@@ -65,8 +65,9 @@ def adjust(
 def _gathered(sums, weight, shift, stream, COLUMNS: tl.constexpr, BULK: tl.constexpr):
     """sums [ROWS, WIDTH] and what a split of rows adds: probabilities of the prototypes times values.
 
-    stream: features and values [rows, WIDTH], norm as in weight_gradient and how far apart its two halves are, rows,
-    rows a split, scale. Logits are features times weight [ROWS, WIDTH], less shift [ROWS]; where that is None, the values are the features.
+    stream: features and values [rows, WIDTH], norm as in weight_gradient and how far apart its halves are, rows, rows a
+    split, scale. Logits are features times weight [ROWS, WIDTH], less shift [ROWS]; where that is None, the values are
+    the features.
     """
     features, values, norm, count, rows, per_split, scale = stream
     WIDTH: tl.constexpr = weight.shape[1]

@@ -76,7 +76,7 @@ def attend(
     left alone here. 0: all are taken. OVERLAP: as above.
     """
     block, split = tl.program_id(0), tl.program_id(1)
-    if GROUP:
+    if GROUP:  # noqa: SIM102 (one is of the compiler, one of the kernel)
         if is_bounded(reached, block * ROWS, rows, students, scale, CENTERED, GROUP, PARTS):
             return
     query = tile(queries, block * ROWS, rows, ROWS, WIDTH, BULK).to(COMPUTE)

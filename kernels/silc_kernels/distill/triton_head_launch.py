@@ -5,7 +5,6 @@ from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import torch
-import triton
 import triton.language as tl
 
 from ..common.limits import WIDEST
@@ -14,6 +13,7 @@ from ..gate.gate import Candidate
 from . import triton_bounded_kernels as bounded_kernels
 from . import triton_head_gradient_kernels as gradient_kernels
 from . import triton_head_kernels as kernels
+from .host import cdiv
 
 LEAST_WIDTH = 16  # the shortest inner dimension of a product
 # Partial sums of the splits, all together.
@@ -28,7 +28,7 @@ class LaunchConfig(NamedTuple):
 
     rows, columns: of the tile of logits at a time; the sums are rows x WIDTH.
     warps, stages: of the launch.
-    overlap: exponentials run while tensor cores multiply; the student's tiles are then loaded twice. Of attention alone.
+    overlap: exponentials run while tensor cores multiply; the student's tiles are loaded twice. Of attention alone.
     bulk: rows come by the copy engine, through tensor descriptors; else by pointers.
     """
 
@@ -125,9 +125,15 @@ def attention(who: str, dtype: torch.dtype, device: torch.device) -> Launches:
     return Launches(bounded, _present(SHIPPED[f"attend {who}", chip]))
 
 
+def power_of_two(least: int) -> int:
+    """The smallest that is not below `least`."""
+    return 1 << (least - 1).bit_length()
+
+
+@functools.cache
 def parts(prototypes: int) -> int:
     """Stretches of prototypes that are measured apart."""
-    return min(MOST_PARTS, triton.next_power_of_2(triton.cdiv(prototypes, REACH_BLOCK)))
+    return min(MOST_PARTS, power_of_two(cdiv(prototypes, REACH_BLOCK)))
 
 
 def launch_config(kernel: str, device: torch.device) -> LaunchConfig:
@@ -160,15 +166,15 @@ def splits(blocks: int, elements: int, length: int, columns: int, processors: in
     partial sum, written and read, which takes as long as two; and the latency of one more in the merge, some sixteen.
     elements: of the sums of all rows.
     """
-    tiles = triton.cdiv(length, columns)
+    tiles = cdiv(length, columns)
     most = max(1, min(tiles, processors, MOST_PARTIAL_BYTES // (4 * elements)))
 
     def time(count: int) -> int:
-        seen = triton.cdiv(blocks * count, processors) * triton.cdiv(tiles, count) * columns
+        seen = cdiv(blocks * count, processors) * cdiv(tiles, count) * columns
         return seen + 2 * blocks * count + 16 * count
 
-    each = triton.cdiv(tiles, min(range(1, most + 1), key=time))
-    return triton.cdiv(tiles, each), each * columns
+    each = cdiv(tiles, min(range(1, most + 1), key=time))
+    return cdiv(tiles, each), each * columns
 
 
 def candidate(key: tuple[str, int], config: LaunchConfig, dtype: str) -> Candidate:
@@ -193,15 +199,15 @@ def gate_candidates() -> Iterator[Candidate]:
     merged = dict.fromkeys(("partial", "attended", "norms"), "*fp32")
     yield _small(kernels.finish_teacher, merged, ("rows", "students", "splits"), ("scale",), {"HEADROOM": 15.0})
     results = dict.fromkeys(("weights", "d_student", "loss"), "*fp32")
-    sizes = ("rows", "samples", "teachers", "width", "splits")
-    constants = {"HEADROOM": 15.0}
-    yield _small(
-        kernels.finish_student, merged | results | {"student": "*bf16"}, sizes, ("scale", "inverse_temp"), constants
-    )
+    rows: tuple[str, ...] = ("rows", "samples", "teachers", "width", "splits")
+    pointers, scales = merged | results | {"student": "*bf16"}, ("scale", "inverse_temp")
+    yield _small(kernels.finish_student, pointers, rows, scales, {"HEADROOM": 15.0})
     features = dict.fromkeys(("student", "teacher", "weight", "teacher_weight"), "*bf16")
     found = dict.fromkeys(("center", "out", "shift"), "*fp32")
     sizes = ("student_rows", "teacher_rows", "prototypes", "padded")
-    yield _small(bounded_kernels.reach, features | found, sizes, ("teacher_scale",), {"BLOCK": REACH_BLOCK, "PARTS": MOST_PARTS})
+    yield _small(
+        bounded_kernels.reach, features | found, sizes, ("teacher_scale",), {"BLOCK": REACH_BLOCK, "PARTS": MOST_PARTS}
+    )
     known = {"student": "*bf16", "pulled": "*bf16"} | dict.fromkeys(("weights", "norms", "adjusted"), "*fp32")
     constants = {"STUDENTS": 16, "TEACHERS": 2, "HEADROOM": 15.0}
     yield _small(gradient_kernels.adjust, known, ("samples", "students", "teachers"), ("inverse_temp",), constants)
