@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from ..common.transfer import sent
+from .host import PLAIN, eager
 
 MOST_KEPT = 256  # matrices of pair weights, a few numbers each
 
@@ -44,7 +45,7 @@ def pair_matrix(weights: Tensor | None, student: Tensor, teacher: Tensor) -> Ten
     the host is made once and kept, so that a later call copies nothing to the device, and a CUDA graph can hold it.
     """
     students, teachers, samples = student.shape[0], teacher.shape[0], student.shape[1]
-    if torch.compiler.is_compiling() or type(student) not in _PLAIN or type(weights) not in _GIVEN:
+    if not eager(student) or not (weights is None or type(weights) in PLAIN):
         return _matrix(weights, students, teachers, samples, torch.float32, student.device)
     if weights is None:
         return _alike(students, teachers, samples, student.device)
@@ -53,10 +54,6 @@ def pair_matrix(weights: Tensor | None, student: Tensor, teacher: Tensor) -> Ten
         flat = tuple(value for row in weights.tolist() for value in row)
         return _kept(flat, weights.dtype, students, teachers, samples, student.device)
     return _matrix(weights, students, teachers, samples, torch.float32, student.device)
-
-
-_PLAIN = (Tensor, torch.nn.Parameter)  # not one of a tracer's, whose values must not be kept
-_GIVEN = (*_PLAIN, type(None))
 
 
 def _matrix(
@@ -70,8 +67,7 @@ def _matrix(
     return matrix / (matrix.sum() * samples)
 
 
-# Kept tensors are made outside of inference mode, whose tensors no later backward could keep, and of any dispatch mode
-# but the device's own.
+# Outside of inference mode, whose tensors no later backward could keep.
 @functools.lru_cache(maxsize=MOST_KEPT)
 def _alike(students: int, teachers: int, samples: int, device: torch.device) -> Tensor:
     with torch.inference_mode(False):

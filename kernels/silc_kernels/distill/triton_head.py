@@ -18,7 +18,7 @@ from ..common.triton_runtime import exponent_scale, multiprocessors, product_dty
 from . import triton_bounded_kernels as bounded_kernels
 from . import triton_head_gradient_kernels as gradient_kernels
 from . import triton_head_kernels as kernels
-from .host import below_autograd, cdiv, operator, single
+from .host import below_autograd, cdiv, eager, operator, single
 from .pairs import pair_matrix
 from .triton_head_launch import (
     FINISHED,
@@ -59,7 +59,8 @@ def distill_head_loss(
     In bfloat16 the attention takes no maximum where the lengths of the features and prototypes allow it (see
     triton_bounded_kernels.py), which is decided on the device.
     """
-    loss, _, _ = _forward(
+    function = functools.partial(_HeadLoss.apply, True) if eager(student) else _forward
+    loss, _, _ = function(
         student,
         teacher.detach() if teacher.requires_grad else teacher,
         student_weight,
@@ -84,12 +85,12 @@ class _Features(NamedTuple):
 
     @classmethod
     def of(cls, student: Tensor, teacher: Tensor, weight: Tensor, teacher_weight: Tensor) -> "_Features":
-        tensors = student, teacher, weight, teacher_weight
-        dtype, width = (
-            functools.reduce(torch.promote_types, [each.dtype for each in tensors]),
-            _width(student.shape[-1]),
-        )
-        return cls(*(_aligned(each, dtype, width) for each in tensors), dtype, width)
+        dtype, width = student.dtype, _width(student.shape[-1])
+        for other in (teacher, weight, teacher_weight):
+            if other.dtype != dtype:
+                dtype = torch.promote_types(dtype, other.dtype)
+        x, h, w, w_t = (_aligned(each, dtype, width) for each in (student, teacher, weight, teacher_weight))
+        return cls(x, h, w, w_t, dtype, width)
 
 
 def _run(
@@ -327,10 +328,11 @@ def _fake_gradient(upstream, student, teacher, weight, *_):
 
 class _HeadLoss(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, *inputs):
-        loss, d_student, norms = below_autograd(_forward, *inputs)
+    def forward(ctx, direct, *inputs):
+        loss, d_student, norms = _run(*inputs) if direct else below_autograd(_forward, *inputs)
         *tensors, student_temp, teacher_temp = inputs
         ctx.mark_non_differentiable(d_student, norms)
+        ctx.set_materialize_grads(False)  # of these two
         # The weights themselves, not copies: under ZeRO-3 a Parameter is empty between the forward and the gathering
         # for the backward, and its data elsewhere then. Nothing that is kept knows where it was.
         ctx.save_for_backward(*tensors, d_student, norms)
@@ -339,24 +341,30 @@ class _HeadLoss(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx, upstream, *_):
+        if upstream is None:
+            return (None,) * 9
         *tensors, d_student, norms = ctx.saved_tensors
         causes = tensors[0], tensors[2], upstream
         features, prototypes = None, None
         with torch.no_grad():
-            if ctx.needs_input_grad[0]:
+            if ctx.needs_input_grad[1]:
                 features = (d_student * upstream).to(tensors[0].dtype)
-            if ctx.needs_input_grad[2]:
-                prototypes = _weight_gradient(upstream, *tensors, norms, *ctx.temps)
+            if ctx.needs_input_grad[3]:
+                find = _run_gradient if eager(upstream) and eager(tensors[2]) else _weight_gradient
+                prototypes = find(upstream, *tensors, norms, *ctx.temps)
         features, prototypes = (
             None if found is None else once("distill_head_loss", found, *causes) for found in (features, prototypes)
         )
-        return features, None, prototypes, None, None, None, None, None
+        return None, features, None, prototypes, None, None, None, None, None
 
 
 _INPUTS = "Tensor student, Tensor teacher, Tensor weight, Tensor teacher_weight, Tensor center, Tensor pairs, "
 _TEMPS = "float student_temp, float teacher_temp"
 _forward = operator(
-    f"distill_head_loss({_INPUTS}{_TEMPS}) -> (Tensor, Tensor, Tensor)", _run, _fake, gradient=_HeadLoss
+    f"distill_head_loss({_INPUTS}{_TEMPS}) -> (Tensor, Tensor, Tensor)",
+    _run,
+    _fake,
+    gradient=functools.partial(_HeadLoss.apply, False),
 )
 _weight_gradient = operator(
     f"distill_head_weight_gradient(Tensor upstream, {_INPUTS}Tensor norms, {_TEMPS}) -> Tensor",
@@ -390,4 +398,13 @@ def _source(tensor: Tensor, rows: int, config: LaunchConfig) -> TensorDescriptor
     if not config.bulk:
         return tensor
     width = tensor.shape[-1]
-    return TensorDescriptor(tensor, [tensor.numel() // width, width], [width, 1], [rows, width])
+    # A descriptor checks all it holds, in microseconds: what does not change with the tensor is checked once.
+    descriptor = object.__new__(TensorDescriptor)
+    descriptor.__dict__.update(_checked(tensor.dtype, tensor.numel() // width, width, rows))
+    descriptor.base = tensor
+    return descriptor
+
+
+@functools.lru_cache(maxsize=1024)
+def _checked(dtype: torch.dtype, size: int, width: int, rows: int) -> dict[str, Any]:
+    return vars(TensorDescriptor(torch.empty(0, dtype=dtype), [size, width], [width, 1], [rows, width]))

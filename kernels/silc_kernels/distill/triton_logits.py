@@ -1,5 +1,6 @@
 """distill_loss on Triton: grids, buffers, and the operators that torch.compile and autograd see."""
 
+import functools
 from typing import Any
 
 import torch
@@ -9,7 +10,7 @@ from ..common.first_order import once
 from ..common.launcher import launcher
 from ..common.triton_runtime import exponent_scale, multiprocessors, product_dtype
 from . import triton_logits_kernels as kernels
-from .host import below_autograd, cdiv, operator, single
+from .host import below_autograd, cdiv, eager, operator, single
 from .pairs import pair_matrix
 from .triton_logits_launch import MERGED, group, launch_config, splits
 
@@ -29,7 +30,8 @@ def distill_loss(
     Passes over the logits: one in the forward, one in the backward, which also writes the gradient. Kept: the inputs
     and two numbers a row.
     """
-    loss, _ = _forward(
+    function = functools.partial(_LogitsLoss.apply, True) if eager(student_logits) else _forward
+    loss, _ = function(
         student_logits,
         teacher_logits.detach() if teacher_logits.requires_grad else teacher_logits,
         single(center),
@@ -185,16 +187,19 @@ def _write_gradient(
 
 class _LogitsLoss(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, *inputs):
-        loss, norms = below_autograd(_forward, *inputs)
+    def forward(ctx, direct, *inputs):
+        loss, norms = _run(*inputs) if direct else below_autograd(_forward, *inputs)
         *tensors, student_temp, teacher_temp, ctx.inplace = inputs
         ctx.mark_non_differentiable(norms)
+        ctx.set_materialize_grads(False)  # of these
         ctx.save_for_backward(*tensors, norms)
         ctx.temps = student_temp, teacher_temp
         return loss, norms
 
     @staticmethod
     def backward(ctx, upstream, _):
+        if upstream is None:
+            return (None,) * 8
         student, *others = ctx.saved_tensors
         with torch.no_grad():
             if ctx.inplace:
@@ -203,8 +208,9 @@ class _LogitsLoss(torch.autograd.Function):
                 out = student.detach()
                 _gradient_(upstream, out, *others, *ctx.temps)
             else:
-                out = _gradient(upstream, student, *others, *ctx.temps)
-        return once("distill_loss", out, student, upstream), None, None, None, None, None, None
+                find = _run_gradient if eager(upstream) and eager(student) else _gradient
+                out = find(upstream, student, *others, *ctx.temps)
+        return None, once("distill_loss", out, student, upstream), None, None, None, None, None, None
 
 
 _forward = operator(
@@ -212,5 +218,5 @@ _forward = operator(
     "bool inplace_backward) -> (Tensor, Tensor)",
     _run,
     _fake,
-    gradient=_LogitsLoss,
+    gradient=functools.partial(_LogitsLoss.apply, False),
 )
