@@ -57,7 +57,7 @@ def _run(
     A norm is a row's maximum, and log2 of its sum of exponentials over the temperature less that maximum.
     """
     (students, samples, prototypes), teachers = student.shape, teacher.shape[0]
-    together, vector = group(students, teachers), 16 // student.element_size()
+    together, vector = group(students, teachers), _neighbours(student, teacher)
     config = launch_config("statistics", student.device)
     groups = cdiv(students, together)
     count, per_split = splits(samples * groups, prototypes, config.lanes * vector, multiprocessors(student.device))
@@ -108,6 +108,14 @@ def _run(
     return shares.sum(), norms
 
 
+def _neighbours(student: Tensor, *others: Tensor) -> int:
+    """Logits of a row that a lane takes: 16 bytes. Half, where the rows' places are no multiples of 16 logits: they
+    are then loaded one by one, each into a register of its own.
+    """
+    even = all(stride % 16 == 0 for tensor in (student, *others) for stride in tensor.stride()[:2])
+    return (16 if even else 8) // student.element_size()
+
+
 def _fake(student, teacher, center, pairs, student_temp, teacher_temp, inplace_backward):
     norms = center.new_empty(2, student.shape[0] + teacher.shape[0], student.shape[1])
     return center.new_empty(()), norms
@@ -155,7 +163,7 @@ def _write_gradient(
 ) -> None:
     (students, samples, prototypes), teachers = student.shape, teacher.shape[0]
     together, config = group(students, teachers), launch_config("gradient", student.device)
-    block = config.lanes * 16 // student.element_size()
+    block = config.lanes * _neighbours(student, teacher, out)
     with torch.cuda.device_of(student):
         launcher(
             kernels.gradient,
