@@ -61,8 +61,9 @@ def python(folder: Path, *arguments: str, path: Path) -> str:
 def test_the_wheel_holds_every_module_and_what_belongs_to_them(wheel):
     names = zipfile.ZipFile(wheel).namelist()
     modules = {str(path.relative_to(KERNELS)) for path in (KERNELS / "silc_kernels").rglob("*.py")}
+    tables = {str(path.relative_to(KERNELS)) for path in (KERNELS / "silc_kernels").rglob("*.csv")}
     held = {name for name in names if name.startswith("silc_kernels/")}
-    assert held == modules | {"silc_kernels/py.typed", "silc_kernels/gate/compile_gate.csv"}
+    assert held == modules | {"silc_kernels/py.typed", *tables}
     assert any(name.endswith("licenses/LICENSE") for name in names)
     assert wheel.name.startswith(f"silc_kernels-{silc_kernels.__version__}-py3-none-any")
 

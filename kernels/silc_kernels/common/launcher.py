@@ -1,7 +1,7 @@
 """Launches of Triton kernels with little host time: what Triton works out anew at every launch is kept by shape.
 
 `kernel[grid](...)` binds arguments to names, derives a specialisation and a key from them, and looks the kernel up.
-Here a key of plain values finds the compiled kernel, which is launched as it is.
+Here a key of plain values finds the compiled kernel, whose own launch function is called as it is.
 """
 
 import functools
@@ -22,6 +22,9 @@ class Launcher:
     """
 
     def __init__(self, kernel: Any, options: dict[str, Any]) -> None:
+        from triton import knobs
+        from triton.runtime import driver
+
         self._kernel, self._options = kernel, options
         names = kernel.arg_names
         constants = [name for name in names if name in options]
@@ -31,6 +34,7 @@ class Launcher:
         self._constants = tuple(options[name] for name in constants)
         self._compiled: dict[Hashable, Any] = {}
         self._interpreted = not hasattr(kernel, "device_caches")
+        self._driver, self._hooks = driver, knobs.runtime
 
     def __call__(self, grid: tuple[int, ...], *args: Any) -> None:
         """Launch on the current device and stream. grid: one to three numbers.
@@ -40,14 +44,23 @@ class Launcher:
         if self._interpreted or self._kernel.pre_run_hooks:
             self._kernel[grid](*args, **self._options)
             return
-        key = _device(), *map(_key, args)
+        active = self._driver.active
+        device = active.get_current_device()
+        key = _key(device, args)
         compiled = self._compiled.get(key)
         if compiled is None:
             if len(self._compiled) >= MOST_KEYS:
                 self._compiled.clear()
             self._compiled[key] = self._kernel[grid](*args, **self._options)
             return
-        compiled[grid if len(grid) == 3 else (*grid, 1, 1)[:3]](*args, *self._constants)
+        x, y, z = grid if len(grid) == 3 else (*grid, 1, 1)[:3]
+        hooks = self._hooks
+        if hooks.launch_enter_hook.calls or hooks.launch_exit_hook.calls:  # of a profiler
+            compiled[x, y, z](*args, *self._constants)
+            return
+        stream = active.get_current_stream(device)
+        function, packed = compiled.function, compiled.packed_metadata
+        compiled.run(x, y, z, stream, function, packed, None, None, None, *args, *self._constants)
 
 
 def launcher(kernel: Any, **options: Any) -> Launcher:
@@ -60,18 +73,27 @@ def _launcher(kernel: Any, options: tuple[tuple[str, Any], ...]) -> Launcher:
     return Launcher(kernel, dict(options))
 
 
-def _device() -> int:
-    from triton.runtime import driver
+def _key(device: int, args: tuple[Any, ...]) -> Hashable:
+    """Flat, as building tuples of tuples takes longer; read from the left it tells what each argument was."""
+    key: list[Hashable] = [device]
+    add = key.append
+    for argument in args:
+        kind = type(argument)
+        if kind is int:
+            add(argument)
+        elif kind is Tensor:
+            add(argument.dtype)
+            add(argument.data_ptr() % ALIGNED == 0)
+        elif kind is float:
+            add(float)
+        else:
+            add(_rare(argument))
+    return tuple(key)
 
-    return driver.active.get_current_device()
 
-
-def _key(argument: Any) -> Hashable:
-    kind = type(argument)
-    if kind is int or kind is bool or argument is None:
-        return argument, kind  # 1 equals True
-    if kind is float:
-        return (kind,)
+def _rare(argument: Any) -> Hashable:
+    if argument is None or isinstance(argument, bool):
+        return argument, type(argument)  # True equals 1
     if isinstance(argument, Tensor):
         return argument.dtype, argument.data_ptr() % ALIGNED == 0
     return argument.base.dtype, *argument.block_shape  # a tensor descriptor; its base is aligned by its own rules

@@ -55,12 +55,17 @@ def _runs_on(device: torch.device) -> tuple[bool, str]:
     if device.type == "cuda" and not INTERPRET:
         if torch.version.hip:
             return False, "the kernels are made for NVIDIA's chips; this is AMD's (ROCm), where none has run"
-        if torch.cuda.get_device_capability(device) < OLDEST:
-            return False, f"{torch.cuda.get_device_name(device)} is older than compute capability 8.0"
-        return True, f"Triton on {torch.cuda.get_device_name(device)}"
+        return _suits(device)
     if INTERPRET:
         return True, "Triton's interpreter (TRITON_INTERPRET=1): slow, for tests"
     return False, f"Triton needs a CUDA device, not {device.type}; for tests set TRITON_INTERPRET=1 before starting"
+
+
+@functools.cache  # asked in every call of every op
+def _suits(device: torch.device) -> tuple[bool, str]:
+    if torch.cuda.get_device_capability(device) < OLDEST:
+        return False, f"{torch.cuda.get_device_name(device)} is older than compute capability 8.0"
+    return True, f"Triton on {torch.cuda.get_device_name(device)}"
 
 
 def multiprocessors(device: torch.device) -> int:

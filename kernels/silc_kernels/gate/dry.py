@@ -11,7 +11,8 @@ or a stride that 16 does not divide), grids beyond the limits, tensor maps that 
 do not fit what the kernel was compiled for. Values are garbage: kernels write nothing.
 """
 
-from collections.abc import Iterator, Sequence
+import itertools
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
@@ -22,9 +23,12 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.backends.driver import DriverBase
 
+from ..common import launcher
 from ..common.triton_runtime import Chip, standing_in
 from .gate import SHARED_LIMIT, Row, read
 
+# Numbers that no GPU has, one for each run: what a launcher keeps of another run is never found again.
+_DEVICES = itertools.count(1000)
 MULTIPROCESSORS = {80: 108, 90: 132, 100: 148}
 MOST_PROGRAMS = (2**31 - 1, 65535, 65535)
 # Of a tensor map (CUDA driver API, cuTensorMapEncodeTiled): entries of a box a dimension, bytes of a swizzled line.
@@ -59,26 +63,28 @@ def dry(architecture: int = 90, *, checked: bool = True) -> Iterator[DryRun]:
     active = triton.runtime.driver
     before = active._active
     chip = Chip(architecture, MULTIPROCESSORS[architecture])
+    kernels: dict[Any, None] = {}
+    device = next(_DEVICES)
     with (
         standing_in(chip),
         patch.object(torch, "addmm", _addmm),
         patch.dict("os.environ", SILC_KERNELS_BACKEND="triton"),
     ):
-        active.set_active(_driver(run, checked))
+        active.set_active(_driver(run, checked, device, kernels))
         try:
             yield run
         finally:
             active._active = before
-            # A kernel compiled here knows a launcher that launches nothing.
-            _forget(run)
+            _forget(kernels, device)
 
 
-def _forget(run: DryRun) -> None:
-    from ..common import launcher
-
+def _forget(kernels: Iterable[Any], device: int) -> None:
+    """What was compiled here knows a launcher that launches nothing, and no module that could be unloaded."""
     launcher._launcher.cache_clear()
-    for launch in run.launches:
-        launch.compiled.src.fn.device_caches.clear()
+    for kernel in kernels:
+        for compiled in _compiled(kernel, device):
+            compiled.module = None
+        kernel.device_caches.pop(device, None)
 
 
 _real_addmm = torch.addmm
@@ -91,7 +97,8 @@ def _addmm(total: Any, left: Any, right: Any, *others: Any, **named: Any) -> Any
     return _real_addmm(total, left, right, *others, **named)
 
 
-def _driver(run: DryRun, checked: bool) -> DriverBase:
+def _driver(run: DryRun, checked: bool, number: int, kernels: dict[Any, None]) -> DriverBase:
+    """number: of the device. kernels: gets every kernel that is made ready for a launch."""
     architecture = run.architecture
 
     class Utils:
@@ -106,17 +113,21 @@ def _driver(run: DryRun, checked: bool) -> DriverBase:
         def load_binary(self, name: str, kernel: bytes, shared: int, device: int) -> tuple[object, str, int, int, int]:
             return object(), name, 0, 0, 1024
 
+        def unload_module(self, module: object) -> None:
+            pass
+
     class Launcher:
         """Takes the place of the compiled C launcher of a kernel."""
 
         def __init__(self, src: Any, metadata: Any) -> None:
             self.src, self.metadata, self.kernel = src, metadata, None
+            kernels[src.fn] = None
 
         def __call__(self, x: int, y: int, z: int, stream: int, function: Any, *rest: Any) -> None:
             if not checked:
                 return
             if self.kernel is None:
-                self.kernel = next(each for each in _compiled(self.src.fn) if each.metadata is self.metadata)
+                self.kernel = next(each for each in _compiled(self.src.fn, number) if each.metadata is self.metadata)
             args = rest[-len(self.src.signature) :]
             name = self.src.fn.__name__
             run.problems += (f"{name}: {problem}" for problem in problems((x, y, z), self.src, self.metadata, args))
@@ -134,7 +145,7 @@ def _driver(run: DryRun, checked: bool) -> DriverBase:
             return GPUTarget("cuda", architecture, 32)
 
         def get_current_device(self) -> int:
-            return 0
+            return number
 
         def set_current_device(self, device: int) -> None:
             pass
@@ -157,10 +168,9 @@ def _driver(run: DryRun, checked: bool) -> DriverBase:
     return Driver()
 
 
-def _compiled(kernel: Any) -> Iterator[Any]:
-    """What the JIT has compiled of a kernel, on any device."""
-    for kernels, *_ in kernel.device_caches.values():
-        yield from kernels.values()
+def _compiled(kernel: Any, device: int) -> list[Any]:
+    """What the JIT has compiled of a kernel for a device."""
+    return list(kernel.device_caches[device][0].values()) if device in kernel.device_caches else []
 
 
 def problems(grid: tuple[int, int, int], src: Any, metadata: Any, args: Sequence[Any]) -> Iterator[str]:

@@ -13,10 +13,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from .sass import hazards, overlapped
+from .sass import between, hazards, overlapped
 
 ARCHITECTURES = (80, 90, 100)
 SHARED_LIMIT = {80: 163 * 1024, 90: 227 * 1024, 100: 227 * 1024}
+# Of a multiprocessor (CUDA C++ Programming Guide, technical specifications per compute capability). A program takes
+# 1 KiB of shared memory beside its own.
+SHARED_BYTES = {80: 164 * 1024, 90: 228 * 1024, 100: 228 * 1024}
+RESERVED_BYTES, REGISTERS, PARTITIONS, MOST_WARPS, MOST_PROGRAMS = 1024, 65536, 4, 64, 32
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,6 +40,8 @@ class Candidate:
         async_copies: loads must be pipelined by asynchronous copies (cp.async, or the copy engine).
         overlap: on sm_90 its exponentials must run while products are in flight.
         spills: architecture -> bytes of spills allowed; say why at the place that sets it.
+        programs: how many of them a multiprocessor must take at least, of each architecture.
+        between: instructions a turn at most while no product is in flight, on sm_90; None: no bound.
     """
 
     name: str
@@ -52,6 +58,8 @@ class Candidate:
     async_copies: bool = False
     overlap: bool = False
     spills: Mapping[int, int] = field(default_factory=dict)
+    programs: int = 1
+    between: int | None = None
 
 
 @dataclass(frozen=True)
@@ -62,6 +70,8 @@ class Row:
     overlapped: in every loop with warpgroup products, exponentials run while one is in flight.
     hazards: instructions that write a register that a warpgroup product in flight may still read: a wrong result, by
         the rules, whatever a test finds.
+    programs: how many run on a multiprocessor side by side, by registers, warps and shared memory.
+    between: instructions a turn while no warpgroup product is in flight.
     """
 
     name: str
@@ -75,6 +85,8 @@ class Row:
     async_copies: bool
     overlapped: bool
     hazards: int
+    programs: int
+    between: int
 
 
 def build(candidate: Candidate, architecture: int) -> Row:
@@ -110,18 +122,40 @@ def read(name: str, compiled: Any, architecture: int) -> Row:
     bulk = "cp.async.bulk.tensor" in ptx
     wgmma = "wgmma.mma_async" in ptx
     code = _disassembled(compiled.asm["cubin"]) if wgmma else ""
+    registers, spilled = resources(report)
+    shared = compiled.metadata.shared
     return Row(
         name,
         architecture,
-        *resources(report),
-        compiled.metadata.shared,
+        registers,
+        spilled,
+        shared,
         wgmma,
         serialized(report),
         bulk,
         bulk or "cp.async.cg" in ptx or "cp.async.ca" in ptx,
         overlapped(code),
         hazards(code),
+        programs(registers, _warps(ptx), shared, architecture),
+        between(code),
     )
+
+
+def programs(registers: int, warps: int, shared: int, architecture: int) -> int:
+    """How many programs a multiprocessor takes: registers a thread, warps and shared bytes of each.
+
+    Registers are given to a warp 256 at a time, out of the quarter of the multiprocessor that it belongs to.
+    """
+    each = -(-registers * 32 // 256) * 256
+    by_registers = PARTITIONS * (REGISTERS // PARTITIONS // each) // warps
+    by_shared = SHARED_BYTES[architecture] // (shared + RESERVED_BYTES)
+    return min(by_registers, by_shared, MOST_WARPS // warps, MOST_PROGRAMS)
+
+
+def _warps(ptx: str) -> int:
+    """Of a program, those that the compiler has added too."""
+    (threads,) = re.findall(r"^\.reqntid (\d+)", ptx, re.MULTILINE)
+    return int(threads) // 32
 
 
 def faults(candidate: Candidate, row: Row) -> list[str]:
@@ -133,6 +167,8 @@ def faults(candidate: Candidate, row: Row) -> list[str]:
         found.append(f"{where} spills {row.spill_bytes} bytes a thread ({allowed} allowed)")
     if row.shared_bytes > SHARED_LIMIT[row.architecture]:
         found.append(f"{where} wants {row.shared_bytes} bytes of shared memory of {SHARED_LIMIT[row.architecture]}")
+    if row.programs < candidate.programs:
+        found.append(f"{where} runs {row.programs} at a time on a multiprocessor, not {candidate.programs}")
     if candidate.async_copies and not row.async_copies:
         found.append(f"{where} is not pipelined: no asynchronous copies")
     if row.architecture == 90:
@@ -144,6 +180,9 @@ def faults(candidate: Candidate, row: Row) -> list[str]:
             found.append(f"{where} writes registers of a wgmma in flight in {row.hazards} instructions")
         if candidate.overlap and not row.overlapped:
             found.append(f"{where} multiplies nothing while it takes exponentials")
+        if candidate.between is not None and row.between > candidate.between:
+            most = f"{candidate.between} at most"
+            found.append(f"{where} keeps the tensor cores waiting for {row.between} instructions a turn ({most})")
         if candidate.bulk_copies and not row.bulk_copies:
             found.append(f"{where} has no bulk tensor copies")
     return found

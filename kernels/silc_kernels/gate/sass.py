@@ -8,6 +8,7 @@ _LABEL = re.compile(r"^(\.L\w+):")
 _JUMP = re.compile(r"@!?U?P\d+ BRA(?:\.\w+)* `\((\.L\w+)\)")
 
 _INSTRUCTION = re.compile(r"^(?:/\*[0-9a-f]{4,}\*/)?\s*(@!?U?P\w+ )?([A-Z][A-Z0-9_]*)((?:\.\w+)*)\s*([^;]*);")
+_ALL_DONE = re.compile(r"WARPGROUP\.DEPBAR\S* gsb0, 0x0")
 _TARGET = re.compile(r"`\((\.L\w+)\)")
 _BARRIER = re.compile(r"\bB\d+\b")
 # A register operand of a product is 16 bytes a thread: 64 x 16 numbers of two bytes by 128 threads.
@@ -27,6 +28,31 @@ def overlapped(code: str) -> bool:
     return bool(loops) and all(_hidden(body) > 0.5 for body in loops)
 
 
+def between(code: str) -> int:
+    """Instructions of a turn, of any kind, while no warpgroup product is in flight: what the tensor cores wait for.
+
+    Of the loop with products that has the most; they are in flight from the first product on until a wait for all.
+    Code that was moved out of a loop is not counted, and of a loop in a loop all lines count once.
+
+    code: what nvdisasm prints of one kernel. 0 where no loop has products.
+    """
+    loops = (body for body in _loops(code.splitlines()) if any("HGMMA" in line for line in body))
+    return max((_waiting(body) for body in loops), default=0)
+
+
+def _waiting(body: list[str]) -> int:
+    flying, found = False, 0
+    for turn in range(2):  # the first shows what is in flight when a turn begins
+        for line in body:
+            if "HGMMA" in line:
+                flying = True
+            elif _ALL_DONE.search(line):
+                flying = False
+            elif turn and not flying and _INSTRUCTION.match(line.strip()):
+                found += 1
+    return found
+
+
 def _loops(lines: list[str]) -> list[list[str]]:
     labels, found = {}, []
     for number, line in enumerate(lines):
@@ -44,7 +70,7 @@ def _hidden(body: list[str]) -> float:
         for line in body:
             if "HGMMA" in line:
                 flying = True
-            elif re.search(r"WARPGROUP\.DEPBAR\S* gsb0, 0x0", line):
+            elif _ALL_DONE.search(line):
                 flying = False
             elif turn and "MUFU.EX2" in line:
                 hidden.append(flying)

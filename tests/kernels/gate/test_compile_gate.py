@@ -1,22 +1,35 @@
 """Every kernel and shipped tile compiles for every architecture, without spills and within its shared memory."""
 
-import csv
 import importlib
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import pytest
 
 from silc_kernels.distill import triton_head_launch as distill_head_tiles
 from silc_kernels.gate import __main__ as command
-from silc_kernels.gate import gate
-from silc_kernels.gate.sass import overlapped
+from silc_kernels.gate import gate, shapes
+from silc_kernels.gate.sass import between, overlapped
 
 CANDIDATES = list(command.candidates())
 TRIALS = list(command.trials())
+# Of the version of Triton in use.
+WRITTEN = {(line["name"], line["architecture"]): line for line in command.read(command.table())}
+REWRITE = f"{command.table().name} is of other kernels; run: python -m silc_kernels.gate --write"
 
 
-@pytest.mark.parametrize("candidate", [*CANDIDATES, *TRIALS], ids=lambda candidate: candidate.name)
-def test_compiles_within_the_limits_of_each_chip(candidate):
+@pytest.mark.parametrize("candidate", CANDIDATES, ids=lambda candidate: candidate.name)
+def test_compiles_within_the_limits_of_each_chip_and_as_written(candidate):
+    wrong = []
+    for architecture in candidate.architectures:
+        row = gate.build(candidate, architecture)
+        wrong += gate.faults(candidate, row)
+        line = {name: str(value) for name, value in asdict(row).items()}
+        assert WRITTEN.get((row.name, str(architecture))) == line, REWRITE
+    assert not wrong, "\n".join(wrong)
+
+
+@pytest.mark.parametrize("candidate", TRIALS, ids=lambda candidate: candidate.name)
+def test_alternatives_compile_within_the_limits_too(candidate):
     wrong = []
     for architecture in candidate.architectures:
         wrong += gate.faults(candidate, gate.build(candidate, architecture))
@@ -44,14 +57,54 @@ def test_trials_are_alternatives_to_what_ships(table):
 def test_names_are_unique_and_the_committed_table_holds_them_all():
     names = [(candidate.name, str(sm)) for candidate in CANDIDATES for sm in candidate.architectures]
     assert len(set(names)) == len(names)
-    with command.TABLE.open() as file:
-        written = [(row["name"], row["architecture"]) for row in csv.DictReader(file)]
-    assert written == names, "run: python -m silc_kernels.gate --write"
+    assert list(WRITTEN) == names, REWRITE
+
+
+def test_the_committed_table_of_shapes_holds_its_cases_without_a_fault():
+    lines = command.read(command.table("shapes"))
+    held = dict.fromkeys((line["op"], line["shape"]) for line in lines)
+    again = "run: python -m silc_kernels.gate --shapes --write"
+    assert list(held) == [(case.op, case.label) for case in shapes.cases()], again
+    for line in lines:
+        assert line["spill_bytes"] == "0" or line["reason"], line
+        assert (line["serialized"], line["hazards"]) == ("False", "0"), line
+        assert int(line["programs"]) >= 1, line
+
+
+def test_spills_are_accepted_with_a_reason_alone(monkeypatch):
+    row = shapes.ShapeRow("op", "p=7 D=100", "kernel", 255, 80, 0, 1, False, 0, "")
+    assert shapes.faults(row) == ["op p=7 D=100: kernel spills 80 bytes a thread (0 allowed)"]
+    assert all(reason for _, reason in shapes.ALLOWED.values())
+    monkeypatch.setitem(shapes.ALLOWED, ("op", "kernel", "p=7 "), (80, "a reason"))
+    assert shapes.faults(row) == []
+    assert shapes.faults(replace(row, shape="p=70 D=1")) != []
+    assert "in flight in 2 instructions" in shapes.faults(replace(row, hazards=2))[0]
+    assert "waits for each wgmma" in shapes.faults(replace(row, serialized=True))[0]
+    assert "does not fit" in shapes.faults(replace(row, programs=0))[0]
+
+
+def test_tables_are_of_a_version(monkeypatch, tmp_path):
+    monkeypatch.setattr(command.triton, "__version__", "3.6.0")
+    assert command.table().name == "compile_gate.csv"
+    monkeypatch.setattr(command.triton, "__version__", "3.8.0")
+    assert command.table("shapes").name == "shapes_triton38.csv"
+    assert command.read(tmp_path / "none.csv") == []
+
+
+def test_a_part_of_the_table_is_rewritten_in_the_order_of_the_candidates(tmp_path):
+    def row(name: str, registers: int) -> gate.Row:
+        return gate.Row(name, 90, registers, 0, 0, False, False, False, False, False, 0, 1, 0)
+
+    path = tmp_path / "table.csv"
+    command.write([row("a", 1), row("gone", 1), row("c", 1)], path)
+    command.rewrite([row("b", 2), row("c", 2)], ["a", "b", "c"], path)
+    assert [(line["name"], line["registers"]) for line in command.read(path)] == [("a", "1"), ("b", "2"), ("c", "2")]
 
 
 def test_what_is_wrong_with_a_kernel_is_said():
-    candidate = replace(next(c for c in CANDIDATES if c.bulk_copies and c.wgmma), overlap=True)
-    good = gate.Row(candidate.name, 90, 200, 0, 98304, True, False, True, True, True, 0)
+    candidate = next(c for c in CANDIDATES if c.bulk_copies and c.wgmma)
+    candidate = replace(candidate, overlap=True, programs=2, between=40, spills={})
+    good = gate.Row(candidate.name, 90, 200, 0, 98304, True, False, True, True, True, 0, 2, 40)
     assert not gate.faults(candidate, good)
     for flaw, said in (
         ({"spill_bytes": 4}, "spills 4 bytes"),
@@ -61,6 +114,8 @@ def test_what_is_wrong_with_a_kernel_is_said():
         ({"bulk_copies": False}, "no bulk tensor copies"),
         ({"hazards": 3}, "registers of a wgmma in flight in 3 instructions"),
         ({"overlapped": False}, "multiplies nothing while it takes exponentials"),
+        ({"programs": 1}, "runs 1 at a time on a multiprocessor, not 2"),
+        ({"between": 41}, "waiting for 41 instructions a turn (40 at most)"),
     ):
         (fault,) = gate.faults(candidate, replace(good, **flaw))
         assert said in fault
@@ -101,6 +156,38 @@ PRODUCT, WAIT = "HGMMA.64x64x16.F32.BF16 R152, gdesc[UR44], R152 ;", "WARPGROUP.
 )
 def test_machine_code_tells_what_runs_while_products_are_in_flight(body, expected):
     assert overlapped(LOOP.format("\n ".join(body))) is expected
+
+
+@pytest.mark.parametrize(
+    ("body", "expected"),
+    [
+        (["FMUL R1, R1, R2 ;", PRODUCT, "FMUL R1, R1, R2 ;", WAIT], 1),
+        ([PRODUCT, WAIT, "FMUL R1, R1, R2 ;", "@P0 MOV R1, R2 ;", PRODUCT, WAIT, "BAR.SYNC.DEFER_BLOCKING 0x0 ;"], 3),
+        (["FMUL R1, R1, R2 ;", PRODUCT], 0),  # that of the turn before
+        ([PRODUCT, "WARPGROUP.DEPBAR.LE gsb0, 0x1 ;", "FMUL R1, R1, R2 ;"], 0),  # one is left in flight
+        (["FMUL R1, R1, R2 ;"], 0),
+    ],
+)
+def test_machine_code_tells_what_products_wait_for(body, expected):
+    assert between(LOOP.format("\n ".join(body))) == expected
+
+
+@pytest.mark.parametrize(
+    ("registers", "warps", "shared", "architecture", "expected"),
+    [
+        (128, 8, 98328, 90, 2),  # registers and shared memory: two
+        (129, 8, 0, 90, 1),  # 136 registers a thread, 3 warps in each quarter
+        (255, 8, 196640, 90, 1),
+        (72, 4, 0, 90, 7),  # 7 warps in each quarter
+        (32, 4, 0, 90, 16),  # 64 warps
+        (16, 1, 0, 90, 32),
+        (128, 4, 57344, 90, 4),
+        (128, 4, 57344, 80, 2),
+        (255, 16, 0, 90, 0),
+    ],
+)
+def test_programs_of_a_multiprocessor_are_counted(registers, warps, shared, architecture, expected):
+    assert gate.programs(registers, warps, shared, architecture) == expected
 
 
 def test_without_overlap_the_exponentials_are_waited_for():
