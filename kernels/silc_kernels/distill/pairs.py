@@ -1,6 +1,6 @@
 """The weights of student-teacher pairs, in the form both distillation ops use."""
 
-import functools
+from collections.abc import Hashable
 from dataclasses import dataclass
 
 import torch
@@ -9,7 +9,7 @@ from torch import Tensor
 from ..common.transfer import sent
 from .host import PLAIN, eager
 
-MOST_KEPT = 256  # matrices of pair weights, a few numbers each
+MOST_KEPT = 4096  # matrices of pair weights, a few numbers each; what comes later is made at every call
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ def pair_matrix(weights: Tensor | None, student: Tensor, teacher: Tensor) -> Ten
     if not eager(student) or not (weights is None or type(weights) in PLAIN):
         return _matrix(weights, students, teachers, samples, torch.float32, student.device)
     if weights is None:
-        return _alike(students, teachers, samples, student.device)
+        return _kept((), torch.float32, students, teachers, samples, student.device)
     if weights.device.type == "cpu":
         # By value: what changes in place is seen, however it is changed.
         flat = tuple(value for row in weights.tolist() for value in row)
@@ -67,18 +67,30 @@ def _matrix(
     return matrix / (matrix.sum() * samples)
 
 
-# Outside of inference mode, whose tensors no later backward could keep.
-@functools.lru_cache(maxsize=MOST_KEPT)
-def _alike(students: int, teachers: int, samples: int, device: torch.device) -> Tensor:
-    with torch.inference_mode(False):
-        return _matrix(None, students, teachers, samples, torch.float32, device)
+# Never dropped: a CUDA graph may read them.
+_MATRICES: dict[Hashable, Tensor] = {}
 
 
-@functools.lru_cache(maxsize=MOST_KEPT)
 def _kept(
     flat: tuple[float, ...], dtype: torch.dtype, students: int, teachers: int, samples: int, device: torch.device
 ) -> Tensor:
-    with torch.inference_mode(False):
+    key = flat, dtype, students, teachers, samples, device
+    found = _MATRICES.get(key)
+    if found is None:
+        found = _made(flat, dtype, students, teachers, samples, device)
+        # What a graph makes while it is captured holds nothing before it is replayed.
+        capturing = device.type == "cuda" and torch.cuda.is_current_stream_capturing()
+        if not capturing and len(_MATRICES) < MOST_KEPT:
+            _MATRICES[key] = found
+    return found
+
+
+def _made(
+    flat: tuple[float, ...], dtype: torch.dtype, students: int, teachers: int, samples: int, device: torch.device
+) -> Tensor:
+    with torch.inference_mode(False):  # no later backward could keep its tensors
+        if not flat:
+            return _matrix(None, students, teachers, samples, torch.float32, device)
         weights = torch.tensor(flat, dtype=dtype).view(students, teachers)
         return sent(_matrix(weights, students, teachers, samples, torch.float32, weights.device), device)
 
