@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from ..common import dispatch
-from ..common.checks import check_float, check_pair_weights, check_savable, check_shape, check_temperature
+from ..common.checks import FLOATS, check_float, check_pair_weights, check_savable, check_shape, check_temperature
 from . import torch_head, torch_logits
 
 for _op, _torch, _triton in (
@@ -49,14 +49,15 @@ def distill_loss(
         RuntimeError: from the backward, where an input was changed in place since, and from a second derivative.
     """
     op = "distill_loss"
-    check_float(op, student_logits=student_logits, teacher_logits=teacher_logits, center=center)
-    check_shape(op, "student_logits", student_logits, (None, None, None), "[S, N, K]")
-    students, samples, prototypes = student_logits.shape
-    check_shape(op, "teacher_logits", teacher_logits, (None, samples, prototypes), "[T, N, K]")
-    check_shape(op, "center", center, (prototypes,), "[K]")
+    if not _alike(student_logits, teacher_logits, center) or center.shape != student_logits.shape[2:]:
+        check_float(op, student_logits=student_logits, teacher_logits=teacher_logits, center=center)
+        check_shape(op, "student_logits", student_logits, (None, None, None), "[S, N, K]")
+        _, samples, prototypes = student_logits.shape
+        check_shape(op, "teacher_logits", teacher_logits, (None, samples, prototypes), "[T, N, K]")
+        check_shape(op, "center", center, (prototypes,), "[K]")
     check_temperature(op, "student_temp", student_temp)
     check_temperature(op, "teacher_temp", teacher_temp)
-    check_pair_weights(op, pair_weights, students, teacher_logits.shape[0])
+    check_pair_weights(op, pair_weights, student_logits.shape[0], teacher_logits.shape[0])
     if inplace_backward and student_logits.is_leaf and student_logits.requires_grad:
         raise ValueError(
             f"{op}: inplace_backward would overwrite student_logits, a leaf that requires a gradient; "
@@ -119,24 +120,27 @@ def distill_head_loss(
             after it), and from a second derivative.
     """
     op = "distill_head_loss"
-    check_float(
-        op,
-        student=student,
-        teacher=teacher,
-        student_weight=student_weight,
-        teacher_weight=teacher_weight,
-        center=center,
-    )
-    check_shape(op, "student", student, (None, None, None), "[S, N, d]")
-    students, samples, width = student.shape
-    check_shape(op, "teacher", teacher, (None, samples, width), "[T, N, d]")
-    check_shape(op, "student_weight", student_weight, (None, width), "[K, d]")
-    prototypes = student_weight.shape[0]
-    check_shape(op, "teacher_weight", teacher_weight, (prototypes, width), "[K, d]")
-    check_shape(op, "center", center, (prototypes,), "[K]")
+    if not _alike(student, teacher, student_weight, teacher_weight, center) or not _head(
+        student, student_weight, teacher_weight, center
+    ):
+        check_float(
+            op,
+            student=student,
+            teacher=teacher,
+            student_weight=student_weight,
+            teacher_weight=teacher_weight,
+            center=center,
+        )
+        check_shape(op, "student", student, (None, None, None), "[S, N, d]")
+        _, samples, width = student.shape
+        check_shape(op, "teacher", teacher, (None, samples, width), "[T, N, d]")
+        check_shape(op, "student_weight", student_weight, (None, width), "[K, d]")
+        prototypes = student_weight.shape[0]
+        check_shape(op, "teacher_weight", teacher_weight, (prototypes, width), "[K, d]")
+        check_shape(op, "center", center, (prototypes,), "[K]")
     check_temperature(op, "student_temp", student_temp)
     check_temperature(op, "teacher_temp", teacher_temp)
-    check_pair_weights(op, pair_weights, students, teacher.shape[0])
+    check_pair_weights(op, pair_weights, student.shape[0], teacher.shape[0])
     check_savable(
         op,
         (student, student_weight),
@@ -158,6 +162,32 @@ def distill_head_loss(
         student_temp=student_temp,
         teacher_temp=teacher_temp,
         pair_weights=pair_weights,
+    )
+
+
+def _alike(student: Tensor, teacher: Tensor, *others: Tensor) -> bool:
+    """Whether all is well between tensors, told in little time: what is wrong the checks by name then say.
+
+    student [S, N, ...] and teacher [T, N, ...] of any sizes from 1 up; dtypes and devices of all.
+    """
+    for tensor in (student, teacher, *others):
+        if not isinstance(tensor, Tensor) or tensor.dtype not in FLOATS or tensor.device != student.device:
+            return False
+    return (
+        student.dim() == teacher.dim() == 3
+        and student.shape[1:] == teacher.shape[1:]
+        and min(student.shape) >= 1
+        and teacher.shape[0] >= 1
+    )
+
+
+def _head(student: Tensor, weight: Tensor, teacher_weight: Tensor, center: Tensor) -> bool:
+    return (
+        weight.dim() == 2
+        and weight.shape == teacher_weight.shape
+        and weight.shape[1] == student.shape[2]
+        and center.shape == weight.shape[:1]
+        and weight.shape[0] >= 1
     )
 
 

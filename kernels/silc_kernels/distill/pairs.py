@@ -1,9 +1,15 @@
 """The weights of student-teacher pairs, in the form both distillation ops use."""
 
+from collections.abc import Hashable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+
+from ..common.transfer import sent
+from .host import PLAIN, eager
+
+MOST_KEPT = 4096  # matrices of pair weights, a few numbers each; what comes later is made at every call
 
 
 @dataclass(frozen=True)
@@ -21,7 +27,7 @@ class PairWeights:
     @classmethod
     def of(cls, weights: Tensor | None, student: Tensor, teacher: Tensor, like: Tensor) -> "PairWeights":
         """For student [S, N, ...] and teacher [T, N, ...]; None: all pairs alike. Dtype and device of `like`."""
-        matrix = pair_matrix(weights, student, teacher, like)
+        matrix = _matrix(weights, student.shape[0], teacher.shape[0], student.shape[1], like.dtype, like.device)
         alike = (
             weights is None
             or (
@@ -32,18 +38,61 @@ class PairWeights:
         return cls(matrix, matrix.sum(1), alike)
 
 
-def pair_matrix(weights: Tensor | None, student: Tensor, teacher: Tensor, like: Tensor) -> Tensor:
+def pair_matrix(weights: Tensor | None, student: Tensor, teacher: Tensor) -> Tensor:
     """Pair weights [S, T] over their sum and the number of samples, for student [S, N, ...] and teacher [T, N, ...].
 
-    None: all pairs alike. Dtype and device of `like`.
+    None: all pairs alike. float32, on the device of `student`. Not to be changed: what is made of None or of values on
+    the host is made once and kept, so that a later call copies nothing to the device, and a CUDA graph can hold it.
     """
     students, teachers, samples = student.shape[0], teacher.shape[0], student.shape[1]
+    if not eager(student) or not (weights is None or type(weights) in PLAIN):
+        return _matrix(weights, students, teachers, samples, torch.float32, student.device)
     if weights is None:
-        return like.new_full((students, teachers), 1 / (students * teachers * samples))
-    wide = weights.detach().to(torch.promote_types(weights.dtype, like.dtype))
+        return _kept((), torch.float32, students, teachers, samples, student.device)
+    if weights.device.type == "cpu":
+        # By value: what changes in place is seen, however it is changed.
+        flat = tuple(value for row in weights.tolist() for value in row)
+        return _kept(flat, weights.dtype, students, teachers, samples, student.device)
+    return _matrix(weights, students, teachers, samples, torch.float32, student.device)
+
+
+def _matrix(
+    weights: Tensor | None, students: int, teachers: int, samples: int, dtype: torch.dtype, device: torch.device
+) -> Tensor:
+    if weights is None:
+        return torch.full((students, teachers), 1 / (students * teachers * samples), dtype=dtype, device=device)
+    wide = weights.detach().to(torch.promote_types(weights.dtype, dtype))
     # The largest becomes 1 before they are summed: weights of any size neither overflow nor vanish.
-    matrix = (wide / wide.amax()).to(like.device, like.dtype)
+    matrix = (wide / wide.amax()).to(device, dtype)
     return matrix / (matrix.sum() * samples)
+
+
+# Never dropped: a CUDA graph may read them.
+_MATRICES: dict[Hashable, Tensor] = {}
+
+
+def _kept(
+    flat: tuple[float, ...], dtype: torch.dtype, students: int, teachers: int, samples: int, device: torch.device
+) -> Tensor:
+    key = flat, dtype, students, teachers, samples, device
+    found = _MATRICES.get(key)
+    if found is None:
+        found = _made(flat, dtype, students, teachers, samples, device)
+        # What a graph makes while it is captured holds nothing before it is replayed.
+        capturing = device.type == "cuda" and torch.cuda.is_current_stream_capturing()
+        if not capturing and len(_MATRICES) < MOST_KEPT:
+            _MATRICES[key] = found
+    return found
+
+
+def _made(
+    flat: tuple[float, ...], dtype: torch.dtype, students: int, teachers: int, samples: int, device: torch.device
+) -> Tensor:
+    with torch.inference_mode(False):  # no later backward could keep its tensors
+        if not flat:
+            return _matrix(None, students, teachers, samples, torch.float32, device)
+        weights = torch.tensor(flat, dtype=dtype).view(students, teachers)
+        return sent(_matrix(weights, students, teachers, samples, torch.float32, weights.device), device)
 
 
 def mix_teachers_(probabilities: Tensor, pairs: PairWeights) -> Tensor:

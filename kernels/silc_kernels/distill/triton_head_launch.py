@@ -2,20 +2,25 @@
 
 import functools
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
-import triton
 import triton.language as tl
 
 from ..common.limits import WIDEST
 from ..common.triton_runtime import capability, family, product_dtype
 from ..gate.gate import Candidate
+from . import triton_bounded_kernels as bounded_kernels
+from . import triton_head_gradient_kernels as gradient_kernels
 from . import triton_head_kernels as kernels
+from .host import cdiv
 
 LEAST_WIDTH = 16  # the shortest inner dimension of a product
 # Partial sums of the splits, all together.
 MOST_PARTIAL_BYTES = 64 << 20
+FINISHED = 8  # rows of a program that merges splits
+REACH_BLOCK = 16  # rows at a time of a program that measures them
+MOST_PARTS = 256  # stretches of prototypes that are measured apart
 
 
 class LaunchConfig(NamedTuple):
@@ -23,7 +28,7 @@ class LaunchConfig(NamedTuple):
 
     rows, columns: of the tile of logits at a time; the sums are rows x WIDTH.
     warps, stages: of the launch.
-    overlap: exponentials run while tensor cores multiply; the student's tiles are then loaded twice. Of attend alone.
+    overlap: exponentials run while tensor cores multiply; the student's tiles are loaded twice. Of attention alone.
     bulk: rows come by the copy engine, through tensor descriptors; else by pointers.
     """
 
@@ -35,14 +40,24 @@ class LaunchConfig(NamedTuple):
     bulk: bool = True
 
 
-# (kernel, architecture). Sums of 128 x 256 take half the registers of 8 warps, so columns are few.
+# (kernel, architecture). "bounded": attention of the rows whose logits are bounded, None: all take the other form.
+# Sums of 128 x 256 take half the registers of 8 warps, so columns are few.
 # 80 stands for every chip that is not one of the others: its tiles fit 99 KiB of shared memory, and 64 rows are 16 for
 # each of 4 warps, the height of a product; 8 warps would each find half their logits twice.
 # 90 overlaps in attend: a tile's exponentials and sums take about half as long as its two products, which else wait for
 # them. The price, loading the student's tiles twice, is 32 bytes a cycle and processor from the second-level cache at
 # full speed. In weight_gradient an overlap would write registers under a product in flight (gate/sass.py, hazards).
 # On 100 products leave the registers alone, and the compiler overlaps them by itself.
-SHIPPED: dict[tuple[str, int], LaunchConfig] = {
+# bounded student on 90: 98,320 bytes of shared memory and 202 registers for 128 threads, so that two programs share a
+# multiprocessor: one multiplies while the other takes exponentials, and each tile is loaded once by each. The teacher's
+# keys are not its values: two programs would load 64 bytes a cycle, so one of 128 rows overlaps instead.
+SHIPPED: dict[tuple[str, int], LaunchConfig | None] = {
+    ("bounded teacher", 80): LaunchConfig(64, 32, 4, 2, bulk=False),
+    ("bounded teacher", 90): LaunchConfig(128, 32, 8, 3, overlap=True),
+    ("bounded teacher", 100): LaunchConfig(128, 32, 8, 3),  # of 64 columns Triton 3.8 spills 48 bytes
+    ("bounded student", 80): LaunchConfig(64, 32, 4, 2, bulk=False),
+    ("bounded student", 90): LaunchConfig(64, 64, 4, 2),
+    ("bounded student", 100): LaunchConfig(128, 64, 8, 3),
     ("attend teacher", 80): LaunchConfig(64, 32, 4, 2, bulk=False),
     ("attend teacher", 90): LaunchConfig(128, 64, 8, 2, overlap=True),
     ("attend teacher", 100): LaunchConfig(128, 64, 8, 2),
@@ -57,7 +72,20 @@ _PRODUCTS = {torch.float32: tl.float32, torch.bfloat16: tl.bfloat16, torch.float
 
 
 # What else is worth timing, and may well be faster.
-TRIALS: dict[tuple[str, int], tuple[LaunchConfig, ...]] = {
+TRIALS: dict[tuple[str, int], tuple[LaunchConfig | None, ...]] = {
+    ("bounded teacher", 90): (
+        None,
+        LaunchConfig(128, 64, 8, 2, overlap=True),  # half the barriers; 248 registers
+        LaunchConfig(128, 64, 8, 2),
+        LaunchConfig(64, 32, 4, 2, overlap=True),  # two programs a processor, twice the loads
+    ),
+    ("bounded student", 90): (
+        None,
+        LaunchConfig(128, 64, 8, 2, overlap=True),  # one program, every tile loaded twice
+        LaunchConfig(128, 64, 8, 3),  # half the loads of what ships
+        LaunchConfig(128, 128, 8, 2),
+        LaunchConfig(64, 64, 4, 2, overlap=True),
+    ),
     ("attend teacher", 90): (
         LaunchConfig(128, 64, 8, 2),  # no pass more, and no registers held over
         LaunchConfig(128, 32, 8, 3, overlap=True),  # three tiles on their way, at smaller products
@@ -73,8 +101,48 @@ TRIALS: dict[tuple[str, int], tuple[LaunchConfig, ...]] = {
 }
 
 
+class Launches(NamedTuple):
+    """Of one call: attention by either form, for the teacher or the student."""
+
+    bounded: LaunchConfig | None
+    online: LaunchConfig
+
+    @property
+    def columns(self) -> int:
+        return max(config.columns for config in self if config)
+
+    @property
+    def group(self) -> int:
+        """Rows that take one form together; 0: all rows take the online form."""
+        return max(self.bounded.rows, self.online.rows) if self.bounded else 0
+
+
+def attention(who: str, dtype: torch.dtype, device: torch.device) -> Launches:
+    """who: "teacher" or "student"."""
+    chip = family(capability(device))
+    # Exponentials that are not taken below a maximum do not fit float16.
+    bounded = None if dtype == torch.float16 else SHIPPED[f"bounded {who}", chip]
+    return Launches(bounded, _present(SHIPPED[f"attend {who}", chip]))
+
+
+def power_of_two(least: int) -> int:
+    """The smallest that is not below `least`."""
+    return 1 << (least - 1).bit_length()
+
+
+@functools.cache
+def parts(prototypes: int) -> int:
+    """Stretches of prototypes that are measured apart."""
+    return min(MOST_PARTS, power_of_two(cdiv(prototypes, REACH_BLOCK)))
+
+
 def launch_config(kernel: str, device: torch.device) -> LaunchConfig:
-    return SHIPPED[kernel, family(capability(device))]
+    return _present(SHIPPED[kernel, family(capability(device))])
+
+
+def _present(config: LaunchConfig | None) -> LaunchConfig:
+    assert config is not None  # only the bounded form can be left out
+    return config
 
 
 def compute_dtype(dtype: torch.dtype) -> tl.dtype:
@@ -98,15 +166,15 @@ def splits(blocks: int, elements: int, length: int, columns: int, processors: in
     partial sum, written and read, which takes as long as two; and the latency of one more in the merge, some sixteen.
     elements: of the sums of all rows.
     """
-    tiles = triton.cdiv(length, columns)
+    tiles = cdiv(length, columns)
     most = max(1, min(tiles, processors, MOST_PARTIAL_BYTES // (4 * elements)))
 
     def time(count: int) -> int:
-        seen = triton.cdiv(blocks * count, processors) * triton.cdiv(tiles, count) * columns
+        seen = cdiv(blocks * count, processors) * cdiv(tiles, count) * columns
         return seen + 2 * blocks * count + 16 * count
 
-    each = triton.cdiv(tiles, min(range(1, most + 1), key=time))
-    return triton.cdiv(tiles, each), each * columns
+    each = cdiv(tiles, min(range(1, most + 1), key=time))
+    return cdiv(tiles, each), each * columns
 
 
 def candidate(key: tuple[str, int], config: LaunchConfig, dtype: str) -> Candidate:
@@ -119,53 +187,62 @@ def trial_candidates() -> Iterator[Candidate]:
     """The alternatives, for `gate --trials`."""
     for key, configs in TRIALS.items():
         for config in configs:
-            yield candidate(key, config, "bf16")
+            if config:
+                yield candidate(key, config, "bf16")
 
 
 def gate_candidates() -> Iterator[Candidate]:
     for dtype in ("bf16", "fp16"):
         for key, config in SHIPPED.items():
-            yield candidate(key, config, dtype)
-    buffers = ("peaks", "totals", "sums")
-    for kernel, others in (
-        (kernels.finish_teacher, ("attended", "norm")),
-        (kernels.finish_student, ("attended", "weights", "d_student", "norm", "loss")),
-    ):
-        sizes = ("rows", "splits") if kernel is kernels.finish_teacher else ("rows", "samples", "teachers", "splits")
-        features = {} if kernel is kernels.finish_teacher else {"student": "*bf16", "inverse_temp": "fp32"}
-        yield Candidate(
-            name=f"distill_head_loss/{kernel.__name__}",
-            kernel=kernel,
-            signature=dict.fromkeys((*buffers, *others), "*fp32")
-            | dict.fromkeys(sizes, "i32")
-            | {"scale": "fp32"}
-            | features,
-            constexprs={"WIDTH": WIDEST, "BLOCK": 8, "HEADROOM": 15.0},
-            aligned=(*buffers, *others, *(("student",) if features else ())),
-        )
+            if config and not (dtype == "fp16" and key[0].startswith("bounded")):
+                yield candidate(key, config, dtype)
+    merged = dict.fromkeys(("partial", "attended", "norms"), "*fp32")
+    yield _small(kernels.finish_teacher, merged, ("rows", "students", "splits"), ("scale",), {"HEADROOM": 15.0})
+    results = dict.fromkeys(("weights", "d_student", "loss"), "*fp32")
+    rows: tuple[str, ...] = ("rows", "samples", "teachers", "width", "splits")
+    pointers, scales = merged | results | {"student": "*bf16"}, ("scale", "inverse_temp")
+    yield _small(kernels.finish_student, pointers, rows, scales, {"HEADROOM": 15.0})
+    features = dict.fromkeys(("student", "teacher", "weight", "teacher_weight"), "*bf16")
+    found = dict.fromkeys(("center", "out", "shift"), "*fp32")
+    sizes = ("student_rows", "teacher_rows", "prototypes", "padded")
+    yield _small(
+        bounded_kernels.reach, features | found, sizes, ("teacher_scale",), {"BLOCK": REACH_BLOCK, "PARTS": MOST_PARTS}
+    )
+    known = {"student": "*bf16", "pulled": "*bf16"} | dict.fromkeys(("weights", "norms", "adjusted"), "*fp32")
+    constants = {"STUDENTS": 16, "TEACHERS": 2, "HEADROOM": 15.0}
+    yield _small(gradient_kernels.adjust, known, ("samples", "students", "teachers"), ("inverse_temp",), constants)
+
+
+def _small(
+    kernel: Any, pointers: dict[str, str], sizes: tuple[str, ...], scales: tuple[str, ...], constants: dict[str, Any]
+) -> Candidate:
+    """A kernel with 4 warps, of rows of the greatest width."""
+    return Candidate(
+        name=f"distill_head_loss/{kernel.__name__}",
+        kernel=kernel,
+        signature=pointers | dict.fromkeys(sizes, "i32") | dict.fromkeys(scales, "fp32"),
+        constexprs={"WIDTH": WIDEST, "BLOCK": FINISHED} | constants,
+        aligned=tuple(pointers),
+    )
 
 
 def _attend(kernel: str, dtype: str, config: LaunchConfig, architecture: int) -> Candidate:
+    bounded, teacher = kernel.startswith("bounded"), kernel.endswith("teacher")
     block = _source(dtype, config.columns, config)
-    results = ("peaks", "totals", "sums")
+    vector, form = ("shift", {}) if bounded else ("center", {"HEADROOM": 15.0 if dtype == "fp16" else 0.0})
+    found = (vector, "reached", "partial")
+    sizes = ("rows", "students", "prototypes", "per_split")
+    # EVEN where what ships is; beside it the online form, which masks always where it overlaps.
+    constexprs = {"CENTERED": teacher, "EVEN": bounded, "GROUP": 0 if dtype == "fp16" else 128, "PARTS": MOST_PARTS}
     return Candidate(
         name=f"distill_head_loss/{kernel}/{_label(dtype, config)}",
-        kernel=kernels.attend,
+        kernel=bounded_kernels.attend_bounded if bounded else kernels.attend,
         signature={"queries": _source(dtype, config.rows, config), "keys": block, "values": block}
-        | dict.fromkeys(("center", *results), "*fp32")
-        | dict.fromkeys(("rows", "prototypes", "per_split"), "i32")
+        | dict.fromkeys(found, "*fp32")
+        | dict.fromkeys(sizes, "i32")
         | {"scale": "fp32"},
-        constexprs={"CENTERED": kernel == "attend teacher", "EVEN": False, "HEADROOM": 15.0 if dtype == "fp16" else 0.0}
-        | {"OVERLAP": config.overlap}
-        | _constants(dtype, config),
-        aligned=(
-            "center",
-            *results,
-            *(() if config.bulk else ("queries", "keys", "values")),
-            "rows",
-            "prototypes",
-            "per_split",
-        ),
+        constexprs=constexprs | {"OVERLAP": config.overlap} | form | _constants(dtype, config),
+        aligned=(*found, *sizes, *(() if config.bulk else ("queries", "keys", "values"))),
         num_warps=config.warps,
         num_stages=config.stages,
         architectures=(architecture,),
@@ -173,17 +250,19 @@ def _attend(kernel: str, dtype: str, config: LaunchConfig, architecture: int) ->
         overlap=config.overlap,
         bulk_copies=config.bulk,
         async_copies=True,
+        # A pointer, stored before the loop and read behind it, once a program.
+        spills={100: 8} if not bounded and dtype == "bf16" else {},
     )
 
 
 def _weight_gradient(kernel: str, dtype: str, config: LaunchConfig, architecture: int) -> Candidate:
     owned, streamed = (_source(dtype, size, config) for size in (config.rows, config.columns))
     sources = ("student_weight", "teacher_weight", "student", "teacher", "pulled")
-    vectors = ("center", "student_norm", "teacher_norm", "factor")
-    sizes = ("student_rows", "teacher_rows", "prototypes", "student_split", "teacher_split")
+    vectors = ("center", "adjusted", "upstream")
+    sizes = ("student_rows", "teacher_rows", "prototypes", "width", "student_split", "teacher_split")
     return Candidate(
         name=f"distill_head_loss/{kernel}/{_label(dtype, config)}",
-        kernel=kernels.weight_gradient,
+        kernel=gradient_kernels.weight_gradient,
         signature={"student_weight": owned, "teacher_weight": owned}
         | {"student": streamed, "teacher": streamed, "pulled": streamed}
         | dict.fromkeys(vectors, "*fp32")

@@ -1,14 +1,16 @@
 """distill_loss on Triton: grids, buffers, and the operators that torch.compile and autograd see."""
 
+import functools
 from typing import Any
 
 import torch
-import triton
 from torch import Tensor
 
 from ..common.first_order import once
+from ..common.launcher import launcher
 from ..common.triton_runtime import exponent_scale, multiprocessors, product_dtype
 from . import triton_logits_kernels as kernels
+from .host import below_autograd, cdiv, eager, operator, single
 from .pairs import pair_matrix
 from .triton_logits_launch import MERGED, group, launch_config, splits
 
@@ -28,12 +30,12 @@ def distill_loss(
     Passes over the logits: one in the forward, one in the backward, which also writes the gradient. Kept: the inputs
     and two numbers a row.
     """
-    teacher_logits, center = teacher_logits.detach(), center.detach().float().contiguous()
-    loss, _, _ = _forward(
+    function = functools.partial(_LogitsLoss.apply, True) if eager(student_logits) else _forward
+    loss, _ = function(
         student_logits,
-        teacher_logits,
-        center,
-        pair_matrix(pair_weights, student_logits, teacher_logits, center),
+        teacher_logits.detach() if teacher_logits.requires_grad else teacher_logits,
+        single(center),
+        pair_matrix(pair_weights, student_logits, teacher_logits),
         student_temp,
         teacher_temp,
         inplace_backward,
@@ -41,8 +43,7 @@ def distill_loss(
     return loss
 
 
-@torch.library.custom_op("silc_kernels::distill_loss", mutates_args=())
-def _forward(
+def _run(
     student: Tensor,
     teacher: Tensor,
     center: Tensor,
@@ -50,40 +51,26 @@ def _forward(
     student_temp: float,
     teacher_temp: float,
     inplace_backward: bool,
-) -> tuple[Tensor, Tensor, Tensor]:
-    """(loss [], norms of the students [2, S, N], of the teachers [2, T, N]), float32.
+) -> tuple[Tensor, Tensor]:
+    """(loss [], norms [2, S + T, N] of the students and the teachers), float32.
 
     A norm is a row's maximum, and log2 of its sum of exponentials over the temperature less that maximum.
     """
     (students, samples, prototypes), teachers = student.shape, teacher.shape[0]
-    together, vector = group(students, teachers), 16 // student.element_size()
+    together, vector = group(students, teachers), _neighbours(student, teacher)
     config = launch_config("statistics", student.device)
-    groups = triton.cdiv(students, together)
+    groups = cdiv(students, together)
     count, per_split = splits(samples * groups, prototypes, config.lanes * vector, multiprocessors(student.device))
 
     def empty(*shape: int) -> Tensor:
         return torch.empty(shape, dtype=torch.float32, device=student.device)
 
-    own = empty(2, count, students, samples)
-    others = empty(3, count, groups, teachers, samples)
-    student_norm, teacher_norm = empty(2, students, samples), empty(2, teachers, samples)
-    shares = empty(students + teachers, samples)
+    partial = empty(count * samples * (2 * students + 3 * groups * teachers))
+    norms, shares = empty(2, students + teachers, samples), empty(students + teachers, samples)
+    scales = exponent_scale(student_temp), exponent_scale(teacher_temp)
     with torch.cuda.device_of(student):
-        kernels.statistics[(samples, count, groups)](
-            student,
-            teacher,
-            center,
-            pairs,
-            *own,
-            *others,
-            samples,
-            students,
-            prototypes,
-            per_split,
-            *student.stride(),
-            *teacher.stride(),
-            exponent_scale(student_temp),
-            exponent_scale(teacher_temp),
+        launcher(
+            kernels.statistics,
             GROUP=together,
             TEACHERS=teachers,
             LANES=config.lanes,
@@ -91,52 +78,68 @@ def _forward(
             STAGES=config.stages,
             num_warps=config.warps,
             num_stages=config.stages,
-        )
-        kernels.merge[(triton.cdiv(samples, MERGED), students + teachers)](
-            *own,
-            *others,
+        )(
+            (samples, count, groups),
+            student,
+            teacher,
+            center,
             pairs,
-            student_norm,
-            teacher_norm,
+            partial,
+            samples,
+            students,
+            prototypes,
+            per_split,
+            *student.stride(),
+            *teacher.stride(),
+            *scales,
+        )
+        launcher(kernels.merge, TEACHERS=teachers, SPLITS=count, BLOCK=MERGED, num_warps=1)(
+            (cdiv(samples, MERGED), students + teachers),
+            partial,
+            pairs,
+            norms,
             shares,
             samples,
             students,
             groups,
-            exponent_scale(student_temp),
-            exponent_scale(teacher_temp),
+            *scales,
             1 / student_temp,
-            TEACHERS=teachers,
-            SPLITS=count,
-            BLOCK=MERGED,
-            num_warps=1,
         )
-    return shares.sum(), student_norm, teacher_norm
+    return shares.sum(), norms
 
 
-@_forward.register_fake
-def _(student, teacher, center, pairs, student_temp, teacher_temp, inplace_backward):
-    norms = (center.new_empty(2, *tensor.shape[:2]) for tensor in (student, teacher))
-    return center.new_empty(()), *norms
+def _neighbours(student: Tensor, *others: Tensor) -> int:
+    """Logits of a row that a lane takes: 16 bytes. Half, where the rows' places are no multiples of 16 logits: they
+    are then loaded one by one, each into a register of its own.
+    """
+    even = all(stride % 16 == 0 for tensor in (student, *others) for stride in tensor.stride()[:2])
+    return (16 if even else 8) // student.element_size()
+
+
+def _fake(student, teacher, center, pairs, student_temp, teacher_temp, inplace_backward):
+    norms = center.new_empty(2, student.shape[0] + teacher.shape[0], student.shape[1])
+    return center.new_empty(()), norms
 
 
 # What both forms of the gradient take; {} is where one of them says that it writes over the logits.
 _GRADIENT = (
-    "(Tensor upstream, Tensor{} student, Tensor teacher, Tensor center, Tensor pairs, Tensor student_norm, "
-    "Tensor teacher_norm, float student_temp, float teacher_temp) -> "
+    "(Tensor upstream, Tensor{} student, Tensor teacher, Tensor center, Tensor pairs, Tensor norms, "
+    "float student_temp, float teacher_temp) -> "
 )
 
 
-@torch.library.custom_op("silc_kernels::distill_loss_gradient", mutates_args=(), schema=_GRADIENT.format("") + "Tensor")
-def _gradient(upstream: Tensor, student: Tensor, *known: Any) -> Tensor:
+def _run_gradient(upstream: Tensor, student: Tensor, *known: Any) -> Tensor:
     """d loss / d student, in its dtype."""
     out = torch.empty_like(student, dtype=product_dtype(student.dtype))
     _write_gradient(out, upstream, student, *known)
     return out.to(student.dtype)
 
 
-@_gradient.register_fake
-def _(upstream, student, *_):
+def _fake_gradient(upstream, student, *_):
     return torch.empty_like(student)
+
+
+_gradient = operator("distill_loss_gradient" + _GRADIENT.format("") + "Tensor", _run_gradient, _fake_gradient)
 
 
 @torch.library.custom_op(
@@ -154,22 +157,28 @@ def _write_gradient(
     teacher: Tensor,
     center: Tensor,
     pairs: Tensor,
-    student_norm: Tensor,
-    teacher_norm: Tensor,
+    norms: Tensor,
     student_temp: float,
     teacher_temp: float,
 ) -> None:
     (students, samples, prototypes), teachers = student.shape, teacher.shape[0]
     together, config = group(students, teachers), launch_config("gradient", student.device)
-    block = config.lanes * 16 // student.element_size()
+    block = config.lanes * _neighbours(student, teacher, out)
     with torch.cuda.device_of(student):
-        kernels.gradient[(samples * triton.cdiv(prototypes, block), triton.cdiv(students, together))](
+        launcher(
+            kernels.gradient,
+            GROUP=together,
+            TEACHERS=teachers,
+            BLOCK=block,
+            num_warps=config.warps,
+            num_stages=config.stages,
+        )(
+            (samples * cdiv(prototypes, block), cdiv(students, together)),
             student,
             teacher,
             center,
             pairs,
-            student_norm,
-            teacher_norm,
+            norms,
             upstream,
             out,
             samples,
@@ -181,31 +190,41 @@ def _write_gradient(
             exponent_scale(student_temp),
             exponent_scale(teacher_temp),
             1 / student_temp,
-            GROUP=together,
-            TEACHERS=teachers,
-            BLOCK=block,
-            num_warps=config.warps,
-            num_stages=config.stages,
         )
 
 
-def _keep(ctx, inputs, output) -> None:
-    student, teacher, center, pairs, student_temp, teacher_temp, ctx.inplace = inputs
-    ctx.mark_non_differentiable(*output[1:])
-    ctx.save_for_backward(student, teacher, center, pairs, *output[1:])
-    ctx.temps = student_temp, teacher_temp
+class _LogitsLoss(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, direct, *inputs):
+        loss, norms = _run(*inputs) if direct else below_autograd(_forward, *inputs)
+        *tensors, student_temp, teacher_temp, ctx.inplace = inputs
+        ctx.mark_non_differentiable(norms)
+        ctx.set_materialize_grads(False)  # of these
+        ctx.save_for_backward(*tensors, norms)
+        ctx.temps = student_temp, teacher_temp
+        return loss, norms
+
+    @staticmethod
+    def backward(ctx, upstream, _):
+        if upstream is None:
+            return (None,) * 8
+        student, *others = ctx.saved_tensors
+        with torch.no_grad():
+            if ctx.inplace:
+                # It shares the version counter of the logits: autograd refuses a second backward over what is
+                # overwritten.
+                out = student.detach()
+                _gradient_(upstream, out, *others, *ctx.temps)
+            else:
+                find = _run_gradient if eager(upstream) and eager(student) else _gradient
+                out = find(upstream, student, *others, *ctx.temps)
+        return None, once("distill_loss", out, student, upstream), None, None, None, None, None, None
 
 
-def _backward(ctx, upstream, *_):
-    student, *others = ctx.saved_tensors
-    with torch.no_grad():
-        if ctx.inplace:
-            # It shares the version counter of the logits: autograd refuses a second backward over what is overwritten.
-            out = student.detach()
-            _gradient_(upstream, out, *others, *ctx.temps)
-        else:
-            out = _gradient(upstream, student, *others, *ctx.temps)
-    return once("distill_loss", out, student, upstream), None, None, None, None, None, None
-
-
-_forward.register_autograd(_backward, setup_context=_keep)
+_forward = operator(
+    "distill_loss(Tensor student, Tensor teacher, Tensor center, Tensor pairs, float student_temp, float teacher_temp, "
+    "bool inplace_backward) -> (Tensor, Tensor)",
+    _run,
+    _fake,
+    gradient=functools.partial(_LogitsLoss.apply, False),
+)

@@ -95,11 +95,7 @@ def statistics(
     teacher,
     center,
     weights,
-    student_peak,
-    student_total,
-    teacher_peak,
-    teacher_total,
-    cross,
+    partial,
     samples,
     students,
     prototypes,
@@ -120,9 +116,8 @@ def statistics(
 ):
     """Program (sample, split, group): a stretch of prototypes, GROUP students of a sample and all its teachers.
 
-    Written: student_peak and student_total [splits, S, N], the largest logit and the sum of exponentials of how far,
-    over the temperature, logits lie below it; teacher_peak, teacher_total and cross, the same sum times u_t,
-    [splits, groups, T, N].
+    Written to partial, one behind the other: [splits, S, N] the largest logit, and the sum of exponentials of how far,
+    over the temperature, logits lie below it; [splits, groups, T, N] the same of the teachers, and that sum times u_t.
     """
     sample, split, group = tl.program_id(0), tl.program_id(1), tl.program_id(2)
     first = group * GROUP
@@ -155,29 +150,33 @@ def statistics(
         state = _tile(rows, at, stop, pairs, state, first, students, strides, scales, GROUP, TEACHERS, True)
 
     peaks, totals, other_peaks, other_totals, sums = state
+    own, others = _stored(tl.num_programs(1), tl.num_programs(2), samples, students, TEACHERS)
     for s in tl.static_range(GROUP):
         peak, total, _ = _fold(peaks[s], totals[s], student_scale)
         at = (split * students + first + s).to(tl.int64) * samples + sample
-        tl.store(student_peak + at, peak, mask=first + s < students)
-        tl.store(student_total + at, total, mask=first + s < students)
+        tl.store(partial + at, peak, mask=first + s < students)
+        tl.store(partial + own + at, total, mask=first + s < students)
+    partial += 2 * own
     for t in tl.static_range(TEACHERS):
         peak, total, shrink = _fold(other_peaks[t], other_totals[t], teacher_scale)
         at = ((split * tl.num_programs(2) + group) * TEACHERS + t).to(tl.int64) * samples + sample
-        tl.store(teacher_peak + at, peak)
-        tl.store(teacher_total + at, total)
-        tl.store(cross + at, tl.sum(sums[t] * shrink, 0))
+        tl.store(partial + at, peak)
+        tl.store(partial + others + at, total)
+        tl.store(partial + 2 * others + at, tl.sum(sums[t] * shrink, 0))
+
+
+@triton.jit
+def _stored(splits, groups, samples, students, teachers):
+    """How many numbers a statistic of the students is, and one of the teachers."""
+    rows = tl.cast(splits, tl.int64) * samples
+    return rows * students, rows * groups * teachers
 
 
 @triton.jit
 def merge(
-    student_peak,
-    student_total,
-    teacher_peak,
-    teacher_total,
-    cross,
+    partial,
     weights,
-    student_norm,
-    teacher_norm,
+    norms,
     loss,
     samples,
     students,
@@ -191,44 +190,39 @@ def merge(
 ):
     """Program (block of samples, row of S + T): the splits of a row as one, and its share of the loss [S + T, N].
 
-    student_norm [2, S, N] and teacher_norm [2, T, N] hold the maximum and log2 of the sum.
+    partial: of `statistics`. norms [2, S + T, N] holds the maximum and log2 of the sum.
     """
+    own, others = _stored(SPLITS, groups, samples, students, TEACHERS)
     row = tl.program_id(1)
     sample = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     inside = sample < samples
     split = tl.arange(0, SPLITS)[:, None].to(tl.int64)
     if row < students:
         at = (split * students + row) * samples + sample[None, :]
-        peaks = tl.load(student_peak + at, mask=inside[None, :], other=0.0)
-        totals = tl.load(student_total + at, mask=inside[None, :], other=1.0)
+        peaks = tl.load(partial + at, mask=inside[None, :], other=0.0)
+        totals = tl.load(partial + own + at, mask=inside[None, :], other=1.0)
         peak, total, _ = _fold(peaks, totals, student_scale)
         mass = 0.0
         for t in tl.static_range(TEACHERS):
             mass += tl.load(weights + row * TEACHERS + t)
         share = mass * (peak * inverse_student_temp + tl.log2(total) * LN2)
-        _keep(student_norm, row, students, sample, samples, peak, total)
     else:
         # Every group of students saw the same teachers: the statistics are the first group's, the cross terms add up.
+        partial += 2 * own
         teacher = row - students
         at = (split * groups * TEACHERS + teacher) * samples + sample[None, :]
-        peaks = tl.load(teacher_peak + at, mask=inside[None, :], other=0.0)
-        totals = tl.load(teacher_total + at, mask=inside[None, :], other=1.0)
+        peaks = tl.load(partial + at, mask=inside[None, :], other=0.0)
+        totals = tl.load(partial + others + at, mask=inside[None, :], other=1.0)
         peak, total, shrink = _fold(peaks, totals, teacher_scale)
         products = tl.zeros([BLOCK], tl.float32)
         for group in range(groups):
-            other = tl.load(cross + at + group * TEACHERS * samples, mask=inside[None, :], other=0.0)
+            other = tl.load(partial + 2 * others + at + group * TEACHERS * samples, mask=inside[None, :], other=0.0)
             products += tl.sum(other * shrink, 0)
         share = -products / total * inverse_student_temp
-        _keep(teacher_norm, teacher, TEACHERS, sample, samples, peak, total)
-    tl.store(loss + row.to(tl.int64) * samples + sample, share, mask=inside)
-
-
-@triton.jit
-def _keep(norm, row, rows, sample, samples, peak, total):
-    """(maximum, log2 of the sum) of one row to norm [2, rows, samples]."""
-    at = norm + row.to(tl.int64) * samples + sample
-    tl.store(at, peak, mask=sample < samples)
-    tl.store(at + tl.cast(rows, tl.int64) * samples, tl.log2(total), mask=sample < samples)
+    at = row.to(tl.int64) * samples + sample
+    tl.store(loss + at, share, mask=inside)
+    tl.store(norms + at, peak, mask=inside)
+    tl.store(norms + tl.cast(students + TEACHERS, tl.int64) * samples + at, tl.log2(total), mask=inside)
 
 
 @triton.jit
@@ -237,8 +231,7 @@ def gradient(
     teacher,
     center,
     weights,
-    student_norm,
-    teacher_norm,
+    norms,
     upstream,
     out,
     samples,
@@ -279,8 +272,8 @@ def gradient(
     for t in tl.static_range(TEACHERS):
         at = teacher + tl.cast(t, tl.int64) * stride_t + sample * stride_tn + columns * stride_tk
         raw = tl.load(at, mask=inside, other=0.0).to(tl.float32)
-        peak = tl.load(teacher_norm + t * samples + sample)
-        total = tl.load(teacher_norm + (TEACHERS + t) * samples + sample)
+        peak = tl.load(norms + (students + t) * samples + sample)
+        total = tl.load(norms + (2 * students + TEACHERS + t) * samples + sample)
         targets = targets + (tl.exp2((raw - shift - peak) * teacher_scale - total),)
     factor = tl.load(upstream) * inverse_student_temp
     for s in tl.static_range(GROUP):
@@ -291,8 +284,8 @@ def gradient(
             weight = tl.load(weights + row * TEACHERS + t)
             wanted += weight * targets[t]
             mass += weight
-        peak = tl.load(student_norm + row * samples + sample)
-        total = tl.load(student_norm + (students + row) * samples + sample)
+        peak = tl.load(norms + row * samples + sample)
+        total = tl.load(norms + (students + TEACHERS + row) * samples + sample)
         given = mass * tl.exp2((logits[s].to(tl.float32) - peak) * student_scale - total)
         at = out + row * stride_o + sample * stride_on + columns * stride_ok
         tl.store(at, ((given - wanted) * factor).to(out.dtype.element_ty), mask=inside & (first + s < students))

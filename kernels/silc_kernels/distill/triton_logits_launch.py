@@ -4,11 +4,11 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 import torch
-import triton
 
 from ..common.triton_runtime import capability, family
 from ..gate.gate import Candidate
 from . import triton_logits_kernels as kernels
+from .host import cdiv
 
 # What fits the registers of a lane: statistics of so many students, weights of so many pairs.
 MOST_STUDENTS, MOST_PAIRS = 16, 32
@@ -63,16 +63,16 @@ def launch_config(kernel: str, device: torch.device) -> LaunchConfig:
 def group(students: int, teachers: int) -> int:
     """Students a program takes: all if they fit, else spread evenly; each further group reads the teachers again."""
     most = max(1, min(MOST_STUDENTS, MOST_PAIRS // teachers))
-    return triton.cdiv(students, triton.cdiv(students, most))
+    return cdiv(students, cdiv(students, most))
 
 
 def splits(programs: int, prototypes: int, block: int, processors: int) -> tuple[int, int]:
     """(splits, a power of two; prototypes a split, whole blocks) so that few samples fill the chip too."""
-    blocks = triton.cdiv(prototypes, block)
+    blocks = cdiv(prototypes, block)
     count = 1
     while count < MOST_SPLITS and count * programs < PROGRAMS * processors and 2 * count * LEAST_TILES <= blocks:
         count *= 2
-    return count, triton.cdiv(blocks, count) * block
+    return count, cdiv(blocks, count) * block
 
 
 # Most students with two views, the paper's ten crops, most pairs; (type, students, teachers)
@@ -90,8 +90,7 @@ def gate_candidates() -> Iterator[Candidate]:
     for dtype, students, teachers in _SHIPPED:
         for key, config in SHIPPED.items():
             yield candidate(key, config, dtype, students, teachers)
-    buffers = ("student_peak", "student_total", "teacher_peak", "teacher_total", "cross", "weights")
-    results = ("student_norm", "teacher_norm", "loss")
+    buffers, results = ("partial", "weights"), ("norms", "loss")
     yield Candidate(
         name=f"distill_loss/merge/{MOST_SPLITS} splits",
         kernel=kernels.merge,
@@ -116,12 +115,12 @@ def candidate(
     sizes = {"samples": "i32", "students": "i32", "prototypes": "i32"}
     contiguous = {"stride_sk": 1, "stride_tk": 1, "GROUP": students, "TEACHERS": teachers}
     if kernel == "statistics":
-        known = dict.fromkeys(("student_peak", "student_total", "teacher_peak", "teacher_total", "cross"), "*fp32")
+        known = {"partial": "*fp32"}
         signature = logits | known | sizes | {"per_split": "i32"} | strides | scales
         constexprs = contiguous | {"LANES": config.lanes, "VECTOR": vector, "STAGES": config.stages}
         aligned = (*logits, *known, *strides, "prototypes", "per_split")
     else:
-        known = {"student_norm": "*fp32", "teacher_norm": "*fp32", "upstream": "*fp32", "out": f"*{dtype}"}
+        known = {"norms": "*fp32", "upstream": "*fp32", "out": f"*{dtype}"}
         outputs = {f"stride_{name}": "i64" for name in ("o", "on")}
         signature = logits | known | sizes | strides | outputs | scales | {"inverse_student_temp": "fp32"}
         constexprs = contiguous | {"stride_ok": 1, "BLOCK": config.lanes * vector}

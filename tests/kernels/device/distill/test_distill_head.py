@@ -131,13 +131,12 @@ def test_single_rows_of_wider_tensors(device):
 def test_the_prototypes_gradient_is_finite_where_a_logit_rounds_above_the_largest(device):
     inputs = [tensor.detach() for tensor in problem(device, 2, 3, 2, 50, 16)]
     pairs = torch.full((2, 2), 1 / 12, device=device)
-    *_, student_norm, teacher_norm = distill_head._forward(*inputs, pairs, 1e-6, 1e-6)
+    *_, norms = distill_head._forward(*inputs, pairs, 1e-6, 1e-6)
     one = torch.ones((), device=device)
-    expected = distill_head._weight_gradient(one, *inputs, pairs, student_norm, teacher_norm, 1e-6, 1e-6)
+    expected = distill_head._weight_gradient(one, *inputs, pairs, norms, 1e-6, 1e-6)
     # The largest logits as another order of summation might have found them.
-    for norm in (student_norm, teacher_norm):
-        norm[0] -= 2e-4
-    actual = distill_head._weight_gradient(one, *inputs, pairs, student_norm, teacher_norm, 1e-6, 1e-6)
+    norms[0] -= 2e-4
+    actual = distill_head._weight_gradient(one, *inputs, pairs, norms, 1e-6, 1e-6)
     assert actual.isfinite().all()
     assert relative(actual, expected) < 0.1  # a logit of 1 rounds by 6e-8, which here is 6% of the temperature
 
@@ -310,8 +309,8 @@ def test_the_operators_pass_opcheck(device):
     pairs = torch.full((2, 2), 1 / 8, device=device)
     torch.library.opcheck(distill_head._forward, (*inputs, pairs, 0.1, 0.04))
     plain = [tensor.detach() for tensor in inputs]
-    *_, student_norm, teacher_norm = distill_head._forward(*plain, pairs, 0.1, 0.04)
-    known = torch.ones((), device=device), *plain, pairs, student_norm, teacher_norm, 0.1, 0.04
+    *_, norms = distill_head._forward(*plain, pairs, 0.1, 0.04)
+    known = torch.ones((), device=device), *plain, pairs, norms, 0.1, 0.04
     torch.library.opcheck(distill_head._weight_gradient, known)
 
 
