@@ -44,8 +44,9 @@ class RankCall(NamedTuple):
 
     @classmethod
     def of(cls, image: Tensor, text: Tensor, call: Call) -> "RankCall":
-        """image [V, n, d], text [n, d]."""
-        views, pairs, width = image.shape
+        """image [V, n, d] or [n, d], text [n, d]."""
+        pairs, width = text.shape
+        views = image.shape[0] if image.dim() == 3 else 1
         return cls(node(), views, pairs, width, FLOATS.index(image.dtype), FLOATS.index(text.dtype), call)
 
     @classmethod

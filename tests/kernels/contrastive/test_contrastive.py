@@ -184,7 +184,7 @@ def test_normalized_features_keep_their_dtype(dtype, monkeypatch):
     scale = torch.tensor([30.0])
     multiplied = []
     operand = tiles.TorchTiles.operand
-    monkeypatch.setattr(tiles.TorchTiles, "operand", lambda dtype: (multiplied.append(dtype), operand(dtype))[1])
+    monkeypatch.setattr(tiles.TorchTiles, "operand", lambda self, x: (multiplied.append(x.dtype), operand(self, x))[1])
 
     def run(loss, wanted):
         leaves = [x.detach().to(wanted).requires_grad_() for x in (*inputs, scale)]
