@@ -20,7 +20,7 @@ from ..common.collectives import Ranks, group_name
 from ..common.first_order import once
 from .agreement import PLANS, Call, recompute
 from .operator import define
-from .passes import Options, Similarities, Tiles
+from .passes import Options, Similarities, Tiles, wide_dtype
 from .torch_tiles import TorchTiles
 
 OP = "contrastive_loss"
@@ -182,14 +182,14 @@ def _operator(backend: str) -> Callable[..., Tensor]:
 def _shapes(
     image: Tensor, text: Tensor, scale: Tensor, bias: Tensor | None, group: str, call: Sequence[int]
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """What the operator returns, for compilers: loss [], d_scalars [3], d_image and d_text, empty if not wanted."""
-    dtype = torch.promote_types(torch.promote_types(image.dtype, text.dtype), torch.float32)
+    """What the operator returns, for compilers: loss [], d_scalars [4], d_image and d_text, empty if not wanted."""
+    dtype = wide_dtype(image.dtype, text.dtype)
     wanted = Call(*call)
     d_image, d_text = (
         like.new_empty(like.shape if needed else (0,), dtype=dtype)
         for like, needed in ((image, wanted.image_wanted), (text, wanted.text_wanted))
     )
-    return image.new_empty((), dtype=dtype), image.new_empty((3,), dtype=dtype), d_image, d_text
+    return image.new_empty((), dtype=dtype), image.new_empty((4,), dtype=dtype), d_image, d_text
 
 
 def _remember(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
@@ -215,7 +215,7 @@ def _backward(ctx: Any, grad: Tensor | None, *_: None) -> tuple[Tensor | None, .
 def _scaled(ctx: Any, grad: Tensor) -> list[Tensor | None]:
     """Gradients of image, text, scale and bias where wanted, `grad` times what the forward has found."""
     d_scalars, d_image, d_text = ctx.saved_tensors
-    factor = d_scalars[0] * grad
+    factor = d_scalars[3] * grad
     scaled: list[Tensor | None] = []
     for index, like in enumerate(ctx.like):
         if not ctx.needs_input_grad[index]:
@@ -223,7 +223,8 @@ def _scaled(ctx: Any, grad: Tensor) -> list[Tensor | None]:
         elif index < 2:
             gradient = (d_image, d_text)[index]
             # In one trip through memory, whatever the dtype.
-            scaled.append(torch.mul(gradient, factor, out=gradient.new_empty(like[0], dtype=like[1])))
+            out = torch.empty(like[0], dtype=like[1], device=gradient.device)
+            scaled.append(torch.mul(gradient, factor, out=out))
         else:
             scaled.append((d_scalars[index - 1] * grad).view(like[0]).to(like[1]))
     return scaled

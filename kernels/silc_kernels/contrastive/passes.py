@@ -125,7 +125,8 @@ class Tiles(Protocol):
         """Add what G lacked of the matching pairs to d_image [.., n, width] and d_text [n, width].
 
         Returns:
-            [3]: sums over this rank's rows: of the loss (twice the softmax's), of G_ij image_i . text_j, of G_ij.
+            [4]: sums over this rank's rows of the loss (twice the softmax's), of G_ij image_i . text_j and of G_ij; and
+            the scale.
         """
 
 
@@ -143,11 +144,11 @@ class Options:
 
 
 class Solution(NamedTuple):
-    """loss [], d_scalars [3], d_image [V, n, d] and d_text [n, d] where wanted, else None.
+    """loss [], d_scalars [4], d_image [V, n, d] and d_text [n, d] where wanted, else None.
 
-    d_scalars: a factor, and the gradients of scale and bias. d_image and d_text are still to be multiplied by the
-    factor: the backward, which multiplies them anyway, spares a trip through memory. Loss and d_scalars are over all
-    ranks, the features' gradients in the averaging convention.
+    d_scalars: the loss, the gradients of scale and bias, and a factor that d_image and d_text are still to be
+    multiplied by: the backward, which multiplies them anyway, spares a trip through memory. Loss and d_scalars are over
+    all ranks, the features' gradients in the averaging convention.
     """
 
     loss: Tensor
@@ -166,7 +167,7 @@ class Similarities:
         self.n, self.width = text.shape
         self.image, self.text = image.reshape(-1, self.width), text
         self.views = len(self.image) // self.n
-        dtype = torch.promote_types(torch.promote_types(image.dtype, text.dtype), torch.float32)
+        dtype = wide_dtype(image.dtype, text.dtype)
         self.scale = scale.to(dtype).view(())
         self.reduced = options.text_wanted and not (options.recompute and self.ranks.size > 1)
         image_needed = options.image_wanted or (options.scale_wanted and not engine.sums_products)
@@ -178,8 +179,9 @@ class Similarities:
         *several, n, _ = image.shape
         width = self.tiles.texts.features.shape[1]
         # Returned as it is, where it needs no padding: in the shape of the image.
-        self.d_image = self.scale.new_empty(*several, n, width) if image_needed else None
-        self.d_text = self.scale.new_empty(n, width) if options.text_wanted else None
+        make = functools.partial(torch.empty, dtype=dtype, device=image.device)
+        self.d_image = make((*several, n, width)) if image_needed else None
+        self.d_text = make((n, width)) if options.text_wanted else None
 
     def solve(self) -> Solution:
         texts = self.gathered_texts()
@@ -194,10 +196,10 @@ class Similarities:
         """From sums over pairs to the mean over ranks, views and pairs."""
         pairs = self.n * self.ranks.size * self.views
         share = 1 / (2 * pairs) if self.options.softmax else 1 / pairs
-        sums = self.ranks.all_reduce_(sums)
-        loss, d_scalars = sums[0] * share, sums * share
-        # Engines divide the sum over ranks by their number; the features' gradients are this rank's alone.
-        torch.mul(self.scale, share * self.ranks.size, out=d_scalars[0])
+        # The sum over ranks makes the factor, scale * share on each, `ranks` times as large: engines divide the features'
+        # gradients, which are one rank's alone, by that number.
+        d_scalars = self.ranks.all_reduce_(sums * share)
+        loss = d_scalars[0].clone()
         d_image = self.d_image if self.options.image_wanted else None
         return Solution(loss, d_scalars, self.without_padding(d_image), self.without_padding(self.d_text))
 
@@ -305,6 +307,12 @@ class Similarities:
         """Of this rank's images by texts start..end of every rank."""
         taken, size, rank = end - start, self.ranks.size, self.ranks.rank
         return cut(self.views, self.n, size * taken, start, end, rank * taken, elements)
+
+
+@functools.cache
+def wide_dtype(*dtypes: torch.dtype) -> torch.dtype:
+    """What they are summed in: float32 at least."""
+    return functools.reduce(torch.promote_types, dtypes, torch.float32)
 
 
 @functools.lru_cache(maxsize=1024)

@@ -103,12 +103,12 @@ class TorchTiles:
             total.addmm_(left, right)
 
     def finish(self, statistics: Statistics | None, d_image: Tensor | None, d_text: Tensor | None) -> Tensor:
-        nothing = self._scale.new_zeros(())
+        nothing = torch.zeros_like(self._scale)
         d_scale = nothing if d_image is None else _inner_product(self.images.features, d_image)
         if statistics is None:
-            return torch.stack((_total(self._losses), d_scale, _total(self._values)))
+            return torch.stack((_total(self._losses), d_scale, _total(self._values), self._scale))
         from_rows, from_columns = self._below_totals(statistics)
-        return torch.stack((-(from_rows + from_columns).sum(), d_scale, nothing))
+        return torch.stack((-(from_rows + from_columns).sum(), d_scale, nothing, self._scale))
 
     def _below_totals(self, statistics: Statistics) -> tuple[Tensor, Tensor]:
         """How far the positives lie below the log-sum-exps of their rows and columns, [V, n] each."""
