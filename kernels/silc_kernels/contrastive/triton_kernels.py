@@ -77,8 +77,10 @@ def log_sum_exp_kernel(
         matching = pair[:, None] == (columns - first_column)[None, :]
         of_pairs = tl.sum(tl.where(matching, similarities, 0.0), 1)
         tl.store(positives + own + rows, of_pairs, mask=(pair >= first) & (pair < last))
-    inside = (rows < n_rows)[:, None] & (columns < n_columns)[None, :]
-    similarities = tl.where(inside, similarities, float("-inf"))
+    # Only there: a mask of every entry takes 60 registers a thread.
+    if (top + ROWS > n_rows) | (left + COLUMNS > n_columns):
+        inside = (rows < n_rows)[:, None] & (columns < n_columns)[None, :]
+        similarities = tl.where(inside, similarities, float("-inf"))
     if high - low < NARROW:
         values = tl.exp(similarities - high)
         of_rows = tl.log(tl.sum(values, 1)) + high
@@ -218,8 +220,7 @@ def softmax_gradient_kernel(
     for part in tl.static_range(4):
         columns = left + part * (COLUMNS // 4) + tl.arange(0, COLUMNS // 4)
         of_columns = tl.load(column_totals + columns, mask=columns < n_columns, other=float("inf"))
-        inside = (rows < n_rows)[:, None] & (columns < n_columns)[None, :]
-        counts = inside & _not_matching(rows, columns, first_row, first_column, pairs)
+        counts = (columns < n_columns)[None, :] & _not_matching(rows, columns, first_row, first_column, pairs)
         similarities = tl.where(counts, parts[part] * factor, float("-inf"))
         if narrow:
             values = tl.exp(similarities - low) * (shares[:, None] + tl.exp(low - of_columns)[None, :])
@@ -228,7 +229,7 @@ def softmax_gradient_kernel(
         total += tl.sum(values * parts[part], 1)
         _store_gradient(gradient, values * unit, below, rows, columns, n_rows, stride)
     if counted:
-        _add(sums, length, 1, total)
+        _add(sums, length, 1, tl.where(rows < n_rows, total, 0.0))
 
 
 @triton.jit
@@ -265,8 +266,7 @@ def sigmoid_gradient_kernel(
     parts = _quarters(products, ROWS, COLUMNS)
     for part in tl.static_range(4):
         columns = left + part * (COLUMNS // 4) + tl.arange(0, COLUMNS // 4)
-        inside = (rows < n_rows)[:, None] & (columns < n_columns)[None, :]
-        counts = inside & _not_matching(rows, columns, first_row, first_column, pairs)
+        counts = (columns < n_columns)[None, :] & _not_matching(rows, columns, first_row, first_column, pairs)
         similarities = tl.where(counts, parts[part] * factor + shift, float("-inf"))
         small = tl.exp(-tl.abs(similarities))
         # Before the values, which need the registers; of_products and of_values cost less than a branch around them.
@@ -277,9 +277,9 @@ def sigmoid_gradient_kernel(
         of_values += tl.sum(values, 1)
         _store_gradient(gradient, values * unit, below, rows, columns, n_rows, stride)
     if counted:
-        _add(sums, length, 0, losses)
-        _add(sums, length, 1, of_products)
-        _add(sums, length, 2, of_values)
+        _add(sums, length, 0, tl.where(rows < n_rows, losses, 0.0))
+        _add(sums, length, 1, tl.where(rows < n_rows, of_products, 0.0))
+        _add(sums, length, 2, tl.where(rows < n_rows, of_values, 0.0))
 
 
 @triton.jit

@@ -48,7 +48,7 @@ MERGED, PARTS = 128, 32
 # Tiles of rows that programs of log_sum_exp work on together: 2048 rows, 3 MiB at d = 768.
 GROUP = 16
 # Pairs of a program of pairs_kernel, and features of them held at a time.
-PAIRS, PAIRS_DEPTH = 32, 128
+PAIRS, PAIRS_DEPTH = 16, 128
 
 
 def _everywhere(
