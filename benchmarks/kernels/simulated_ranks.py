@@ -16,7 +16,7 @@ import torch
 from open_clip.loss import ClipLoss, SigLipLoss
 from torch import Tensor
 
-from silc_kernels.common.collectives import Pending, Ranks
+from silc_kernels.common.collectives import Numbers, Pending, Ranks
 
 
 class SameRanks(Ranks):
@@ -32,8 +32,8 @@ class SameRanks(Ranks):
     def start_all_reduce(self, tensor: Tensor) -> Pending:
         return Pending(self, "all_reduce", tensor.mul_(self.size))
 
-    def all_gather_numbers(self, numbers: Sequence[int], device: torch.device) -> list[list[int]]:
-        return [list(numbers)] * self.size
+    def start_numbers(self, numbers: Sequence[int], device: torch.device) -> Numbers:
+        return Numbers(torch.tensor([list(numbers)] * self.size), None)
 
 
 @contextmanager

@@ -56,7 +56,9 @@ def contrastive_loss(
 
     All collectives run in the forward, so every rank of the group must call (also under no_grad). The first one
     compares the calls: shape and dtypes of the features, kind, plan, chunk, and which of image, text and logit_scale
-    get a gradient. Values are not compared: logit_scale and logit_bias must be equal on all ranks.
+    get a gradient. Values are not compared: logit_scale and logit_bias must be equal on all ranks. On CUDA a call that
+    repeats the last one does not wait for the comparison; see `contrastive.agreement`. While a CUDA graph is captured
+    calls are not compared.
 
     Gradients of first order only: differentiating them again is an error.
 
@@ -73,7 +75,8 @@ def contrastive_loss(
             gathered too and each rank computes its own columns again (no gradient travels: best across nodes). "auto":
             reduce_scatter where all ranks of the group are on one node (their host names are equal), else recompute.
         chunk: how many features, over all ranks, are gathered at a time, while those before are worked on. Memory is
-            O(n d + chunk d) and a tile of similarities of fixed size; nothing of size n x B exists.
+            O(n d + chunk d) and a tile of similarities of fixed size; nothing of size n x B exists. Without effect
+            where there is one rank: nothing is gathered.
         normalize: L2-normalise image and text first: in float32 at least, then rounded back to their dtype, in which
             they are gathered and multiplied.
         backend: "auto", or a name from `dispatch.report`.
@@ -82,7 +85,8 @@ def contrastive_loss(
         scalar, float32 (float64 for float64 features).
 
     Raises:
-        ValueError: misuse, or ranks whose calls differ (on every rank, with what differs and all values named).
+        ValueError: misuse, or ranks whose calls differ (with what differs and all values named; on every rank, but on
+            CUDA at once only on those whose call is not the last one again, and on the others at their next call).
         RuntimeError: a collective failed; names the op and the rank. In a backward: gradients differentiated again.
     """
     op = OP
@@ -148,11 +152,11 @@ def _operator(backend: str) -> Callable[..., Tensor]:
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         asked = Call(*call)
         ranks = Ranks.named_group(OP, group)
-        again = recompute(ranks, image, text, asked)
         step = max(1, asked.chunk // ranks.size)
-        options = Options(bool(asked.softmax), ranks, again, step, *map(bool, asked[3:]))
         # Kernels are launched on the current device.
         with torch.cuda.device_of(image) if image.is_cuda else nullcontext():
+            again = recompute(ranks, image, text, asked)
+            options = Options(bool(asked.softmax), ranks, again, step, *map(bool, asked[3:]))
             loss, d_scalars, d_image, d_text = Similarities(image, text, scale, bias, options, _tiles(backend)).solve()
         # An operator returns no None, and no tensor twice.
         d_image, d_text = (loss.new_empty(0) if gradient is None else gradient for gradient in (d_image, d_text))

@@ -26,6 +26,7 @@ class LaunchConfig(NamedTuple):
     rows, columns, depth: of the tile of similarities a program finds, and of the features it holds at a time.
     warps, stages: of the launch.
     bulk: features come by the copy engine.
+    registers: a thread, at most; 0: as the compiler likes.
     """
 
     rows: int
@@ -34,6 +35,7 @@ class LaunchConfig(NamedTuple):
     warps: int
     stages: int
     bulk: bool
+    registers: int = 0
 
 
 # kernel, how features come, bytes of a feature, architecture
@@ -57,26 +59,33 @@ def _everywhere(
     return {(kernel, loads, itemsize, architecture): config for kernel in KERNELS for architecture in architectures}
 
 
-# 80 stands for every chip that is not one of the others. On sm_90 each kernel takes at most 128 registers a thread and
+# 80 stands for every chip that is not one of the others. On sm_90 each kernel is held to 128 registers a thread and takes
 # 96 KiB, so that two programs fit on a multiprocessor: the exponentials of one run beside the products of the other.
+# Without being held, log_sum_exp takes 179 and softmax_gradient 139; neither spills at 128.
 SHIPPED: dict[Key, LaunchConfig] = {
     **_everywhere("pointers", 4, ARCHITECTURES, LaunchConfig(64, 64, 32, 4, 3, False)),
     **_everywhere("pointers", 2, (80,), LaunchConfig(128, 128, 32, 8, 4, False)),
-    **_everywhere("bulk", 2, (90, 100), LaunchConfig(128, 128, 64, 8, 3, True)),
+    # Two programs fit here too. Gradients would spill (164 and 424 bytes), and on sm_100 log_sum_exp (1,732).
+    ("log_sum_exp", "pointers", 2, 80): LaunchConfig(128, 128, 32, 8, 4, False, 128),
+    **_everywhere("bulk", 2, (90,), LaunchConfig(128, 128, 64, 8, 3, True, 128)),
+    **_everywhere("bulk", 2, (100,), LaunchConfig(128, 128, 64, 8, 3, True)),
 }
 # Worth timing.
 _OTHERS = (
     LaunchConfig(128, 128, 64, 8, 4, True),  # one more tile on its way; a single program fits
     LaunchConfig(128, 128, 128, 8, 2, True),  # half the waits for a tile; a single program fits
+    LaunchConfig(128, 64, 64, 4, 2, True),  # small: three or four programs take turns
+)
+# log_sum_exp spills there: its two sums hold all columns at once.
+_OF_GRADIENTS = (
     # one warpgroup with twice the sums: two programs, fewer reads of shared memory
     LaunchConfig(128, 128, 64, 4, 3, True),
-    LaunchConfig(128, 64, 64, 4, 2, True),  # small: four programs take turns
     LaunchConfig(256, 128, 64, 8, 3, True),  # a quarter less traffic from L2; a single program fits
+    LaunchConfig(128, 256, 64, 8, 3, True),  # the same with wider instructions
+    LaunchConfig(128, 256, 64, 8, 4, True),  # and one more tile on its way
 )
-# The same with wider instructions. log_sum_exp spills there: its two sums hold all columns at once.
-_WIDE = LaunchConfig(128, 256, 64, 8, 3, True)
 TRIALS: dict[Key, tuple[LaunchConfig, ...]] = {
-    (kernel, "bulk", 2, 90): _OTHERS if kernel == "log_sum_exp" else (*_OTHERS, _WIDE) for kernel in KERNELS
+    (kernel, "bulk", 2, 90): _OTHERS if kernel == "log_sum_exp" else (*_OTHERS, *_OF_GRADIENTS) for kernel in KERNELS
 }
 
 
@@ -91,9 +100,8 @@ def launch_config(kernel: str, itemsize: int, architecture: int) -> LaunchConfig
 def launcher_of(kernel: str, config: LaunchConfig, compute: torch.dtype) -> Launcher:
     """Features are multiplied in `compute`."""
     dtype = getattr(tl, str(compute).removeprefix("torch."))
-    return launcher(
-        KERNELS[kernel], **constants(kernel, config, dtype), num_warps=config.warps, num_stages=config.stages
-    )
+    options = {"num_warps": config.warps, "num_stages": config.stages, "maxnreg": config.registers or None}
+    return launcher(KERNELS[kernel], **constants(kernel, config, dtype), **options)
 
 
 def constants(kernel: str, config: LaunchConfig, compute: tl.dtype) -> dict[str, object]:
@@ -174,6 +182,7 @@ def candidate(key: Key, config: LaunchConfig, dtype: str) -> Candidate:
         aligned=tuple(name for name, kind in signature.items() if kind.startswith("*") or name in ("width", "stride")),
         num_warps=config.warps,
         num_stages=config.stages,
+        max_registers=config.registers or None,
         architectures=(architecture,),
         wgmma=itemsize == 2,
         bulk_copies=loads == "bulk",

@@ -236,7 +236,7 @@ def test_allocates_nothing_of_batch_by_batch(kind, monkeypatch):
     options = Options(kind == "softmax", Ranks.of("contrastive_loss", None), False, chunk, True, True, True)
     with Allocations() as allocated:
         Similarities(*(x.detach() for x in leaves(n, d, 1, dtype=torch.float32)), options, tiles.TorchTiles).solve()
-    assert allocated.largest == 32 * chunk == n * d
+    assert allocated.largest <= 32 * chunk == n * d
 
 
 @KINDS
