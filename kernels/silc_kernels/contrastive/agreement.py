@@ -119,8 +119,8 @@ class Agreement:
         plan = PLANS[own.call.plan]
         if plan == "auto" and own != self._last:
             raise ValueError(
-                f'{ranks.op}: plan "auto" asks the other ranks, which a CUDA graph cannot; make the same call once before '
-                'the capture, or give plan "reduce_scatter" or "recompute"'
+                f'{ranks.op}: plan "auto" asks the other ranks, which a CUDA graph cannot; make the same call once '
+                'before the capture, or give plan "reduce_scatter" or "recompute"'
             )
         return self._recompute if plan == "auto" else plan == "recompute"
 
@@ -136,9 +136,12 @@ def recompute(ranks: Ranks, image: Tensor, text: Tensor, call: Call) -> bool:
     """
     if ranks.size == 1:
         return False
+    return _agreement(ranks).recompute(ranks, RankCall.of(image, text, call), image.device)
+
+
+def _agreement(ranks: Ranks) -> Agreement:
     group = ranks.group or torch.distributed.group.WORLD
-    agreement = _AGREEMENTS.setdefault(group, Agreement())
-    return agreement.recompute(ranks, RankCall.of(image, text, call), image.device)
+    return Agreement() if group is None else _AGREEMENTS.setdefault(group, Agreement())
 
 
 def defers(device: torch.device) -> bool:

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 
 NAMESPACE = "silc_kernels"
 _LIBRARY = torch.library.Library(NAMESPACE, "FRAGMENT")
@@ -47,7 +48,9 @@ def define(
             return backward(ctx, *gradients)
 
     def record(*inputs: Any) -> Any:
-        if torch.is_grad_enabled() and any(isinstance(each, Tensor) and each.requires_grad for each in inputs):
+        wanted = torch.is_grad_enabled() and any(isinstance(each, Tensor) and each.requires_grad for each in inputs)
+        # Forward-mode AD would drop tangents without a word; a function that has no `jvp` refuses them.
+        if wanted or forward_ad._current_level >= 0:
             return Recorded.apply(*inputs)
         with torch._C._AutoDispatchBelowAutograd():
             return op(*inputs)

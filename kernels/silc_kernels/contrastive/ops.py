@@ -226,9 +226,11 @@ def _scaled(ctx: Any, grad: Tensor) -> list[Tensor | None]:
             scaled.append(None)
         elif index < 2:
             gradient = (d_image, d_text)[index]
-            # In one trip through memory, whatever the dtype.
-            out = torch.empty(like[0], dtype=like[1], device=gradient.device)
-            scaled.append(torch.mul(gradient, factor, out=out))
+            if gradient.dtype == like[1]:
+                scaled.append(gradient * factor)
+            else:  # in one trip through memory
+                out = torch.empty(like[0], dtype=like[1], device=gradient.device)
+                scaled.append(torch.mul(gradient, factor, out=out))
         else:
             scaled.append((d_scalars[index - 1] * grad).view(like[0]).to(like[1]))
     return scaled

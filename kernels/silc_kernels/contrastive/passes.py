@@ -15,13 +15,13 @@ The arithmetic on a tile is an engine's (`Tiles`); the passes and what travels b
 import functools
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
 
 from ..common.collectives import Behind, Ranks
+
 
 class Tile(NamedTuple):
     """Where a tile lies: the same `rows` rows of each of `views` views, from `row` on, by columns from `column` on.
@@ -53,10 +53,14 @@ class Tile(NamedTuple):
         return slice(self.column, self.column + self.columns)
 
 
-class Operand(Protocol):
-    """Features [rows, width] as an engine multiplies them; width may be padded by zeros."""
+class Operand:
+    """Features [rows, width] as an engine multiplies them, contiguous; width may be padded by zeros."""
 
-    features: Tensor
+    def __init__(self, features: Tensor) -> None:
+        self.features = features
+
+    def at(self, rows: slice) -> Tensor:
+        return part(self.features, rows)
 
 
 class Statistics(NamedTuple):
@@ -107,6 +111,9 @@ class Tiles(Protocol):
     def add_log_sum_exps(self, tile: Tile, texts: Operand, rows: Tensor, columns: Tensor, positives: Tensor) -> None:
         """Add the tile to log-sum-exps, as log(exp + exp) and in place; put its positives s_ii in their rows [V, n]."""
 
+    def merge(self, parts: Tensor, columns: Tensor, start: int) -> None:
+        """Columns [V, ranks, n] from `start` on, from every rank's log-sum-exps of a slice, [ranks, V, C]."""
+
     def softmax_gradient(
         self, tile: Tile, images: Operand, texts: Operand, rows: Tensor, columns: Tensor, statistics: Statistics
     ) -> Tensor:
@@ -130,8 +137,7 @@ class Tiles(Protocol):
         """
 
 
-@dataclass(frozen=True)
-class Options:
+class Options(NamedTuple):
     """What is asked for. step: features of each rank gathered at a time."""
 
     softmax: bool
@@ -165,8 +171,8 @@ class Similarities:
     ) -> None:
         self.options, self.ranks = options, options.ranks
         self.n, self.width = text.shape
-        self.image, self.text = image.reshape(-1, self.width), text
-        self.views = len(self.image) // self.n
+        self.image, self.text = image.flatten(0, -2) if image.dim() == 3 else image, text
+        self.views = self.image.shape[0] // self.n
         dtype = wide_dtype(image.dtype, text.dtype)
         self.scale = scale.to(dtype).view(())
         self.reduced = options.text_wanted and not (options.recompute and self.ranks.size > 1)
@@ -196,8 +202,8 @@ class Similarities:
         """From sums over pairs to the mean over ranks, views and pairs."""
         pairs = self.n * self.ranks.size * self.views
         share = 1 / (2 * pairs) if self.options.softmax else 1 / pairs
-        # The sum over ranks makes the factor, scale * share on each, `ranks` times as large: engines divide the features'
-        # gradients, which are one rank's alone, by that number.
+        # The sum over ranks makes the factor, scale * share on each, `ranks` times as large: engines divide the
+        # features' gradients, which are one rank's alone, by that number.
         d_scalars = self.ranks.all_reduce_(sums * share)
         loss = d_scalars[0].clone()
         d_image = self.d_image if self.options.image_wanted else None
@@ -221,10 +227,9 @@ class Similarities:
             if ranks.size == 1:
                 columns = partial.view(columns.shape)
             else:
-                target = columns[:, :, start:end]
                 merging.put(
                     functools.partial(ranks.start_all_gather, partial),
-                    functools.partial(_merge, target),
+                    functools.partial(self.tiles.merge, columns=columns, start=start),
                 )
         merging.finish()
         return Statistics(rows, columns, positives, ranks.rank)
@@ -232,7 +237,7 @@ class Similarities:
     def row_pass(self, texts: Iterator[Operand], statistics: Statistics | None) -> None:
         """Add G text to d_image and, in the plan that reduces them, G^T image over all ranks to d_text."""
         ranks, images = self.ranks, self.tiles.images
-        d_image = None if self.d_image is None else self.d_image.view(images.features.shape)
+        d_image = None if self.d_image is None else self.d_image.flatten(0, -2)
         returning = Behind()
         for (start, end), across in zip(self.slices(), texts, strict=False):
             d_texts = None
@@ -260,8 +265,8 @@ class Similarities:
         """G^T image in d_text, from this rank's columns computed anew, images gathered."""
         ranks, texts = self.ranks, self.tiles.texts
         all_rows = None if statistics is None else ranks.start_all_gather(statistics.rows)
-        parts = [self.image[row + start : row + end] for start, end in self.slices() for row in range(0, len(self.image), self.n)]
-        gathered = ranks.gather_ahead(parts)
+        views = self.image.view(self.views, self.n, -1)
+        gathered = ranks.gather_ahead([view[start:end] for start, end in self.slices() for view in views])
         columns = None if statistics is None else statistics.own_columns.contiguous()
         for start, end in self.slices():
             for view in range(self.views):
@@ -279,17 +284,9 @@ class Similarities:
                         d_text, tile.texts, gradient.t(), across, tile.images, start == view == tile.row == 0
                     )
 
-    def add_product(
-        self, total: Tensor, to: slice, left: Tensor, operand: Operand, taken: slice, fresh: bool
-    ) -> None:
+    def add_product(self, total: Tensor, to: slice, left: Tensor, operand: Operand, taken: slice, fresh: bool) -> None:
         """total[to] += left @ operand[taken]."""
-        right = operand.features
-        # A slice costs the host as much as a fill: not where it is the whole.
-        if to.stop - to.start < len(total):
-            total = total[to]
-        if taken.stop - taken.start < len(right):
-            right = right[taken]
-        self.tiles.accumulate(total, left, right, fresh)
+        self.tiles.accumulate(part(total, to), left, operand.at(taken), fresh)
 
     def gathered_texts(self) -> Iterator[Operand]:
         """The slices of all ranks' texts, each `rounds` times."""
@@ -307,6 +304,11 @@ class Similarities:
         """Of this rank's images by texts start..end of every rank."""
         taken, size, rank = end - start, self.ranks.size, self.ranks.rank
         return cut(self.views, self.n, size * taken, start, end, rank * taken, elements)
+
+
+def part(tensor: Tensor, rows: slice) -> Tensor:
+    """tensor[rows], but where that is the whole: a slice costs the host as much as a fill."""
+    return tensor if rows.stop - rows.start == tensor.shape[0] else tensor[rows]
 
 
 @functools.cache
@@ -344,8 +346,3 @@ def _row_blocks(views: int, n: int, most: int) -> Iterator[tuple[int, int, int, 
     else:
         for view in range(0, views, most // n):
             yield view, min(most // n, views - view), 0, n
-
-
-def _merge(columns: Tensor, parts: Tensor) -> None:
-    """columns [V, ranks, n] from every rank's log-sum-exps [ranks, V, ranks n]."""
-    columns.copy_(parts.logsumexp(0).view_as(columns))

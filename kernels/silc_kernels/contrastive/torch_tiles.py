@@ -19,12 +19,6 @@ NARROW = 80.0
 SMALL = 1 << 16
 
 
-class Features(NamedTuple):
-    """`contrastive.passes.Operand`."""
-
-    features: Tensor
-
-
 class Exponentials(NamedTuple):
     """values [R, C]: exp(s - peak) where the tile is narrow; s itself, and no peak, where it is wide."""
 
@@ -47,8 +41,9 @@ class TorchTiles:
         self._values: list[Tensor] = []
         self._below: tuple[Tensor, Tensor] | None = None
 
-    def operand(self, features: Tensor) -> Features:
-        return Features(features.to(self._scale.dtype).contiguous())
+    def operand(self, features: Tensor) -> Operand:
+        dtype = self._scale.dtype
+        return Operand((features if features.dtype == dtype else features.to(dtype)).contiguous())
 
     def add_log_sum_exps(self, tile: Tile, texts: Operand, rows: Tensor, columns: Tensor, positives: Tensor) -> None:
         similarities = self._similarities(tile, self.images, texts)
@@ -59,6 +54,11 @@ class TorchTiles:
         totals = rows.view(-1)[tile.images].view(tile.views, tile.rows), columns[_views(tile), tile.texts]
         for total, added in zip(totals, _log_sum_exps(tile, exponentials), strict=True):
             torch.logaddexp(total, added, out=total)
+
+    def merge(self, parts: Tensor, columns: Tensor, start: int) -> None:
+        ranks, views, length = parts.shape
+        taken = length // ranks
+        columns[:, :, start : start + taken] = parts.logsumexp(0).view(views, ranks, taken)
 
     def softmax_gradient(
         self, tile: Tile, images: Operand, texts: Operand, rows: Tensor, columns: Tensor, statistics: Statistics
@@ -103,12 +103,15 @@ class TorchTiles:
             total.addmm_(left, right)
 
     def finish(self, statistics: Statistics | None, d_image: Tensor | None, d_text: Tensor | None) -> Tensor:
-        nothing = torch.zeros_like(self._scale)
-        d_scale = nothing if d_image is None else _inner_product(self.images.features, d_image)
+        if d_image is None:
+            d_scale = torch.zeros_like(self._scale)
+        else:
+            d_scale = _inner_product(self.images.features, d_image)
         if statistics is None:
             return torch.stack((_total(self._losses), d_scale, _total(self._values), self._scale))
         from_rows, from_columns = self._below_totals(statistics)
-        return torch.stack((-(from_rows + from_columns).sum(), d_scale, nothing, self._scale))
+        loss = (from_rows + from_columns).sum().neg_()
+        return torch.stack((loss, d_scale, torch.zeros_like(loss), self._scale))
 
     def _below_totals(self, statistics: Statistics) -> tuple[Tensor, Tensor]:
         """How far the positives lie below the log-sum-exps of their rows and columns, [V, n] each."""
@@ -118,7 +121,7 @@ class TorchTiles:
         return self._below
 
     def _similarities(self, tile: Tile, images: Operand, texts: Operand) -> Tensor:
-        return (images.features[tile.images] * self._scale) @ texts.features[tile.texts].t()
+        return torch.mm(images.at(tile.images) * self._scale, texts.at(tile.texts).t())
 
 
 def _views(tile: Tile) -> slice:

@@ -98,11 +98,8 @@ def log_sum_exp_kernel(
 
 
 @triton.jit
-def _merge(parts, stride, totals, n_parts, length, program, BLOCK: tl.constexpr, PARTS: tl.constexpr):
-    """totals [length] <- log(exp(totals) + sum over parts [n_parts, stride] of exp(part))."""
-    at = program * BLOCK + tl.arange(0, BLOCK)
-    inside = at < length
-    peak = tl.load(totals + at, mask=inside, other=0.0)
+def _log_sum_exp(peak, parts, stride, n_parts, at, inside, BLOCK: tl.constexpr, PARTS: tl.constexpr):
+    """log(exp(peak) + sum over parts [n_parts, stride] of exp(part)) at columns `at` [BLOCK]."""
     total = tl.full((BLOCK,), 1.0, tl.float32)
     for start in range(0, n_parts, PARTS):
         part = start + tl.arange(0, PARTS)
@@ -113,7 +110,31 @@ def _merge(parts, stride, totals, n_parts, length, program, BLOCK: tl.constexpr,
         safe = tl.where(higher == float("-inf"), 0.0, higher)
         total = total * tl.exp(peak - safe) + tl.sum(tl.exp(values - safe[None, :]), 0)
         peak = higher
-    tl.store(totals + at, peak + tl.log(total), mask=inside)
+    return peak + tl.log(total)
+
+
+@triton.jit
+def _merge(parts, stride, totals, n_parts, length, program, BLOCK: tl.constexpr, PARTS: tl.constexpr):
+    """totals [length] <- log(exp(totals) + sum over parts [n_parts, stride] of exp(part))."""
+    at = program * BLOCK + tl.arange(0, BLOCK)
+    inside = at < length
+    peak = tl.load(totals + at, mask=inside, other=0.0)
+    tl.store(totals + at, _log_sum_exp(peak, parts, stride, n_parts, at, inside, BLOCK, PARTS), mask=inside)
+
+
+@triton.jit(do_not_specialize=["ranks", "taken", "n", "start"])
+def merge_ranks_kernel(parts, columns, ranks, taken, n, start, BLOCK: tl.constexpr, PARTS: tl.constexpr):
+    """columns [V, ranks, n] from `start` on, `taken` of each rank: the log-sum-exp over rows of all ranks, of which
+    each has sent its own, parts [ranks, V, ranks taken].
+    """
+    view, views = tl.program_id(1), tl.num_programs(1)
+    length = ranks * taken
+    at = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    inside = at < length
+    nothing = tl.full((BLOCK,), float("-inf"), tl.float32)
+    totals = _log_sum_exp(nothing, parts + view * length, views * length, ranks, at, inside, BLOCK, PARTS)
+    places = (view * ranks + at // taken) * n + start + at % taken
+    tl.store(columns + places, totals, mask=inside)
 
 
 @triton.jit(do_not_specialize=["row", "n_rows", "column", "n_columns", "across", "view"])

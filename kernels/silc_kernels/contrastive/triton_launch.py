@@ -1,10 +1,11 @@
 """contrastive_loss on Triton: launches of each kernel by chip, and what the compile gate builds.
 
-The order of programs that find G is rows first, without groups: a launch sees at most 2^24 similarities, 4096 x 4096 by
-default, whose features, 6 MiB a side at d = 768 in bfloat16, both stay in an H100's 50 MiB of L2 beside the 32 MiB of G.
-Every feature is read from memory once in any order; what a program reads from L2, its own rows and columns, no order
-changes. Rows first, the programs that run together share a few blocks of texts and leave them for good. Log-sum-exps
-take up to 2^28 in a launch, whose features may not fit L2: there the programs of GROUP tiles of rows follow one another.
+The order of programs that find G is rows first, without groups: a launch sees at most 2^24 similarities, 4096 x 4096
+by default, whose features, 6 MiB a side at d = 768 in bfloat16, both stay in an H100's 50 MiB of L2 beside the 32 MiB
+of G. Every feature is read from memory once in any order; what a program reads from L2, its own rows and columns, no
+order changes. Rows first, the programs that run together share a few blocks of texts and leave them for good.
+Log-sum-exps take up to 2^28 in a launch, whose features may not fit L2: there the programs of GROUP tiles of rows
+follow one another.
 """
 
 import functools
@@ -59,8 +60,8 @@ def _everywhere(
     return {(kernel, loads, itemsize, architecture): config for kernel in KERNELS for architecture in architectures}
 
 
-# 80 stands for every chip that is not one of the others. On sm_90 each kernel is held to 128 registers a thread and takes
-# 96 KiB, so that two programs fit on a multiprocessor: the exponentials of one run beside the products of the other.
+# 80 stands for every chip that is not one of the others. On sm_90 each kernel is held to 128 registers a thread and
+# takes 96 KiB, so that two programs fit on a multiprocessor: exponentials of one run beside products of the other.
 # Without being held, log_sum_exp takes 179 and softmax_gradient 139; neither spills at 128.
 SHIPPED: dict[Key, LaunchConfig] = {
     **_everywhere("pointers", 4, ARCHITECTURES, LaunchConfig(64, 64, 32, 4, 3, False)),
@@ -131,6 +132,13 @@ def gate_candidates() -> Iterator[Candidate]:
         signature=dict.fromkeys(parts, "*fp32") | rectangle | {"across": "i32", "view": "i32"},
         constexprs={"ROWS": tile.rows, "COLUMNS": tile.columns, "BLOCK": MERGED, "PARTS": PARTS},
         aligned=parts,
+    )
+    yield Candidate(
+        name=f"contrastive_loss/merge_ranks/{MERGED}x{PARTS}",
+        kernel=kernels.merge_ranks_kernel,
+        signature={"parts": "*fp32", "columns": "*fp32"} | dict.fromkeys(("ranks", "taken", "n", "start"), "i32"),
+        constexprs={"BLOCK": MERGED, "PARTS": PARTS},
+        aligned=("parts", "columns"),
     )
     for softmax in (True, False):
         for dtype in ("bf16", "fp32"):

@@ -1,5 +1,5 @@
-"""Calls are compared between ranks, on CUDA without a wait where a rank repeats what all agreed on: here over gloo, with
-numbers that arrive when the test says so.
+"""Calls are compared between ranks, on CUDA without a wait where a rank repeats what all agreed on: here over gloo,
+with numbers that arrive when the test says so.
 """
 
 import pytest
@@ -98,7 +98,7 @@ def test_on_a_cpu_every_call_waits(monkeypatch):
 def test_a_capture_sends_nothing(monkeypatch):
     monkeypatch.setattr(agreement, "capturing", lambda device: True)
     agreed = Agreement()
-    with pytest.raises(ValueError, match='plan "auto" asks the other ranks.*once before the capture'):
+    with pytest.raises(ValueError, match=r'plan "auto" asks the other ranks.*once before the capture'):
         agreed.recompute(RANKS, called(), CPU)
     assert agreed.recompute(RANKS, called(plan="recompute"), CPU)
     monkeypatch.setattr(agreement, "capturing", lambda device: False)

@@ -268,6 +268,22 @@ def test_differentiating_twice_is_refused(power):
             gradient.sum().backward(retain_graph=True)
 
 
+@pytest.mark.parametrize("wanted", [False, True])
+def test_forward_mode_is_refused(wanted):
+    """Not a tangent of 0."""
+    image, text, scale, _ = [x.detach().requires_grad_(wanted) for x in leaves()]
+    with pytest.raises(RuntimeError, match="forward AD|jvp"):
+        torch.func.jvp(lambda x: contrastive_loss(x, text, scale), (image,), (torch.ones_like(image),))
+    with pytest.raises(RuntimeError, match="forward AD|jvp"), torch.autograd.forward_ad.dual_level():
+        contrastive_loss(torch.autograd.forward_ad.make_dual(image, torch.ones_like(image)), text, scale)
+
+
+def test_functional_transforms_are_refused():
+    image, text, scale, _ = [x.detach() for x in leaves()]
+    with pytest.raises(RuntimeError, match="functorch transforms"):
+        torch.func.grad(lambda x: contrastive_loss(x, text, scale))(image)
+
+
 MISUSE = [
     ({"image": torch.zeros(3, 5)}, r"image has shape \[3, 5\].*\[7, 5\]"),
     ({"image": torch.zeros(2, 6, 5)}, r"image has shape \[2, 6, 5\]"),
