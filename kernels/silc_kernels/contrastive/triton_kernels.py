@@ -37,6 +37,21 @@ def _products(
     return products
 
 
+@triton.jit
+def _halves(tile, ROWS: tl.constexpr, COLUMNS: tl.constexpr):
+    """Left and right, without a move between threads."""
+    return tl.split(tl.permute(tl.reshape(tile, (ROWS, 2, COLUMNS // 2)), (0, 2, 1)))
+
+
+@triton.jit
+def _quarters(tile, ROWS: tl.constexpr, COLUMNS: tl.constexpr):
+    """From left to right. Worked on one after the other they need few registers, so that two programs fit."""
+    left, right = _halves(tile, ROWS, COLUMNS)
+    first, second = _halves(left, ROWS, COLUMNS // 2)
+    third, fourth = _halves(right, ROWS, COLUMNS // 2)
+    return first, second, third, fourth
+
+
 @triton.jit(do_not_specialize=["row", "n_rows", "column", "n_columns", *PLACES])
 def log_sum_exp_kernel(
     images, texts, scale, row_parts, column_parts, positives,
@@ -65,36 +80,48 @@ def log_sum_exp_kernel(
         images, texts, own + top, own + n_rows, column + left, column + n_columns, width,
         BULK, COMPUTE, ROWS, COLUMNS, DEPTH,
     )  # fmt: skip
-    similarities = products * tl.load(scale)
-    # What lies outside can only widen the span.
-    high, low = tl.max(similarities), tl.min(similarities)
-    rows, columns = top + tl.arange(0, ROWS), left + tl.arange(0, COLUMNS)
+    factor = tl.load(scale)
+    rows, columns = top + tl.arange(0, ROWS), tl.arange(0, COLUMNS // 4)
+    parts = _quarters(products, ROWS, COLUMNS)
     # Of matching pair m the tile holds those from `first` to before `last`.
     first = tl.maximum(0, tl.maximum(top - first_row, left - first_column))
     last = tl.minimum(pairs, tl.minimum(top - first_row + ROWS, left - first_column + COLUMNS))
     if first < last:
         pair = rows - first_row
-        matching = pair[:, None] == (columns - first_column)[None, :]
-        of_pairs = tl.sum(tl.where(matching, similarities, 0.0), 1)
-        tl.store(positives + own + rows, of_pairs, mask=(pair >= first) & (pair < last))
-    # Only there: a mask of every entry takes 60 registers a thread.
-    if (top + ROWS > n_rows) | (left + COLUMNS > n_columns):
-        inside = (rows < n_rows)[:, None] & (columns < n_columns)[None, :]
-        similarities = tl.where(inside, similarities, float("-inf"))
-    if high - low < NARROW:
-        values = tl.exp(similarities - high)
-        of_rows = tl.log(tl.sum(values, 1)) + high
-        of_columns = tl.log(tl.sum(values, 0)) + high
+        of_pairs = tl.zeros((ROWS,), tl.float32)
+        for part in tl.static_range(4):
+            matching = (pair + first_column - left - part * (COLUMNS // 4))[:, None] == columns[None, :]
+            of_pairs += tl.sum(tl.where(matching, parts[part], 0.0), 1)
+        tl.store(positives + own + rows, of_pairs * factor, mask=(pair >= first) & (pair < last))
+    # The parts have room for whole tiles: no mask.
+    place = (tile_row * views + view).to(tl.int64) * column_tiles + tile_column
+    column_parts += place * COLUMNS + columns
+    # What lies outside can only widen the span.
+    high = tl.max(products * factor)
+    total = tl.zeros((ROWS,), tl.float32)
+    if high - tl.min(products * factor) < NARROW:
+        for part in tl.static_range(4):
+            inside = (rows < n_rows)[:, None] & (left + part * (COLUMNS // 4) + columns < n_columns)[None, :]
+            values = tl.exp(tl.where(inside, parts[part] * factor - high, float("-inf")))
+            total += tl.sum(values, 1)
+            tl.store(column_parts + part * (COLUMNS // 4), tl.log(tl.sum(values, 0)) + high)
+        of_rows = tl.log(total) + high
     else:
         # A row or column outside has no peak: what it gives is not read.
-        row_peaks, column_peaks = tl.max(similarities, 1), tl.max(similarities, 0)
-        of_rows = tl.log(tl.sum(tl.exp(similarities - row_peaks[:, None]), 1)) + row_peaks
-        of_columns = tl.log(tl.sum(tl.exp(similarities - column_peaks[None, :]), 0)) + column_peaks
-    # The parts have room for whole tiles: no mask.
-    part = (tile_column * views + view).to(tl.int64) * row_tiles + tile_row
-    tl.store(row_parts + part * ROWS + tl.arange(0, ROWS), of_rows)
-    part = (tile_row * views + view).to(tl.int64) * column_tiles + tile_column
-    tl.store(column_parts + part * COLUMNS + tl.arange(0, COLUMNS), of_columns)
+        peaks = tl.full((ROWS,), float("-inf"), tl.float32)
+        for part in tl.static_range(4):
+            inside = (left + part * (COLUMNS // 4) + columns < n_columns)[None, :]
+            peaks = tl.maximum(peaks, tl.max(tl.where(inside, parts[part] * factor, float("-inf")), 1))
+        for part in tl.static_range(4):
+            inside = (rows < n_rows)[:, None] & (left + part * (COLUMNS // 4) + columns < n_columns)[None, :]
+            similarities = tl.where(inside, parts[part] * factor, float("-inf"))
+            total += tl.sum(tl.exp(similarities - peaks[:, None]), 1)
+            column_peaks = tl.max(similarities, 0)
+            of_columns = tl.log(tl.sum(tl.exp(similarities - column_peaks[None, :]), 0)) + column_peaks
+            tl.store(column_parts + part * (COLUMNS // 4), of_columns)
+        of_rows = tl.log(total) + peaks
+    place = (tile_column * views + view).to(tl.int64) * row_tiles + tile_row
+    tl.store(row_parts + place * ROWS + tl.arange(0, ROWS), of_rows)
 
 
 @triton.jit
@@ -158,21 +185,6 @@ def merge_kernel(
         totals = columns + (view + place).to(tl.int64) * across + column
         program -= programs_of_rows
         _merge(column_parts + place * length, views * length, totals, row_tiles, n_columns, program, BLOCK, PARTS)
-
-
-@triton.jit
-def _halves(tile, ROWS: tl.constexpr, COLUMNS: tl.constexpr):
-    """Left and right, without a move between threads."""
-    return tl.split(tl.permute(tl.reshape(tile, (ROWS, 2, COLUMNS // 2)), (0, 2, 1)))
-
-
-@triton.jit
-def _quarters(tile, ROWS: tl.constexpr, COLUMNS: tl.constexpr):
-    """From left to right. Worked on one after the other they need few registers, so that two programs fit."""
-    left, right = _halves(tile, ROWS, COLUMNS)
-    first, second = _halves(left, ROWS, COLUMNS // 2)
-    third, fourth = _halves(right, ROWS, COLUMNS // 2)
-    return first, second, third, fourth
 
 
 @triton.jit

@@ -128,7 +128,8 @@ class TritonTiles:
         images = self.images.features
         pulls = None if d_text is None else torch.empty(images.shape[0], dtype=torch.float32, device=images.device)
         options = {"SOFTMAX": statistics is not None, "IMAGE": d_image is not None, "TEXT": d_text is not None}
-        launcher(kernels.pairs_kernel, **options, BLOCK=table.PAIRS, DEPTH=table.PAIRS_DEPTH)(
+        sizes = {"BLOCK": table.PAIRS, "DEPTH": table.PAIRS_DEPTH, "maxnreg": table.PAIRS_REGISTERS}
+        launcher(kernels.pairs_kernel, **options, **sizes)(
             (programs,),
             *(images, self.texts.features, self._scale, self._bias, rows, columns, positives, pulls, d_image, d_text),
             *(sums, n, images.shape[0] // n, width, across, column, sums.shape[1], sums.shape[1] - programs),

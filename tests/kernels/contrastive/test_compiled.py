@@ -1,4 +1,4 @@
-"""What the JIT makes of the kernels at any shape: one of each, without spills, two programs a multiprocessor on sm_90."""
+"""What the JIT makes of the kernels at any shape: one of each, no spills, two programs a multiprocessor on sm_90."""
 
 import torch
 
@@ -24,7 +24,8 @@ def test_one_kernel_serves_every_shape():
     found = rows(run.launches, 90)
     assert sorted(row.name for row in found) == sorted(f"{name}_kernel" for name in KERNELS)
     for row in found:
-        assert row.spill_bytes == row.hazards == 0 and not row.serialized, row
+        assert row.spill_bytes == row.hazards == 0, row
+        assert not row.serialized, row
         assert row.wgmma == row.bulk_copies == (row.name in MULTIPLY), row
         if row.wgmma:
             assert 2 * 8 * 32 * row.registers <= REGISTERS, row

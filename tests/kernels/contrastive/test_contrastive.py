@@ -272,9 +272,9 @@ def test_differentiating_twice_is_refused(power):
 def test_forward_mode_is_refused(wanted):
     """Not a tangent of 0."""
     image, text, scale, _ = [x.detach().requires_grad_(wanted) for x in leaves()]
-    with pytest.raises(RuntimeError, match="forward AD|jvp"):
+    with pytest.raises(RuntimeError, match=r"forward AD|jvp"):
         torch.func.jvp(lambda x: contrastive_loss(x, text, scale), (image,), (torch.ones_like(image),))
-    with pytest.raises(RuntimeError, match="forward AD|jvp"), torch.autograd.forward_ad.dual_level():
+    with pytest.raises(RuntimeError, match=r"forward AD|jvp"), torch.autograd.forward_ad.dual_level():
         contrastive_loss(torch.autograd.forward_ad.make_dual(image, torch.ones_like(image)), text, scale)
 
 
