@@ -57,8 +57,7 @@ def contrastive_loss(
     All collectives run in the forward, so every rank of the group must call (also under no_grad). The first one
     compares the calls: shape and dtypes of the features, kind, plan, chunk, and which of image, text and logit_scale
     get a gradient. Values are not compared: logit_scale and logit_bias must be equal on all ranks. On CUDA a call that
-    repeats the last one does not wait for the comparison; see `contrastive.agreement`. While a CUDA graph is captured
-    calls are not compared.
+    repeats the last one does not wait for it (agreement.py); none is compared while a CUDA graph is captured.
 
     Gradients of first order only: differentiating them again is an error.
 
@@ -75,8 +74,7 @@ def contrastive_loss(
             gathered too and each rank computes its own columns again (no gradient travels: best across nodes). "auto":
             reduce_scatter where all ranks of the group are on one node (their host names are equal), else recompute.
         chunk: how many features, over all ranks, are gathered at a time, while those before are worked on. Memory is
-            O(n d + chunk d) and a tile of similarities of fixed size; nothing of size n x B exists. Without effect
-            where there is one rank: nothing is gathered.
+            O(n d + chunk d) and a tile of similarities of fixed size, never n x B. One rank alone gathers nothing.
         normalize: L2-normalise image and text first: in float32 at least, then rounded back to their dtype, in which
             they are gathered and multiplied.
         backend: "auto", or a name from `dispatch.report`.

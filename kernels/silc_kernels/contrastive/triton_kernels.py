@@ -324,14 +324,14 @@ def _expm1(x):
 
 @triton.jit(do_not_specialize=["n", "views", "across", "column", "length", "at"])
 def pairs_kernel(
-    images, texts, scale, bias, row_totals, column_totals, positives, pulls, d_image, d_text, sums,
+    images, texts, scale, bias, row_totals, column_totals, positives, pulls, d_image, sums,
     n, views, width, across, column, length, at,
     SOFTMAX: tl.constexpr, IMAGE: tl.constexpr, TEXT: tl.constexpr, BLOCK: tl.constexpr, DEPTH: tl.constexpr,
 ):  # fmt: skip
     """What matching pairs pull, 2 - G_ii or 1 - G_ii, which G leaves out: here it is neither cancelled nor rounded.
 
     images [V, n, width], texts [n, width]; row_totals and positives [V, n], column_totals [V, across] from `column` on.
-    pulls [V, n]: is written. d_image [V, n, width] -= pull text, d_text [n, width] -= sum over views of pull image.
+    pulls [V, n]: is written, if TEXT. d_image [V, n, width] -= pull text, if IMAGE.
     sums [4, length]: in the column `at` + program the pairs' loss, -pull image . text, -pull; once the scale.
     """
     tl.assume(width > 0)
@@ -374,21 +374,25 @@ def pairs_kernel(
                 text = tl.load(texts + own + along, mask=mask, other=0.0).to(tl.float32)
                 total = tl.load(d_image + of_view + along, mask=mask, other=0.0)
                 tl.store(d_image + of_view + along, total - pull[:, None] * text, mask=mask)
-    if TEXT:
-        # Each pull is read by all threads of its row.
-        tl.debug_barrier()
-        for start in range(0, width, DEPTH):
-            along = start + tl.arange(0, DEPTH)[None, :]
-            mask = inside[:, None] & (along < width)
-            total = tl.load(d_text + own + along, mask=mask, other=0.0)
-            for view in range(views):
-                rows = view * n + pair
-                image = tl.load(images + rows.to(tl.int64)[:, None] * width + along, mask=mask, other=0.0)
-                total -= tl.load(pulls + rows, mask=inside, other=0.0)[:, None] * image.to(tl.float32)
-            tl.store(d_text + own + along, total, mask=mask)
     place = sums + at + tl.program_id(0)
     tl.store(place, tl.sum(losses))
     tl.store(place + length, -tl.sum(of_products))
     # The softmax has no bias.
     tl.store(place + 2 * length, 0.0 if SOFTMAX else -tl.sum(of_pulls))
     tl.store(place + 3 * length, tl.where(tl.program_id(0) == 0, factor, 0.0))
+
+
+@triton.jit(do_not_specialize=["n", "views"])
+def text_pairs_kernel(images, pulls, d_text, n, views, width, BLOCK: tl.constexpr, DEPTH: tl.constexpr):
+    """d_text [n, width] -= sum over views of pull image, from the pulls [V, n] that `pairs_kernel` found."""
+    pair = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    along = tl.program_id(1) * DEPTH + tl.arange(0, DEPTH)[None, :]
+    inside = pair < n
+    mask = inside[:, None] & (along < width)
+    own = d_text + pair.to(tl.int64)[:, None] * width + along
+    total = tl.load(own, mask=mask, other=0.0)
+    for view in range(views):
+        rows = view * n + pair
+        image = tl.load(images + rows.to(tl.int64)[:, None] * width + along, mask=mask, other=0.0)
+        total -= tl.load(pulls + rows, mask=inside, other=0.0)[:, None] * image.to(tl.float32)
+    tl.store(own, total, mask=mask)

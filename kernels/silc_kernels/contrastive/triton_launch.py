@@ -134,9 +134,18 @@ def gate_candidates() -> Iterator[Candidate]:
         constexprs={"BLOCK": MERGED, "PARTS": PARTS},
         aligned=("parts", "columns"),
     )
-    for softmax in (True, False):
-        for dtype in ("bf16", "fp32"):
+    for dtype in ("bf16", "fp32"):
+        for softmax in (True, False):
             yield pairs_candidate(softmax, dtype)
+        pointers = {"images": f"*{dtype}", "pulls": "*fp32", "d_text": "*fp32"}
+        yield Candidate(
+            name=f"contrastive_loss/text_pairs/{dtype}-{PAIRS}x{PAIRS_DEPTH}",
+            kernel=kernels.text_pairs_kernel,
+            signature=pointers | dict.fromkeys(("n", "views", "width"), "i32"),
+            constexprs={"BLOCK": PAIRS, "DEPTH": PAIRS_DEPTH},
+            aligned=(*pointers, "width"),
+            max_registers=PAIRS_REGISTERS,
+        )
 
 
 def pairs_candidate(softmax: bool, dtype: str) -> Candidate:
@@ -144,7 +153,7 @@ def pairs_candidate(softmax: bool, dtype: str) -> Candidate:
     pointers = dict.fromkeys(("images", "texts"), f"*{dtype}") | {"scale": "*fp32", "bias": "*fp32"}
     statistics = ("row_totals", "column_totals", "positives")
     known = dict.fromkeys(statistics, "*fp32") if softmax else {}
-    results = dict.fromkeys(("pulls", "d_image", "d_text", "sums"), "*fp32")
+    results = dict.fromkeys(("pulls", "d_image", "sums"), "*fp32")
     sizes = dict.fromkeys(("n", "views", "width", "across", "column", "length", "at"), "i32")
     flags = {"SOFTMAX": softmax, "IMAGE": True, "TEXT": True, "BLOCK": PAIRS, "DEPTH": PAIRS_DEPTH}
     return Candidate(

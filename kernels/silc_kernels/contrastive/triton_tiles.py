@@ -131,9 +131,13 @@ class TritonTiles:
         sizes = {"BLOCK": table.PAIRS, "DEPTH": table.PAIRS_DEPTH, "maxnreg": table.PAIRS_REGISTERS}
         launcher(kernels.pairs_kernel, **options, **sizes)(
             (programs,),
-            *(images, self.texts.features, self._scale, self._bias, rows, columns, positives, pulls, d_image, d_text),
+            *(images, self.texts.features, self._scale, self._bias, rows, columns, positives, pulls, d_image),
             *(sums, n, images.shape[0] // n, width, across, column, sums.shape[1], sums.shape[1] - programs),
         )
+        if d_text is not None:
+            launcher(kernels.text_pairs_kernel, **sizes)(
+                (programs, _cdiv(width, table.PAIRS_DEPTH)), images, pulls, d_text, n, images.shape[0] // n, width
+            )
         return sums.sum(1)
 
     def _found(

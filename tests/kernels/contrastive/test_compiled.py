@@ -7,7 +7,15 @@ from silc_kernels.gate.dry import dry, rows
 
 # Pairs, width, views: a batch and a width that 16 does not divide, one of each, and what ships.
 SHAPES = (301, 768, 1), (64, 12, 2), (1, 1, 1), (301, 511, 2), (4096, 768, 1)
-KERNELS = "log_sum_exp", "merge", "softmax_gradient", "sigmoid_gradient", "pairs", "pairs"  # of either kind
+KERNELS = (
+    "log_sum_exp",
+    "merge",
+    "softmax_gradient",
+    "sigmoid_gradient",
+    "pairs",
+    "pairs",
+    "text_pairs",
+)  # of either kind
 MULTIPLY = "log_sum_exp_kernel", "softmax_gradient_kernel", "sigmoid_gradient_kernel"
 REGISTERS = 65536  # of a multiprocessor
 
