@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from benchmarks.kernels.peers import peer
-from silc_kernels.common.collectives import Pending, Ranks
+from silc_kernels.common.collectives import Numbers, Pending, Ranks
 
 
 class SameRanks(Ranks):
@@ -33,8 +33,8 @@ class SameRanks(Ranks):
     def start_all_reduce(self, tensor: Tensor) -> Pending:
         return Pending(self, "all_reduce", tensor.mul_(self.size))
 
-    def all_gather_numbers(self, numbers: Sequence[int], device: torch.device) -> list[list[int]]:
-        return [list(numbers)] * self.size
+    def start_numbers(self, numbers: Sequence[int], device: torch.device) -> Numbers:
+        return Numbers(torch.tensor([list(numbers)] * self.size), None)
 
 
 @contextmanager

@@ -4,11 +4,15 @@ Each starts at once and is waited for when its result is wanted. On CUDA it runs
 the compute, and the wait is the current stream's, not the host's; over gloo it runs on a thread of the group. A rank
 that stays away ends in an error after the group's timeout: with gloo as a RuntimeError here; NCCL's watchdog ends the
 process, or, where TORCH_NCCL_BLOCKING_WAIT=1 lets the host wait, it is the RuntimeError too.
+
+Inside an operator of torch.library nothing of this differs: collectives start from the calling thread, on the current
+stream, as they would outside; the watchdog has a thread of its own and no lock of the dispatcher. NCCL takes the device
+from the tensors it is given, and Triton launches on the current device: an op sets that to its tensors' device.
 """
 
 import functools
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -33,6 +37,24 @@ class Pending:
                 self.work.wait()
             self.work = self.sent = None
         return self.result
+
+
+@dataclass(frozen=True)
+class Numbers:
+    """Whole numbers of all ranks on their way to the host, [ranks, numbers]; there already, if `event` is None."""
+
+    arriving: Tensor
+    event: torch.cuda.Event | None
+
+    def ready(self) -> bool:
+        """Whether `read` would not wait."""
+        return self.event is None or self.event.query()
+
+    def read(self) -> list[list[int]]:
+        """By rank."""
+        if self.event is not None:
+            self.event.synchronize()
+        return self.arriving.tolist()
 
 
 class Behind:
@@ -128,11 +150,18 @@ class Ranks:
             yield gathered.flatten(0, 1)
         yield pending.wait().flatten(0, 1)
 
-    def all_gather_numbers(self, numbers: Sequence[int], device: torch.device) -> list[list[int]]:
-        """Whole numbers that the hosts know, by rank."""
-        # On CUDA over a stream of its own: the host then waits for the other hosts, not for what the device has queued.
-        with torch.cuda.stream(_host_stream(device)) if device.type == "cuda" else nullcontext():
-            return self.start_all_gather(torch.tensor(numbers, device=device)).wait().tolist()
+    def start_numbers(self, numbers: Sequence[int], device: torch.device) -> "Numbers":
+        """Whole numbers that the hosts know, by rank; every rank sends as many."""
+        if device.type != "cuda":
+            return Numbers(self.start_all_gather(torch.tensor(numbers, device=device)).wait(), None)
+        # Over a stream of its own: behind the group's earlier collectives, but not behind what computes.
+        with torch.cuda.stream(_host_stream(device)):
+            gathered = self.start_all_gather(_on_device(tuple(numbers), device)).wait()
+            arrived = torch.empty(gathered.shape, dtype=gathered.dtype, pin_memory=True)
+            arrived.copy_(gathered, non_blocking=True)
+            event = torch.cuda.Event()
+            event.record()
+        return Numbers(arrived, event)
 
     @contextmanager
     def named(self, collective: str) -> Iterator[None]:
@@ -158,6 +187,12 @@ def group_name(op: str, group: dist.ProcessGroup | None) -> str:
             "call the op on members alone, or leave group out"
         )
     return group.group_name
+
+
+@functools.lru_cache(maxsize=64)
+def _on_device(numbers: tuple[int, ...], device: torch.device) -> Tensor:
+    """Copied once: a repeated call sends nothing to the device."""
+    return torch.tensor(numbers, device=device)
 
 
 @functools.cache

@@ -6,6 +6,7 @@ where an engine runs its own collectives, sends nothing.
 """
 
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -18,11 +19,15 @@ from ..common.checks import check_float, check_shape
 from ..common.collectives import Ranks, group_name
 from ..common.first_order import once
 from .agreement import PLANS, Call, recompute
-from .passes import Options, Similarities, Tiles
+from .operator import define
+from .passes import Options, Similarities, Tiles, wide_dtype
 from .torch_tiles import TorchTiles
 
 OP = "contrastive_loss"
 KINDS = ("softmax", "sigmoid")
+SCHEMA = (
+    "(Tensor image, Tensor text, Tensor scale, Tensor? bias, str group, int[] call) -> (Tensor, Tensor, Tensor, Tensor)"
+)
 
 
 def contrastive_loss(
@@ -51,7 +56,8 @@ def contrastive_loss(
 
     All collectives run in the forward, so every rank of the group must call (also under no_grad). The first one
     compares the calls: shape and dtypes of the features, kind, plan, chunk, and which of image, text and logit_scale
-    get a gradient. Values are not compared: logit_scale and logit_bias must be equal on all ranks.
+    get a gradient. Values are not compared: logit_scale and logit_bias must be equal on all ranks. On CUDA a call that
+    repeats the last one does not wait for it (agreement.py); none is compared while a CUDA graph is captured.
 
     Gradients of first order only: differentiating them again is an error.
 
@@ -68,7 +74,7 @@ def contrastive_loss(
             gathered too and each rank computes its own columns again (no gradient travels: best across nodes). "auto":
             reduce_scatter where all ranks of the group are on one node (their host names are equal), else recompute.
         chunk: how many features, over all ranks, are gathered at a time, while those before are worked on. Memory is
-            O(n d + chunk d) and a tile of similarities of fixed size; nothing of size n x B exists.
+            O(n d + chunk d) and a tile of similarities of fixed size, never n x B. One rank alone gathers nothing.
         normalize: L2-normalise image and text first: in float32 at least, then rounded back to their dtype, in which
             they are gathered and multiplied.
         backend: "auto", or a name from `dispatch.report`.
@@ -77,7 +83,8 @@ def contrastive_loss(
         scalar, float32 (float64 for float64 features).
 
     Raises:
-        ValueError: misuse, or ranks whose calls differ (on every rank, with what differs and all values named).
+        ValueError: misuse, or ranks whose calls differ (with what differs and all values named; on every rank, but on
+            CUDA at once only on those whose call is not the last one again, and on the others at their next call).
         RuntimeError: a collective failed; names the op and the rank. In a backward: gradients differentiated again.
     """
     op = OP
@@ -93,7 +100,7 @@ def contrastive_loss(
         op,
         (image, text),
         backend,
-        image if image.dim() == 3 else image.unsqueeze(0),
+        image,
         text,
         logit_scale,
         logit_bias,
@@ -138,24 +145,22 @@ def _tiles(backend: str) -> type[Tiles]:
 def _operator(backend: str) -> Callable[..., Tensor]:
     """The operator silc_kernels::contrastive_`backend`, and the function with a backend's arguments that calls it."""
 
-    @torch.library.custom_op(f"silc_kernels::contrastive_{backend}", mutates_args=())
-    def op(
-        image: Tensor, text: Tensor, scale: Tensor, bias: Tensor, group: str, call: Sequence[int]
+    def solve(
+        image: Tensor, text: Tensor, scale: Tensor, bias: Tensor | None, group: str, call: Sequence[int]
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         asked = Call(*call)
         ranks = Ranks.named_group(OP, group)
-        again = recompute(ranks, image, text, asked)
         step = max(1, asked.chunk // ranks.size)
-        options = Options(bool(asked.softmax), ranks, again, step, *map(bool, asked[3:]))
         # Kernels are launched on the current device.
-        with torch.cuda.device_of(image):
+        with torch.cuda.device_of(image) if image.is_cuda else nullcontext():
+            again = recompute(ranks, image, text, asked)
+            options = Options(bool(asked.softmax), ranks, again, step, *map(bool, asked[3:]))
             loss, d_scalars, d_image, d_text = Similarities(image, text, scale, bias, options, _tiles(backend)).solve()
         # An operator returns no None, and no tensor twice.
         d_image, d_text = (loss.new_empty(0) if gradient is None else gradient for gradient in (d_image, d_text))
         return loss, d_scalars, d_image, d_text
 
-    op.register_fake(_shapes)
-    op.register_autograd(_backward, setup_context=_remember)
+    op = define(f"contrastive_{backend}", SCHEMA, solve, _shapes, _remember, _backward)
 
     def loss(
         image: Tensor,
@@ -168,28 +173,25 @@ def _operator(backend: str) -> Callable[..., Tensor]:
         plan: str = "auto",
         chunk: int = 4096,
     ) -> Tensor:
-        """`silc_kernels.contrastive_loss` of image [V, n, d]; arguments are not checked."""
-        if logit_bias is None:
-            logit_bias = torch.zeros_like(logit_scale.detach())
-        inputs = image, text, logit_scale, logit_bias
-        wanted = [int(torch.is_grad_enabled() and tensor.requires_grad) for tensor in inputs[:3]]
+        """`silc_kernels.contrastive_loss`; arguments are not checked."""
+        wanted = [int(torch.is_grad_enabled() and tensor.requires_grad) for tensor in (image, text, logit_scale)]
         call = [int(kind == "softmax"), PLANS.index(plan), chunk, *wanted]
-        return op(*inputs, group_name(OP, group), call)[0]
+        return op(image, text, logit_scale, logit_bias, group_name(OP, group), call)[0]
 
     return loss
 
 
 def _shapes(
-    image: Tensor, text: Tensor, scale: Tensor, bias: Tensor, group: str, call: Sequence[int]
+    image: Tensor, text: Tensor, scale: Tensor, bias: Tensor | None, group: str, call: Sequence[int]
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """What the operator returns, for compilers: loss [], d_scalars [3], d_image and d_text, empty if not wanted."""
-    dtype = torch.promote_types(torch.promote_types(image.dtype, text.dtype), torch.float32)
+    """What the operator returns, for compilers: loss [], d_scalars [4], d_image and d_text, empty if not wanted."""
+    dtype = wide_dtype(image.dtype, text.dtype)
     wanted = Call(*call)
     d_image, d_text = (
         like.new_empty(like.shape if needed else (0,), dtype=dtype)
         for like, needed in ((image, wanted.image_wanted), (text, wanted.text_wanted))
     )
-    return image.new_empty((), dtype=dtype), image.new_empty((3,), dtype=dtype), d_image, d_text
+    return image.new_empty((), dtype=dtype), image.new_empty((4,), dtype=dtype), d_image, d_text
 
 
 def _remember(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
@@ -197,7 +199,7 @@ def _remember(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> 
     ctx.mark_non_differentiable(*gradients)
     ctx.set_materialize_grads(False)
     ctx.save_for_backward(*gradients)
-    ctx.like = [(tensor.shape, tensor.dtype) for tensor in inputs[:4]]
+    ctx.like = [None if tensor is None else (tensor.shape, tensor.dtype) for tensor in inputs[:4]]
 
 
 def _backward(ctx: Any, grad: Tensor | None, *_: None) -> tuple[Tensor | None, ...]:
@@ -205,24 +207,30 @@ def _backward(ctx: Any, grad: Tensor | None, *_: None) -> tuple[Tensor | None, .
         return (None,) * 6
     with torch.no_grad():
         gradients = _scaled(ctx, grad)
-    # The inputs are not kept: a leaf in their place.
-    cause = torch.empty(0, requires_grad=True)
-    return *(None if each is None else once(OP, each, cause) for each in gradients), None, None
+    if torch.is_grad_enabled():
+        # The inputs are not kept: a leaf in their place.
+        cause = torch.empty(0, requires_grad=True)
+        gradients = [None if each is None else once(OP, each, cause) for each in gradients]
+    return *gradients, None, None
 
 
 def _scaled(ctx: Any, grad: Tensor) -> list[Tensor | None]:
     """Gradients of image, text, scale and bias where wanted, `grad` times what the forward has found."""
     d_scalars, d_image, d_text = ctx.saved_tensors
-    factor, d_scale, d_bias = (d_scalars * grad).unbind()
+    factor = d_scalars[3] * grad
     scaled: list[Tensor | None] = []
-    for index, gradient in enumerate((d_image, d_text, d_scale, d_bias)):
-        shape, dtype = ctx.like[index]
+    for index, like in enumerate(ctx.like):
         if not ctx.needs_input_grad[index]:
             scaled.append(None)
         elif index < 2:
-            scaled.append((gradient * factor).to(dtype))
+            gradient = (d_image, d_text)[index]
+            if gradient.dtype == like[1]:
+                scaled.append(gradient * factor)
+            else:  # in one trip through memory
+                out = torch.empty(like[0], dtype=like[1], device=gradient.device)
+                scaled.append(torch.mul(gradient, factor, out=out))
         else:
-            scaled.append(gradient.to(dtype, copy=True).view(shape))
+            scaled.append((d_scalars[index - 1] * grad).view(like[0]).to(like[1]))
     return scaled
 
 

@@ -5,88 +5,62 @@ is worked on. Softmax: a first pass finds the log-sum-exp of every row and colum
 
     G_ij = exp(s_ij - row_i) + exp(s_ij - column_j),   d image_i = scale / (2 B) (sum_j G_ij text_j - 2 text_i),
 
-and d text alike, each tile of G multiplied at once and dropped. Sigmoid: one pass, G_ij = sigmoid(s_ij). G is zero for
-the matching pairs, i = j: what they pull, 2 - G_ii or 1 - G_ii, is added outside the tiles, where neither a large
-number nor a coarse dtype of G cancels it. The gradient of the scale is sum_ij G_ij image_i . text_j: summed with the
-tiles, or read off as the inner product of image and G text, without a pass of its own.
+and d text alike, each tile of G multiplied at once and dropped. Sigmoid: one pass, G_ij = sigmoid(s_ij). Of a matching
+pair, i = j, G_ii - 2 or G_ii - 1 is one small number, never the difference of two large ones. The gradient of the scale
+is sum_ij G_ij image_i . text_j: summed with the tiles, or read off as the inner product of image and G text.
 
 The arithmetic on a tile is an engine's (`Tiles`); the passes and what travels between ranks are the same for all.
 """
 
 import functools
-from collections.abc import Hashable, Iterator
-from dataclasses import dataclass
+import math
+from collections.abc import Iterator
 from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 from ..common.collectives import Behind, Ranks
 
 
 class Tile(NamedTuple):
-    """images [R, d] and texts [C, d] of one view; matching pair m of `pairs` sits at (first_row, first_column) + m.
+    """Where a tile lies: the same `rows` rows of each of `views` views, from `row` on, by columns from `column` on.
 
-    key: the same for a tile that is seen again, where it is.
+    Views lie one below the other, and `row` counts from the first one: a tile of several views holds all of their rows.
+    In each view, matching pair m of `pairs` sits at (first_row, first_column) + m of the tile and is this rank's pair
+    first_pair + m. start: of the slice, so that no other tile of a pass is equal.
     """
 
-    images: Tensor
-    texts: Tensor
+    view: int
+    views: int
+    row: int
+    rows: int
+    column: int
+    columns: int
     first_row: int
     first_column: int
     pairs: int
-    key: Hashable = None
+    first_pair: int
+    start: int
+
+    @property
+    def images(self) -> slice:
+        """Its rows among those of all views."""
+        return slice(self.row, self.row + self.views * self.rows)
+
+    @property
+    def texts(self) -> slice:
+        return slice(self.column, self.column + self.columns)
 
 
-class Tiles(Protocol):
-    """The arithmetic on tiles, made anew for each loss.
+class Operand:
+    """Features [rows, width] as an engine multiplies them, contiguous; width may be padded by zeros."""
 
-    Attributes:
-        elements: similarities in a tile at most.
-        sums_products: whether `sums` holds sum_ij G_ij image_i . text_j.
-    """
+    def __init__(self, features: Tensor) -> None:
+        self.features = features
 
-    elements: int
-    sums_products: bool
-
-    def __init__(self, scale: Tensor, bias: Tensor, seen_twice: int) -> None:
-        """scale, bias: scalars. seen_twice: similarities of this rank that a second pass comes back to."""
-
-    @staticmethod
-    def operand(dtype: torch.dtype) -> torch.dtype:
-        """In which dtype features of `dtype` are multiplied."""
-
-    def add_log_sum_exps(self, tile: Tile, rows: Tensor, columns: Tensor, positives: Tensor) -> None:
-        """Add, as log(exp + exp) and in place, the tile to the log-sum-exps of its rows [R] and columns [C].
-
-        The similarities of its matching pairs are written to their rows in `positives` [R].
-        """
-
-    def softmax_gradient(self, tile: Tile, rows: Tensor, columns: Tensor) -> Tensor:
-        """G [R, C] from the log-sum-exps of the whole rows [R] and columns [C]."""
-
-    def sigmoid_gradient(self, tile: Tile, counted: bool) -> Tensor:
-        """G [R, C]. counted: the tile enters `sums`."""
-
-    def accumulate(self, total: Tensor, left: Tensor, right: Tensor) -> None:
-        """total += left @ right, one of them G or its transpose."""
-
-    def sums(self) -> Tensor:
-        """[3]: over the tiles so far, of softplus(s_ij) (sigmoid), G_ij image_i . text_j (where supported) and G_ij."""
-
-
-@dataclass(frozen=True)
-class Options:
-    """What is asked for. step: features of each rank gathered at a time."""
-
-    softmax: bool
-    ranks: Ranks
-    recompute: bool
-    step: int
-    image_wanted: bool
-    text_wanted: bool
-    scale_wanted: bool
+    def at(self, rows: slice) -> Tensor:
+        return part(self.features, rows)
 
 
 class Statistics(NamedTuple):
@@ -99,14 +73,88 @@ class Statistics(NamedTuple):
     rows: Tensor
     columns: Tensor
     positives: Tensor
+    rank: int
+
+    @property
+    def own_columns(self) -> Tensor:
+        """Log-sum-exps of the columns of this rank's texts, [V, n]."""
+        return self.columns[:, self.rank]
+
+    def of_slice(self, start: int, end: int) -> Tensor:
+        """Log-sum-exps of columns start..end of every rank, [V, ranks (end - start)]."""
+        return self.columns[:, :, start:end].flatten(1)
+
+
+class Tiles(Protocol):
+    """The arithmetic on tiles, made anew for each loss. Log-sum-exps of rows are [V, n], of a slice's columns [V, C].
+
+    Attributes:
+        images: this rank's, all views, as an operand.
+        texts: this rank's.
+        elements: similarities in a tile of G at most.
+        summed: similarities that `add_log_sum_exps` takes at most.
+        sums_products: whether the gradient of the scale needs no d_image.
+    """
+
+    images: Operand
+    texts: Operand
+    elements: int
+    summed: int
+    sums_products: bool
+
+    def __init__(self, image: Tensor, text: Tensor, scale: Tensor, bias: Tensor | None, seen_twice: int) -> None:
+        """image [V n, d], text [n, d], scalars. seen_twice: this rank's similarities, if a second pass returns."""
+
+    def operand(self, features: Tensor) -> Operand:
+        """Gathered features [rows, d]."""
+
+    def add_log_sum_exps(self, tile: Tile, texts: Operand, rows: Tensor, columns: Tensor, positives: Tensor) -> None:
+        """Add the tile to log-sum-exps, as log(exp + exp) and in place; put its positives s_ii in their rows [V, n]."""
+
+    def merge(self, parts: Tensor, columns: Tensor, start: int) -> None:
+        """Columns [V, ranks, n] from `start` on, from every rank's log-sum-exps of a slice, [ranks, V, C]."""
+
+    def softmax_gradient(
+        self, tile: Tile, images: Operand, texts: Operand, rows: Tensor, columns: Tensor, statistics: Statistics
+    ) -> Tensor:
+        """G [views rows, columns] from the log-sum-exps of whole rows and columns. It may lack the matching pairs.
+
+        Valid until the next one. rows, columns: of the tiles' matrix, where `statistics` are of this rank's pairs.
+        """
+
+    def sigmoid_gradient(self, tile: Tile, images: Operand, texts: Operand) -> Tensor:
+        """The same."""
+
+    def accumulate(self, total: Tensor, left: Tensor, right: Tensor, fresh: bool) -> None:
+        """total += left @ right, one of them G or its transpose. fresh: total = left @ right."""
+
+    def finish(self, statistics: Statistics | None, d_image: Tensor | None, d_text: Tensor | None) -> Tensor:
+        """Add what G lacked of the matching pairs to d_image [.., n, width] and d_text [n, width].
+
+        Returns:
+            [4]: sums over this rank's rows of the loss (twice the softmax's), of G_ij image_i . text_j and of G_ij; and
+            the scale.
+        """
+
+
+class Options(NamedTuple):
+    """What is asked for. step: features of each rank gathered at a time."""
+
+    softmax: bool
+    ranks: Ranks
+    recompute: bool
+    step: int
+    image_wanted: bool
+    text_wanted: bool
+    scale_wanted: bool
 
 
 class Solution(NamedTuple):
-    """loss [], d_scalars [3], d_image [V, n, d] and d_text [n, d] where wanted, else None.
+    """loss [], d_scalars [4], d_image [V, n, d] and d_text [n, d] where wanted, else None.
 
-    d_scalars: a factor, and the gradients of scale and bias. d_image and d_text are still to be multiplied by the
-    factor: the backward, which multiplies them anyway, spares a trip through memory. Loss and d_scalars are over all
-    ranks, the features' gradients in the averaging convention.
+    d_scalars: the loss, the gradients of scale and bias, and a factor that d_image and d_text are still to be
+    multiplied by: the backward, which multiplies them anyway, spares a trip through memory. Loss and d_scalars are over
+    all ranks, the features' gradients in the averaging convention.
     """
 
     loss: Tensor
@@ -116,124 +164,97 @@ class Solution(NamedTuple):
 
 
 class Similarities:
-    """image [V, n, d], text [n, d]; scale and bias of one element each."""
+    """image [V, n, d] or [n, d], text [n, d]; scale and bias of one element each, no bias: 0."""
 
     def __init__(
-        self, image: Tensor, text: Tensor, scale: Tensor, bias: Tensor, options: Options, engine: type[Tiles]
+        self, image: Tensor, text: Tensor, scale: Tensor, bias: Tensor | None, options: Options, engine: type[Tiles]
     ) -> None:
-        shared = torch.promote_types(image.dtype, text.dtype)
         self.options, self.ranks = options, options.ranks
-        self.dtype = torch.promote_types(shared, torch.float32)
-        self.image, self.text = (x.to(engine.operand(shared)).contiguous() for x in (image, text))
-        # Between ranks features travel as they are.
-        self.sent_image, self.sent_text = (self.image, self.text) if self.ranks.size == 1 else (image, text)
-        self.scale, self.bias = scale.to(self.dtype).view(()), bias.to(self.dtype).view(())
+        self.n, self.width = text.shape
+        self.image, self.text = image.flatten(0, -2) if image.dim() == 3 else image, text
+        self.views = self.image.shape[0] // self.n
+        dtype = wide_dtype(image.dtype, text.dtype)
+        self.scale = scale.to(dtype).view(())
         self.reduced = options.text_wanted and not (options.recompute and self.ranks.size > 1)
         image_needed = options.image_wanted or (options.scale_wanted and not engine.sums_products)
         self.rows_needed = not options.softmax or image_needed or options.scale_wanted or self.reduced
-        self.d_image = torch.zeros_like(self.image, dtype=self.dtype) if image_needed else None
-        self.d_text = torch.zeros_like(self.text, dtype=self.dtype) if options.text_wanted else None
-        views, n, _ = image.shape
-        self.rounds = 2 if options.softmax and self.rows_needed else 1
-        self.tiles = engine(self.scale, self.bias, views * n * n * self.ranks.size if self.rounds == 2 else 0)
+        self.rounds = int(options.softmax) + int(self.rows_needed)
+        seen_twice = self.views * self.n * self.n * self.ranks.size if self.rounds == 2 else 0
+        bias = None if bias is None else bias.to(dtype).view(())
+        self.tiles = engine(self.image, text, self.scale, bias, seen_twice)
+        *several, n, _ = image.shape
+        width = self.tiles.texts.features.shape[1]
+        # Returned as it is, where it needs no padding: in the shape of the image.
+        make = functools.partial(torch.empty, dtype=dtype, device=image.device)
+        self.d_image = make((*several, n, width)) if image_needed else None
+        self.d_text = make((n, width)) if options.text_wanted else None
 
     def solve(self) -> Solution:
-        options, ranks = self.options, self.ranks
-        texts = ranks.gather_ahead([self.sent_text[start:end] for start, end in self.slices()], self.rounds)
-        products = (self.image.to(self.dtype) * self.text.to(self.dtype)).sum(-1)
-        statistics = self.log_sum_exps(texts) if options.softmax else None
-        if statistics is not None:
-            from_rows = statistics.positives - statistics.rows
-            from_columns = statistics.positives - statistics.columns[:, ranks.rank]
-            # Twice the loss: the share of a softmax pair is half as large.
-            loss = -(from_rows + from_columns).sum()
-            pull = -(from_rows.expm1() + from_columns.expm1())
-        else:
-            positives = products * self.scale + self.bias
-            loss = functional.softplus(-positives, threshold=40).sum()
-            pull = torch.sigmoid(-positives)
+        texts = self.gathered_texts()
+        statistics = self.log_sum_exps(texts) if self.options.softmax else None
         if self.rows_needed:
             self.row_pass(texts, statistics)
-        sums = self.tiles.sums()
-        total, d_scale, d_bias = sums.unbind()
-        total += loss
-        if options.softmax:
-            d_bias.zero_()
-        else:
-            d_bias -= pull.sum()
-        if self.d_image is not None:
-            self.d_image.addcmul_(self.text, pull.unsqueeze(-1), value=-1)
-        if self.tiles.sums_products:
-            d_scale -= (pull * products).sum()
-        elif options.scale_wanted and self.d_image is not None:
-            torch.dot(self.image.view(-1), self.d_image.view(-1), out=d_scale)
-        if self.d_text is not None:
-            if not self.reduced:
-                self.column_pass(self.d_text, statistics)
-            for image, pulls in zip(self.image, pull, strict=True):
-                self.d_text.addcmul_(image, pulls.unsqueeze(-1), value=-1)
-        return self.in_the_mean(sums)
+        if self.d_text is not None and not self.reduced:
+            self.column_pass(self.d_text, statistics)
+        return self.in_the_mean(self.tiles.finish(statistics, self.d_image, self.d_text))
 
     def in_the_mean(self, sums: Tensor) -> Solution:
         """From sums over pairs to the mean over ranks, views and pairs."""
-        views, n, _ = self.image.shape
-        pairs = n * self.ranks.size * views
+        pairs = self.n * self.ranks.size * self.views
         share = 1 / (2 * pairs) if self.options.softmax else 1 / pairs
-        sums = self.ranks.start_all_reduce(sums.mul_(share)).wait()
-        # A copy: outputs of an op must not share memory.
-        loss = sums[0].clone()
-        # Engines divide the sum over ranks by their number; the features' gradients are this rank's alone.
-        torch.mul(self.scale, share * self.ranks.size, out=sums[0])
+        # The sum over ranks makes the factor, scale * share on each, `ranks` times as large: engines divide the
+        # features' gradients, which are one rank's alone, by that number.
+        d_scalars = self.ranks.all_reduce_(sums * share)
+        loss = d_scalars[0].clone()
         d_image = self.d_image if self.options.image_wanted else None
-        return Solution(loss, sums, d_image, self.d_text)
+        return Solution(loss, d_scalars, self.without_padding(d_image), self.without_padding(self.d_text))
 
-    def log_sum_exps(self, texts: Iterator[Tensor]) -> Statistics:
+    def without_padding(self, gradient: Tensor | None) -> Tensor | None:
+        if gradient is None or gradient.shape[-1] == self.width:
+            return gradient
+        return gradient[..., : self.width].contiguous()
+
+    def log_sum_exps(self, texts: Iterator[Operand]) -> Statistics:
         """The first pass of the softmax; the column's sums are merged between ranks behind the next slice."""
-        views, n, _ = self.image.shape
-        ranks = self.ranks
-        rows = self.image.new_full((views, n), -torch.inf, dtype=self.dtype)
-        columns, positives = rows.new_empty(views, ranks.size, n), torch.empty_like(rows)
+        ranks, views = self.ranks, self.views
+        rows = self.scale.new_full((views, self.n), -torch.inf)
+        columns, positives = rows.new_empty(views, ranks.size, self.n), torch.empty_like(rows)
         merging = Behind()
-        for (start, end), gathered in zip(self.slices(), texts, strict=False):
-            across = gathered.to(self.text.dtype)
-            partial = rows.new_full((views, across.shape[0]), -torch.inf)
-            for view in range(views):
-                for block in self.blocks(across.shape[0]):
-                    tile = self.tile(view, block, start, end, across)
-                    self.tiles.add_log_sum_exps(tile, rows[view, block], partial[view], positives[view, block])
-            target = columns[:, :, start:end]
+        for (start, end), across in zip(self.slices(), texts, strict=False):
+            partial = rows.new_full((views, ranks.size * (end - start)), -torch.inf)
+            for tile in self.row_tiles(start, end, self.tiles.summed):
+                self.tiles.add_log_sum_exps(tile, across, rows, partial, positives)
             if ranks.size == 1:
-                target[:, 0] = partial
+                columns = partial.view(columns.shape)
             else:
                 merging.put(
                     functools.partial(ranks.start_all_gather, partial),
-                    functools.partial(_merge, target),
+                    functools.partial(self.tiles.merge, columns=columns, start=start),
                 )
         merging.finish()
-        return Statistics(rows, columns, positives)
+        return Statistics(rows, columns, positives, ranks.rank)
 
-    def row_pass(self, texts: Iterator[Tensor], statistics: Statistics | None) -> None:
+    def row_pass(self, texts: Iterator[Operand], statistics: Statistics | None) -> None:
         """Add G text to d_image and, in the plan that reduces them, G^T image over all ranks to d_text."""
-        ranks = self.ranks
+        ranks, images = self.ranks, self.tiles.images
+        d_image = None if self.d_image is None else self.d_image.flatten(0, -2)
         returning = Behind()
-        for (start, end), gathered in zip(self.slices(), texts, strict=False):
-            across = gathered.to(self.text.dtype)
+        for (start, end), across in zip(self.slices(), texts, strict=False):
             d_texts = None
             if self.reduced and self.d_text is not None:
-                d_own = self.d_text[start:end]
-                d_texts = d_own if ranks.size == 1 else d_own.new_zeros(across.shape)
-            for view in range(self.image.shape[0]):
-                for block in self.blocks(across.shape[0]):
-                    tile = self.tile(view, block, start, end, across)
-                    if statistics is None:
-                        gradient = self.tiles.sigmoid_gradient(tile, counted=True)
-                    else:
-                        columns = statistics.columns[view, :, start:end].reshape(-1)
-                        gradient = self.tiles.softmax_gradient(tile, statistics.rows[view, block], columns)
-                    if self.d_image is not None:
-                        self.tiles.accumulate(self.d_image[view, block], gradient, across)
-                    if d_texts is not None:
-                        self.tiles.accumulate(d_texts, gradient.t(), tile.images)
+                d_own = self.d_text[start:end] if ranks.size > 1 else self.d_text
+                d_texts = d_own if ranks.size == 1 else d_own.new_empty(across.features.shape)
+            columns = None if statistics is None else statistics.of_slice(start, end)
+            for tile in self.row_tiles(start, end, self.tiles.elements):
+                if statistics is None or columns is None:
+                    gradient = self.tiles.sigmoid_gradient(tile, images, across)
+                else:
+                    gradient = self.tiles.softmax_gradient(tile, images, across, statistics.rows, columns, statistics)
+                if d_image is not None:
+                    fresh = start == tile.column == 0
+                    self.add_product(d_image, tile.images, gradient, across, tile.texts, fresh)
+                if d_texts is not None:
+                    self.add_product(d_texts, tile.texts, gradient.t(), images, tile.images, tile.row == 0)
             if d_texts is not None and ranks.size > 1:
                 parts = d_texts.view(ranks.size, end - start, -1)
                 # The sum arrives in d_text itself.
@@ -241,45 +262,87 @@ class Similarities:
         returning.finish()
 
     def column_pass(self, d_text: Tensor, statistics: Statistics | None) -> None:
-        """Add G^T image to d_text from this rank's columns computed anew, images gathered."""
-        ranks, views = self.ranks, self.image.shape[0]
+        """G^T image in d_text, from this rank's columns computed anew, images gathered."""
+        ranks, texts = self.ranks, self.tiles.texts
         all_rows = None if statistics is None else ranks.start_all_gather(statistics.rows)
-        parts = [self.sent_image[view, start:end] for start, end in self.slices() for view in range(views)]
-        images = ranks.gather_ahead(parts)
+        views = self.image.view(self.views, self.n, -1)
+        gathered = ranks.gather_ahead([view[start:end] for start, end in self.slices() for view in views])
+        columns = None if statistics is None else statistics.own_columns.contiguous()
         for start, end in self.slices():
-            for view in range(views):
-                across = next(images).to(self.image.dtype)
-                for block in self.blocks(across.shape[0]):
-                    first, last = max(start, block.start), min(end, block.stop)
-                    row = first - start + ranks.rank * (end - start)
-                    tile = Tile(across, self.text[block], row, first - block.start, max(0, last - first))
-                    if statistics is None or all_rows is None:
-                        gradient = self.tiles.sigmoid_gradient(tile, counted=False)
+            for view in range(self.views):
+                across = self.tiles.operand(next(gathered))
+                own = ranks.rank * (end - start)
+                for tile in cut(1, len(across.features), self.n, own, own + end - start, start, self.tiles.elements):
+                    # Its only view is, of this rank's, the one that is gathered.
+                    tile = tile._replace(view=view, first_pair=tile.column + tile.first_column)
+                    if statistics is None or all_rows is None or columns is None:
+                        gradient = self.tiles.sigmoid_gradient(tile, across, texts)
                     else:
-                        rows = all_rows.wait()[:, view, start:end].reshape(-1)
-                        columns = statistics.columns[view, ranks.rank, block]
-                        gradient = self.tiles.softmax_gradient(tile, rows, columns)
-                    self.tiles.accumulate(d_text[block], gradient.t(), across)
+                        rows = all_rows.wait()[:, view, start:end].reshape(1, -1)
+                        gradient = self.tiles.softmax_gradient(tile, across, texts, rows, columns, statistics)
+                    self.add_product(
+                        d_text, tile.texts, gradient.t(), across, tile.images, start == view == tile.row == 0
+                    )
 
-    def tile(self, view: int, block: slice, start: int, end: int, across: Tensor) -> Tile:
-        """A block of this rank's images by texts start..end of every rank."""
-        first, last = max(start, block.start), min(end, block.stop)
-        column = first - start + self.ranks.rank * (end - start)
-        key = view, start, block.start
-        return Tile(self.image[view, block], across, first - block.start, column, max(0, last - first), key)
+    def add_product(self, total: Tensor, to: slice, left: Tensor, operand: Operand, taken: slice, fresh: bool) -> None:
+        """total[to] += left @ operand[taken]."""
+        self.tiles.accumulate(part(total, to), left, operand.at(taken), fresh)
+
+    def gathered_texts(self) -> Iterator[Operand]:
+        """The slices of all ranks' texts, each `rounds` times."""
+        if self.ranks.size == 1:
+            return iter((self.tiles.texts,) * self.rounds)
+        parts = [self.text[start:end] for start, end in self.slices()]
+        return map(self.tiles.operand, self.ranks.gather_ahead(parts, self.rounds))
 
     def slices(self) -> Iterator[tuple[int, int]]:
-        """(start, end) of each rank's features that are worked on together."""
-        n, step = self.text.shape[0], self.options.step
-        return ((start, min(start + step, n)) for start in range(0, n, step))
+        """(start, end) of each rank's features that are worked on together; all of them where nothing is gathered."""
+        step = self.options.step if self.ranks.size > 1 else self.n
+        return ((start, min(start + step, self.n)) for start in range(0, self.n, step))
 
-    def blocks(self, across: int) -> Iterator[slice]:
-        """Blocks of this rank's features, as many as a tile of `across` on the other side takes."""
-        n = self.text.shape[0]
-        step = max(1, self.tiles.elements // across)
-        return (slice(start, min(start + step, n)) for start in range(0, n, step))
+    def row_tiles(self, start: int, end: int, elements: int) -> tuple[Tile, ...]:
+        """Of this rank's images by texts start..end of every rank."""
+        taken, size, rank = end - start, self.ranks.size, self.ranks.rank
+        return cut(self.views, self.n, size * taken, start, end, rank * taken, elements)
 
 
-def _merge(columns: Tensor, parts: Tensor) -> None:
-    """columns [V, ranks, n] from every rank's log-sum-exps [ranks, V, ranks n]."""
-    columns.copy_(parts.logsumexp(0).view_as(columns))
+def part(tensor: Tensor, rows: slice) -> Tensor:
+    """tensor[rows], but where that is the whole: a slice costs the host as much as a fill."""
+    return tensor if rows.stop - rows.start == tensor.shape[0] else tensor[rows]
+
+
+@functools.cache
+def wide_dtype(*dtypes: torch.dtype) -> torch.dtype:
+    """What they are summed in: float32 at least."""
+    return functools.reduce(torch.promote_types, dtypes, torch.float32)
+
+
+@functools.lru_cache(maxsize=1024)
+def cut(views: int, n: int, across: int, start: int, end: int, at: int, elements: int) -> tuple[Tile, ...]:
+    """Tiles of at most `elements` of V matrices [n, across], columns after one another, each from top to bottom.
+
+    start, end, at: row i of a view, start <= i < end, matches column at + i - start.
+    """
+    # Square where there are rows enough: a product that sums over few rows would mostly move its result.
+    wide = min(across, max(math.isqrt(elements), elements // (views * n)))
+    tiles = []
+    for column in range(0, across, wide):
+        columns = min(wide, across - column)
+        for view, taken, row, rows in _row_blocks(views, n, max(1, elements // wide)):
+            shift = at - start - column
+            first, last = max(start, row, -shift), min(end, row + rows, columns - shift)
+            pairs = max(0, last - first)
+            places = first - row, first + shift, pairs, first, start
+            tiles.append(Tile(view, taken, view * n + row, rows, column, columns, *places))
+    return tuple(tiles)
+
+
+def _row_blocks(views: int, n: int, most: int) -> Iterator[tuple[int, int, int, int]]:
+    """(view, views, row, rows): whole views, or a part of one, of at most `most` rows together."""
+    if n > most:
+        for view in range(views):
+            for row in range(0, n, most):
+                yield view, 1, row, min(most, n - row)
+    else:
+        for view in range(0, views, most // n):
+            yield view, min(most // n, views - view), 0, n

@@ -1,13 +1,12 @@
 """The arithmetic on one tile of the similarity matrix in plain torch, sized for the cache of a CPU."""
 
-from collections.abc import Hashable
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-from .passes import Tile
+from .passes import Operand, Statistics, Tile
 
 # Similarities held at a time: 8 MiB of float32, within the last-level cache.
 TILE_ELEMENTS = 1 << 21
@@ -16,6 +15,8 @@ KEPT_ELEMENTS = 1 << 22
 # exp(s - max) of a tile whose entries span less than this is a normal float32 everywhere (exp(-80) = 2e-35), so one
 # exponential serves rows and columns. At scale 100 a tile can span 200: rows and columns then take one each.
 NARROW = 80.0
+# Inner products of at most so many numbers are summed without the threads of the vendor's, which cost more than it.
+SMALL = 1 << 16
 
 
 class Exponentials(NamedTuple):
@@ -30,62 +31,113 @@ class TorchTiles:
 
     sums_products = False
 
-    def __init__(self, scale: Tensor, bias: Tensor, seen_twice: int) -> None:
-        self.elements = TILE_ELEMENTS
+    def __init__(self, image: Tensor, text: Tensor, scale: Tensor, bias: Tensor | None, seen_twice: int) -> None:
+        self.elements = self.summed = TILE_ELEMENTS
         self._scale, self._bias = scale, bias
+        self.images, self.texts = self.operand(image), self.operand(text)
         self._keeps = 0 < seen_twice <= KEPT_ELEMENTS
-        self._kept: dict[Hashable, Exponentials] = {}
-        self._sums = scale.new_zeros(3)
+        self._kept: dict[Tile, Exponentials] = {}
+        self._losses: list[Tensor] = []
+        self._values: list[Tensor] = []
+        self._below: tuple[Tensor, Tensor] | None = None
 
-    @staticmethod
-    def operand(dtype: torch.dtype) -> torch.dtype:
-        return torch.promote_types(dtype, torch.float32)
+    def operand(self, features: Tensor) -> Operand:
+        dtype = self._scale.dtype
+        return Operand((features if features.dtype == dtype else features.to(dtype)).contiguous())
 
-    def add_log_sum_exps(self, tile: Tile, rows: Tensor, columns: Tensor, positives: Tensor) -> None:
-        similarities = self._similarities(tile)
-        positives[tile.first_row :][: tile.pairs] = _matching(tile, similarities)
+    def add_log_sum_exps(self, tile: Tile, texts: Operand, rows: Tensor, columns: Tensor, positives: Tensor) -> None:
+        similarities = self._similarities(tile, self.images, texts)
+        _matching(tile, positives).copy_(_diagonals(tile, similarities))
         exponentials = _exponentials(similarities)
         if self._keeps:
-            self._kept[tile.key] = exponentials
-        for totals, added in zip((rows, columns), _log_sum_exps(exponentials), strict=True):
-            torch.logaddexp(totals, added, out=totals)
+            self._kept[tile] = exponentials
+        totals = rows.view(-1)[tile.images].view(tile.views, tile.rows), columns[_views(tile), tile.texts]
+        for total, added in zip(totals, _log_sum_exps(tile, exponentials), strict=True):
+            torch.logaddexp(total, added, out=total)
 
-    def softmax_gradient(self, tile: Tile, rows: Tensor, columns: Tensor) -> Tensor:
-        kept = self._kept.pop(tile.key, None)
-        values, peak = kept if kept is not None else _exponentials(self._similarities(tile))
+    def merge(self, parts: Tensor, columns: Tensor, start: int) -> None:
+        ranks, views, length = parts.shape
+        taken = length // ranks
+        columns[:, :, start : start + taken] = parts.logsumexp(0).view(views, ranks, taken)
+
+    def softmax_gradient(
+        self, tile: Tile, images: Operand, texts: Operand, rows: Tensor, columns: Tensor, statistics: Statistics
+    ) -> Tensor:
+        kept = self._kept.pop(tile, None)
+        if kept is None:
+            kept = _exponentials(self._similarities(tile, images, texts))
+        peak = kept.peak
+        values = kept.values.view(tile.views, tile.rows, tile.columns)
+        of_rows = rows.view(-1)[tile.images].view(tile.views, tile.rows, 1)
+        of_columns = columns[_views(tile), None, tile.texts]
         if peak is None:
-            gradient = (values - rows[:, None]).exp_().add_((values - columns).exp_())
+            gradient = (values - of_rows).exp_().add_((values - of_columns).exp_())
         else:
-            factors = torch.add((peak - rows).exp_()[:, None], (peak - columns).exp_())
+            factors = torch.add((peak - of_rows).exp_(), (peak - of_columns).exp_())
             gradient = factors.mul_(values)
-        _matching(tile, gradient).zero_()
-        return gradient
+        if tile.pairs:
+            from_rows, from_columns = (_matching(tile, each) for each in self._below_totals(statistics))
+            _diagonals(tile, gradient).copy_(from_rows.expm1() + from_columns.expm1())
+        return gradient.view(-1, tile.columns)
 
-    def sigmoid_gradient(self, tile: Tile, counted: bool) -> Tensor:
-        similarities = self._similarities(tile).add_(self._bias)
-        _matching(tile, similarities).fill_(-torch.inf)
+    def sigmoid_gradient(self, tile: Tile, images: Operand, texts: Operand) -> Tensor:
+        similarities = self._similarities(tile, images, texts)
+        if self._bias is not None:
+            similarities += self._bias
+        matching = _diagonals(tile, similarities)
+        matching.neg_()
+        counted = images is self.images
         if counted:
             # Above the threshold softplus is the identity: exact to float64 at 40.
-            self._sums[0].add_(functional.softplus(similarities, threshold=40).sum())
+            self._losses.append(functional.softplus(similarities, threshold=40).sum())
         gradient = similarities.sigmoid_()
+        matching.neg_()
         if counted:
-            self._sums[2].add_(gradient.sum())
+            self._values.append(gradient.sum())
         return gradient
 
-    def accumulate(self, total: Tensor, left: Tensor, right: Tensor) -> None:
-        total.addmm_(left, right)
+    def accumulate(self, total: Tensor, left: Tensor, right: Tensor, fresh: bool) -> None:
+        if fresh:
+            torch.mm(left, right, out=total)
+        else:
+            total.addmm_(left, right)
 
-    def sums(self) -> Tensor:
-        return self._sums
+    def finish(self, statistics: Statistics | None, d_image: Tensor | None, d_text: Tensor | None) -> Tensor:
+        if d_image is None:
+            d_scale = torch.zeros_like(self._scale)
+        else:
+            d_scale = _inner_product(self.images.features, d_image)
+        if statistics is None:
+            return torch.stack((_total(self._losses), d_scale, _total(self._values), self._scale))
+        from_rows, from_columns = self._below_totals(statistics)
+        loss = (from_rows + from_columns).sum().neg_()
+        return torch.stack((loss, d_scale, torch.zeros_like(loss), self._scale))
 
-    def _similarities(self, tile: Tile) -> Tensor:
-        return (tile.images * self._scale) @ tile.texts.t()
+    def _below_totals(self, statistics: Statistics) -> tuple[Tensor, Tensor]:
+        """How far the positives lie below the log-sum-exps of their rows and columns, [V, n] each."""
+        if self._below is None:
+            positives = statistics.positives
+            self._below = positives - statistics.rows, positives - statistics.own_columns
+        return self._below
+
+    def _similarities(self, tile: Tile, images: Operand, texts: Operand) -> Tensor:
+        return torch.mm(images.at(tile.images) * self._scale, texts.at(tile.texts).t())
+
+
+def _views(tile: Tile) -> slice:
+    return slice(tile.view, tile.view + tile.views)
 
 
 def _matching(tile: Tile, values: Tensor) -> Tensor:
-    """The entries of the matching pairs, a view of `values` [R, C]."""
-    across = values.shape[1]
-    return values.as_strided((tile.pairs,), (across + 1,), tile.first_row * across + tile.first_column)
+    """Of `values` [V, n] those of the tile's matching pairs, [views, pairs]."""
+    return values[_views(tile), tile.first_pair : tile.first_pair + tile.pairs]
+
+
+def _diagonals(tile: Tile, values: Tensor) -> Tensor:
+    """The entries of the matching pairs, [views, pairs], a view of `values`, a tile."""
+    across = tile.columns
+    first = tile.first_row * across + tile.first_column if tile.pairs else 0
+    return values.as_strided((tile.views, tile.pairs), (tile.rows * across, across + 1), first)
 
 
 def _exponentials(similarities: Tensor) -> Exponentials:
@@ -96,9 +148,19 @@ def _exponentials(similarities: Tensor) -> Exponentials:
     return Exponentials(similarities, None)
 
 
-def _log_sum_exps(exponentials: Exponentials) -> tuple[Tensor, Tensor]:
-    """Of rows [R] and columns [C]."""
-    values, peak = exponentials
+def _log_sum_exps(tile: Tile, exponentials: Exponentials) -> tuple[Tensor, Tensor]:
+    """Of rows [views, R] and columns [views, C]."""
+    peak = exponentials.peak
+    values = exponentials.values.view(tile.views, tile.rows, tile.columns)
     if peak is None:
-        return values.logsumexp(1), values.logsumexp(0)
-    return values.sum(1).log_().add_(peak), values.sum(0).log_().add_(peak)
+        return values.logsumexp(2), values.logsumexp(1)
+    return values.sum(2).log_().add_(peak), values.sum(1).log_().add_(peak)
+
+
+def _inner_product(left: Tensor, right: Tensor) -> Tensor:
+    left, right = left.view(-1), right.view(-1)
+    return torch.dot(left, right) if left.numel() > SMALL else (left * right).sum()
+
+
+def _total(parts: list[Tensor]) -> Tensor:
+    return parts[0] if len(parts) == 1 else torch.stack(parts).sum()

@@ -1,16 +1,21 @@
 """contrastive_loss on Triton: launches of each kernel by chip, and what the compile gate builds.
 
-The order of programs is rows first, without groups: a launch sees at most 2^24 similarities, 4096 x 4096 by default,
-whose features, 6 MiB a side at d = 768 in bfloat16, both stay in an H100's 50 MiB of L2 beside the 32 MiB of G. Every
-feature is read from memory once in any order; what a program reads from L2, its own rows and columns, no order changes.
-Rows first, the programs that run together share a few blocks of texts and leave them for good.
+The order of programs that find G is rows first, without groups: a launch sees at most 2^24 similarities, 4096 x 4096
+by default, whose features, 6 MiB a side at d = 768 in bfloat16, both stay in an H100's 50 MiB of L2 beside the 32 MiB
+of G. Every feature is read from memory once in any order; what a program reads from L2, its own rows and columns, no
+order changes. Rows first, the programs that run together share a few blocks of texts and leave them for good.
+Log-sum-exps take up to 2^28 in a launch, whose features may not fit L2: there the programs of GROUP tiles of rows
+follow one another.
 """
 
+import functools
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
+import torch
 import triton.language as tl
 
+from ..common.launcher import Launcher, launcher
 from ..common.triton_runtime import family
 from ..gate.gate import ARCHITECTURES, Candidate
 from . import triton_kernels as kernels
@@ -21,7 +26,8 @@ class LaunchConfig(NamedTuple):
 
     rows, columns, depth: of the tile of similarities a program finds, and of the features it holds at a time.
     warps, stages: of the launch.
-    bulk: features come by the copy engine, which needs rows of whole 16 bytes.
+    bulk: features come by the copy engine.
+    registers: a thread, at most; 0: as the compiler likes.
     """
 
     rows: int
@@ -30,6 +36,7 @@ class LaunchConfig(NamedTuple):
     warps: int
     stages: int
     bulk: bool
+    registers: int = 0
 
 
 # kernel, how features come, bytes of a feature, architecture
@@ -41,6 +48,11 @@ KERNELS = {
 }
 DTYPES = {2: ("bf16", "fp16"), 4: ("fp32",)}
 MERGED, PARTS = 128, 32
+# Tiles of rows that programs of log_sum_exp work on together: 2048 rows, 3 MiB at d = 768.
+GROUP = 16
+# Pairs of a program of pairs_kernel, and features of them held at a time. Given no bound on registers, some versions of
+# ptxas aim at more programs and spill 8 bytes.
+PAIRS, PAIRS_DEPTH, PAIRS_REGISTERS = 16, 128, 128
 
 
 def _everywhere(
@@ -49,44 +61,48 @@ def _everywhere(
     return {(kernel, loads, itemsize, architecture): config for kernel in KERNELS for architecture in architectures}
 
 
-# 80 stands for every chip that is not one of the others. On sm_90 each kernel takes at most 128 registers a thread
-# (softmax_gradient by pointers: 136) and 96 KiB, so that two programs fit on a multiprocessor: the exponentials of one
-# run beside the products of the other. Not tuned on a GPU yet.
+# 80 stands for every chip that is not one of the others. On sm_90 each kernel is held to 128 registers a thread and
+# takes 96 KiB, so that two programs fit on a multiprocessor: exponentials of one run beside products of the other.
+# Without being held, softmax_gradient takes 139; it does not spill at 128.
 SHIPPED: dict[Key, LaunchConfig] = {
     **_everywhere("pointers", 4, ARCHITECTURES, LaunchConfig(64, 64, 32, 4, 3, False)),
     **_everywhere("pointers", 2, (80,), LaunchConfig(128, 128, 32, 8, 4, False)),
-    **_everywhere("pointers", 2, (90, 100), LaunchConfig(128, 128, 64, 8, 3, False)),
-    **_everywhere("bulk", 2, (90, 100), LaunchConfig(128, 128, 64, 8, 3, True)),
+    **_everywhere("bulk", 2, (90,), LaunchConfig(128, 128, 64, 8, 3, True, 128)),
+    **_everywhere("bulk", 2, (100,), LaunchConfig(128, 128, 64, 8, 3, True)),
 }
-# Worth timing, for rows of whole 16 bytes; those by pointers are rare.
+# Worth timing.
 _OTHERS = (
     LaunchConfig(128, 128, 64, 8, 4, True),  # one more tile on its way; a single program fits
     LaunchConfig(128, 128, 128, 8, 2, True),  # half the waits for a tile; a single program fits
+    LaunchConfig(128, 64, 64, 4, 2, True),  # small: three or four programs take turns
     # one warpgroup with twice the sums: two programs, fewer reads of shared memory
     LaunchConfig(128, 128, 64, 4, 3, True),
-    LaunchConfig(128, 64, 64, 4, 2, True),  # small: four programs take turns
     LaunchConfig(256, 128, 64, 8, 3, True),  # a quarter less traffic from L2; a single program fits
+    LaunchConfig(128, 256, 64, 8, 3, True),  # the same with wider instructions
+    LaunchConfig(128, 256, 64, 8, 4, True),  # and one more tile on its way
 )
-# The same with wider instructions. log_sum_exp spills there: its two sums hold all columns at once.
-_WIDE = LaunchConfig(128, 256, 64, 8, 3, True)
-TRIALS: dict[Key, tuple[LaunchConfig, ...]] = {
-    (kernel, "bulk", 2, 90): _OTHERS if kernel == "log_sum_exp" else (*_OTHERS, _WIDE) for kernel in KERNELS
-}
+TRIALS: dict[Key, tuple[LaunchConfig, ...]] = {(kernel, "bulk", 2, 90): _OTHERS for kernel in KERNELS}
 
 
-def launch_config(kernel: str, itemsize: int, architecture: int, in_lines: bool) -> LaunchConfig:
-    """What `kernel` runs with. in_lines: rows of features start at multiples of 16 bytes."""
+def launch_config(kernel: str, itemsize: int, architecture: int) -> LaunchConfig:
+    """What `kernel` runs with."""
     chips = family(architecture)
     fast: Key = kernel, "bulk", itemsize, chips
-    if in_lines and fast in SHIPPED:
-        return SHIPPED[fast]
-    return SHIPPED[kernel, "pointers", itemsize, chips]
+    return SHIPPED[fast] if fast in SHIPPED else SHIPPED[kernel, "pointers", itemsize, chips]
 
 
-def constants(config: LaunchConfig, compute: tl.dtype) -> dict[str, object]:
+@functools.cache
+def launcher_of(kernel: str, config: LaunchConfig, compute: torch.dtype) -> Launcher:
+    """Features are multiplied in `compute`."""
+    dtype = getattr(tl, str(compute).removeprefix("torch."))
+    options = {"num_warps": config.warps, "num_stages": config.stages, "maxnreg": config.registers or None}
+    return launcher(KERNELS[kernel], **constants(kernel, config, dtype), **options)
+
+
+def constants(kernel: str, config: LaunchConfig, compute: tl.dtype) -> dict[str, object]:
     """The constexprs of a launch; features are multiplied in `compute`."""
     sizes = {"ROWS": config.rows, "COLUMNS": config.columns, "DEPTH": config.depth}
-    return {"BULK": config.bulk, "COMPUTE": compute, **sizes}
+    return {"BULK": config.bulk, "COMPUTE": compute, **sizes} | ({"GROUP": GROUP} if kernel == "log_sum_exp" else {})
 
 
 def trial_candidates() -> Iterator[Candidate]:
@@ -97,18 +113,56 @@ def trial_candidates() -> Iterator[Candidate]:
 
 
 def gate_candidates() -> Iterator[Candidate]:
-    """Every kernel with every shipped configuration, at a batch whose sizes are multiples of 16."""
+    """Every kernel with every shipped configuration, as it is specialised whatever the batch and the width."""
     for key, shipped in SHIPPED.items():
         for dtype in DTYPES[key[2]]:
             yield candidate(key, shipped, dtype)
-    pointers = ("row_parts", "column_parts", "rows", "columns")
-    sizes = ("row_tiles", "column_tiles", "n_rows", "n_columns")
+    parts = ("row_parts", "column_parts", "rows", "columns")
+    rectangle = dict.fromkeys(("row", "n_rows", "column", "n_columns"), "i32")
+    tile = SHIPPED["log_sum_exp", "bulk", 2, 90]
     yield Candidate(
         name=f"contrastive_loss/merge/{MERGED}x{PARTS}",
         kernel=kernels.merge_kernel,
-        signature=dict.fromkeys(pointers, "*fp32") | dict.fromkeys(sizes, "i32"),
+        signature=dict.fromkeys(parts, "*fp32") | rectangle | {"across": "i32", "view": "i32"},
+        constexprs={"ROWS": tile.rows, "COLUMNS": tile.columns, "BLOCK": MERGED, "PARTS": PARTS},
+        aligned=parts,
+    )
+    yield Candidate(
+        name=f"contrastive_loss/merge_ranks/{MERGED}x{PARTS}",
+        kernel=kernels.merge_ranks_kernel,
+        signature={"parts": "*fp32", "columns": "*fp32"} | dict.fromkeys(("ranks", "taken", "n", "start"), "i32"),
         constexprs={"BLOCK": MERGED, "PARTS": PARTS},
-        aligned=(*pointers, "n_rows", "n_columns"),
+        aligned=("parts", "columns"),
+    )
+    for dtype in ("bf16", "fp32"):
+        for softmax in (True, False):
+            yield pairs_candidate(softmax, dtype)
+        pointers = {"images": f"*{dtype}", "pulls": "*fp32", "d_text": "*fp32"}
+        yield Candidate(
+            name=f"contrastive_loss/text_pairs/{dtype}-{PAIRS}x{PAIRS_DEPTH}",
+            kernel=kernels.text_pairs_kernel,
+            signature=pointers | dict.fromkeys(("n", "views", "width"), "i32"),
+            constexprs={"BLOCK": PAIRS, "DEPTH": PAIRS_DEPTH},
+            aligned=(*pointers, "width"),
+            max_registers=PAIRS_REGISTERS,
+        )
+
+
+def pairs_candidate(softmax: bool, dtype: str) -> Candidate:
+    """What ends a loss, all gradients wanted."""
+    pointers = dict.fromkeys(("images", "texts"), f"*{dtype}") | {"scale": "*fp32", "bias": "*fp32"}
+    statistics = ("row_totals", "column_totals", "positives")
+    known = dict.fromkeys(statistics, "*fp32") if softmax else {}
+    results = dict.fromkeys(("pulls", "d_image", "sums"), "*fp32")
+    sizes = dict.fromkeys(("n", "views", "width", "across", "column", "length", "at"), "i32")
+    flags = {"SOFTMAX": softmax, "IMAGE": True, "TEXT": True, "BLOCK": PAIRS, "DEPTH": PAIRS_DEPTH}
+    return Candidate(
+        name=f"contrastive_loss/pairs_{'softmax' if softmax else 'sigmoid'}/{dtype}-{PAIRS}x{PAIRS_DEPTH}",
+        kernel=kernels.pairs_kernel,
+        signature=pointers | known | results | sizes,
+        constexprs=flags | ({} if softmax else dict.fromkeys(statistics)),
+        aligned=(*pointers, *known, *results, "width"),
+        max_registers=PAIRS_REGISTERS,
     )
 
 
@@ -119,24 +173,28 @@ def candidate(key: Key, config: LaunchConfig, dtype: str) -> Candidate:
     if config.bulk:
         heights = {"images": config.rows, "texts": config.columns}
         features = {name: f"tensordesc<{dtype}[{height}, {config.depth}]>" for name, height in heights.items()}
-    results = {"gradient": f"*{dtype}", "sums": "*fp32"}
-    sizes = dict.fromkeys(("n_rows", "n_columns", "width"), "i32")
-    matching = dict.fromkeys(("first_row", "first_column", "pairs"), "i32")
+    sizes = ("row", "n_rows", "column", "n_columns", "width", "first_row", "first_column", "pairs")
+    results = {"gradient": f"*{dtype}", "sums": "*fp32", "unit": "fp32"}
+    results |= dict.fromkeys(("stride", "length", "counted"), "i32")
     others = {
         "log_sum_exp": dict.fromkeys(("row_parts", "column_parts", "positives"), "*fp32"),
-        "softmax_gradient": dict.fromkeys(("row_totals", "column_totals"), "*fp32") | results | {"unit": "fp32"},
-        "sigmoid_gradient": {"bias": "*fp32"} | results | {"counted": "i32", "unit": "fp32"},
+        "softmax_gradient": dict.fromkeys(("row_totals", "column_totals"), "*fp32")
+        | dict.fromkeys(("across", "view"), "i32")
+        | results,
+        "sigmoid_gradient": {"bias": "*fp32"} | results,
     }[kernel]
-    signature = features | {"scale": "*fp32"} | others | sizes | matching
+    signature = features | {"scale": "*fp32"} | others | dict.fromkeys(sizes, "i32")
     label = f"{dtype}-{config.rows}x{config.columns}x{config.depth}-{config.warps}w{config.stages}s"
+    compute = getattr(tl, {"bf16": "bfloat16", "fp16": "float16", "fp32": "float32"}[dtype])
     return Candidate(
         name=f"contrastive_loss/{kernel}/{label}{'-bulk' if config.bulk else ''}",
         kernel=KERNELS[kernel],
         signature=signature,
-        constexprs=constants(config, getattr(tl, {"bf16": "bfloat16", "fp16": "float16", "fp32": "float32"}[dtype])),
-        aligned=tuple(name for name, kind in signature.items() if kind.startswith("*") or name in sizes),
+        constexprs=constants(kernel, config, compute),
+        aligned=tuple(name for name, kind in signature.items() if kind.startswith("*") or name in ("width", "stride")),
         num_warps=config.warps,
         num_stages=config.stages,
+        max_registers=config.registers or None,
         architectures=(architecture,),
         wgmma=itemsize == 2,
         bulk_copies=loads == "bulk",

@@ -1,118 +1,189 @@
 """contrastive_loss in Triton: the arithmetic on a tile for passes.py, by triton_kernels.py.
 
-Two kernels find the log-sum-exps and G. The products with G are the vendor's: at width 768 an accumulator of 128 rows
-in float32 does not fit on a chip, so a kernel of our own would read its features many times over.
+Kernels find the log-sum-exps, G and what matching pairs pull. The products with G are the vendor's: at width 768 an
+accumulator of 128 rows in float32 does not fit on a chip, so a kernel of our own would read its features many times
+over.
 """
 
 from typing import Any
 
 import torch
-import triton
-import triton.language as tl
 from torch import Tensor
 from triton.tools.tensor_descriptor import TensorDescriptor
 
+from ..common.launcher import Launcher, launcher
 from ..common.triton_runtime import capability, product_dtype
 from . import triton_kernels as kernels
 from . import triton_launch as table
-from .passes import Tile
+from .passes import Operand, Statistics, Tile
 
 # Similarities in a tile of G: 32 MiB in bfloat16, which with its features stays within the 50 MiB of an H100's L2.
 ELEMENTS = 1 << 24
+# Similarities of a launch that sums exponentials: 8 MiB of sums of rows, and as much of columns.
+SUMMED = 1 << 28
 # G <= 2 in float16: most probabilities of a batch of 32k would be subnormal, so it is stored this much larger.
 UNIT_OF_FLOAT16 = 2.0**14
+# Features a line and similarities a line of G are padded to multiples of so many: kernels load and store 16 bytes then.
+PADDED = 16
+
+
+class Features(Operand):
+    """Contiguous, 16-byte aligned, padded to a width that kernels take."""
+
+    def __init__(self, features: Tensor) -> None:
+        rows, width = features.shape
+        # A single row counts as contiguous at any stride, also one that no descriptor takes.
+        if width % PADDED or features.stride() != (width, 1) or features.data_ptr() % 16:
+            padded = features.new_zeros(rows, _cdiv(width, PADDED) * PADDED)
+            padded[:, :width] = features
+            features = padded
+        super().__init__(features)
+        self._descriptors: dict[tuple[int, int], TensorDescriptor] = {}
+
+    def taken(self, config: table.LaunchConfig, height: int) -> Tensor | TensorDescriptor:
+        """As a kernel takes it, `height` rows at a time."""
+        if not config.bulk:
+            return self.features
+        block = height, config.depth
+        if block not in self._descriptors:
+            rows, width = self.features.shape
+            self._descriptors[block] = TensorDescriptor(self.features, [rows, width], [width, 1], [*block])
+        return self._descriptors[block]
 
 
 class TritonTiles:
     """`contrastive.passes.Tiles` by the kernels: features multiplied in their own dtype, summed in float32."""
 
     elements = ELEMENTS
+    summed = SUMMED
     sums_products = True
 
-    def __init__(self, scale: Tensor, bias: Tensor, seen_twice: int) -> None:
-        self._scale, self._bias = scale, bias
-        # Programs of a launch -> [3, programs], what each has summed so far.
-        self._sums: dict[int, Tensor] = {}
+    def __init__(self, image: Tensor, text: Tensor, scale: Tensor, bias: Tensor | None, seen_twice: int) -> None:
+        self._scale, self._bias = scale, torch.zeros_like(scale) if bias is None else bias
+        self._dtype = text.dtype if text.dtype == image.dtype else torch.promote_types(image.dtype, text.dtype)
+        self._compute = product_dtype(self._dtype)
+        self._unit = UNIT_OF_FLOAT16 if self._compute == torch.float16 else 1.0
+        self._architecture = capability(text.device)
+        self.images: Operand = self.operand(image)
+        self.texts: Operand = self.operand(text)
+        self._pairs_programs = _cdiv(text.shape[0], table.PAIRS)
+        self._gradient: Tensor | None = None
+        # [4, programs]: what each program of the gradient's launches has summed so far, then those of the pairs.
+        self._sums: Tensor | None = None
+
+    def operand(self, features: Tensor) -> Features:
+        return Features(features if features.dtype == self._dtype else features.to(self._dtype))
+
+    def add_log_sum_exps(self, tile: Tile, texts: Operand, rows: Tensor, columns: Tensor, positives: Tensor) -> None:
+        config, launch = self._launcher("log_sum_exp")
+        row_tiles, column_tiles = _cdiv(tile.rows, config.rows), _cdiv(tile.columns, config.columns)
+        row_parts = _parts(rows, column_tiles, tile.views, row_tiles * config.rows)
+        column_parts = _parts(rows, row_tiles, tile.views, column_tiles * config.columns)
+        place = tile.row, tile.rows, tile.column, tile.columns
+        launch(
+            (row_tiles * column_tiles, tile.views),
+            *self._features(config, self.images, texts),
+            *(self._scale, row_parts, column_parts, positives),
+            *(*place, self.texts.features.shape[1], tile.first_row, tile.first_column, tile.pairs),
+        )
+        options = {"ROWS": config.rows, "COLUMNS": config.columns, "BLOCK": table.MERGED, "PARTS": table.PARTS}
+        programs = _cdiv(tile.rows, table.MERGED) + _cdiv(tile.columns, table.MERGED)
+        launcher(kernels.merge_kernel, **options)(
+            (programs, tile.views), row_parts, column_parts, rows, columns, *place, columns.shape[1], tile.view
+        )
+
+    def merge(self, parts: Tensor, columns: Tensor, start: int) -> None:
+        ranks, views, length = parts.shape
+        options = {"BLOCK": table.MERGED, "PARTS": table.PARTS}
+        launcher(kernels.merge_ranks_kernel, **options)(
+            (_cdiv(length, table.MERGED), views), parts, columns, ranks, length // ranks, columns.shape[2], start
+        )
+
+    def softmax_gradient(
+        self, tile: Tile, images: Operand, texts: Operand, rows: Tensor, columns: Tensor, statistics: Statistics
+    ) -> Tensor:
+        totals = rows, columns
+        return self._found("softmax_gradient", tile, images, texts, totals, (columns.shape[1], tile.view))
+
+    def sigmoid_gradient(self, tile: Tile, images: Operand, texts: Operand) -> Tensor:
+        return self._found("sigmoid_gradient", tile, images, texts, (self._bias,), ())
+
+    def accumulate(self, total: Tensor, left: Tensor, right: Tensor, fresh: bool) -> None:
+        beta = 0 if fresh else 1
+        if left.dtype == total.dtype:
+            total.addmm_(left, right.to(left.dtype), beta=beta)
+        else:
+            torch.addmm(total, left, right, torch.float32, beta=beta, alpha=1 / self._unit, out=total)
+
+    def finish(self, statistics: Statistics | None, d_image: Tensor | None, d_text: Tensor | None) -> Tensor:
+        n, width = self.texts.features.shape
+        programs = self._pairs_programs
+        sums = self._scale.new_zeros(4, programs) if self._sums is None else self._sums
+        if statistics is None:
+            rows = columns = positives = None
+            across, column = 0, 0
+        else:
+            rows, columns, positives, rank = statistics
+            across, column = columns.shape[1] * n, rank * n
+        images = self.images.features
+        pulls = None if d_text is None else torch.empty(images.shape[0], dtype=torch.float32, device=images.device)
+        options = {"SOFTMAX": statistics is not None, "IMAGE": d_image is not None, "TEXT": d_text is not None}
+        sizes = {"BLOCK": table.PAIRS, "DEPTH": table.PAIRS_DEPTH, "maxnreg": table.PAIRS_REGISTERS}
+        launcher(kernels.pairs_kernel, **options, **sizes)(
+            (programs,),
+            *(images, self.texts.features, self._scale, self._bias, rows, columns, positives, pulls, d_image),
+            *(sums, n, images.shape[0] // n, width, across, column, sums.shape[1], sums.shape[1] - programs),
+        )
+        if d_text is not None:
+            launcher(kernels.text_pairs_kernel, **sizes)(
+                (programs, _cdiv(width, table.PAIRS_DEPTH)), images, pulls, d_text, n, images.shape[0] // n, width
+            )
+        return sums.sum(1)
+
+    def _found(
+        self,
+        kernel: str,
+        tile: Tile,
+        images: Operand,
+        texts: Operand,
+        totals: tuple[Tensor, ...],
+        where: tuple[int, ...],
+    ) -> Tensor:
+        """G by `kernel`."""
+        config, launch = self._launcher(kernel)
+        grid = _cdiv(tile.rows, config.rows), _cdiv(tile.columns, config.columns), tile.views
+        gradient, sums = self._room(tile, grid[0] * grid[1] * grid[2])
+        launch(
+            grid,
+            *self._features(config, images, texts),
+            *(self._scale, *totals, gradient, sums, tile.row, tile.rows, tile.column, tile.columns),
+            *(self.texts.features.shape[1], tile.first_row, tile.first_column, tile.pairs, *where),
+            *(gradient.shape[1], sums.shape[1], int(images is self.images), self._unit),
+        )
+        return gradient if gradient.shape[1] == tile.columns else gradient[:, : tile.columns]
+
+    def _room(self, tile: Tile, programs: int) -> tuple[Tensor, Tensor]:
+        """For G, its lines padded, and for the sums of `programs` programs. The first tile is the largest."""
+        shape = tile.views * tile.rows, _cdiv(tile.columns, PADDED) * PADDED
+        if self._gradient is None or self._gradient.shape != shape:
+            self._gradient = torch.empty(shape, dtype=self._compute, device=self._scale.device)
+        if self._sums is None:
+            self._sums = self._scale.new_zeros(4, programs + self._pairs_programs)
+        return self._gradient, self._sums
+
+    def _launcher(self, kernel: str) -> tuple[table.LaunchConfig, Launcher]:
+        config = table.launch_config(kernel, self._compute.itemsize, self._architecture)
+        return config, table.launcher_of(kernel, config, self._compute)
 
     @staticmethod
-    def operand(dtype: torch.dtype) -> torch.dtype:
-        return dtype
-
-    def add_log_sum_exps(self, tile: Tile, rows: Tensor, columns: Tensor, positives: Tensor) -> None:
-        grid, features, options = _launch("log_sum_exp", tile)
-        row_parts, column_parts = rows.new_empty(grid[1], rows.numel()), rows.new_empty(grid[0], columns.numel())
-        kernels.log_sum_exp_kernel[grid](
-            *features, self._scale, row_parts, column_parts, positives, *_sizes(tile), *tile[2:5], **options
-        )
-        programs = triton.cdiv(rows.numel(), table.MERGED) + triton.cdiv(columns.numel(), table.MERGED)
-        kernels.merge_kernel[(programs,)](
-            *(row_parts, column_parts, rows, columns, *grid, rows.numel(), columns.numel()),
-            BLOCK=table.MERGED,
-            PARTS=table.PARTS,
-        )
-
-    def softmax_gradient(self, tile: Tile, rows: Tensor, columns: Tensor) -> Tensor:
-        grid, features, options = _launch("softmax_gradient", tile)
-        gradient, unit = _empty_gradient(tile)
-        outputs = gradient, self._sums_of(grid)
-        kernels.softmax_gradient_kernel[grid](
-            *features, self._scale, rows, columns, *outputs, *_sizes(tile), *tile[2:5], unit, **options
-        )
-        return gradient
-
-    def sigmoid_gradient(self, tile: Tile, counted: bool) -> Tensor:
-        grid, features, options = _launch("sigmoid_gradient", tile)
-        gradient, unit = _empty_gradient(tile)
-        scalars, outputs = (self._scale, self._bias), (gradient, self._sums_of(grid))
-        kernels.sigmoid_gradient_kernel[grid](
-            *features, *scalars, *outputs, *_sizes(tile), *tile[2:5], int(counted), unit, **options
-        )
-        return gradient
-
-    def accumulate(self, total: Tensor, left: Tensor, right: Tensor) -> None:
-        if left.dtype == total.dtype:
-            total.addmm_(left, right.to(left.dtype))
-        else:
-            torch.addmm(total, left, right, torch.float32, alpha=1 / _unit(left.dtype), out=total)
-
-    def sums(self) -> Tensor:
-        return torch.stack([*(sums.sum(1) for sums in self._sums.values()), self._scale.new_zeros(3)]).sum(0)
-
-    def _sums_of(self, grid: tuple[int, int]) -> Tensor:
-        programs = grid[0] * grid[1]
-        if programs not in self._sums:
-            self._sums[programs] = self._scale.new_zeros(3, programs)
-        return self._sums[programs]
+    def _features(config: table.LaunchConfig, images: Any, texts: Any) -> tuple[Any, Any]:
+        return images.taken(config, config.rows), texts.taken(config, config.columns)
 
 
-def _launch(kernel: str, tile: Tile) -> tuple[tuple[int, int], tuple[Any, Any], dict[str, Any]]:
-    """Grid, features as the kernel takes them, and the options of a launch."""
-    features = images, texts = tile.images, tile.texts
-    dtype, width = images.dtype, images.shape[1]
-    # A single row counts as contiguous at any stride, also one that no descriptor takes.
-    whole = width * dtype.itemsize % 16 == 0
-    in_lines = whole and all(x.data_ptr() % 16 == 0 and x.stride(0) == width for x in features)
-    config = table.launch_config(kernel, dtype.itemsize, capability(images.device), in_lines)
-    grid = triton.cdiv(len(images), config.rows), triton.cdiv(len(texts), config.columns)
-    if config.bulk:
-        features = tuple(
-            TensorDescriptor.from_tensor(x, [height, config.depth])
-            for x, height in ((images, config.rows), (texts, config.columns))
-        )
-    compute = getattr(tl, str(product_dtype(dtype)).removeprefix("torch."))
-    options = table.constants(config, compute) | {"num_warps": config.warps, "num_stages": config.stages}
-    return grid, features, options
+def _cdiv(size: int, step: int) -> int:
+    # `triton.cdiv` takes some 3 us.
+    return -(-size // step)
 
 
-def _sizes(tile: Tile) -> tuple[int, int, int]:
-    return len(tile.images), len(tile.texts), tile.images.shape[1]
-
-
-def _empty_gradient(tile: Tile) -> tuple[Tensor, float]:
-    """G, to be written, and the unit it is stored in."""
-    dtype = product_dtype(tile.images.dtype)
-    return tile.images.new_empty(len(tile.images), len(tile.texts), dtype=dtype), _unit(dtype)
-
-
-def _unit(dtype: torch.dtype) -> float:
-    return UNIT_OF_FLOAT16 if dtype == torch.float16 else 1.0
+def _parts(like: Tensor, tiles: int, views: int, length: int) -> Tensor:
+    return torch.empty((tiles, views, length), dtype=torch.float32, device=like.device)

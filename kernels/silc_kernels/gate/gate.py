@@ -34,6 +34,7 @@ class Candidate:
         constexprs: argument -> value.
         aligned: arguments (pointers, strides, sizes) that are multiples of 16 at launch, as Triton would find them.
         num_warps, num_stages, fp_fusion: of the launch.
+        max_registers: what the compiler is held to, a thread (Triton's maxnreg); None: not.
         architectures: where it ships.
         wgmma: its products must be warpgroup instructions on sm_90.
         bulk_copies: tiles must come by the bulk tensor copy engine on sm_90.
@@ -52,6 +53,7 @@ class Candidate:
     num_warps: int = 4
     num_stages: int = 3
     fp_fusion: bool = True
+    max_registers: int | None = None
     architectures: tuple[int, ...] = ARCHITECTURES
     wgmma: bool = False
     bulk_copies: bool = False
@@ -110,6 +112,7 @@ def build(candidate: Candidate, architecture: int) -> Row:
         "num_warps": candidate.num_warps,
         "num_stages": candidate.num_stages,
         "enable_fp_fusion": candidate.fp_fusion,
+        "maxnreg": candidate.max_registers,
     }
     compiled = triton.compile(source, target=GPUTarget("cuda", architecture, 32), options=options)
     return read(candidate.name, compiled, architecture)

@@ -11,7 +11,7 @@ from silc_kernels.common.collectives import Ranks
 from silc_kernels.common.triton_runtime import INTERPRET
 from silc_kernels.contrastive import triton_tiles as backend
 from silc_kernels.contrastive.agreement import Call
-from silc_kernels.contrastive.passes import Options, Similarities, Tile
+from silc_kernels.contrastive.passes import Options, Similarities, cut
 from tests.kernels.oracles import Allocations, contrastive, far_below_one_another, relative, unit
 from tests.kernels.tolerance import FLOOR, assert_as_good_as
 
@@ -131,24 +131,35 @@ def test_the_tile_of_a_launch_is_looked_up_each_time(device, monkeypatch):
         ours(inputs, "softmax")
 
 
-def test_rows_that_are_no_whole_lines_come_by_pointers():
+def test_the_copy_engine_brings_halves_where_there_is_one():
     for kernel, architecture in itertools.product(backend.table.KERNELS, (75, 80, 89, 90, 100, 103, 120)):
-        fast, slow = (backend.table.launch_config(kernel, 2, architecture, in_lines) for in_lines in (True, False))
-        assert fast.bulk == (architecture in (90, 100, 103))
-        assert not slow.bulk
-        assert not backend.table.launch_config(kernel, 4, architecture, True).bulk
+        assert backend.table.launch_config(kernel, 2, architecture).bulk == (architecture in (90, 100, 103))
+        assert not backend.table.launch_config(kernel, 4, architecture).bulk
+
+
+@pytest.mark.parametrize(("width", "stride"), [(64, 0), (64, 8), (64, 64), (12, 12), (1, 1), (16, 16)])
+def test_features_are_made_lines_of_16(device, width, stride):
+    """A single row counts as contiguous at any stride, but a descriptor takes no stride below the width."""
+    row = torch.as_strided(unit(1, 64, seed=3).to(device, torch.bfloat16), (1, width), (stride, 1))
+    taken = backend.Features(row).features
+    assert taken.stride(0) == taken.shape[1] == max(16, width // 16 * 16)
+    assert (taken is row) == (width % 16 == 0 and stride == width)
+    assert torch.equal(taken[:, :width], row)
+    assert not taken[:, width:].any()
+
+
+def test_features_that_start_between_lines_are_copied(device):
+    features = unit(1, 65, seed=3).to(device, torch.bfloat16)[0, 1:].view(1, 64)
+    taken = backend.Features(features).features
+    assert taken.data_ptr() % 16 == 0
+    assert torch.equal(taken, features)
 
 
 @pytest.mark.parametrize("stride", [0, 8, 64])
 def test_a_single_row_at_any_stride(device, stride):
-    """It counts as contiguous, but a descriptor takes no stride below the width."""
     row = torch.as_strided(unit(1, 64, seed=3).to(device, torch.bfloat16), (1, 64), (stride, 1))
     other = unit(1, 64, seed=4).to(device, torch.bfloat16)
     assert row.is_contiguous()
-    for kernel, pair in itertools.product(backend.table.KERNELS, ((row, other), (other, row))):
-        *_, options = backend._launch(kernel, Tile(*pair, 0, 0, 1))
-        bulk = backend.table.launch_config(kernel, 2, backend.capability(device), in_lines=True).bulk
-        assert options["BULK"] == (bulk and stride == 64)
     inputs = [x.requires_grad_() for x in (row[None], other, *(torch.ones(1, device=device) for _ in range(2)))]
     assert_right(inputs, "sigmoid")
 
@@ -189,10 +200,11 @@ def test_small_losses_of_far_negatives_are_kept(device, bias):
     """softplus(-30) = 9e-14; as log(1 + 9e-14) in float32 it would be 0."""
     image, text, *_ = leaves(device, 140, 24)
     scalars = [torch.tensor(value, device=device) for value in (1.0, bias)]
-    tiles = backend.TritonTiles(*scalars, seen_twice=0)
-    tiles.sigmoid_gradient(Tile(image[0].detach(), text.detach(), 0, 0, 0), counted=True)
+    tiles = backend.TritonTiles(image[0].detach(), text.detach(), *scalars, seen_twice=0)
+    (tile,) = cut(1, 140, 140, 0, 0, 0, tiles.elements)
+    tiles.sigmoid_gradient(tile, tiles.images, tiles.texts)
     expected = functional.softplus((image[0].double() @ text.double().T) + bias, threshold=100).sum()
-    assert relative(tiles.sums()[0], expected) < 1e-5
+    assert relative(tiles._sums.sum(1)[0], expected) < 1e-5
 
 
 @KINDS
@@ -245,14 +257,14 @@ def test_keeps_only_gradients_of_the_features(device, kind):
 
 @KINDS
 def test_allocates_no_more_than_a_tile_of_similarities(device, kind, monkeypatch):
-    n, d, chunk = 96, 4, 32
-    monkeypatch.setattr(backend.TritonTiles, "elements", 20 * chunk)
+    n, d, chunk = 256, 16, 4096
+    monkeypatch.setattr(backend.TritonTiles, "elements", n * d)
     ranks = Ranks.of("contrastive_loss", None)
     options = Options(kind == "softmax", ranks, False, chunk, True, True, True)
     inputs = [x.detach() for x in leaves(device, n, d)]
     with Allocations() as allocated:
         Similarities(*inputs, options, backend.TritonTiles).solve()
-    assert allocated.largest == 20 * chunk > n * d
+    assert allocated.largest == n * d
 
 
 @KINDS
