@@ -15,23 +15,7 @@ from .gate import read as read_kernel
 
 ARCHITECTURE = 90
 # Bytes of spills a thread that are accepted: (op, kernel, part of the shape) -> (at most, why).
-_ROWS = "rows that 16 bytes do not divide: an address and a mask for each number of a tile"
-_LINES = "lines of a patch that no 16 bytes divide: an address and a mask for each pixel"
-_ADDED = "a block of partial sums too large for its threads; a small part of the backward"
-ALLOWED: dict[tuple[str, str, str], tuple[int, str]] = {
-    ("distill_loss", "gradient", "S=16 N=3 K=1037"): (80, _ROWS),
-    ("contrastive_loss", "log_sum_exp_kernel", "d=12 "): (312, _ROWS),
-    ("contrastive_loss", "softmax_gradient_kernel", "d=12 "): (312, _ROWS),
-    ("contrastive_loss", "sigmoid_gradient_kernel", "d=12 "): (312, _ROWS),
-    ("contrastive_loss", "log_sum_exp_kernel", "d=770 "): (312, _ROWS),
-    ("contrastive_loss", "softmax_gradient_kernel", "d=770 "): (312, _ROWS),
-    ("contrastive_loss", "sigmoid_gradient_kernel", "d=770 "): (312, _ROWS),
-    ("patch_embed", "project", "p=7 "): (304, _LINES),
-    ("patch_embed", "gradient", "p=14 D=768 fp32/bf16 prefix=1 4x224x224 fp32"): (56, _LINES),
-    ("patch_embed", "unfold", "256 fp32"): (72, _ADDED),
-    ("patch_embed", "project", "D=772 "): (1064, _ROWS),
-    ("patch_embed", "gradient", "D=772 "): (3936, _ROWS),
-}
+ALLOWED: dict[tuple[str, str, str], tuple[int, str]] = {}
 
 
 @dataclass(frozen=True)
