@@ -33,7 +33,8 @@ def crop_resize(
     graph cannot hold the call, and compiled code leaves it out of its graph: the regions decide memory and launches.
 
     Args:
-        pixels: uint8 [bytes], k images, each [H, W, 3] from its offset on; on the device that computes.
+        pixels: uint8 [bytes], k images, each [H, W, 3] from its offset on, none behind the last one; on the device that
+            computes.
         offsets: int64 [k], of each image's first byte; on the CPU, as all that follows.
         sizes: int64 [k, 2], height and width of each image in pixels.
         index: int64 [n], the image that each view is cut out of.
@@ -94,7 +95,13 @@ def _check_images(pixels: Tensor, offsets: Tensor, sizes: Tensor) -> None:
     # Each bound before the products and sums that would overflow beyond it.
     if least >= 1 and most < MOST_BYTES and first >= 0 and last <= len(pixels):
         values = sizes.prod(1)
-        if int(values.max()) <= (MOST_BYTES - 1) // 3 and int((offsets + 3 * values).max()) <= len(pixels):
+        end = int((offsets + 3 * values).max())
+        if int(values.max()) <= (MOST_BYTES - 1) // 3 and end <= len(pixels):
+            if end < len(pixels):  # of an alpha channel, most of the time
+                raise ValueError(
+                    f"{OP}: pixels holds {len(pixels)} bytes, and the last image ends at {end}; images are [H, W, 3]: "
+                    f"leave a fourth channel out, or give pixels[:{end}]"
+                )
             return
     for i, ((height, width), offset) in enumerate(zip(sizes.tolist(), offsets.tolist(), strict=True)):
         length = 3 * height * width
