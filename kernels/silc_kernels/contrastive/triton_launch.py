@@ -99,6 +99,30 @@ def launcher_of(kernel: str, config: LaunchConfig, compute: torch.dtype) -> Laun
     return launcher(KERNELS[kernel], **constants(kernel, config, dtype), **options)
 
 
+# One function each, as finding a launcher by its kernel takes a lock and a hash of the kernel's source.
+@functools.cache
+def merge_launcher(rows: int, columns: int) -> Launcher:
+    """rows, columns: of the tiles of log_sum_exp."""
+    return launcher(kernels.merge_kernel, ROWS=rows, COLUMNS=columns, BLOCK=MERGED, PARTS=PARTS)
+
+
+@functools.cache
+def merge_ranks_launcher() -> Launcher:
+    return launcher(kernels.merge_ranks_kernel, BLOCK=MERGED, PARTS=PARTS)
+
+
+@functools.cache
+def pairs_launcher(softmax: bool, image: bool, text: bool) -> Launcher:
+    """image, text: which gradients are wanted."""
+    flags = {"SOFTMAX": softmax, "IMAGE": image, "TEXT": text}
+    return launcher(kernels.pairs_kernel, **flags, BLOCK=PAIRS, DEPTH=PAIRS_DEPTH, maxnreg=PAIRS_REGISTERS)
+
+
+@functools.cache
+def text_pairs_launcher() -> Launcher:
+    return launcher(kernels.text_pairs_kernel, BLOCK=PAIRS, DEPTH=PAIRS_DEPTH, maxnreg=PAIRS_REGISTERS)
+
+
 def constants(kernel: str, config: LaunchConfig, compute: tl.dtype) -> dict[str, object]:
     """The constexprs of a launch; features are multiplied in `compute`."""
     sizes = {"ROWS": config.rows, "COLUMNS": config.columns, "DEPTH": config.depth}
@@ -118,12 +142,12 @@ def gate_candidates() -> Iterator[Candidate]:
         for dtype in DTYPES[key[2]]:
             yield candidate(key, shipped, dtype)
     parts = ("row_parts", "column_parts", "rows", "columns")
-    rectangle = dict.fromkeys(("row", "n_rows", "column", "n_columns"), "i32")
+    places = ("row", "n_rows", "column", "n_columns", "across", "view", "fresh_rows", "fresh_columns")
     tile = SHIPPED["log_sum_exp", "bulk", 2, 90]
     yield Candidate(
         name=f"contrastive_loss/merge/{MERGED}x{PARTS}",
         kernel=kernels.merge_kernel,
-        signature=dict.fromkeys(parts, "*fp32") | rectangle | {"across": "i32", "view": "i32"},
+        signature=dict.fromkeys(parts, "*fp32") | dict.fromkeys(places, "i32"),
         constexprs={"ROWS": tile.rows, "COLUMNS": tile.columns, "BLOCK": MERGED, "PARTS": PARTS},
         aligned=parts,
     )
