@@ -119,7 +119,7 @@ class Tiles(Protocol):
         """
 
     def merge(self, parts: Tensor, columns: Tensor, start: int) -> None:
-        """Columns [V, ranks n] from `start` on in each rank, from every rank's sums of a slice, [ranks, V, C]."""
+        """Columns [V, ranks n] from `start` on in each rank, from every rank's sums of a slice, [ranks V, C]."""
 
     def softmax_gradient(
         self, tile: Tile, images: Operand, texts: Operand, rows: Tensor, columns: Tensor, statistics: Statistics
@@ -139,8 +139,8 @@ class Tiles(Protocol):
         """Add what G lacked of the matching pairs to d_image [.., n, width] and d_text [n, width].
 
         Returns:
-            [4], new: sums over this rank's rows of the loss (twice the softmax's), of G_ij image_i . text_j and of G_ij; and
-            the scale.
+            [4], new: sums over this rank's rows of the loss (twice the softmax's), of G_ij image_i . text_j and of
+            G_ij; and the scale.
         """
 
 
@@ -262,9 +262,8 @@ class Similarities:
                 if d_texts is not None:
                     self.add_product(d_texts, tile.texts, gradient.t(), images, tile.images, tile.row == 0)
             if d_texts is not None and ranks.size > 1:
-                parts = d_texts.view(ranks.size, end - start, -1)
                 # The sum arrives in d_text itself.
-                returning.put(functools.partial(ranks.start_reduce_scatter, parts, d_own), lambda arrived: None)
+                returning.put(functools.partial(ranks.start_reduce_scatter, d_texts, d_own), lambda arrived: None)
         returning.finish()
 
     def column_pass(self, d_text: Tensor, statistics: Statistics | None) -> None:
@@ -284,7 +283,7 @@ class Similarities:
                     if statistics is None or all_rows is None or columns is None:
                         gradient = self.tiles.sigmoid_gradient(tile, across, texts)
                     else:
-                        rows = all_rows.wait()[:, view, start:end].reshape(1, -1)
+                        rows = all_rows.wait().view(ranks.size, self.views, -1)[:, view, start:end].reshape(1, -1)
                         gradient = self.tiles.softmax_gradient(tile, across, texts, rows, columns, statistics)
                     self.add_product(
                         d_text, tile.texts, gradient.t(), across, tile.images, start == view == tile.row == 0
@@ -298,8 +297,7 @@ class Similarities:
         """The slices of all ranks' texts, each `rounds` times."""
         if self.ranks.size == 1:
             return iter((self.tiles.texts,) * self.rounds)
-        parts = [self.text[start:end] for start, end in self.slices()]
-        return map(self.tiles.operand, self.ranks.gather_ahead(parts, self.rounds))
+        return map(self.tiles.operand, self.ranks.gather_ahead(self.text.split(self.options.step), self.rounds))
 
     def slices(self) -> Iterator[tuple[int, int]]:
         """(start, end) of each rank's features that are worked on together; all of them where nothing is gathered."""

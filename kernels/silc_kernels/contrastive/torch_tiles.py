@@ -62,10 +62,10 @@ class TorchTiles:
                 torch.logaddexp(total, added, out=total)
 
     def merge(self, parts: Tensor, columns: Tensor, start: int) -> None:
-        ranks, views, length = parts.shape
-        taken = length // ranks
-        of_ranks = columns.view(views, ranks, -1)
-        of_ranks[:, :, start : start + taken] = parts.logsumexp(0).view(views, ranks, taken)
+        views = columns.shape[0]
+        ranks = parts.shape[0] // views
+        totals = parts.view(ranks, views, -1).logsumexp(0).view(views, ranks, -1)
+        columns.view(views, ranks, -1)[:, :, start : start + totals.shape[2]] = totals
 
     def softmax_gradient(
         self, tile: Tile, images: Operand, texts: Operand, rows: Tensor, columns: Tensor, statistics: Statistics

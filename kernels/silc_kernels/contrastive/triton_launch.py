@@ -28,6 +28,7 @@ class LaunchConfig(NamedTuple):
     warps, stages: of the launch.
     bulk: features come by the copy engine.
     registers: a thread, at most; 0: as the compiler likes.
+    programs: that a multiprocessor takes at the least; the gate refuses fewer.
     """
 
     rows: int
@@ -37,6 +38,7 @@ class LaunchConfig(NamedTuple):
     stages: int
     bulk: bool
     registers: int = 0
+    programs: int = 1
 
 
 # kernel, how features come, bytes of a feature, architecture
@@ -65,9 +67,9 @@ def _everywhere(
 # takes 96 KiB, so that two programs fit on a multiprocessor: exponentials of one run beside products of the other.
 # Without being held, softmax_gradient takes 139; it does not spill at 128.
 SHIPPED: dict[Key, LaunchConfig] = {
-    **_everywhere("pointers", 4, ARCHITECTURES, LaunchConfig(64, 64, 32, 4, 3, False)),
+    **_everywhere("pointers", 4, ARCHITECTURES, LaunchConfig(64, 64, 32, 4, 3, False, programs=2)),
     **_everywhere("pointers", 2, (80,), LaunchConfig(128, 128, 32, 8, 4, False)),
-    **_everywhere("bulk", 2, (90,), LaunchConfig(128, 128, 64, 8, 3, True, 128)),
+    **_everywhere("bulk", 2, (90,), LaunchConfig(128, 128, 64, 8, 3, True, 128, 2)),
     **_everywhere("bulk", 2, (100,), LaunchConfig(128, 128, 64, 8, 3, True)),
 }
 # Worth timing.
@@ -219,6 +221,7 @@ def candidate(key: Key, config: LaunchConfig, dtype: str) -> Candidate:
         num_warps=config.warps,
         num_stages=config.stages,
         max_registers=config.registers or None,
+        programs=config.programs,
         architectures=(architecture,),
         wgmma=itemsize == 2,
         bulk_copies=loads == "bulk",

@@ -98,7 +98,8 @@ class TritonTiles:
         )
 
     def merge(self, parts: Tensor, columns: Tensor, start: int) -> None:
-        ranks, views, length = parts.shape
+        views, length = columns.shape[0], parts.shape[1]
+        ranks = parts.shape[0] // views
         n = columns.shape[1] // ranks
         table.merge_ranks_launcher()(
             (_cdiv(length, table.MERGED), views), parts, columns, ranks, length // ranks, n, start
