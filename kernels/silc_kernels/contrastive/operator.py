@@ -30,8 +30,7 @@ def define(
     The operator returns a value and what is kept for its gradients, the function the value; arguments are positional.
 
     Args:
-        compute: what it does, on any device; returns new tensors, or None for what is not wanted. The value may be a
-            view of what is kept.
+        compute: what it does, on any device; returns new tensors, no views, or None for what is not wanted.
         shapes: of what the operator returns, on tensors without memory: what is not wanted is empty.
         remember: (ctx, inputs, what is kept), behind each call that is to be differentiated.
         backward: (ctx, gradient of the value) -> gradients of the inputs.
@@ -40,8 +39,8 @@ def define(
     def owned(*inputs: Any) -> tuple[Tensor, ...]:
         value, *kept = compute(*inputs)
         assert value is not None
-        # An operator returns no None, and no memory twice.
-        return value.clone(), *(value.new_empty(0) if each is None else each for each in kept)
+        # An operator returns no None, and no tensor twice.
+        return value, *(value.new_empty(0) if each is None else each for each in kept)
 
     _LIBRARY.define(name + schema, tags=(torch.Tag.pt2_compliant_tag,))
     _LIBRARY.impl(name, owned, "CompositeExplicitAutograd")

@@ -157,7 +157,7 @@ class Options(NamedTuple):
 
 
 class Solution(NamedTuple):
-    """loss [], a view of d_scalars [4], and d_image [V, n, d] and d_text [n, d] where wanted, else None.
+    """loss [], d_scalars [4], d_image [V, n, d] and d_text [n, d] where wanted, else None.
 
     d_scalars: the loss, the gradients of scale and bias, and a factor that d_image and d_text are still to be
     multiplied by: the backward, which multiplies them anyway, spares a trip through memory. Loss and d_scalars are over
@@ -213,7 +213,9 @@ class Similarities:
         # features' gradients, which are one rank's alone, by that number.
         d_scalars = self.ranks.all_reduce_(sums.mul_(share))
         d_image = self.d_image if self.options.image_wanted else None
-        return Solution(d_scalars[0], d_scalars, self.without_padding(d_image), self.without_padding(self.d_text))
+        # Autograd refuses to let a view, returned by a function, be changed in place.
+        loss = d_scalars[0].clone()
+        return Solution(loss, d_scalars, self.without_padding(d_image), self.without_padding(self.d_text))
 
     def without_padding(self, gradient: Tensor | None) -> Tensor | None:
         if gradient is None or gradient.shape[-1] == self.width:
