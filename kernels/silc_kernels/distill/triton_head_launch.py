@@ -267,6 +267,7 @@ def _small(
         signature=pointers | dict.fromkeys(sizes, "i32") | dict.fromkeys(scales, "fp32"),
         constexprs={"WIDTH": WIDEST, "BLOCK": FINISHED} | constants,
         aligned=tuple(pointers),
+        programs=4,
     )
 
 
