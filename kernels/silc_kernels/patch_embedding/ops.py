@@ -5,6 +5,7 @@ all share. The operator keeps the crops (bytes) and nothing else: no gradient ne
 parameter may be gone by the time of backward.
 """
 
+import functools
 from collections.abc import Callable, Sequence
 from types import ModuleType
 from typing import Any
@@ -141,6 +142,7 @@ def patch_grid(op: str, i: int, crop: Tensor, patch: int) -> tuple[int, int]:
     return height // patch, across // patch
 
 
+@functools.cache  # an import takes a microsecond, even of what is there
 def _module(backend: str) -> ModuleType:
     """What implements a backend, in two functions.
 
@@ -234,9 +236,12 @@ class _Embed(torch.autograd.Function):
         wide = torch.promote_types(ctx.dtypes[0], torch.float32)
         # A graph of the gradient is recorded through the operator, which has no gradient.
         direct = not torch.is_grad_enabled() and unwatched((grad,))
-        gradient = _module(ctx.backend).backward if direct else ctx.gradient
-        with torch._C._AutoDispatchBelowAutograd():
-            found = gradient(grad, crops, ctx.patch, ctx.tokens, ctx.before, ctx.mean, ctx.std, wide)
+        arguments = grad, crops, ctx.patch, ctx.tokens, ctx.before, ctx.mean, ctx.std, wide
+        if direct:
+            found = _module(ctx.backend).backward(*arguments)
+        else:
+            with torch._C._AutoDispatchBelowAutograd():
+                found = ctx.gradient(*arguments)
         gradients = [
             None if dtype is None else once(OP, d if d.dtype == dtype else d.to(dtype), grad)
             for d, dtype in zip(found, ctx.dtypes, strict=True)
