@@ -148,7 +148,7 @@ def _module(backend: str) -> ModuleType:
 
     forward: (crops, weight, bias, positions, prefix, mean, std, out_dtype) -> packed.
     backward: (grad, crops, patch size, tokens of each resolution, prefix tokens, mean, std, dtype to add up in) ->
-    gradients of [weight, bias, prefix ([0, D] without one), *positions] in that dtype.
+    gradients of [weight, bias, prefix ([0, D] without one), *positions] in that dtype, none a view of another's memory.
     """
     if backend == "triton":
         from . import triton_backend  # when a call first wants it: the face costs no import of triton
@@ -168,7 +168,8 @@ def _operator(backend: str) -> Callable[..., Tensor]:
         return _module(backend).forward(*args)
 
     def backward(*args: Any) -> list[Tensor]:
-        return _module(backend).backward(*args)
+        found = _module(backend).backward(*args)
+        return [each.clone() if each.storage_offset() else each for each in found]  # where `_gradients` says they lie
 
     def below(*args: Any) -> Tensor:
         with torch._C._AutoDispatchBelowAutograd():

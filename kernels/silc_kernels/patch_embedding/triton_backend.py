@@ -125,9 +125,7 @@ def backward(
         )
         how = folding(True, tuple(mean), tuple(std))
         launch = plan.unfold
-        launch.run(
-            launch.grid, partial, sums, d_weight, d_bias, d_prefix, *launch.sizes, *how.gains, *how.offset
-        )
+        launch.run(launch.grid, partial, sums, d_weight, d_bias, d_prefix, *launch.sizes, *how.gains, *how.offset)
     return [d_weight, d_bias, d_prefix, *d_positions]
 
 

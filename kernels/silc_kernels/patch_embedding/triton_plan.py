@@ -145,7 +145,8 @@ def _project(config: LaunchConfig, dtype: torch.dtype, patch: int, width: int, b
     sizes = (tokens, pixels.shape[3] // patch, width, before)
     if block:
         options = project_bulk_constants(lines, config, dtype, block) | _options(config)
-        return Launch(launcher(patches_kernels.project_bulk, **options), grid, sizes, Descriptor.of(pixels, lines, block))
+        run = launcher(patches_kernels.project_bulk, **options)
+        return Launch(run, grid, sizes, Descriptor.of(pixels, lines, block))
     options = project_constants(patch, lines, config, dtype, pixels.raw, pixels.unit) | _options(config)
     return Launch(launcher(patches_kernels.project, **options), grid, (pixels.shape[0], *sizes, *pixels.in_units))
 

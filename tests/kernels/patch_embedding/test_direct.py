@@ -43,7 +43,8 @@ def test_a_mode_and_a_profiler_see_the_operators_and_nothing_changes():
     expected = solved(module)
     with Seen() as seen:
         watched = solved(module)
-    names = {f"silc_kernels::{name}" for name in ("patch_embed_torch", "patch_embed_torch_backward", "resize_positions")}
+    operators = ("patch_embed_torch", "patch_embed_torch_backward", "resize_positions")
+    names = {f"silc_kernels::{name}" for name in operators}
     assert names <= seen.names
     with profile(activities=[ProfilerActivity.CPU], acc_events=True) as profiled:
         named = solved(module)
