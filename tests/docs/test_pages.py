@@ -92,7 +92,7 @@ def check(command: str) -> None:
     elif program in ("srun", "mpirun"):  # their options, then a rank's command
         check_python(rest[rest.index("python") + 1 :])
     elif program == "make":
-        targets = set(re.findall(r"^(\w+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE))
+        targets = set(re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE))
         assert {word for word in rest if "=" not in word} <= targets
     elif program in ("python", "python3"):
         check_python(rest)
