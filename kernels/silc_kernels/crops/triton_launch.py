@@ -1,21 +1,14 @@
-"""crop_resize on Triton: launches of each kernel by chip, views a launch, what the compile gate builds."""
+"""crop_resize on Triton: launches of each kernel by chip, what the compile gate builds."""
 
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor
 
 from ..common.triton_runtime import capability, family
 from ..gate.gate import Candidate
 from . import triton_kernels as kernels
 
-# Columns of the table of views: the region (`ops.REGION`); taps before its weights across and down, and lines before
-# its own between the two directions, not in bytes, so that the compiler sees what the products with the size are
-# multiples of; and tiles across before its own.
-TABLE = ("offset", "line", "height", "width", "flip", "across", "down", "between", "tile")
-# Bytes of lines between the two directions, and of weights, for a launch; a view that needs more has one alone.
-MOST_BYTES = 1 << 26
 WEIGHED = 128  # pixels whose weights are found at a time
 
 
@@ -44,20 +37,6 @@ TRIALS: dict[tuple[str, int], tuple[LaunchConfig, ...]] = {
 
 def launch_config(kernel: str, device: torch.device) -> LaunchConfig:
     return SHIPPED[kernel, family(capability(device))]
-
-
-def parts(needed: Tensor) -> Iterator[slice]:
-    """Views that go together. needed: bytes of lines between the directions and of weights, a row a view."""
-    if max(needed.sum(0).tolist()) <= MOST_BYTES:
-        yield slice(0, len(needed))
-        return
-    start = lines = weighed = 0
-    for view, (line, weight) in enumerate(needed.tolist()):
-        if view > start and (lines + line > MOST_BYTES or weighed + weight > MOST_BYTES):
-            yield slice(start, view)
-            start, lines, weighed = view, 0, 0
-        lines, weighed = lines + line, weighed + weight
-    yield slice(start, len(needed))
 
 
 def gate_candidates() -> Iterator[Candidate]:
