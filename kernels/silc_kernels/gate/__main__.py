@@ -152,7 +152,7 @@ def _shapes(cases: Sequence[Case], to_write: bool) -> list[str]:
     """Faults of whole ops at shapes of the table."""
     rows, wrong = [], []
     numbers = f"{'regs':>4s} {'spill':>5s} {'shared':>7s} {'programs':>8s}"
-    print(f"{'op':18s} {'shape':52s} {'kernel':24s} {numbers}  reason")
+    print(f"{'op':18s} {'shape':64s} {'kernel':24s} {numbers}  reason")
     for case in cases:
         found, problems = shapes.compiled(case)
         wrong += problems
@@ -160,7 +160,7 @@ def _shapes(cases: Sequence[Case], to_write: bool) -> list[str]:
             rows.append(row)
             wrong += shapes.faults(row)
             numbers = f"{row.registers:4d} {row.spill_bytes:5d} {row.shared_bytes:7d} {row.programs:8d}"
-            print(f"{row.op:18s} {row.shape:52s} {row.kernel:24s} {numbers}  {row.reason}".rstrip(), flush=True)
+            print(f"{row.op:18s} {row.shape:64s} {row.kernel:24s} {numbers}  {row.reason}".rstrip(), flush=True)
     if to_write:
         rewrite_shapes(rows, [(each.op, each.label) for each in shapes.cases()], table("shapes"))
     return wrong
