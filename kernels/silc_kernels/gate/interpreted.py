@@ -134,14 +134,12 @@ class _Memory:
 
     def _allowed(self, kind: str, pointers: Any, mask: Any, size: int) -> Any:
         """The mask, without the lanes that the watcher does not let pass."""
-        import numpy
-
-        mask = numpy.broadcast_to(mask, pointers.shape).astype(bool)  # it may come as whole numbers
-        addresses = pointers[mask]
+        lanes = pointers.astype(bool)
+        lanes[...] = mask  # it may come as whole numbers, and as one for all lanes
+        addresses = pointers[lanes]
         if not addresses.size:
-            return mask
+            return lanes
         passed = self._watcher.touch(Touch(kind, tuple(self._builder.grid_idx), addresses, size))
-        if passed is None:
-            return mask
-        mask[mask] = passed
-        return mask
+        if passed is not None:
+            lanes[lanes] = passed
+        return lanes

@@ -18,6 +18,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
+import torch
+
 from .interpreted import Span, Touch, spans, watching
 
 MANY = -1
@@ -48,19 +50,16 @@ class _Owners:
     """Of each unit of a span: who wrote it last and who read it; 0 is no one, else a program's number."""
 
     def __init__(self, span: Span) -> None:
-        import numpy
-
         self.span = span
-        self.writer, self.reader = numpy.zeros((2, -(-(span.stop - span.start) // span.unit)), dtype=numpy.int32)
+        units = -(-(span.stop - span.start) // span.unit)
+        self.writer, self.reader = torch.zeros(2, units, dtype=torch.int32).numpy()
 
     def units(self, touch: Touch) -> Any:
         """Those of the touched addresses that lie in the span."""
-        import numpy
-
         inside = (touch.addresses >= self.span.start) & (touch.addresses < self.span.stop)
-        first = (touch.addresses[inside] - numpy.uint64(self.span.start)).astype(numpy.int64) // self.span.unit
+        first = (touch.addresses[inside] - self.span.start).astype("int64") // self.span.unit
         wide = max(1, touch.size // self.span.unit)
-        return first if wide == 1 else (first[:, None] + numpy.arange(wide)).ravel()
+        return first if wide == 1 else (first[:, None] + torch.arange(wide).numpy()).ravel()
 
 
 class _Race:
@@ -117,9 +116,7 @@ class _Race:
             self._problem("own", names, f"program {touch.program} reads what it has written itself of {names}")
 
     def _twice(self, owners: _Owners, touch: Touch, units: Any) -> None:
-        import numpy
-
-        more = units.size - numpy.unique(units).size
+        more = units.size - torch.from_numpy(units).unique().numel()
         if more:
             names = " = ".join(owners.span.names)
             places = f"{more} places more than once" if more > 1 else "a place twice"
