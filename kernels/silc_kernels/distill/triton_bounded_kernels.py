@@ -6,7 +6,7 @@ most the length of the row times that of the longest prototype, plus the largest
 these lengths; `attend_bounded` takes the blocks of rows that they suit, `attend` the others: both are launched, and a
 program whose rows are the other's returns at once. Nothing waits for the host.
 
-Cost: the prototypes are read once more, 2 K d elements (22 us at K = 65536, d = 256 and 3 TB/s), and two launches.
+Cost: the prototypes are read once more, 2 K d elements (22 us at K = 65536, d = 256 and 3 TB/s), and three launches.
 Gain: no maximum and no rescaling of the sums, half the instructions of a tile.
 """
 
@@ -108,8 +108,9 @@ def is_bounded(reached, row, rows, students, scale, CENTERED: tl.constexpr, GROU
     else:
         keys, shift = longest, 0.0
     length = tl.max(tl.load(reached + 3 * PARTS + at, mask=there, other=0.0), 0)
-    bound = (length + LEAST) * (keys + LEAST) + shift
-    return bound * scale + tl.abs(tl.log2(longest)) <= RANGE
+    # Fused by name: the assembler may fuse a product and a sum in one kernel and not in another, and both must agree.
+    bound = tl.fma(length + LEAST, keys + LEAST, shift)
+    return tl.fma(bound, scale, tl.abs(tl.log2(longest))) <= RANGE
 
 
 @triton.jit
