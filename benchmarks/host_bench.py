@@ -24,7 +24,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # a plain clone is
 from benchmarks import RESULTS
 from benchmarks.common.measure import banner, commit, device_slug
 from benchmarks.kernels.host_cases import host_cases
-from benchmarks.kernels.host_time import COLUMNS, PAIRED, HostRow, against, line, measured, paired
+from benchmarks.kernels.host_time import COLUMNS, PAIRED, HostRow, against, checkout, line, measured, paired
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -47,12 +47,31 @@ def main(argv: Sequence[str] | None = None) -> None:
 def _options(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", default="", metavar="TEXT", help="cases whose op and shape contain this")
-    parser.add_argument("--calls", type=int, default=200, help="of each case, forward and with backward")
+    parser.add_argument("--calls", type=_count, default=200, help="of each case, forward and with backward")
     parser.add_argument("--save", type=Path, nargs="?", const=RESULTS, metavar="FOLDER", help="write a CSV")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the rows as JSON")
-    parser.add_argument("--against", type=Path, metavar="CHECKOUT", help="the root of another commit's checkout")
-    parser.add_argument("--rounds", type=int, default=3, help="processes for each checkout, with --against")
-    return parser.parse_args(argv)
+    parser.add_argument("--against", type=_checkout, metavar="CHECKOUT", help="the root of another commit's checkout")
+    parser.add_argument("--rounds", type=_count, default=3, help="processes for each checkout, with --against")
+    args = parser.parse_args(argv)
+    if not any(args.only in f"{case.op} {case.shape}" for case in host_cases()):
+        names = ", ".join(dict.fromkeys(case.op for case in host_cases()))
+        parser.error(f"--only {args.only}: no case's op and shape contain it; there are {names}")
+    if args.against is not None and (args.save or args.json):
+        parser.error("--against prints alone: leave out --save and --json")
+    return args
+
+
+def _count(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text} is no whole number from 1 on")
+    return int(text)
+
+
+def _checkout(text: str) -> Path:
+    try:
+        return checkout(Path(text))
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
 
 
 def _compare(args: argparse.Namespace) -> None:

@@ -142,16 +142,25 @@ def against(other: Path, arguments: Sequence[str], rounds: int) -> Iterator[tupl
     Raises:
         ValueError: `other` holds no kernels.
     """
-    if not (other / "kernels" / "silc_kernels").is_dir():
-        raise ValueError(f"--against {other}: no kernels/silc_kernels there; give the root of another checkout")
-    checkouts = other.resolve(), ROOT
-    found = [[_in_a_process(checkout, arguments) for checkout in checkouts] for _ in range(rounds)]
+    checkouts = checkout(other).resolve(), ROOT
+    found = [[_in_a_process(each, arguments) for each in checkouts] for _ in range(rounds)]
     before, after = ([_best(rows) for rows in zip(*runs, strict=True)] for runs in zip(*found, strict=True))
     yield from zip(before, after, strict=True)
 
 
-def _in_a_process(checkout: Path, arguments: Sequence[str]) -> list[HostRow]:
-    paths = [str(checkout / "kernels"), str(ROOT), str(ROOT / "kernels")]
+def checkout(folder: Path) -> Path:
+    """The same folder.
+
+    Raises:
+        ValueError: it holds no kernels.
+    """
+    if not (folder / "kernels" / "silc_kernels").is_dir():
+        raise ValueError(f"{folder}: no kernels/silc_kernels there; give the root of another checkout")
+    return folder
+
+
+def _in_a_process(root: Path, arguments: Sequence[str]) -> list[HostRow]:
+    paths = [str(root / "kernels"), str(ROOT), str(ROOT / "kernels")]
     with tempfile.NamedTemporaryFile(suffix=".json") as file:
         command = [sys.executable, str(ROOT / "benchmarks" / "host_bench.py"), *arguments, "--json", file.name]
         subprocess.run(command, env={**os.environ, "PYTHONPATH": os.pathsep.join(paths)}, check=True, stdout=2)

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from benchmarks import host_bench
 from benchmarks.kernels.host_cases import HostCase
 from benchmarks.kernels.host_time import against, measured
 
@@ -41,6 +42,23 @@ def test_two_checkouts_stand_in_one_table():
     assert line.count("->") == 4
     with pytest.raises(ValueError, match="no kernels/silc_kernels there"):
         next(against(Path("/"), [], 1))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--only", "nosuch"], "--only nosuch: no case's op and shape contain it; there are distill_loss, "),
+        (["--only", "nosuch", "--against", str(ROOT)], "--only nosuch: no case's op and shape contain it"),
+        (["--against", "/nonexistent"], "--against: /nonexistent: no kernels/silc_kernels there; give the root"),
+        (["--against", str(ROOT), "--save"], "--against prints alone"),
+        (["--calls", "0"], "--calls: 0 is no whole number from 1 on"),
+        (["--rounds", "-1"], "--rounds: -1 is no whole number from 1 on"),
+    ],
+)
+def test_a_run_that_would_do_nothing_is_refused(arguments, words, capsys):
+    with pytest.raises(SystemExit, match="2"):
+        host_bench.main(arguments)
+    assert words in capsys.readouterr().err
 
 
 def test_counts_are_of_operators_within_others_and_without():

@@ -50,7 +50,8 @@ def check_shape(op: str, name: str, tensor: Tensor, expected: tuple[int | None, 
                 break
     if not fits:
         wanted = ", ".join("any" if want is None else str(want) for want in expected)
-        raise ValueError(f"{op}: {name} has shape {list(tensor.shape)}; it must be {meaning} = [{wanted}]")
+        least = ", each at least 1" if None in expected and 0 in shape else ""
+        raise ValueError(f"{op}: {name} has shape {list(tensor.shape)}; it must be {meaning} = [{wanted}]{least}")
 
 
 def check_temperature(op: str, name: str, value: float) -> None:

@@ -30,7 +30,8 @@ def crop_resize(
     graph cannot hold the call, and compiled code leaves it out of its graph: the regions decide memory and launches.
 
     Args:
-        pixels: uint8 [bytes], k images, each [H, W, 3] from its offset on; on the device that computes.
+        pixels: uint8 [bytes], k images, each [H, W, 3] from its offset on, none behind the last one; on the device that
+            computes.
         offsets: int64 [k], of each image's first byte; on the CPU, as all that follows.
         sizes: int64 [k, 2], height and width of each image in pixels.
         index: int64 [n], the image that each view is cut out of.

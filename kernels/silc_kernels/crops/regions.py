@@ -16,7 +16,7 @@ def regions(size: int, offsets: Tensor, sizes: Tensor, index: Tensor, boxes: Ten
     """-> int64 [n, 5], see REGION. size: bytes there are; the others are those of `ops.crop_resize`.
 
     Raises:
-        ValueError: an image not within the bytes, or a box outside of its image.
+        ValueError: an image not within the bytes, bytes behind the last image, or a box outside of its image.
     """
     if len(sizes) + len(index) > FEW and min(len(sizes), len(index)) > 0:
         found = _by_tensors(size, offsets, sizes, index, boxes, flips)
@@ -33,6 +33,7 @@ def regions(size: int, offsets: Tensor, sizes: Tensor, index: Tensor, boxes: Ten
 
 
 def _check_images(size: int, images: list[tuple[int, list[int]]]) -> None:
+    end = 0
     for i, (offset, (height, width)) in enumerate(images):
         length = 3 * height * width
         if height < 1 or width < 1 or offset < 0 or length >= MOST_BYTES or offset + length > size:
@@ -40,6 +41,12 @@ def _check_images(size: int, images: list[tuple[int, list[int]]]) -> None:
                 f"{OP}: image {i} of {height} x {width} pixels from byte {offset} on is not within the "
                 f"{size} bytes of pixels, or of 2 GiB or more; check offsets and sizes"
             )
+        end = max(end, offset + length)
+    if images and end < size:  # an alpha channel, most often: views would be noise
+        raise ValueError(
+            f"{OP}: pixels holds {size} bytes, and the last image ends at {end}; images are [H, W, 3]: leave a fourth "
+            f"channel out, or give pixels[:{end}]"
+        )
 
 
 def _region(i: int, image: tuple[int, list[int]], box: list[int], flip: bool) -> tuple[int, int, int, int, int]:
@@ -60,7 +67,7 @@ def _by_tensors(
     if least < 1 or most >= MOST_BYTES or first < 0 or last > size:
         return None
     values = sizes.prod(1)
-    if int(values.max()) > (MOST_BYTES - 1) // 3 or int((offsets + 3 * values).max()) > size:
+    if int(values.max()) > (MOST_BYTES - 1) // 3 or int((offsets + 3 * values).max()) != size:
         return None
     first, last = map(int, index.aminmax())
     if first < 0 or last >= len(sizes):

@@ -4,16 +4,17 @@
     python -m silc_kernels.gate --write    and write it to the table of this version of Triton, beside this file
     python -m silc_kernels.gate --trials   the alternatives that benchmarks/tune.py times against what ships
     python -m silc_kernels.gate --shapes   whole ops, specialised as the JIT does, at many shapes, on sm_90
-    python -m silc_kernels.gate --shapes --write    and write that table
+    python -m silc_kernels.gate --shapes --write    and write that table; with --only, its lines of these cases alone
 
 No GPU is needed.
 """
 
 import argparse
 import csv
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
+from typing import NoReturn
 
 import triton
 
@@ -23,6 +24,7 @@ from ..distill import triton_head_launch, triton_logits_launch
 from ..patch_embedding import triton_gate as patch_embedding
 from ..photometry import triton_launch as photometry
 from . import shapes
+from .cases import Case
 from .gate import Candidate, Row, build, faults
 from .shapes import ShapeRow
 
@@ -81,7 +83,23 @@ def rewrite(rows: Sequence[Row], kept: Sequence[tuple[str, int]], path: Path) ->
         writer.writerows(lines[key] for key in kept if key in lines)
 
 
-def main() -> None:
+def rewrite_shapes(rows: Sequence[ShapeRow], kept: Sequence[tuple[str, str]], path: Path) -> None:
+    """The committed table of shapes with these rows in the place of its own, in the order of all cases that it keeps.
+
+    kept: (op, shape) of each case, which has a line for each kernel.
+    """
+    lines: dict[tuple[str, str], list[dict[str, object]]] = {}
+    for line in read(path):
+        lines.setdefault((line["op"], line["shape"]), []).append(dict(line))
+    for new in dict.fromkeys((row.op, row.shape) for row in rows):
+        lines[new] = [asdict(row) for row in rows if (row.op, row.shape) == new]
+    with path.open("w", newline="") as file:
+        writer = csv.DictWriter(file, list(asdict(rows[0])), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(line for key in kept for line in lines.get(key, ()))
+
+
+def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m silc_kernels.gate", description=(__doc__ or "").splitlines()[0])
     parser.add_argument(
         "--write", action="store_true", help="write to the table; with --only, its lines of these alone"
@@ -89,20 +107,31 @@ def main() -> None:
     parser.add_argument("--trials", action="store_true", help="the alternatives, not what ships")
     parser.add_argument("--shapes", action="store_true", help="whole ops at many shapes, not single kernels")
     parser.add_argument("--only", default="", help="candidates, or ops and shapes, whose name contains this")
-    options = parser.parse_args()
-    wrong = _shapes(options) if options.shapes else _kernels(options)
+    options = parser.parse_args(argv)
+    if options.trials and (options.write or options.shapes):
+        parser.error("--trials goes with --only alone: tables and shapes are of what ships")
+    if options.shapes:
+        cases = [case for case in shapes.cases() if options.only in f"{case.op} {case.label}"]
+        wrong = _shapes(cases, options.write) if cases else _none(parser, options.only, (c.op for c in shapes.cases()))
+    else:
+        known = list(trials() if options.trials else candidates())
+        chosen = [candidate for candidate in known if options.only in candidate.name]
+        names = (candidate.name.rsplit("/", 1)[0] for candidate in known)
+        wrong = _kernels(chosen, options.write) if chosen else _none(parser, options.only, names)
     if wrong:
         raise SystemExit("\n".join(wrong))
 
 
-def _kernels(options: argparse.Namespace) -> list[str]:
-    """Faults of the kernels that ship, or of the alternatives."""
+def _none(parser: argparse.ArgumentParser, only: str, names: Iterable[str]) -> NoReturn:
+    parser.error(f"--only {only}: no name contains it; there are {', '.join(dict.fromkeys(names))}")
+
+
+def _kernels(chosen: Sequence[Candidate], to_write: bool) -> list[str]:
+    """Faults of kernels that ship, or of alternatives."""
     rows, wrong = [], []
     numbers = f"{'sm':>4s} {'regs':>5s} {'spill':>6s} {'shared':>7s} {'programs':>8s}"
     print(f"{'kernel':64s} {numbers}  wgmma serial bulk async overlap hazards between")
-    for candidate in trials() if options.trials else candidates():
-        if options.only not in candidate.name:
-            continue
+    for candidate in chosen:
         for architecture in candidate.architectures:
             row = build(candidate, architecture)
             rows.append(row)
@@ -114,26 +143,26 @@ def _kernels(options: argparse.Namespace) -> list[str]:
             numbers = f"{row.architecture:4d} {row.registers:5d} {row.spill_bytes:6d} {row.shared_bytes:7d}"
             end = f"{row.hazards:9d} {row.between:7d}"
             print(f"{row.name:64s} {numbers} {row.programs:8d}   {marks} {end}", flush=True)
-    if options.write and rows and not options.trials:
+    if to_write:
         rewrite(rows, [(each.name, sm) for each in candidates() for sm in each.architectures], table())
     return wrong
 
 
-def _shapes(options: argparse.Namespace) -> list[str]:
-    """Faults of whole ops at the shapes of the table."""
+def _shapes(cases: Sequence[Case], to_write: bool) -> list[str]:
+    """Faults of whole ops at shapes of the table."""
     rows, wrong = [], []
-    for case in shapes.cases():
-        if options.only not in f"{case.op} {case.label}":
-            continue
+    numbers = f"{'regs':>4s} {'spill':>5s} {'shared':>7s} {'programs':>8s}"
+    print(f"{'op':18s} {'shape':64s} {'kernel':24s} {numbers}  reason")
+    for case in cases:
         found, problems = shapes.compiled(case)
         wrong += problems
         for row in found:
             rows.append(row)
             wrong += shapes.faults(row)
-            numbers = f"{row.registers:4d} {row.spill_bytes:5d} {row.shared_bytes:7d} {row.programs:3d}"
-            print(f"{row.op:18s} {row.shape:52s} {row.kernel:18s} {numbers}  {row.reason}", flush=True)
-    if options.write and rows and not options.only:
-        write(rows, table("shapes"))
+            numbers = f"{row.registers:4d} {row.spill_bytes:5d} {row.shared_bytes:7d} {row.programs:8d}"
+            print(f"{row.op:18s} {row.shape:64s} {row.kernel:24s} {numbers}  {row.reason}".rstrip(), flush=True)
+    if to_write:
+        rewrite_shapes(rows, [(each.op, each.label) for each in shapes.cases()], table("shapes"))
     return wrong
 
 

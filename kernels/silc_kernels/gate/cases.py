@@ -3,15 +3,17 @@
 from collections.abc import Callable, Iterator, Sequence
 from random import Random
 from typing import NamedTuple
+from unittest import mock
 
 import torch
 from torch import Tensor
 
-from ..contrastive import contrastive_loss
+from ..contrastive import contrastive_loss, triton_tiles
 from ..crops import crop_resize
 from ..distill import distill_head_loss, distill_loss
 from ..patch_embedding import patch_embed
 from ..photometry import photometric
+from .same_ranks import same_ranks
 
 BF16, FP16, FP32, BYTES = torch.bfloat16, torch.float16, torch.float32, torch.uint8
 FLOATS = (BF16, FP16, FP32)
@@ -100,14 +102,27 @@ def head(students: int, samples: int, prototypes: int, teachers: int, width: int
     return Case("distill_head_loss", shape, run)
 
 
-def contrastive(kind: str, views: int, n: int, width: int, dtype: torch.dtype, chunk: int = 4096) -> Case:
+def contrastive(
+    kind: str,
+    views: int,
+    n: int,
+    width: int,
+    dtype: torch.dtype,
+    ranks: int = 1,
+    chunk: int = 4096,
+    elements: int = triton_tiles.ELEMENTS,
+) -> Case:
+    """ranks: that take part, see `same_ranks`. chunk: features gathered at a time. elements: of a tile at most."""
+
     def run(make: Make) -> None:
         image, text = (make(shape, dtype).requires_grad_() for shape in ((views, n, width), (n, width)))
         scale, bias = (torch.tensor([value], requires_grad=True) for value in (14.0, -10.0))
-        contrastive_loss(image, text, scale, bias, kind=kind, chunk=chunk, backend="triton").backward()
+        with same_ranks(ranks), mock.patch.multiple(triton_tiles.TritonTiles, elements=elements, summed=2 * elements):
+            contrastive_loss(image, text, scale, bias, kind=kind, chunk=chunk, backend="triton").backward()
 
-    chunks = "" if chunk == 4096 else f" chunk={chunk}"
-    return Case("contrastive_loss", f"{kind} V={views} n={n} d={width} {_name(dtype)}{chunks}", run)
+    slices = f" ranks={ranks} chunk={chunk}" if ranks > 1 else ""
+    tiles = f" elements={elements}" if elements != triton_tiles.ELEMENTS else ""
+    return Case("contrastive_loss", f"{kind} V={views} n={n} d={width} {_name(dtype)}{slices}{tiles}", run)
 
 
 class Crops(NamedTuple):
@@ -202,7 +217,10 @@ def _random_head(random: Random) -> Case:
 def _random_contrastive(random: Random) -> Case:
     one = random.choice
     n, width = one((1, 2, 5, 63, 127, 129, 150)), one((1, 3, 8, 12, 40, 72, 130))
-    return contrastive(one(("softmax", "sigmoid")), one((1, 1, 2)), n, width, one(FLOATS), one((7, 64, 4096)))
+    kind, views, elements = one(("softmax", "sigmoid")), one((1, 1, 2, 8)), one((256, 4096, triton_tiles.ELEMENTS))
+    if views == 8 or elements == 256:  # either takes many more programs
+        n = min(n, 63) // views + 1
+    return contrastive(kind, views, n, width, one(FLOATS), one((1, 2, 3)), one((7, 16, 64, 4096)), elements)
 
 
 def _random_patches(random: Random) -> Case:

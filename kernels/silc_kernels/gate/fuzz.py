@@ -65,6 +65,15 @@ def _options(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--only", default="", help="ops whose name contains this")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args(argv)
+    if not options.minutes > 0:
+        parser.error(f"--minutes {options.minutes:g}: give a number above 0")
+    if options.cases < 0:
+        parser.error(f"--cases {options.cases}: give a number from 1 on, or 0 to go on until the time is up")
+    if options.only:
+        from .cases import OPS
+
+        if not any(options.only in op for op in OPS):
+            parser.error(f"--only {options.only}: no op's name contains it; there are {', '.join(OPS)}")
     if options.cases == 0 and options.minutes == math.inf:
         options.minutes = 1.0
     return options
@@ -79,7 +88,7 @@ def fuzz(options: argparse.Namespace) -> int:
     streams = {op: random_cases(op, options.seed) for op in ops}
     end = time.monotonic() + 60 * options.minutes
     wrong = count = 0
-    while time.monotonic() < end and (options.cases == 0 or count < options.cases * len(ops)):
+    while (count == 0 or time.monotonic() < end) and (options.cases == 0 or count < options.cases * len(ops)):
         case = next(streams[ops[count % len(ops)]])
         print(f"case {case.op} {case.label}", flush=True)
         for problem in _problems(options.instrument, case, options.seed + count):

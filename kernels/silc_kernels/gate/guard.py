@@ -7,6 +7,10 @@
 For the time of a launch each argument lies in memory of its own, in front of a page that no one may touch and behind
 bytes that must not change: what goes around the checks ends in a signal (SIGSEGV) or is found by them. An argument ends
 where its last element ends: a view of a larger buffer is guarded as a buffer of its own.
+
+What it does not see: a write into the gaps of a strided view, for they lie between its first element and its last (nor
+one into another argument, where both share memory); and a read of an output that nobody has written yet, whose memory
+has whatever values it has.
 """
 
 import ctypes
@@ -53,12 +57,14 @@ class _Guard:
         self.run, self.checked = run, checked
         self.kernel = ""
         self.blocks: list[_Block] = []
+        self.empty: list[Span] = []
         self.seen: set[tuple[str, str, str]] = set()
 
     def begin(self, kernel: str, arguments: dict[str, Any]) -> dict[str, Any]:
         self.kernel = kernel
         self.run.launches += 1
         self.blocks = sorted((_moved(span) for span in spans(arguments)), key=lambda block: block.start)
+        self.empty = list(_empty(arguments))
         return {name: self._placed(argument) for name, argument in arguments.items()}
 
     def _placed(self, argument: Any) -> Any:
@@ -89,13 +95,19 @@ class _Guard:
 
     def _outside(self, touch: Touch, address: int) -> None:
         """Of the argument that is the nearest."""
-        block = min(self.blocks, key=lambda each: min(abs(address - each.start), abs(address - each.stop)))
-        name = " = ".join(block.span.names)
-        if address >= block.start:
-            where = f"{address + touch.size - block.stop} bytes past the end of {name}"
-        else:
-            where = f"{block.start - address} bytes before the beginning of {name}"
         verb = {"read": "reads", "write": "writes"}.get(touch.kind, "adds")
+        if address >= 1 << 63:  # before the null pointer of an empty tensor
+            address -= 1 << 64
+        spans = [each.span._replace(start=each.start, stop=each.stop) for each in self.blocks] + self.empty
+        if not spans:
+            self._problem(touch.kind, "", f"program {touch.program} {verb} memory, and no argument is a tensor")
+            return
+        span = min(spans, key=lambda each: min(abs(address - each.start), abs(address - each.stop)))
+        name = " = ".join(span.names)
+        if address >= span.start:
+            where = f"{address + touch.size - span.stop} bytes past the end of {name}"
+        else:
+            where = f"{span.start - address} bytes before the beginning of {name}"
         self._problem(touch.kind, name, f"program {touch.program} {verb} {where}")
 
     def end(self) -> None:
@@ -110,6 +122,14 @@ class _Guard:
         if (self.kernel, kind, name) not in self.seen:
             self.seen.add((self.kernel, kind, name))
             self.run.problems.append(f"{self.kernel}: {problem}")
+
+
+def _empty(arguments: dict[str, Any]) -> Iterator[Span]:
+    """Arguments without memory of their own, each where a kernel finds it."""
+    for name, argument in arguments.items():
+        tensor = getattr(argument, "base", argument) if hasattr(argument, "block_shape") else argument
+        if isinstance(tensor, torch.Tensor) and not tensor.numel():
+            yield Span((name,), tensor.data_ptr(), tensor.data_ptr(), tensor.element_size(), argument is not tensor)
 
 
 def _with_base(descriptor: Any, base: torch.Tensor) -> Any:

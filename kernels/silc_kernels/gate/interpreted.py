@@ -3,7 +3,8 @@
 All of its loads, stores and atomics end in four functions of one extension module, whatever they began as: pointers,
 pointers with masks, or tensor descriptors, of which the interpreter makes pointers and masks (a box is cut at the
 descriptor's shape; of the memory behind it the descriptor knows nothing). These four are taken over here, so a
-descriptor that is larger than its tensor is seen as any other pointer.
+descriptor that is larger than its tensor is seen as any other pointer. Tensors are arguments of a launch by place or by
+keyword; what a tuple holds is not looked for.
 """
 
 from collections.abc import Iterator, Mapping
@@ -93,9 +94,13 @@ def watching(watcher: Watcher) -> Iterator[None]:
     real = interpreter.GridExecutor.__call__
 
     def launch(executor: Any, *args: Any, **options: Any) -> None:
-        arguments = watcher.begin(executor.fn.__name__, dict(zip(executor.arg_names, args, strict=False)))
+        by_place = executor.arg_names[: len(args)]
+        bound = dict(zip(by_place, args, strict=False))
+        bound |= {name: value for name, value in options.items() if name in executor.arg_names}
+        arguments = watcher.begin(executor.fn.__name__, bound)
+        rest = {name: arguments.get(name, value) for name, value in options.items()}
         try:
-            real(executor, *arguments.values(), **options)
+            real(executor, *(arguments[name] for name in by_place), *args[len(by_place) :], **rest)
         finally:
             watcher.end()
 
@@ -129,14 +134,12 @@ class _Memory:
 
     def _allowed(self, kind: str, pointers: Any, mask: Any, size: int) -> Any:
         """The mask, without the lanes that the watcher does not let pass."""
-        import numpy
-
-        mask = numpy.broadcast_to(mask, pointers.shape).astype(bool)  # it may come as whole numbers
-        addresses = pointers[mask]
+        lanes = pointers.astype(bool)
+        lanes[...] = mask  # it may come as whole numbers, and as one for all lanes
+        addresses = pointers[lanes]
         if not addresses.size:
-            return mask
+            return lanes
         passed = self._watcher.touch(Touch(kind, tuple(self._builder.grid_idx), addresses, size))
-        if passed is None:
-            return mask
-        mask[mask] = passed
-        return mask
+        if passed is not None:
+            lanes[lanes] = passed
+        return lanes

@@ -6,13 +6,19 @@
 
 Programs of a launch run in any order, and at the same time: a result may then depend on it. The interpreter runs them
 one after another and shows no difference. Atomics are reported too: they sum in any order. So is what a program reads
-that it has written itself: its threads are not ordered without a barrier, which the interpreter does not know of.
+that it has written itself: its threads are not ordered without a barrier, which the interpreter does not know of; and
+two lanes of one store at one address, of which any may be the last.
+
+What it does not see: a program that writes again, in another order of lanes, what it has written or read itself; and
+what one launch leaves to the next, for launches follow one another.
 """
 
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
+
+import torch
 
 from .interpreted import Span, Touch, spans, watching
 
@@ -44,19 +50,16 @@ class _Owners:
     """Of each unit of a span: who wrote it last and who read it; 0 is no one, else a program's number."""
 
     def __init__(self, span: Span) -> None:
-        import numpy
-
         self.span = span
-        self.writer, self.reader = numpy.zeros((2, -(-(span.stop - span.start) // span.unit)), dtype=numpy.int32)
+        units = -(-(span.stop - span.start) // span.unit)
+        self.writer, self.reader = torch.zeros(2, units, dtype=torch.int32).numpy()
 
     def units(self, touch: Touch) -> Any:
         """Those of the touched addresses that lie in the span."""
-        import numpy
-
         inside = (touch.addresses >= self.span.start) & (touch.addresses < self.span.stop)
-        first = (touch.addresses[inside] - numpy.uint64(self.span.start)).astype(numpy.int64) // self.span.unit
+        first = (touch.addresses[inside] - self.span.start).astype("int64") // self.span.unit
         wide = max(1, touch.size // self.span.unit)
-        return first if wide == 1 else (first[:, None] + numpy.arange(wide)).ravel()
+        return first if wide == 1 else (first[:, None] + torch.arange(wide).numpy()).ravel()
 
 
 class _Race:
@@ -82,15 +85,17 @@ class _Race:
                 continue
             writer, reader = owners.writer[units], owners.reader[units]
             if touch.kind == "read":
-                self._conflict(owners, touch, writer, me, "reads what {} has written")
+                self._conflict(owners, touch, writer, me, "reads what {} written")
                 self._again(owners, touch, writer, me)
                 others = (reader != 0) & (reader != me)
                 reader[:] = me
                 reader[others] = MANY
                 owners.reader[units] = reader
             else:
-                self._conflict(owners, touch, writer, me, "writes what {} has written")
-                self._conflict(owners, touch, reader, me, "writes what {} has read")
+                self._conflict(owners, touch, writer, me, "writes what {} written")
+                self._conflict(owners, touch, reader, me, "writes what {} read")
+                if touch.kind == "write":
+                    self._twice(owners, touch, units)
                 owners.writer[units] = me
         if touch.kind == "atomic":
             self._problem("atomic", "", f"program {touch.program} adds by an atomic, in any order")
@@ -100,7 +105,7 @@ class _Race:
         if others.size:
             first = int(others[0])
             named = {number: program for program, number in self.numbers.items()}
-            other = "programs" if first == MANY else f"program {named[first]}"
+            other = "several programs have" if first == MANY else f"program {named[first]} has"
             names = " = ".join(owners.span.names)
             found = f"program {touch.program} {what.format(other)} of {names}, in {others.size} places"
             self._problem(what, names, found)
@@ -109,6 +114,13 @@ class _Race:
         if (writer == me).any():
             names = " = ".join(owners.span.names)
             self._problem("own", names, f"program {touch.program} reads what it has written itself of {names}")
+
+    def _twice(self, owners: _Owners, touch: Touch, units: Any) -> None:
+        more = units.size - torch.from_numpy(units).unique().numel()
+        if more:
+            names = " = ".join(owners.span.names)
+            places = f"{more} places more than once" if more > 1 else "a place twice"
+            self._problem("lanes", names, f"program {touch.program} writes {places} of {names} in one store")
 
     def end(self) -> None:
         self.run.programs = max(self.run.programs, len(self.numbers))

@@ -52,6 +52,7 @@ def quick() -> Iterator[Case]:
     yield head(2, 3, 1037, 2, 72, BF16)
     yield contrastive("softmax", 1, 100, 12, BF16)
     yield contrastive("sigmoid", 2, 301, 72, BF16)
+    yield contrastive("softmax", 1, 200, 72, BF16, ranks=2, chunk=64)
     yield patches([Crops(4, 224, 224)], 7, 100, BF16)
     yield photometry(2, 33, 47)
     yield crops(96, (33, 47, 33, 47))
@@ -110,7 +111,8 @@ def _contrastive() -> Iterator[Case]:
             (1, 130, 8, FP16),
         ):
             yield contrastive(kind, views, n, width, dtype)
-        yield contrastive(kind, 1, 200, 72, BF16, chunk=64)
+        yield contrastive(kind, 1, 200, 72, BF16, ranks=2, chunk=64)
+        yield contrastive(kind, 8, 9, 40, BF16, ranks=2, chunk=16, elements=256)
 
 
 def _patches() -> Iterator[Case]:

@@ -114,8 +114,7 @@ def patch_embed(
 
 def _check_crop(op: str, i: int, crop: Tensor, table: Tensor, weight: Tensor) -> None:
     width, _, patch, _ = weight.shape
-    if not isinstance(crop, Tensor):
-        raise ValueError(f"{op}: crops[{i}] is {crop!r}; give a tensor of uint8 pixels, or normalised floats")
+    _check_tensor(op, i, crop)
     if crop.dtype != torch.uint8 and crop.dtype not in FLOATS:
         raise ValueError(f"{op}: crops[{i}] has dtype {crop.dtype}; give uint8 pixels, or normalised floats")
     if crop.device != weight.device:
@@ -126,12 +125,18 @@ def _check_crop(op: str, i: int, crop: Tensor, table: Tensor, weight: Tensor) ->
     check_shape(op, f"positions[{i}]", table, (rows * columns, width), "[tokens, D]")
 
 
+def _check_tensor(op: str, i: int, crop: Tensor) -> None:
+    if not isinstance(crop, Tensor):
+        raise ValueError(f"{op}: crops[{i}] is {crop!r}; give a tensor of uint8 pixels, or normalised floats")
+
+
 def patch_grid(op: str, i: int, crop: Tensor, patch: int) -> tuple[int, int]:
     """(rows, columns) of patches in the crops [M, 3, H, W] of resolution `i`.
 
     Raises:
-        ValueError: another shape, or sides that the patch does not divide.
+        ValueError: no tensor, another shape, or sides that the patch does not divide.
     """
+    _check_tensor(op, i, crop)
     check_shape(op, f"crops[{i}]", crop, (None, 3, None, None), "[M, 3, H, W], channels first")
     height, across = crop.shape[-2:]
     if height % patch or across % patch:

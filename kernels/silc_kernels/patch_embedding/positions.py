@@ -1,6 +1,6 @@
 """Position tables at other resolutions: one fixed matrix per pair of grids, so that resizing is a matrix product."""
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from math import prod
 
 import torch
@@ -18,11 +18,11 @@ SCHEMA = "(Tensor table, SymInt[] grid_in, SymInt[] grid_out, bool transposed) -
 
 
 MOST_KEPT = 64  # matrices; 4 MiB each between grids of 32 x 32
-_KEPT: dict[tuple[Grid, Grid, torch.device], Tensor] = {}  # those used last come last
-_HELD: dict[tuple[Grid, Grid, torch.device], Tensor] = {}  # never dropped: CUDA graphs hold their addresses
+_KEPT: dict[Hashable, Tensor] = {}  # those used last come last
+_HELD: dict[Hashable, Tensor] = {}  # never dropped: CUDA graphs hold their addresses
 
 
-def resize_matrix(grid_in: Grid, grid_out: Grid, device: torch.device) -> Tensor:
+def resize_matrix(grid_in: tuple[int, ...], grid_out: tuple[int, ...], device: torch.device) -> Tensor:
     """The linear map of an antialiased bicubic resize, fp32 [rows_out * cols_out, rows_in * cols_in].
 
     It is the interpolation of the unit vectors, so ``resize_matrix @ table`` equals interpolating the table, and its
@@ -54,7 +54,7 @@ def _capturing(device: torch.device) -> bool:
     return device.type == "cuda" and torch.cuda.is_current_stream_capturing()
 
 
-def _made(grid_in: Grid, grid_out: Grid, device: torch.device) -> Tensor:
+def _made(grid_in: tuple[int, ...], grid_out: tuple[int, ...], device: torch.device) -> Tensor:
     # A matrix first made during inference must still serve a later training step, whatever the defaults then are.
     with torch.inference_mode(False), torch.no_grad():
         tokens_in = grid_in[0] * grid_in[1]

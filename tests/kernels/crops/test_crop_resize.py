@@ -102,6 +102,11 @@ BOXES = MIXED.boxes
         (changed(index=MIXED.index + 1), 16, "there are 4 images"),
         (changed(index=MIXED.index - 1), 16, r"index\[0\] is -1"),
         (changed(pixels=MIXED.pixels[:-1]), 16, "image 3 of 64 x 33 pixels"),
+        (
+            changed(pixels=torch.cat([MIXED.pixels, MIXED.pixels[:2]])),
+            16,
+            r"the last image ends at .*, or give pixels\[:",
+        ),
         (changed(offsets=MIXED.offsets - 6), 16, "image 0 of 40 x 60 pixels from byte -1"),
         (changed(sizes=MIXED.sizes * 2**40), 16, "image 0 of"),
         (changed(boxes=BOXES + torch.tensor([0, 1, 0, 0])), 16, r"boxes\[0\] .* is \[0, 1, 40, 60\], not within its"),

@@ -5,6 +5,7 @@ import traceback
 
 import open_clip
 import open_clip.loss
+import pytest
 import torch
 import torch.distributed as dist
 
@@ -25,6 +26,7 @@ def work(rank, store, queue):
             check_siglip(rank, way)
         for name in ("ClipLoss", "SigLipLoss"):
             check_average(rank, name)
+            check_a_mistake_of_one(rank, name)
         queue.put((rank, None))
     except BaseException:
         queue.put((rank, traceback.format_exc()))
@@ -87,6 +89,16 @@ def check_siglip(rank, way):
     same(mine[0], mean(theirs[0]), f"{way}: value")
     for name, ours, other in zip(("image", "text", "scale", "bias"), mine[1:], theirs[1:], strict=True):
         same(ours, other, f"{way}: {name}")
+
+
+def check_a_mistake_of_one(rank, name):
+    """An error at once, before the first collective: the next call finds the other rank where it waits."""
+    image, text, scale, bias = batch()
+    loss = run("contrastive_loss")[name]()
+    if rank == 0:
+        with pytest.raises(ValueError, match="image has shape"):
+            loss(image[:, :-1], text, scale, bias)
+    loss(image, text, scale, bias)
 
 
 def check_average(rank, name):

@@ -70,6 +70,20 @@ def test_two_ranks_follow_the_conventions_of_the_page(tmp_path):
     assert results == dict.fromkeys(range(WORLD))
 
 
+@LOSSES
+def test_numbers_that_are_no_tensors(name):
+    image, text, scale, bias = leaves()
+    loss = run("contrastive_loss")[name]()
+    torch.testing.assert_close(loss(image, text, 20.0, -7.0), loss(image, text, scale, bias))
+
+
+@LOSSES
+def test_more_ranks_than_torch_distributed_has_are_refused(name):
+    loss = run("contrastive_loss")[name](rank=1, world_size=2)
+    with pytest.raises(ValueError, match=f"{name}: world_size is 2, torch.distributed has 1 ranks"):
+        loss(*leaves())
+
+
 def test_horovod_is_refused():
     with pytest.raises(ValueError, match="Horovod is not supported; start the ranks with torchrun"):
         run("contrastive_loss")["ClipLoss"](use_horovod=True)

@@ -48,6 +48,26 @@ def by_pairs(student, teacher, center, temps, same):
     return sum(entropies), len(pairs)
 
 
+def test_a_temperature_of_zero_is_no_absent_one():
+    with pytest.raises(ValueError, match=r"teacher_temp is 0\.0"):
+        run("distill")["DINOLoss"](K)(views(2, 0, 1), views(2, 0, 2), teacher_temp=0.0)
+
+
+def test_heads_with_batch_norm_take_all_views_at_once():
+    """As Meta's MultiCropWrapper, which concatenates the crops before the head."""
+    torch.manual_seed(0)
+    teacher, student = (DINOProjectionHead(12, 16, 8, K, batch_norm=True).double() for _ in range(2))
+    loss = run("distill")["DINOHeadLoss"](K).double()
+    teacher_in, student_in = normal(2, N, 12, seed=1), normal(4, N, 12, seed=2)
+    value = loss(teacher, student, teacher_in, student_in)
+    logits = [
+        head(x.flatten(0, 1)).detach().unflatten(0, x.shape[:2])
+        for head, x in ((teacher, teacher_in), (student, student_in))
+    ]
+    total, pairs = by_pairs(logits[1], logits[0], torch.zeros(K), (0.1, 0.04), same=False)
+    torch.testing.assert_close(value.detach(), total / pairs, rtol=1e-6, atol=1e-9)
+
+
 def test_metas_signature_value_gradient_and_center():
     loss = run("distill")["MetaDINOLoss"](K, 4, 0.04, 0.07, 3, 10).double()
     assert loss.center.shape == (1, K)

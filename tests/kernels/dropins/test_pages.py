@@ -3,6 +3,7 @@
 import csv
 import re
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -34,9 +35,18 @@ def test_every_op_has_a_page():
     assert all(row.op in text for row in report("cpu"))
 
 
+def costs(page: Path) -> str:
+    (section,) = re.findall(r"^## What it costs\n(.*?)^## ", page.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
+    return section
+
+
+def read(name: str) -> list[dict[str, str]]:
+    with (RESULTS / name).open(encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
 def measured(names: list[str], column: str) -> list[float]:
-    rows = (row for name in names for row in csv.DictReader((RESULTS / name).open(encoding="utf-8")))
-    return [float(row[column]) for row in rows if row.get(column)]
+    return [float(row[column]) for name in names for row in read(name) if row.get(column)]
 
 
 def quoted(section: str) -> Iterator[tuple[str, str, int]]:
@@ -48,8 +58,17 @@ def quoted(section: str) -> Iterator[tuple[str, str, int]]:
 
 
 @EACH
+def test_the_figures_are_dated_as_in_the_committed_files(page):
+    """Measured anew, they are of another commit, and the page must say so."""
+    section = costs(page)
+    rows = [row for name in re.findall(r"\w+\.csv", section) for row in read(name)]
+    assert set(re.findall(r"\b[0-9a-f]{7}\b", section)) == {row["commit"] for row in rows}
+    assert set(re.findall(r"\b20\d\d-\d\d-\d\d\b", section)) == {row["date"] for row in rows}
+
+
+@EACH
 def test_the_figures_are_those_of_the_committed_files(page):
-    (section,) = re.findall(r"^## What it costs\n(.*?)^## ", page.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
+    section = costs(page)
     files = re.findall(r"\w+\.csv", section)
     figures = list(quoted(section))
     assert figures

@@ -97,6 +97,30 @@ def test_fixed_sizes_and_a_norm_layer():
     close([found], [expected])
 
 
+@pytest.mark.parametrize(
+    ("options", "given"),
+    [({"flatten": False}, "NCHW"), ({"output_fmt": "NCHW"}, "NCHW"), ({"output_fmt": "NLC"}, "NLC")],
+)
+def test_a_layout_that_it_does_not_give_is_refused(options, given):
+    with pytest.raises(ValueError, match=f"PatchEmbed: output_fmt is {given}; give 'NHWC'"):
+        run("patch_embed")["PatchEmbed"](16, 8, **options)
+
+
+def test_sizes_as_the_page_says():
+    """As timm's with strict_img_size=False; nothing is padded."""
+    torch.manual_seed(0)
+    made = run("patch_embed")["PatchEmbed"], timm.layers.PatchEmbed
+    ours, theirs = (kind(16, 8, embed_dim=12, strict_img_size=False) for kind in made)
+    ours.load_state_dict(theirs.state_dict())
+    crop = pixels(2, 24, 8)
+    close([ours(crop)], [theirs(normalized(crop))])
+    strict = made[0](16, 8, embed_dim=12)
+    strict.load_state_dict(ours.state_dict())
+    assert torch.equal(strict(crop), ours(crop))
+    with pytest.raises(ValueError, match="patches of 8 do not divide"):
+        made[0](16, 8, dynamic_img_pad=True)(pixels(1, 17, 16))
+
+
 def test_under_autocast_tokens_have_its_dtype():
     ours, theirs = (model.patch_embed for model in pair())
     crop = pixels(2, 32, 32)

@@ -88,6 +88,28 @@ def test_rows_are_drawn_as_torchvision_draws_them():
     assert page()["ORDERS"][row[4]] == tuple(turn.tolist())
 
 
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        (
+            [torch.zeros(4, 20, 30, dtype=torch.uint8)],
+            "pixels holds 2400 bytes, and the last image ends at 1800.*fourth",
+        ),
+        ([torch.zeros(1, 20, 30, dtype=torch.uint8)], "image 0 of 20 x 30 pixels"),
+        ([torch.zeros(3, 20, 30)], "contiguous uint8"),
+        ([], "images is empty"),
+    ],
+    ids=["alpha", "grey", "floats", "none"],
+)
+def test_what_are_no_images_of_bytes_is_refused(given, said):
+    with pytest.raises(ValueError, match=said):
+        page()["random_resized_crops"](given, 8)
+
+
+def test_no_views_stay_no_views():
+    assert page()["dino_list"](torch.zeros(0, 3, 8, 8, dtype=torch.uint8)).shape == (0, 3, 8, 8)
+
+
 def test_a_list_of_views_is_written_over():
     views = torch.stack(images(*[(16, 16)] * 3))
     before = views.clone()

@@ -13,6 +13,7 @@ import triton
 from silc_kernels.distill import triton_head_launch as distill_head_tiles
 from silc_kernels.gate import __main__ as command
 from silc_kernels.gate import gate, shapes
+from silc_kernels.gate.cases import Case
 from silc_kernels.gate.sass import between, overlapped
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -136,6 +137,42 @@ def test_a_part_of_the_table_is_rewritten_in_the_order_of_the_candidates(tmp_pat
     command.rewrite([row("b", 90, 2), row("c", 90, 2)], kept, path)
     lines = [(line["name"], line["architecture"], line["registers"]) for line in command.read(path)]
     assert lines == [("a", "90", "1"), ("b", "90", "2"), ("c", "90", "2"), ("a", "100", "1")]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--only", "nosuch"], "--only nosuch: no name contains it; there are distill_loss/"),
+        (["--trials", "--only", "nosuch"], "no name contains it; there are distill_loss/"),
+        (["--shapes", "--only", "nosuch"], "no name contains it; there are distill_loss, distill_head_loss, "),
+        (["--trials", "--write"], "--trials goes with --only alone"),
+        (["--trials", "--shapes"], "--trials goes with --only alone"),
+    ],
+)
+def test_a_run_that_would_do_nothing_is_refused(arguments, words, capsys):
+    with pytest.raises(SystemExit, match="2"):
+        command.main(arguments)
+    assert words in capsys.readouterr().err
+
+
+def test_shapes_of_one_case_are_written_in_the_place_of_its_own(tmp_path, monkeypatch, capsys):
+    """Whatever its kernels were, in the order of the cases; those of others stay, of no case any more go."""
+
+    def row(shape: str, kernel: str, registers: int) -> shapes.ShapeRow:
+        return shapes.ShapeRow("op", shape, kernel, registers, 0, 0, 1, False, 0, "")
+
+    path = tmp_path / "shapes.csv"
+    before = [row("n=1", "a", 1), row("n=2", "a", 1), row("n=2", "gone", 1), row("n=3", "a", 1), row("old", "a", 1)]
+    command.write(before, path)
+    monkeypatch.setattr(command, "table", lambda name: path)
+    monkeypatch.setattr(shapes, "cases", lambda: [Case("op", f"n={n}", lambda make: None) for n in (0, 1, 2, 3)])
+    monkeypatch.setattr(shapes, "compiled", lambda case: ([row(case.label, "a", 2), row(case.label, "b", 2)], []))
+    command.main(["--shapes", "--write", "--only", "n=2"])
+    heading, *printed = capsys.readouterr().out.splitlines()
+    assert heading.split() == ["op", "shape", "kernel", "regs", "spill", "shared", "programs", "reason"]
+    assert [line.split()[:4] for line in printed] == [["op", "n=2", "a", "2"], ["op", "n=2", "b", "2"]]
+    lines = [(line["shape"], line["kernel"], line["registers"]) for line in command.read(path)]
+    assert lines == [("n=1", "a", "1"), ("n=2", "a", "2"), ("n=2", "b", "2"), ("n=3", "a", "1")]
 
 
 def test_what_is_wrong_with_a_kernel_is_said():

@@ -151,7 +151,13 @@ def test_misuse_is_named():
     module = MultiCropPatchEmbed(12, 8, (4, 4))
     with pytest.raises(ValueError, match=r"crops\[1\] is 4 x 16 pixels, which patches of 8 do not divide.*8 x 16"):
         module([pixels(1, 3, 16, 16), pixels(1, 3, 4, 16)])
-    with pytest.raises(ValueError, match=r"crops\[0\] has shape \[3, 16, 16\]"):
+    with pytest.raises(ValueError, match=r"crops\[0\] is None; give a tensor"):
+        module([None])
+    with pytest.raises(
+        ValueError, match=r"shape \[0, 3, 8, 8\]; it must be .* = \[any, 3, any, any\], each at least 1"
+    ):
+        module([pixels(0, 3, 8, 8)])
+    with pytest.raises(ValueError, match=r"crops\[0\] has shape \[3, 16, 16\]; .* any\]$"):
         module.layout([pixels(3, 16, 16)])
     with pytest.raises(ValueError, match="grid"):
         MultiCropPatchEmbed(12, 8, (0, 4))
