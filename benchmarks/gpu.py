@@ -9,8 +9,8 @@
 
 Jobs come in the order of their worth (benchmarks/gpu_run/jobs.py says why). Each is a process with a time limit; one
 that fails does not stop the others. Results are written before the next job begins: logs, the benchmarks' CSVs and a
-summary, <device>.md, in benchmarks/results. What has been done there by these sources on this device is not done again,
-unless --again says so. Exit status 1 if a job failed.
+summary, <device>.md, in benchmarks/results. What has been done there by the same sources and versions on this device is
+not done again, unless --again says so; what failed is tried once more in the next call. Exit status 1 if a job failed.
 """
 
 from __future__ import annotations
@@ -29,11 +29,12 @@ import torch
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # a plain clone is not installed
 
 from benchmarks import RESULTS
+from benchmarks.common.files import write_text
 from benchmarks.common.measure import banner, device, device_slug
 from benchmarks.gpu_run import wheels
 from benchmarks.gpu_run.jobs import Job, jobs
 from benchmarks.gpu_run.process import FAILED, GRACE, LEFT, TIMED_OUT, Outcome, missing, run
-from benchmarks.gpu_run.progress import Progress
+from benchmarks.gpu_run.progress import Progress, keys
 
 
 def summary(outcomes: Sequence[Outcome]) -> str:
@@ -55,42 +56,58 @@ def summary(outcomes: Sequence[Outcome]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def work(todo: Sequence[Job], progress: Progress, out: Path, minutes: float, site: Path | None) -> list[Outcome]:
-    """Run what is not finished and fits into the time. How all ended, also of earlier calls, in the jobs' order."""
-    end, outcomes = time.monotonic() + 60 * minutes, []
+def work(
+    todo: Sequence[Job], every: Sequence[Job], progress: Progress, out: Path, end: float, site: Path | None
+) -> int:
+    """Run what of `todo` is not finished and fits into the time, until `end` on the monotonic clock, and write the page
+    of `every` job, also of earlier calls. The exit status.
+    """
+    now: dict[str, Outcome] = {}
     logs = out / "logs"
     logs.mkdir(parents=True, exist_ok=True)
     for job in todo:
-        left = end - time.monotonic() - GRACE
-        if progress.finished(job.name):
-            outcomes.append(progress.outcomes[job.name])
-            print(f"== {job.name}: {outcomes[-1].status} in an earlier call; --again repeats it", flush=True)
-            continue
-        if left < job.least and not missing(job, site):
-            outcomes.append(Outcome(job.name, LEFT, 0.0, f"{max(0, left):.0f} s left, {job.least} s needed"))
-            print(f"== {job.name}: {outcomes[-1].status} ({outcomes[-1].why})", flush=True)
-            continue
-        print(f"== {job.name}: {' '.join(job.command)}", flush=True)
-        begun = progress.begin(job.name)
-        outcomes.append(run(job, logs, min(left, job.most), resume=begun, site=site))
-        progress.end(outcomes[-1])
-        (out / f"{device_slug()}.md").write_text(summary(outcomes), encoding="utf-8")
-    (out / f"{device_slug()}.md").write_text(summary(outcomes), encoding="utf-8")
-    return outcomes
+        now[job.name] = one(job, progress, logs, end - time.monotonic() - GRACE, site)
+        known = (now.get(each.name) or progress.outcome(each) for each in every)
+        page = summary([outcome for outcome in known if outcome is not None])
+        write_text(out / f"{device_slug()}.md", page)
+    print(page)
+    return int(any(outcome.status in (FAILED, TIMED_OUT) for outcome in now.values()))
+
+
+def one(job: Job, progress: Progress, logs: Path, left: float, site: Path | None) -> Outcome:
+    """left: seconds. What did not fit into them is no outcome to be kept."""
+    if progress.finished(job):
+        outcome = progress.outcome(job)
+        print(f"== {job.name}: {outcome.status} in an earlier call; --again repeats it", flush=True)
+        return outcome
+    if left < job.least and not missing(job, site):
+        outcome = Outcome(job.name, LEFT, 0.0, f"{max(0, left):.0f} s left, {job.least} s needed")
+        print(f"== {job.name}: {outcome.status} ({outcome.why})", flush=True)
+        return outcome
+    print(f"== {job.name}: {' '.join(job.command)}", flush=True)
+    begun = progress.begin(job)
+    outcome = run(job, logs, min(left, job.most), resume=begun, site=site)
+    progress.end(job, outcome)
+    return outcome
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--size", choices=("tiny", "cuda"), default="cuda")
-    parser.add_argument("--minutes", type=float, default=math.inf, help="for all jobs; default: as long as they take")
+    parser.add_argument(
+        "--minutes", type=float, default=math.inf, help="for all jobs and --wheels; default: as long as they take"
+    )
     parser.add_argument("--only", default="", metavar="JOB,JOB", help="these jobs alone")
-    parser.add_argument("--again", action="store_true", help="also what earlier calls have finished")
+    parser.add_argument(
+        "--again", action="store_true", help="also what earlier calls have finished; with --only, of those jobs"
+    )
     parser.add_argument("--out", type=Path, default=RESULTS, help="default: benchmarks/results")
     parser.add_argument("--wheels", type=Path, metavar="FOLDER", help="packages to use, from --download")
     parser.add_argument("--download", type=Path, metavar="FOLDER", help="fetch those packages, and do nothing else")
     args = parser.parse_args(argv)
     if args.download is not None:
         return wheels.download(args.download.resolve())
+    end = time.monotonic() + 60 * args.minutes
     if args.size == "cuda" and device().type != "cuda":
         parser.error("no GPU is visible to torch; --size tiny tries the script itself on a CPU")
     out = args.out.resolve()
@@ -101,11 +118,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     if unknown:
         parser.error(f"unknown job {', '.join(sorted(unknown))}; there are {', '.join(job.name for job in every)}")
     site = None if args.wheels is None else wheels.install(args.wheels.resolve(), out / "site")
-    progress = Progress.load(out / f"gpu_{device_slug()}.json", device_slug(), again=args.again)
     todo = [job for job in every if not wanted or job.name in wanted]
-    outcomes = work(todo, progress, out, args.minutes, site)
-    print(summary(outcomes))
-    return int(any(outcome.status in (FAILED, TIMED_OUT) for outcome in outcomes))
+    progress = Progress.load(out / f"gpu_{device_slug()}.json", keys(device_slug(), args.size, out))
+    if args.again:
+        progress.forget(todo)
+    return work(todo, every, progress, out, end, site)
 
 
 if __name__ == "__main__":

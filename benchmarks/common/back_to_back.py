@@ -28,7 +28,8 @@ def back_to_back(name: str, fn: Callable[[], object]) -> float:
 def replayed(name: str, fn: Callable[[], object]) -> float:
     """Milliseconds of the device for a replay of the call, forward and backward, captured as a CUDA graph.
 
-    NaN where it cannot be captured, and the reason printed.
+    NaN where it cannot be captured, and the reason printed. Then torch is left in the state of a capture (the stream,
+    the memory pool, the random generator): nothing more may be measured in this process; see kernels/graphs.py.
     """
     graph = torch.cuda.CUDAGraph()
     try:

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import torch
 
-from benchmarks.common.back_to_back import back_to_back, replayed
+from benchmarks.common.back_to_back import back_to_back
 
 STATUS = Path("/proc/self/status")
 PEAK_RESET = Path("/proc/self/clear_refs")
@@ -27,7 +27,7 @@ class Row:
     all threads, which a busy machine disturbs less. peak_mib: above what was held before the call. enqueue_ms: until
     the call returns, on a GPU that is busy; a GPU waits for that where the work of a call is shorter. host_ms: a call
     among calls back to back, without a wait between, on a GPU; the larger of the host's time and the device's.
-    graph_ms: a replay of the call as a CUDA graph. NaN: not measured, on a CPU for one.
+    NaN: not measured, on a CPU for one.
     """
 
     provider: str
@@ -36,7 +36,6 @@ class Row:
     peak_mib: float
     enqueue_ms: float = math.nan
     host_ms: float = math.nan
-    graph_ms: float = math.nan
 
 
 def device() -> torch.device:
@@ -75,7 +74,7 @@ def banner() -> str:
 def compare(providers: dict[str, Callable[[], object]], repeats: int, *, extras: bool = True) -> list[Row]:
     """Each provider `repeats` times, in turns, so that a slow moment of the machine falls on all of them.
 
-    extras: on a GPU also calls back to back, and the call as a CUDA graph.
+    extras: on a GPU also calls back to back.
 
     Peak memory comes from a first run, which also warms up: it is slower than others, for its memory comes in small
     pieces that are mapped afresh, so that they can be counted.
@@ -90,10 +89,8 @@ def compare(providers: dict[str, Callable[[], object]], repeats: int, *, extras:
     rows = []
     for name, spent in times.items():
         wall, processor = zip(*spent, strict=True)
-        host, graph = (of(name, providers[name]) for of in (back_to_back, replayed)) if extras else (math.nan, math.nan)
-        rows.append(
-            Row(name, _percentiles(wall), statistics.median(processor), peaks[name], enqueue[name], host, graph)
-        )
+        host = back_to_back(name, providers[name]) if extras else math.nan
+        rows.append(Row(name, _percentiles(wall), statistics.median(processor), peaks[name], enqueue[name], host))
     return rows
 
 

@@ -18,6 +18,8 @@ from benchmarks import ROOT
 from benchmarks.common.measure import device
 
 SANITIZED = ("memcheck", "racecheck")
+TESTS = ("tests/kernels",)
+TRAINING = ("silc", "launch")
 TRAINER = ("deepspeed", "open_clip", "webdataset", "torchvision")
 
 
@@ -30,6 +32,8 @@ class Job:
         most: seconds after which it is stopped.
         needs: packages (or programs, which have a "-" in their names) without which it is left out, and said so.
         resumes: takes --resume: what an earlier, stopped run of it has written is not done again.
+        reads: files and folders, of the repository, that its outcome hangs on beside the kernels, its own script and
+            what that imports of benchmarks.
     """
 
     name: str
@@ -39,6 +43,7 @@ class Job:
     needs: tuple[str, ...] = ()
     environment: dict[str, str] = field(default_factory=dict)
     resumes: bool = False
+    reads: tuple[str, ...] = ()
 
 
 def jobs(size: str, out: Path) -> Iterator[Job]:
@@ -53,6 +58,7 @@ def of_the_kernels(size: str, out: Path) -> Iterator[Job]:
     sized = ["--size", size, *save]
     interpreted = {"TRITON_INTERPRET": "1"} if device().type == "cpu" else {}
     tests = module("benchmarks.gpu_run.device_tests", *save, *(["--only", "needs"] if size == "tiny" else []))
+    environment = interpreted | {"OMP_NUM_THREADS": "1"}
     yield Job("compile_smoke", precompile("smoke", size), 30, 120)
     yield Job("smoke", module("benchmarks.kernels.smoke", *save), 30, 180, environment=interpreted, resumes=True)
     yield Job("compile", precompile("cases", size), 30, 240)
@@ -62,7 +68,7 @@ def of_the_kernels(size: str, out: Path) -> Iterator[Job]:
     yield Job("views", script("views_bench.py", *sized), 40, 180, resumes=True)
     if (ROOT / "benchmarks" / "host_bench.py").is_file():
         yield Job("host", script("host_bench.py", *save), 20, 120)
-    yield Job("tests", tests, 60, 420, ("pytest",), interpreted | {"OMP_NUM_THREADS": "1"}, resumes=True)
+    yield Job("tests", tests, 60, 420, ("pytest",), environment, resumes=True, reads=TESTS)
     if size == "cuda":
         yield Job("compile_trials", precompile("trials", size), 30, 240)
         yield Job("tune", script("tune.py", *save), 60, 420, resumes=True)
@@ -79,15 +85,15 @@ def of_the_trainer(size: str, out: Path) -> Iterator[Job]:
     short = ["train.steps=2", "train.global_batch=4", "data.sample_scenes=64", "eval.after=[]"]
     train = module("deepspeed.launcher.runner", "--num_gpus", "1", str(ROOT / "launch" / "train.py"))
     preset = short if tiny else ["--preset", "sample_gpu", "train.steps=40"]
-    yield Job("train", [*train, *preset, *lean, f"train.out={out / 'run'}"], 60, 300, TRAINER)
+    yield Job("train", [*train, *preset, *lean, f"train.out={out / 'run'}"], 60, 300, TRAINER, reads=TRAINING)
     full = ["--preset", "silc_vit_b16", "--batch", "256", f"data.shards=[{ROOT}/data/sample]", "--data-steps", "0"]
     small = ["--steps", "1", "--data-steps", "0", "--batch", "4"]
     bench = script("train_bench.py", "--save", str(out), *(small if tiny else full))
-    yield Job("train_bench", bench, 120, 420, (*TRAINER, "lightly"))
+    yield Job("train_bench", bench, 120, 420, (*TRAINER, "lightly"), reads=TRAINING)
     few = ["--pairs", "8", "optim.warmup_steps=1", "eval.after=[fewshot]", "eval.limit=16", *short[1:3]]
     many = ["--preset", "sample_gpu", "--pairs", "65536,262144"]
     claims = [sys.executable, str(ROOT / "launch" / "claims.py"), "--num_gpus", "1", "--out", str(out / "claims")]
-    yield Job("claims", [*claims, *(few if tiny else many), *lean], 420, 1500, TRAINER)
+    yield Job("claims", [*claims, *(few if tiny else many), *lean], 420, 1500, TRAINER, reads=TRAINING)
 
 
 def module(name: str, *args: str) -> list[str]:

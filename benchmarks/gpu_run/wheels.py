@@ -6,12 +6,14 @@ numpy and what belongs to them: the machine brings its own. torchvision goes by 
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import re
+import shutil
 import subprocess
 import sys
 import sysconfig
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from importlib.metadata import distribution, requires, version
 from pathlib import Path
 
@@ -30,6 +32,7 @@ NOT_USED |= {"hf-xet"}  # for downloads from a hub
 FROM_SOURCE = {"deepspeed"}  # no wheel of it is published
 PLATFORMS = ("manylinux_2_28_x86_64", "manylinux_2_27_x86_64", "manylinux_2_17_x86_64", "manylinux2014_x86_64")
 MOST = 64 << 20  # bytes
+BARE = "jobs that need more than torch, triton and pytest are left out"
 
 
 def closure(wanted: tuple[str, ...] = WANTED) -> dict[str, str]:
@@ -87,13 +90,39 @@ def said(folder: Path) -> int:
 
 
 def install(folder: Path, site: Path) -> Path | None:
-    """Install the wheels of `folder` into `site`, without a network; None, and said so, where there are none."""
-    found = sorted(str(path) for path in folder.glob("*.whl"))
+    """Install the wheels of `folder` into `site`, without a network; not again where it holds the same. None, and said
+    so, where there are none that fit: jobs that need more are then left out.
+    """
+    found = sorted(folder.glob("*.whl"))
     if not found:
-        print(f"no wheels in {folder}: jobs that need more than torch, triton and pytest are left out")
+        print(f"no wheels in {folder}: {BARE}", flush=True)
         return None
-    command = [sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check", "install", "--no-index"]
-    options = ["--no-deps", "--no-compile", "--no-cache-dir", "--upgrade", "--target", str(site)]
-    subprocess.run([*command, *options, *found], check=True)
-    print(f"{len(found)} wheels installed in {site} for {sysconfig.get_python_version()}", flush=True)
+    if importlib.util.find_spec("pip") is None:
+        print(f"{sys.executable} has no pip to install the wheels of {folder} with: {BARE}", flush=True)
+        return None
+    made_of = site / "made_of.txt"
+    these = "\n".join([sys.version, *(f"{path.name} {path.stat().st_size}" for path in found)])
+    if made_of.is_file() and made_of.read_text(encoding="utf-8") == these:
+        print(f"{site} holds the wheels of {folder} already", flush=True)
+        return site
+    if made_of.is_file():
+        shutil.rmtree(site)
+    trouble = pip_install(found, site)
+    unfit = [path.name for path in found if pip_install([path], site)] if trouble else []
+    if len(unfit) == len(found):
+        print(f"no wheel of {folder} could be installed ({trouble}): {BARE}", flush=True)
+        return None
+    made_of.write_text(these, encoding="utf-8")
+    print(f"{len(found) - len(unfit)} wheels installed in {site} for {sysconfig.get_python_version()}", flush=True)
+    for name in unfit:
+        print(f"  left out, as it does not fit: {name}", flush=True)
     return site
+
+
+def pip_install(found: Sequence[Path], site: Path) -> str:
+    """Empty, or the last line of what pip said."""
+    pip = [sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check", "install", "--no-index"]
+    options = ["--no-deps", "--no-compile", "--no-cache-dir", "--upgrade", "--target", str(site)]
+    done = subprocess.run([*pip, *options, *map(str, found)], capture_output=True, text=True)
+    said = done.stderr.strip().splitlines() or [f"pip ended with {done.returncode}"]
+    return said[-1] if done.returncode else ""

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import csv
-import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -15,16 +13,12 @@ import torch
 from torch import Tensor
 
 from benchmarks import RESULTS
-from benchmarks.common.measure import Row, banner, commit, compare, device, device_name, device_slug, gate
+from benchmarks.common.measure import Row, banner, commit, compare, device, device_name, gate
+from benchmarks.kernels import graphs
 from benchmarks.kernels.roofline import Roofline, measure_roofline
+from benchmarks.kernels.table import earlier, save
 
 VERSIONS = ("torch", "triton", "torchvision", "open_clip_torch", "timm", "lightly", "inf_cl")
-COLUMNS = (
-    *("op", "shape", "provider", "dtype", "ms", "ms_p20", "ms_p80", "cpu_ms", "gb_per_s", "tflop_per_s"),
-    *("roofline_percent", "peak_mib", "enqueue_ms", "host_ms", "graph_ms", "ratio"),
-    *("device", "versions", "commit", "date"),
-)
-
 Provider = Callable[[], Sequence[Tensor]]
 
 
@@ -68,6 +62,7 @@ def options(doc: str, argv: Sequence[str] | None = None) -> argparse.Namespace:
         help="write a CSV (benchmarks/results)",
     )
     parser.add_argument("--resume", action="store_true", help="cases that the saved CSV has are not timed again")
+    parser.add_argument("--graphs", action="store_true", help=argparse.SUPPRESS)  # of what is saved; see graphs.py
     args = parser.parse_args(argv)
     if args.resume and args.save is None:
         parser.error("--resume takes up what --save wrote; give both")
@@ -76,12 +71,16 @@ def options(doc: str, argv: Sequence[str] | None = None) -> argparse.Namespace:
 
 def run(name: str, cases: Iterable[Case], args: argparse.Namespace) -> list[dict[str, object]]:
     """Gate and time every case that is asked for, print a table each; with --save write <name>_<device>.csv, anew after
-    every case: what is measured is kept if a later one fails, and with --resume taken up.
+    every case: what is measured is kept if a later one fails, and with --resume taken up. Then, on a GPU, the calls as
+    CUDA graphs are added to it (graphs.py).
 
     Raises:
         ValueError: a provider computes something else than ours.
     """
     torch.manual_seed(0)
+    if args.graphs:
+        asked = (case for case in cases if args.only in f"{case.op} {case.shape}")
+        graphs.leave(graphs.measure(asked, earlier(name, args.save), lambda lines: save(name, lines, args.save)))
     print(banner())
     roofs: dict[torch.dtype, Roofline] = {}
     records = earlier(name, args.save) if args.resume else []
@@ -102,7 +101,10 @@ def run(name: str, cases: Iterable[Case], args: argparse.Namespace) -> list[dict
         if args.save is not None:
             save(name, records, args.save)
     if records and args.save is not None:
-        print(f"\nwritten to {save(name, records, args.save)}")
+        print(f"\nwritten to {save(name, records, args.save)}", flush=True)
+        if device().type == "cuda":
+            command = graphs.command(args.only, args.size, args.save)
+            records = graphs.by_processes(command, lambda: earlier(name, args.save))
     return records
 
 
@@ -148,7 +150,7 @@ def record(case: Case, row: Row, ours: Row, roof: Roofline) -> dict[str, object]
         "peak_mib": row.peak_mib,
         "enqueue_ms": row.enqueue_ms,
         "host_ms": row.host_ms,
-        "graph_ms": row.graph_ms,
+        "graph_ms": graphs.UNTRIED,
         "ratio": middle / ours.milliseconds[0],
         "device": device_name(),
         "versions": " ".join(f"{package}=={found}" for package in VERSIONS if (found := _version(package))),
@@ -160,41 +162,14 @@ def record(case: Case, row: Row, ours: Row, roof: Roofline) -> dict[str, object]
 def show(case: Case, records: Sequence[dict[str, object]]) -> None:
     """A table; the ratio says how many times as long as ours a provider takes."""
     columns = ("ms", "ms_p20", "ms_p80", "cpu_ms", "gb_per_s", "tflop_per_s", "roofline_percent")
-    columns += ("peak_mib", "enqueue_ms", "host_ms", "graph_ms", "ratio")
+    columns += ("peak_mib", "enqueue_ms", "host_ms", "ratio")
     titles = ("ms", "p20", "p80", "cpu ms", "GB/s", "TFLOP/s", "% roof", "peak MiB")
-    titles += ("launch ms", "host ms", "graph ms", "ratio")
+    titles += ("launch ms", "host ms", "ratio")
     print(f"\n{case.op}  {case.shape}  {str(case.dtype).removeprefix('torch.')}, {case.timed}")
     print(f"  {'provider':36s} " + " ".join(f"{title:>9s}" for title in titles))
     for line in records:
         numbers = (f"{line[column]:9.4g}" if line[column] == line[column] else 9 * " " for column in columns)
         print(f"  {line['provider']:36s} " + " ".join(numbers), flush=True)
-
-
-def save(name: str, records: Sequence[dict[str, object]], folder: Path) -> Path:
-    """Write <name>_<device>.csv below `folder`."""
-    folder.mkdir(parents=True, exist_ok=True)
-    path = folder / f"{name}_{device_slug()}.csv"
-    with path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
-        writer.writeheader()
-        writer.writerows({key: written(value) for key, value in line.items()} for line in records)
-    return path
-
-
-def written(value: object) -> object:
-    """As a CSV holds it; empty: not measured."""
-    if not isinstance(value, float):
-        return value
-    return "" if math.isnan(value) else f"{value:.5g}"
-
-
-def earlier(name: str, folder: Path) -> list[dict[str, object]]:
-    """The lines that an earlier run saved; none without one."""
-    path = folder / f"{name}_{device_slug()}.csv"
-    if not path.exists():
-        return []
-    with path.open(encoding="utf-8", newline="") as file:
-        return list(csv.DictReader(file))
 
 
 def _version(package: str) -> str | None:

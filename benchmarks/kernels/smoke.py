@@ -24,6 +24,7 @@ import torch
 from torch import Tensor
 
 from benchmarks import RESULTS, ROOT
+from benchmarks.common.files import write_csv
 from benchmarks.common.measure import banner, device, device_slug
 from benchmarks.kernels.smoke_checks import Check, checks
 
@@ -113,28 +114,43 @@ def line(result: Result) -> str:
 def write(results: dict[str, Result], path: Path | None) -> None:
     if path is None:
         return
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, [field.name for field in fields(Result)], lineterminator="\n")
-        writer.writeheader()
-        for result in results.values():
-            numbers = {k: f"{v:.3g}" if isinstance(v, float) else v for k, v in asdict(result).items()}
-            writer.writerow(numbers)
+    rows = (
+        {k: f"{v:.3g}" if isinstance(v, float) else v for k, v in asdict(each).items()} for each in results.values()
+    )
+    write_csv(path, [field.name for field in fields(Result)], rows)
 
 
 def read(path: Path) -> dict[str, Result]:
-    """What was done before; what was running then has crashed."""
+    """What was done before; what was running then has crashed. Nothing, and said so, of a table that cannot be read."""
     if not path.exists():
         return {}
     found = {}
-    with path.open(encoding="utf-8") as file:
-        for row in csv.DictReader(file):
-            numbers = {name: float(row[name]) for name in ("error", "plain", "allowed", "seconds")}
-            result = Result(row["check"], row["outcome"], repeated=row["repeated"] == "True", why=row["why"], **numbers)
-            if result.outcome == RUNNING:
-                result.outcome, result.why = CRASHED, "its process ended"
-            found[result.check] = result
+    try:
+        with path.open(encoding="utf-8", newline="") as file:
+            for row in csv.DictReader(file):
+                numbers = {name: float(row[name]) for name in ("error", "plain", "allowed", "seconds")}
+                again = row["repeated"] == "True"
+                result = Result(row["check"], row["outcome"], repeated=again, why=row["why"], **numbers)
+                if result.outcome == RUNNING:
+                    result.outcome, result.why = CRASHED, "its process ended"
+                found[result.check] = result
+    except (OSError, ValueError, KeyError, TypeError, csv.Error) as error:
+        print(f"{path} cannot be read ({type(error).__name__}: {error}): begun afresh", flush=True)
+        return {}
     return found
+
+
+def begin(path: Path, names: Sequence[str], resume: bool) -> None:
+    """What is to be done is not in the table: everything, or with `resume` what a stopped run left. Where it had come
+    to its end, what was not right is tried again.
+    """
+    before = read(path) if resume else {}
+    if set(names) <= before.keys():
+        before = {name: result for name, result in before.items() if result.outcome == PASSED}
+    if before:
+        write(before, path)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -149,9 +165,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         done = read(path) if path else {}
         run(path, done)
         return int(any(result.outcome != PASSED for result in done.values()))
-    if not args.resume:
-        path.unlink(missing_ok=True)
     names = [check.name for check in checks()]
+    begin(path, names, args.resume)
     known = -1
     while len(done := read(path)) > known and not set(names) <= done.keys():  # a process that does nothing is the last
         known = len(done)

@@ -22,6 +22,7 @@ from types import ModuleType
 import torch
 from torch import Tensor
 
+from benchmarks.common.files import write_csv
 from benchmarks.common.measure import banner, compare, device, device_slug, gate
 from benchmarks.kernels.cases import Case, options
 from benchmarks.kernels.contrastive_cases import contrastive_cases
@@ -153,12 +154,8 @@ def earlier(folder: Path) -> list[Trial]:
 
 
 def save(trials: Sequence[Trial], folder: Path) -> Path:
-    folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"tune_{device_slug()}.csv"
-    with path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, [field.name for field in fields(Trial)], lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(asdict(trial) for trial in trials)
+    write_csv(path, [field.name for field in fields(Trial)], (asdict(trial) for trial in trials))
     return path
 
 

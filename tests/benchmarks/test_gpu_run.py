@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import importlib.metadata
-import json
 import math
 import os
 import subprocess
 import sys
 import time
+import zipfile
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from benchmarks import gpu
-from benchmarks.gpu_run import device_tests, jobs, part, process, progress, wheels
+from benchmarks.common import files
+from benchmarks.gpu_run import device_tests, jobs, part, process, progress, sources, wheels
 from benchmarks.gpu_run.jobs import Job
 from benchmarks.gpu_run.process import Outcome
 
@@ -25,9 +27,25 @@ def python(code: str, name: str = "job", **options) -> Job:
     return Job(name, [sys.executable, "-c", code], 0, 60, **options)
 
 
+def key(job: Job) -> progress.Key:
+    return {"command": " ".join(job.command)}
+
+
 @pytest.fixture
 def kept(tmp_path) -> progress.Progress:
-    return progress.Progress.load(tmp_path / "gpu_cpu.json", "cpu")
+    return progress.Progress.load(tmp_path / "gpu_cpu.json", key)
+
+
+def work(todo: list[Job], kept: progress.Progress, folder: Path, minutes: float = math.inf) -> list[str]:
+    """The outcomes on the page."""
+    gpu.work(todo, todo, kept, folder, time.monotonic() + 60 * minutes, None)
+    return on_page(folder)
+
+
+def on_page(folder: Path) -> list[str]:
+    lines = (folder / "cpu.md").read_text().splitlines()
+    start = lines.index("|---|---|---|") + 1
+    return [line.split(" | ")[1] for line in lines[start:]]
 
 
 def test_the_script_runs_jobs_and_says_what_it_left_out(tmp_path):
@@ -76,36 +94,124 @@ def test_a_job_past_its_time_is_ended_with_all_its_processes(tmp_path):
         time.sleep(0.1)
 
 
-def test_what_no_longer_fits_is_left_and_what_lacks_a_package_is_said_first(kept, tmp_path, capsys):
+def test_what_no_longer_fits_is_left_and_what_lacks_a_package_is_said_first(kept, tmp_path):
     todo = [Job("long", ["true"], 500, 600), Job("lacking", ["true"], 500, 600, ("no_such_package",)), python("")]
-    outcomes = gpu.work(todo, kept, tmp_path, 5.0, None)
-    assert [outcome.status for outcome in outcomes] == ["left for the next call", "left out", "passed"]
-    assert "500 s needed" in outcomes[0].why
-    assert outcomes[1].why == "needs no_such_package"
+    outcomes = work(todo, kept, tmp_path, 5.0)
+    assert [outcome.partition(" (")[0] for outcome in outcomes] == ["left for the next call", "left out", "passed"]
     page = (tmp_path / "cpu.md").read_text()
     assert "| long | left for the next call (2" in page
+    assert "500 s needed" in page
+    assert "needs no_such_package" in page
 
 
-def test_what_has_ended_is_not_done_again_and_what_was_stopped_is_taken_up(kept, tmp_path):
+def test_what_has_passed_is_not_done_again_what_was_stopped_is_taken_up_and_what_failed_tried_once_more(kept, tmp_path):
     told = tmp_path / "told"
     code = f"import sys, pathlib; pathlib.Path({str(told)!r}).open('a').write(' '.join(sys.argv[1:]) + ';')"
-    done, stopped = python(code + "; sys.exit(1)", "done"), python(code, "stopped", resumes=True)
-    kept.begin("stopped")
-    kept.end(Outcome("stopped", process.TIMED_OUT, 3.0))
-    for again in (False, False, True):
-        held = progress.Progress.load(kept.path, "cpu", again=again)
-        outcomes = gpu.work([done, stopped], held, tmp_path, math.inf, None)
-        assert [outcome.status for outcome in outcomes] == ["failed", "passed"]
-    assert told.read_text() == ";--resume;;;"  # once each, and with --again from the start
+    failing, stopped = python(code + "; sys.exit(1)", "failing"), python(code, "stopped", resumes=True)
+    kept.begin(stopped)
+    kept.end(stopped, Outcome("stopped", process.TIMED_OUT, 3.0))
+    for expected in (";--resume;", ";--resume;;", ";--resume;;"):
+        held = progress.Progress.load(kept.path, key)
+        assert work([failing, stopped], held, tmp_path) == ["failed", "passed"]
+        assert told.read_text() == expected
+    held = progress.Progress.load(kept.path, key)
+    held.forget([stopped])
+    assert work([failing, stopped], held, tmp_path) == ["failed", "passed"]
+    assert told.read_text() == ";--resume;;;"  # from its start, and the other left as it is
 
 
-def test_other_sources_or_another_device_begin_anew(kept, monkeypatch):
-    kept.end(Outcome("job", process.PASSED, 1.0))
-    assert progress.Progress.load(kept.path, "cpu").finished("job")
-    assert not progress.Progress.load(kept.path, "nvidia").finished("job")
-    monkeypatch.setattr(progress, "sources", lambda: "changed")
-    assert not progress.Progress.load(kept.path, "cpu").finished("job")
-    assert json.loads(kept.path.read_text())["outcomes"]["job"]["status"] == "passed"
+def test_a_repetition_of_some_jobs_keeps_what_is_known_of_the_others(tmp_path, monkeypatch):
+    told = tmp_path / "told"
+    code = f"import pathlib; pathlib.Path({str(told)!r}).open('a').write('NAME;')"
+    every = [python(code.replace("NAME", name), name) for name in ("first", "second", "third")]
+    monkeypatch.setattr(gpu, "jobs", lambda *_: every)
+    for options in (["--only", "first,second"], ["--again", "--only", "second"], []):
+        assert gpu.main(["--size", "tiny", "--out", str(tmp_path), *options]) == 0
+    assert told.read_text() == "first;second;second;third;"
+    assert on_page(tmp_path) == ["passed"] * 3
+    assert gpu.main(["--size", "tiny", "--out", str(tmp_path), "--only", "third"]) == 0
+    assert on_page(tmp_path) == ["passed"] * 3
+
+
+def test_progress_that_cannot_be_read_is_begun_afresh_and_said(kept, capsys):
+    job = python("")
+    kept.end(job, Outcome("job", process.PASSED, 1.0))
+    whole = kept.path.read_text()
+    assert progress.Progress.load(kept.path, key).finished(job)
+    for text in (whole[:-30], "[]", '{"jobs": {"job": {}}}', '{"jobs": []}', "\0"):
+        kept.path.write_text(text)
+        assert not progress.Progress.load(kept.path, key).finished(job)
+        assert "cannot be read" in capsys.readouterr().out
+
+
+def test_a_file_is_written_whole_or_not_at_all(tmp_path, monkeypatch):
+    path = tmp_path / "held"
+    files.write_text(path, "old")
+    monkeypatch.setattr(files.os, "replace", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))  # ended just before
+    for write in (lambda: files.write_text(path, "new"), lambda: files.write_csv(path, ["a"], [{"a": 1}])):
+        with pytest.raises(KeyboardInterrupt):
+            write()
+        assert path.read_text() == "old"
+
+
+def test_an_outcome_is_of_its_own_sources_and_of_versions(tmp_path, monkeypatch):
+    at = "kernels/silc_kernels/op.py", "silc/model.yaml", "tests/kernels/test_op.py", "benchmarks/kernels/smoke.py"
+    at += ("benchmarks/loss_bench.py", "benchmarks/common/measure.py", "benchmarks/kernels/checks.py")
+    for name in at:
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text("")
+    (tmp_path / at[3]).write_text("def f():\n    from benchmarks.kernels import checks\n")
+    (tmp_path / at[4]).write_text("import benchmarks.common.measure\n")
+    of = {
+        "smoke": (["python", "-m", "benchmarks.kernels.smoke"], ()),
+        "loss": (["python", str(tmp_path / at[4])], ()),
+        "tests": (["python"], ("tests/kernels",)),
+        "train": (["python"], ("silc", "launch")),
+    }
+
+    def digests() -> dict[str, str]:
+        return {name: sources.digest(*given, tmp_path) for name, given in of.items()}
+
+    changes = ({*of}, {"train"}, {"tests"}, {"smoke"}, {"loss"}, {"loss"}, {"smoke"})
+    for name, expected in zip(at, changes, strict=True):
+        before = digests()
+        with (tmp_path / name).open("a") as file:
+            file.write("# changed\n")
+        after = digests()
+        assert {each for each in of if before[each] != after[each]} == expected, name
+
+
+def test_other_versions_sizes_or_devices_begin_anew(tmp_path, monkeypatch):
+    job = python("")
+    first = progress.keys("cpu", "tiny", tmp_path)(job)
+    assert first == progress.keys("cpu", "tiny", tmp_path)(job)
+    others = [progress.keys("nvidia", "tiny", tmp_path)(job), progress.keys("cpu", "cuda", tmp_path)(job)]
+    monkeypatch.setattr(progress.torch, "__version__", "9.9")
+    others.append(progress.keys("cpu", "tiny", tmp_path)(job))
+    monkeypatch.setattr(progress, "DRIVER", tmp_path / "version")
+    progress.DRIVER.write_text("NVRM version: 999\nGCC\n")
+    others.append(progress.keys("cpu", "tiny", tmp_path)(job))
+    assert len({str(each) for each in [first, *others]}) == 5
+    assert "999" in others[-1]["driver"]
+    kept = progress.Progress(tmp_path / "kept.json", lambda _: first)
+    kept.end(job, Outcome("job", process.PASSED, 1.0))
+    assert kept.finished(job)
+    kept.key = lambda _: others[0]
+    assert not kept.finished(job)
+    assert kept.outcome(job) is None
+
+
+def test_every_job_hangs_on_its_own_script(tmp_path):
+    held = {job.name: job for job in jobs.jobs("cuda", tmp_path)}
+    for name, script in (
+        ("smoke", "kernels/smoke_checks.py"),
+        ("loss", "kernels/distill_cases.py"),
+        ("tests", "gpu_run/part.py"),
+    ):
+        (first,) = filter(None, (sources.module_file(word, ROOT) for word in held[name].command))
+        assert ROOT / "benchmarks" / script in sources.imported(first, ROOT)
+    assert held["tests"].reads == ("tests/kernels",)
+    assert {name for name, job in held.items() if "silc" in job.reads} == {"train", "train_bench", "claims"}
 
 
 def test_a_package_may_lie_in_a_folder_of_its_own(tmp_path):
@@ -176,3 +282,53 @@ def test_too_many_wheels_are_said(tmp_path, capsys, monkeypatch):
 def test_a_folder_without_wheels_is_said(tmp_path, capsys):
     assert wheels.install(tmp_path, tmp_path / "site") is None
     assert "no wheels in" in capsys.readouterr().out
+
+
+def wheel(folder: Path, name: str, tag: str = "py3-none-any") -> None:
+    """With a module of its name."""
+    info = f"{name}-1.dist-info"
+    with zipfile.ZipFile(folder / f"{name}-1-{tag}.whl", "w") as file:
+        file.writestr(f"{name}.py", "")
+        file.writestr(f"{info}/METADATA", f"Metadata-Version: 2.1\nName: {name}\nVersion: 1\n")
+        file.writestr(f"{info}/WHEEL", f"Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: {tag}\n")
+        file.writestr(f"{info}/RECORD", "")
+
+
+def test_wheels_that_do_not_fit_are_said_and_the_others_installed_once(tmp_path, capsys, monkeypatch):
+    brought, site = tmp_path / "brought", tmp_path / "site"
+    brought.mkdir()
+    wheel(brought, "old", "cp27-cp27mu-manylinux1_x86_64")
+    assert wheels.install(brought, site) is None
+    said = capsys.readouterr().out
+    assert "no wheel of" in said
+    assert "not a supported wheel" in said
+    wheel(brought, "fitting")
+    assert wheels.install(brought, site) == site
+    assert (site / "fitting.py").is_file()
+    assert "does not fit: old-1" in capsys.readouterr().out
+    monkeypatch.setattr(wheels, "pip_install", None)
+    assert wheels.install(brought, site) == site
+    assert "already" in capsys.readouterr().out
+    monkeypatch.undo()
+    (brought / "old-1-cp27-cp27mu-manylinux1_x86_64.whl").unlink()
+    (brought / "fitting-1-py3-none-any.whl").unlink()
+    wheel(brought, "newer")
+    assert wheels.install(brought, site) == site
+    assert not (site / "fitting.py").exists()
+    assert (site / "newer.py").is_file()
+
+
+def test_a_python_without_pip_does_what_needs_no_wheels(tmp_path, capsys, monkeypatch):
+    wheel(tmp_path, "fitting")
+    monkeypatch.setattr(wheels.importlib.util, "find_spec", lambda name: None)
+    assert wheels.install(tmp_path, tmp_path / "site") is None
+    assert "has no pip" in capsys.readouterr().out
+
+
+def test_the_time_for_wheels_counts(tmp_path, monkeypatch):
+    clock, ends = [100.0], []
+    monkeypatch.setattr(gpu, "time", SimpleNamespace(monotonic=lambda: clock[0]))
+    monkeypatch.setattr(gpu.wheels, "install", lambda *_: clock.__setitem__(0, 250.0))
+    monkeypatch.setattr(gpu, "work", lambda todo, every, progress, out, end, site: ends.append(end) or 0)
+    assert gpu.main(["--size", "tiny", "--out", str(tmp_path), "--minutes", "5", "--wheels", str(tmp_path)]) == 0
+    assert ends == [400.0]

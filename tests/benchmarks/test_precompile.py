@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 
 from benchmarks.kernels import precompile
@@ -43,6 +44,14 @@ def test_every_kind_of_work_is_found_and_one_is_compiled(monkeypatch):
     assert name.startswith("distill_loss")
     assert launches > 0
     assert (seconds, why) == (2.5, "")
+
+
+@pytest.mark.parametrize("architecture", [86, 120])
+def test_kernels_are_compiled_for_every_card(architecture):
+    _, launches, _, why = precompile.compile_one("smoke", "tiny", 14, architecture)
+    assert launches > 0
+    assert why == ""
+    assert precompile.count("trials", "tiny", architecture) == 0  # there are none for their family
 
 
 def test_what_cannot_be_compiled_is_said_and_what_kernels_refuse_is_not(monkeypatch):

@@ -60,6 +60,28 @@ def test_what_ran_when_the_process_ended_has_crashed_and_is_not_run_again(monkey
     assert [result.outcome for result in smoke.read(path).values()] == ["passed", "crashed", "passed"]
 
 
+def test_what_was_not_right_is_tried_again_when_all_had_been_tried(tmp_path):
+    path, names = tmp_path / "smoke.csv", ["a", "b", "c"]
+    held = {"a": Result("a", "passed", seconds=1.0), "b": Result("b", "wrong")}
+    smoke.write(held, path)
+    smoke.begin(path, names, resume=True)
+    assert list(smoke.read(path)) == ["a", "b"]  # it was stopped: first what is left
+    smoke.write(held | {"c": Result("c", "crashed")}, path)
+    smoke.begin(path, names, resume=True)
+    assert list(smoke.read(path)) == ["a"]
+    smoke.begin(path, names, resume=False)
+    assert not path.exists()
+
+
+def test_a_table_that_cannot_be_read_is_begun_afresh_and_said(tmp_path, capsys):
+    path = tmp_path / "smoke.csv"
+    smoke.write({"a": Result("a", "passed", seconds=1.0)}, path)
+    path.write_text(path.read_text()[:-12])
+    assert smoke.read(path) == {}
+    assert "cannot be read" in capsys.readouterr().out
+    assert [each.name for each in tmp_path.iterdir()] == ["smoke.csv"]
+
+
 def test_a_device_that_answers_no_more_ends_the_process(monkeypatch, tmp_path):
     monkeypatch.setattr(smoke, "checks", lambda: iter([check("broken", breaks=True), check("next")]))
     monkeypatch.setattr(smoke, "broken", lambda: True)

@@ -24,12 +24,12 @@ from triton.backends.compiler import GPUTarget
 from triton.backends.driver import DriverBase
 
 from ..common import launcher
-from ..common.triton_runtime import Chip, standing_in
-from .gate import SHARED_LIMIT, Row, read
+from ..common.triton_runtime import Chip, family, standing_in
+from .gate import Row, read, shared_limit
 
 # Numbers that no GPU has, one for each run: what a launcher keeps of another run is never found again.
 _DEVICES = itertools.count(1000)
-MULTIPROCESSORS = {80: 108, 90: 132, 100: 148}
+MULTIPROCESSORS = {80: 108, 86: 84, 89: 128, 90: 132, 100: 148, 103: 148, 120: 170}  # others: as their family's
 MOST_PROGRAMS = (2**31 - 1, 65535, 65535)
 # Of a tensor map (CUDA driver API, cuTensorMapEncodeTiled): entries of a box a dimension, bytes of a swizzled line.
 LONGEST_BOX = 256
@@ -57,12 +57,14 @@ class DryRun:
 def dry(architecture: int = 90, *, checked: bool = True) -> Iterator[DryRun]:
     """Ops of CPU tensors get their Triton kernels, compiled for sm_`architecture`, until the end of the block.
 
+    architecture: any that Triton compiles for (80, 86, 89, 90, 100, 103, 120), with the launch configurations and the
+        limits that such a chip has.
     checked: look at every launch; without, host time is nearly that of a machine with a GPU (its driver call aside).
     """
     run = DryRun(architecture)
     active = triton.runtime.driver
     before = active._active
-    chip = Chip(architecture, MULTIPROCESSORS[architecture])
+    chip = Chip(architecture, _multiprocessors(architecture))
     kernels: dict[Any, None] = {}
     device = next(_DEVICES)
     with (
@@ -76,6 +78,10 @@ def dry(architecture: int = 90, *, checked: bool = True) -> Iterator[DryRun]:
         finally:
             active._active = before
             _forget(kernels, device)
+
+
+def _multiprocessors(architecture: int) -> int:
+    return MULTIPROCESSORS.get(architecture, MULTIPROCESSORS[family(architecture)])
 
 
 def _forget(kernels: Iterable[Any], device: int) -> None:
@@ -104,8 +110,8 @@ def _driver(run: DryRun, checked: bool, number: int, kernels: dict[Any, None]) -
     class Utils:
         def get_device_properties(self, device: int) -> dict[str, int]:
             return {
-                "max_shared_mem": SHARED_LIMIT[architecture],
-                "multiprocessor_count": MULTIPROCESSORS[architecture],
+                "max_shared_mem": shared_limit(architecture),
+                "multiprocessor_count": _multiprocessors(architecture),
                 "warpSize": 32,
                 "max_num_regs": 65536,
             }

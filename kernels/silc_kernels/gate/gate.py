@@ -13,13 +13,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from ..common.triton_runtime import family
 from .sass import between, hazards, overlapped
 
 ARCHITECTURES = (80, 90, 100)
-SHARED_LIMIT = {80: 163 * 1024, 90: 227 * 1024, 100: 227 * 1024}
-# Of a multiprocessor (CUDA C++ Programming Guide, technical specifications per compute capability). A program takes
-# 1 KiB of shared memory beside its own.
-SHARED_BYTES = {80: 164 * 1024, 90: 228 * 1024, 100: 228 * 1024}
+# KiB of shared memory of a multiprocessor (CUDA C++ Programming Guide, specifications per compute capability). A
+# program takes 1 KiB beside its own.
+SHARED_KIB = {80: 164, 86: 100, 87: 164, 89: 100, 90: 228, 100: 228, 103: 228, 110: 228, 120: 100, 121: 100}
 RESERVED_BYTES, REGISTERS, PARTITIONS, MOST_WARPS, MOST_PROGRAMS = 1024, 65536, 4, 64, 32
 
 
@@ -151,8 +151,18 @@ def programs(registers: int, warps: int, shared: int, architecture: int) -> int:
     """
     each = -(-registers * 32 // 256) * 256
     by_registers = PARTITIONS * (REGISTERS // PARTITIONS // each) // warps
-    by_shared = SHARED_BYTES[architecture] // (shared + RESERVED_BYTES)
+    by_shared = shared_bytes(architecture) // (shared + RESERVED_BYTES)
     return min(by_registers, by_shared, MOST_WARPS // warps, MOST_PROGRAMS)
+
+
+def shared_bytes(architecture: int) -> int:
+    """Of a multiprocessor; of a chip that is not known, as much as its family's."""
+    return 1024 * SHARED_KIB.get(architecture, SHARED_KIB[family(architecture)])
+
+
+def shared_limit(architecture: int) -> int:
+    """Bytes that one program may ask for."""
+    return shared_bytes(architecture) - RESERVED_BYTES
 
 
 def _warps(ptx: str) -> int:
@@ -168,8 +178,8 @@ def faults(candidate: Candidate, row: Row) -> list[str]:
     allowed = candidate.spills.get(row.architecture, 0)
     if row.spill_bytes > allowed:
         found.append(f"{where} spills {row.spill_bytes} bytes a thread ({allowed} allowed)")
-    if row.shared_bytes > SHARED_LIMIT[row.architecture]:
-        found.append(f"{where} wants {row.shared_bytes} bytes of shared memory of {SHARED_LIMIT[row.architecture]}")
+    if row.shared_bytes > shared_limit(row.architecture):
+        found.append(f"{where} wants {row.shared_bytes} bytes of shared memory of {shared_limit(row.architecture)}")
     if row.programs < candidate.programs:
         found.append(f"{where} runs {row.programs} at a time on a multiprocessor, not {candidate.programs}")
     if candidate.async_copies and not row.async_copies:

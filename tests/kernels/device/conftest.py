@@ -12,11 +12,11 @@ has no more on purpose, as one with a GPU may, SILC_KERNELS_ALONE=1 says so, and
 import importlib
 import os
 from collections.abc import Callable, Iterator
-from contextlib import suppress
 from types import ModuleType
 
 import pytest
 import torch
+from torch.testing._internal.optests.generate_tests import OpCheckError
 
 INTERPRET = os.environ.get("TRITON_INTERPRET", "0") == "1"
 DRY = int(os.environ.get("SILC_KERNELS_DRY") or 0)
@@ -33,17 +33,41 @@ elif INTERPRET:
         raise pytest.UsageError(why)
 
 
+# What the kernels do not take, plain torch does on a GPU; a dry run has the kernels forced, and refuses.
+REFUSED = "forced by SILC_KERNELS_BACKEND=triton, cannot run this call"
+LAUNCHED: dict[str, int] = {}  # test -> launches, where kernels are not run
+
+
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_call(item: pytest.Item) -> Iterator[None]:
-    """Where kernels are not run, a test can only fail by what it launches: values are garbage, and may be refused."""
+    """Where kernels are not run a test can only fail by what it launches: behind a launch values are garbage, and what
+    the test expects of them is not looked at. Any other error is one, and so is a test that fails without a launch.
+    """
     if not DRY:
         return (yield)
     from silc_kernels.gate.dry import dry
 
-    with dry(DRY) as run, suppress(Exception, pytest.fail.Exception):
-        yield
+    with dry(DRY) as run:
+        try:
+            yield
+        except (AssertionError, pytest.fail.Exception, OpCheckError):
+            if not run.launches:
+                raise
+        except ValueError as error:
+            if REFUSED not in str(error):
+                raise
+        finally:
+            LAUNCHED[item.nodeid] = len(run.launches)
     assert not run.problems, "\n".join(run.problems)
     return None
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    if DRY:
+        none = [test for test, launches in LAUNCHED.items() if not launches]
+        terminalreporter.write_line(f"{len(LAUNCHED) - len(none)} tests launched kernels, {len(none)} none:")
+        for test in none:
+            terminalreporter.write_line(f"  {test}")
 
 
 @pytest.fixture

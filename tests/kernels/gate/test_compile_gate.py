@@ -1,9 +1,14 @@
 """Every kernel and shipped tile compiles for every architecture, without spills and within its shared memory."""
 
 import importlib
+import subprocess
+import sys
+import warnings
 from dataclasses import asdict, replace
+from pathlib import Path
 
 import pytest
+import triton
 
 from silc_kernels.distill import triton_head_launch as distill_head_tiles
 from silc_kernels.gate import __main__ as command
@@ -11,10 +16,15 @@ from silc_kernels.gate import gate, shapes
 from silc_kernels.gate.cases import Case
 from silc_kernels.gate.sass import between, overlapped
 
+ROOT = Path(__file__).resolve().parents[3]
 CANDIDATES = list(command.candidates())
 TRIALS = list(command.trials())
 # Of the version of Triton in use.
 WRITTEN = {(line["name"], line["architecture"]): line for line in command.read(command.table())}
+TABLED = ("3.6", "3.8")  # versions of Triton whose tables are committed
+UNTABLED = not WRITTEN and not triton.__version__.startswith(tuple(f"{version}." for version in TABLED))
+if UNTABLED:
+    warnings.warn(f"no {command.table().name}: kernels are held to their limits alone, not to a table", stacklevel=1)
 REWRITE = f"{command.table().name} is of other kernels; run: python -m silc_kernels.gate --write"
 
 
@@ -25,7 +35,7 @@ def test_compiles_within_the_limits_of_each_chip_and_as_written(candidate):
         row = gate.build(candidate, architecture)
         wrong += gate.faults(candidate, row)
         line = {name: str(value) for name, value in asdict(row).items()}
-        assert WRITTEN.get((row.name, str(architecture))) == line, REWRITE
+        assert UNTABLED or WRITTEN.get((row.name, str(architecture))) == line, REWRITE
     assert not wrong, "\n".join(wrong)
 
 
@@ -58,7 +68,7 @@ def test_trials_are_alternatives_to_what_ships(table):
 def test_names_are_unique_and_the_committed_table_holds_them_all():
     names = [(candidate.name, str(sm)) for candidate in CANDIDATES for sm in candidate.architectures]
     assert len(set(names)) == len(names)
-    assert list(WRITTEN) == names, REWRITE
+    assert UNTABLED or list(WRITTEN) == names, REWRITE
 
 
 def test_the_committed_table_of_shapes_holds_its_cases_without_a_fault():
@@ -98,6 +108,23 @@ def test_tables_are_of_a_version(monkeypatch, tmp_path):
     monkeypatch.setattr(command.triton, "__version__", "3.8.0")
     assert command.table("shapes").name == "shapes_triton38.csv"
     assert command.read(tmp_path / "none.csv") == []
+
+
+VERSION = """
+import sys, triton
+triton.__version__ = {!r}
+import pytest
+sys.exit(pytest.main(["-q", "-p", "no:cacheprovider", "-p", "no:xdist", {!r}, "-k", "names_are_unique"]))
+"""
+
+
+@pytest.mark.parametrize("version", ["9.9.0", "3.60.1"])
+def test_without_a_table_of_a_version_it_is_said_by_name_and_kernels_are_held_to_their_limits(version):
+    done = subprocess.run(
+        [sys.executable, "-c", VERSION.format(version, __file__)], cwd=ROOT, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert f"no compile_gate_triton{version[:-2].replace('.', '')}.csv" in done.stdout
 
 
 def test_a_part_of_the_table_is_rewritten_in_the_order_of_the_candidates(tmp_path):

@@ -14,6 +14,7 @@ from silc_kernels import contrastive_loss, distill_loss
 from silc_kernels.common import triton_runtime
 from silc_kernels.gate import shapes
 from silc_kernels.gate.dry import dry, map_problems, rows
+from silc_kernels.gate.gate import shared_limit
 
 BF16 = torch.bfloat16
 
@@ -131,6 +132,23 @@ def test_launches_are_those_of_the_chip(architecture):
         contrastive_loss(torch.zeros(8, 16), torch.zeros(8, 16), torch.ones(1))
     assert run.architecture == architecture
     assert {launch.compiled.metadata.target.arch for launch in run.launches} == {architecture}
+
+
+@pytest.mark.parametrize("architecture", [86, 89, 103, 120])
+def test_chips_between_the_measured_ones_are_compiled_for_as_they_are(architecture):
+    with dry(architecture) as run:
+        contrastive_loss(torch.zeros(8, 16, dtype=BF16), torch.zeros(8, 16, dtype=BF16), torch.ones(1))
+    assert {launch.compiled.metadata.target.arch for launch in run.launches} == {architecture}
+    assert run.problems == []
+    assert all(row.programs >= 1 for row in rows(run.launches, architecture))
+
+
+def test_a_chip_has_the_shared_memory_of_its_own():
+    assert [shared_limit(chip) // 1024 for chip in (80, 86, 89, 90, 103, 120)] == [163, 99, 99, 227, 227, 99]
+    assert shared_limit(130) == shared_limit(80)  # one that is not known has its family's
+    with dry(86):
+        properties = triton.runtime.driver.active.utils.get_device_properties(0)
+    assert (properties["max_shared_mem"], properties["multiprocessor_count"]) == (99 * 1024, 84)
 
 
 def _launch_and_fail() -> None:
