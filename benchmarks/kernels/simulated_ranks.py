@@ -24,11 +24,11 @@ class SameRanks(Ranks):
     """Ranks that all hold what this one holds."""
 
     def start_all_gather(self, tensor: Tensor) -> Pending:
-        return Pending(self, "all_gather", tensor.expand(self.size, *tensor.shape).contiguous())
+        return Pending(self, "all_gather", torch.cat([tensor] * self.size))
 
     def start_reduce_scatter(self, tensor: Tensor, out: Tensor) -> Pending:
         # What the others send here is what this rank sends to them.
-        return Pending(self, "reduce_scatter", torch.sum(tensor, 0, out=out))
+        return Pending(self, "reduce_scatter", torch.sum(tensor.view(self.size, *out.shape), 0, out=out))
 
     def start_all_reduce(self, tensor: Tensor) -> Pending:
         return Pending(self, "all_reduce", tensor.mul_(self.size))

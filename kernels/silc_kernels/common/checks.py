@@ -1,6 +1,7 @@
 """Argument checks shared by the public ops: each a ValueError that names the value and the way out."""
 
 import math
+import weakref
 from collections.abc import Sequence
 
 import torch
@@ -85,7 +86,9 @@ def check_grid(op: str, name: str, grid: tuple[int, int]) -> None:
 def check_pair_weights(op: str, weights: Tensor | None, students: int, teachers: int) -> None:
     """[S, T], not negative, not all zero.
 
-    Reads the values, but for compiled code: on the CPU that needs no wait for the GPU.
+    Reads the values: on the CPU at every call; on a GPU, where reading waits for it, once for a tensor and again when
+    it has changed in place. Not read: in compiled code, while a CUDA graph is captured, and what changes unseen by
+    torch, as through `.data`. There, weights that are none must make the loss NaN.
     """
     if weights is None:
         return
@@ -94,6 +97,8 @@ def check_pair_weights(op: str, weights: Tensor | None, students: int, teachers:
     check_shape(op, "pair_weights", weights, (students, teachers), "[S, T]")
     if torch.compiler.is_compiling():
         return  # a graph has no values to look at
+    if not _on_host(weights) and (_read_before(weights) or _capturing()):
+        return
     values = weights.tolist()
     flat = [value for row in values for value in row]
     if not all(math.isfinite(value) and value >= 0 for value in flat) or max(flat) == 0:
@@ -101,3 +106,28 @@ def check_pair_weights(op: str, weights: Tensor | None, students: int, teachers:
             f"{op}: pair_weights {values} must be finite, not negative and not all zero; "
             "give at least one pair a positive weight, or leave the loss out"
         )
+    if not _on_host(weights):
+        _note_read(weights)
+
+
+# Of tensors on a GPU: their ids -> (the tensor, its version when its values were read).
+_READ: dict[int, tuple["weakref.ref[Tensor]", int]] = {}
+
+
+def _on_host(tensor: Tensor) -> bool:
+    return tensor.device.type == "cpu"
+
+
+def _capturing() -> bool:
+    return torch.cuda.is_available() and torch.cuda.is_current_stream_capturing()
+
+
+def _read_before(tensor: Tensor) -> bool:
+    found = _READ.get(id(tensor))
+    return found is not None and found[0]() is tensor and found[1] == tensor._version
+
+
+def _note_read(tensor: Tensor) -> None:
+    if not tensor.is_inference():  # these count no versions
+        key = id(tensor)
+        _READ[key] = weakref.ref(tensor, lambda _: _READ.pop(key, None)), tensor._version

@@ -101,23 +101,23 @@ class Ranks:
         return cls(op, dist.get_world_size(group), dist.get_rank(group), group)
 
     def start_all_gather(self, tensor: Tensor) -> Pending:
-        """[...] on each rank -> [size, ...] on every rank, ordered by rank."""
+        """[m, ...] on each rank -> [size m, ...] on every rank, ordered by rank."""
         if self.size == 1:
-            return Pending(self, "all_gather", tensor.unsqueeze(0))
-        # Flat: gloo takes no output with one dimension more than the input.
-        out, flat = tensor.new_empty(self.size * tensor.numel()), tensor.reshape(-1)
+            return Pending(self, "all_gather", tensor)
+        sent, (length, *rest) = tensor.contiguous(), tensor.shape
+        out = sent.new_empty(self.size * length, *rest)
         with self.named("all_gather"):
-            work = dist.all_gather_into_tensor(out, flat, group=self.group, async_op=True)
-        return Pending(self, "all_gather", out.view(self.size, *tensor.shape), flat, work)
+            work = dist.all_gather_into_tensor(out, sent, group=self.group, async_op=True)
+        return Pending(self, "all_gather", out, sent, work)
 
     def start_reduce_scatter(self, tensor: Tensor, out: Tensor) -> Pending:
-        """[size, ...] on each rank -> the sum over ranks of its own entry, written to `out` [...], contiguous."""
+        """[size m, ...] on each rank -> the sum over ranks of its own m, written to `out` [m, ...], contiguous."""
         if self.size == 1:
-            return Pending(self, "reduce_scatter", out.copy_(tensor[0]))
-        flat = tensor.reshape(-1)
+            return Pending(self, "reduce_scatter", out.copy_(tensor))
+        sent = tensor.contiguous()
         with self.named("reduce_scatter"):
-            work = dist.reduce_scatter_tensor(out.view(-1), flat, group=self.group, async_op=True)
-        return Pending(self, "reduce_scatter", out, flat, work)
+            work = dist.reduce_scatter_tensor(out, sent, group=self.group, async_op=True)
+        return Pending(self, "reduce_scatter", out, sent, work)
 
     def start_all_reduce(self, tensor: Tensor) -> Pending:
         """In place: the sum over ranks."""
@@ -142,18 +142,18 @@ class Ranks:
 
     def _repeat(self, pending: Pending, rounds: int) -> Iterator[Tensor]:
         for _ in range(rounds):
-            yield pending.wait().flatten(0, 1)
+            yield pending.wait()
 
     def _one_ahead(self, pending: Pending, parts: Sequence[Tensor]) -> Iterator[Tensor]:
         for part in parts:
             gathered, pending = pending.wait(), self.start_all_gather(part)
-            yield gathered.flatten(0, 1)
-        yield pending.wait().flatten(0, 1)
+            yield gathered
+        yield pending.wait()
 
     def start_numbers(self, numbers: Sequence[int], device: torch.device) -> "Numbers":
         """Whole numbers that the hosts know, by rank; every rank sends as many."""
         if device.type != "cuda":
-            return Numbers(self.start_all_gather(torch.tensor(numbers, device=device)).wait(), None)
+            return Numbers(self.start_all_gather(torch.tensor([numbers], device=device)).wait(), None)
         # Over a stream of its own: behind the group's earlier collectives, but not behind what computes.
         with torch.cuda.stream(_host_stream(device)):
             gathered = self.start_all_gather(_on_device(tuple(numbers), device)).wait()
@@ -191,8 +191,8 @@ def group_name(op: str, group: dist.ProcessGroup | None) -> str:
 
 @functools.lru_cache(maxsize=64)
 def _on_device(numbers: tuple[int, ...], device: torch.device) -> Tensor:
-    """Copied once: a repeated call sends nothing to the device."""
-    return torch.tensor(numbers, device=device)
+    """[1, numbers]. Copied once: a repeated call sends nothing to the device."""
+    return torch.tensor([numbers], device=device)
 
 
 @functools.cache

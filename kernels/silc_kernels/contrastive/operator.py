@@ -1,37 +1,49 @@
 """An operator of torch.library with little host time.
 
 `torch.library.custom_op` registers the same; its wrappers cost each call some 30 us more, as much as five launches.
+Where nothing looks on, the operator is left out: the dispatcher's way into Python and back costs as much again.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch._C import _functorch
 from torch.autograd import forward_ad
 
 NAMESPACE = "silc_kernels"
 _LIBRARY = torch.library.Library(NAMESPACE, "FRAGMENT")
+_PLAIN = (Tensor, torch.nn.Parameter)  # not one of a tracer's
 
 
 def define(
     name: str,
     schema: str,
-    compute: Callable[..., tuple[Tensor, ...]],
+    compute: Callable[..., tuple[Tensor | None, ...]],
     shapes: Callable[..., tuple[Tensor, ...]],
-    remember: Callable[[Any, tuple[Any, ...], tuple[Tensor, ...]], None],
-    backward: Callable[..., tuple[Tensor | None, ...]],
-) -> Callable[..., tuple[Tensor, ...]]:
-    """The operator silc_kernels::`name`, opaque to compilers, its arguments positional.
+    remember: Callable[[Any, tuple[Any, ...], Sequence[Tensor | None]], None],
+    backward: Callable[[Any, Tensor | None], tuple[Tensor | None, ...]],
+) -> Callable[..., Tensor]:
+    """The operator silc_kernels::`name`, opaque to compilers, and the function that calls it or computes at once.
+
+    The operator returns a value and what is kept for its gradients, the function the value; arguments are positional.
 
     Args:
-        compute: what it does, on any device; returns new tensors, no input and no view of one.
-        shapes: the same on tensors without memory.
-        remember: (ctx, inputs, outputs), behind each call that is to be differentiated.
-        backward: (ctx, *gradients of the outputs) -> gradients of the inputs.
+        compute: what it does, on any device; returns new tensors, no views, or None for what is not wanted.
+        shapes: of what the operator returns, on tensors without memory: what is not wanted is empty.
+        remember: (ctx, inputs, what is kept), behind each call that is to be differentiated.
+        backward: (ctx, gradient of the value) -> gradients of the inputs.
     """
+
+    def owned(*inputs: Any) -> tuple[Tensor, ...]:
+        value, *kept = compute(*inputs)
+        assert value is not None
+        # An operator returns no None, and no tensor twice.
+        return value, *(value.new_empty(0) if each is None else each for each in kept)
+
     _LIBRARY.define(name + schema, tags=(torch.Tag.pt2_compliant_tag,))
-    _LIBRARY.impl(name, compute, "CompositeExplicitAutograd")
+    _LIBRARY.impl(name, owned, "CompositeExplicitAutograd")
     torch.library.register_fake(f"{NAMESPACE}::{name}", shapes, lib=_LIBRARY)
     op: Callable[..., tuple[Tensor, ...]] = getattr(getattr(torch.ops, NAMESPACE), name).default
 
@@ -39,21 +51,55 @@ def define(
         @staticmethod
         def forward(ctx: Any, *inputs: Any) -> tuple[Tensor, ...]:
             with torch._C._AutoDispatchBelowAutograd():
-                outputs = op(*inputs)
-            remember(ctx, inputs, outputs)
-            return outputs
+                value, *kept = op(*inputs)
+            ctx.mark_non_differentiable(*kept)
+            remember(ctx, inputs, kept)
+            return value, *kept
 
         @staticmethod
-        def backward(ctx: Any, *gradients: Any) -> Any:
-            return backward(ctx, *gradients)
+        def backward(ctx: Any, grad: Tensor | None, *_: Any) -> Any:
+            return backward(ctx, grad)
+
+    class Direct(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx: Any, *inputs: Any) -> Tensor | None:
+            with torch._C._AutoDispatchBelowAutograd():
+                value, *kept = compute(*inputs)
+            remember(ctx, inputs, kept)
+            return value
+
+        @staticmethod
+        def backward(ctx: Any, grad: Tensor | None) -> Any:
+            return backward(ctx, grad)
 
     def record(*inputs: Any) -> Any:
-        wanted = torch.is_grad_enabled() and any(isinstance(each, Tensor) and each.requires_grad for each in inputs)
         # Forward-mode AD would drop tangents without a word; a function that has no `jvp` refuses them.
-        if wanted or forward_ad._current_level >= 0:
+        if _recorded(inputs) or forward_ad._current_level >= 0:
             return Recorded.apply(*inputs)
         with torch._C._AutoDispatchBelowAutograd():
             return op(*inputs)
 
+    def call(*inputs: Any) -> Any:
+        if not _eager(inputs):
+            return op(*inputs)[0]
+        if _recorded(inputs):
+            return Direct.apply(*inputs)
+        with torch._C._AutoDispatchBelowAutograd():
+            return compute(*inputs)[0]
+
     _LIBRARY.impl(name, record, "Autograd")
-    return op
+    return call
+
+
+def _recorded(inputs: Sequence[Any]) -> bool:
+    return torch.is_grad_enabled() and any(isinstance(each, Tensor) and each.requires_grad for each in inputs)
+
+
+def _eager(inputs: Sequence[Any]) -> bool:
+    """Whether nothing looks on: no compiler, tracer, dispatch mode or transform, and tensors have memory."""
+    if torch.compiler.is_compiling():
+        return False
+    watched = torch._C._len_torch_dispatch_stack() or torch._C._get_tracing_state() is not None
+    if watched or _functorch.peek_interpreter_stack() is not None or forward_ad._current_level >= 0:
+        return False
+    return not any(isinstance(each, Tensor) and (type(each) not in _PLAIN or each.is_meta) for each in inputs)

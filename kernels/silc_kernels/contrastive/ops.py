@@ -5,6 +5,7 @@ groups meet. The gradients are found in the forward, with the loss: the features
 where an engine runs its own collectives, sends nothing.
 """
 
+import functools
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from typing import Any
@@ -20,7 +21,7 @@ from ..common.collectives import Ranks, group_name
 from ..common.first_order import once
 from .agreement import PLANS, Call, recompute
 from .operator import define
-from .passes import Options, Similarities, Tiles, wide_dtype
+from .passes import Options, Similarities, Solution, Tiles, wide_dtype
 from .torch_tiles import TorchTiles
 
 OP = "contrastive_loss"
@@ -133,6 +134,7 @@ def _normalized(features: Tensor) -> Tensor:
     return functional.normalize(wide, dim=-1).to(features.dtype)
 
 
+@functools.cache
 def _tiles(backend: str) -> type[Tiles]:
     """The arithmetic on tiles of a backend."""
     if backend == "triton":
@@ -147,7 +149,7 @@ def _operator(backend: str) -> Callable[..., Tensor]:
 
     def solve(
         image: Tensor, text: Tensor, scale: Tensor, bias: Tensor | None, group: str, call: Sequence[int]
-    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    ) -> Solution:
         asked = Call(*call)
         ranks = Ranks.named_group(OP, group)
         step = max(1, asked.chunk // ranks.size)
@@ -155,12 +157,9 @@ def _operator(backend: str) -> Callable[..., Tensor]:
         with torch.cuda.device_of(image) if image.is_cuda else nullcontext():
             again = recompute(ranks, image, text, asked)
             options = Options(bool(asked.softmax), ranks, again, step, *map(bool, asked[3:]))
-            loss, d_scalars, d_image, d_text = Similarities(image, text, scale, bias, options, _tiles(backend)).solve()
-        # An operator returns no None, and no tensor twice.
-        d_image, d_text = (loss.new_empty(0) if gradient is None else gradient for gradient in (d_image, d_text))
-        return loss, d_scalars, d_image, d_text
+            return Similarities(image, text, scale, bias, options, _tiles(backend)).solve()
 
-    op = define(f"contrastive_{backend}", SCHEMA, solve, _shapes, _remember, _backward)
+    run = define(f"contrastive_{backend}", SCHEMA, solve, _shapes, _remember, _backward)
 
     def loss(
         image: Tensor,
@@ -176,7 +175,7 @@ def _operator(backend: str) -> Callable[..., Tensor]:
         """`silc_kernels.contrastive_loss`; arguments are not checked."""
         wanted = [int(torch.is_grad_enabled() and tensor.requires_grad) for tensor in (image, text, logit_scale)]
         call = [int(kind == "softmax"), PLANS.index(plan), chunk, *wanted]
-        return op(image, text, logit_scale, logit_bias, group_name(OP, group), call)[0]
+        return run(image, text, logit_scale, logit_bias, group_name(OP, group), call)
 
     return loss
 
@@ -194,43 +193,46 @@ def _shapes(
     return image.new_empty((), dtype=dtype), image.new_empty((4,), dtype=dtype), d_image, d_text
 
 
-def _remember(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-    _, *gradients = output
-    ctx.mark_non_differentiable(*gradients)
+def _remember(ctx: Any, inputs: tuple[Any, ...], gradients: Sequence[Tensor | None]) -> None:
+    """gradients: d_scalars, d_image and d_text."""
     ctx.set_materialize_grads(False)
     ctx.save_for_backward(*gradients)
     ctx.like = [None if tensor is None else (tensor.shape, tensor.dtype) for tensor in inputs[:4]]
 
 
-def _backward(ctx: Any, grad: Tensor | None, *_: None) -> tuple[Tensor | None, ...]:
+def _backward(ctx: Any, grad: Tensor | None) -> tuple[Tensor | None, ...]:
     if grad is None:
         return (None,) * 6
+    if not torch.is_grad_enabled():
+        return *_scaled(ctx, grad), None, None
     with torch.no_grad():
         gradients = _scaled(ctx, grad)
-    if torch.is_grad_enabled():
-        # The inputs are not kept: a leaf in their place.
-        cause = torch.empty(0, requires_grad=True)
-        gradients = [None if each is None else once(OP, each, cause) for each in gradients]
-    return *gradients, None, None
+    # The inputs are not kept: a leaf in their place.
+    cause = torch.empty(0, requires_grad=True)
+    return *(None if each is None else once(OP, each, cause) for each in gradients), None, None
 
 
 def _scaled(ctx: Any, grad: Tensor) -> list[Tensor | None]:
     """Gradients of image, text, scale and bias where wanted, `grad` times what the forward has found."""
-    d_scalars, d_image, d_text = ctx.saved_tensors
-    factor = d_scalars[3] * grad
+    d_scalars, *d_features = ctx.saved_tensors
+    of_scalars = (d_scalars * grad).chunk(4)
+    factor = of_scalars[3]
     scaled: list[Tensor | None] = []
     for index, like in enumerate(ctx.like):
         if not ctx.needs_input_grad[index]:
             scaled.append(None)
-        elif index < 2:
-            gradient = (d_image, d_text)[index]
-            if gradient.dtype == like[1]:
+            continue
+        shape, dtype = like
+        if index >= 2:
+            gradient = of_scalars[index - 1]
+            gradient = gradient if gradient.shape == shape else gradient.view(shape)
+            scaled.append(gradient if gradient.dtype == dtype else gradient.to(dtype))
+        else:
+            gradient = d_features[index]
+            if gradient.dtype == dtype:
                 scaled.append(gradient * factor)
             else:  # in one trip through memory
-                out = torch.empty(like[0], dtype=like[1], device=gradient.device)
-                scaled.append(torch.mul(gradient, factor, out=out))
-        else:
-            scaled.append((d_scalars[index - 1] * grad).view(like[0]).to(like[1]))
+                scaled.append(torch.mul(gradient, factor, out=torch.empty(shape, dtype=dtype, device=gradient.device)))
     return scaled
 
 

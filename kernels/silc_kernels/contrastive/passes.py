@@ -64,7 +64,7 @@ class Operand:
 
 
 class Statistics(NamedTuple):
-    """Of the softmax: log-sum-exps of this rank's rows [V, n] and of all columns [V, ranks, n], positives s_ii [V, n].
+    """Of the softmax: log-sum-exps of this rank's rows [V, n] and of all columns [V, ranks n], positives s_ii [V, n].
 
     The positives come from the tiles: a product of their own would round otherwise than the sums it is held against,
     and where a pair takes nearly all of its row, what is left of it is such roundings.
@@ -78,11 +78,13 @@ class Statistics(NamedTuple):
     @property
     def own_columns(self) -> Tensor:
         """Log-sum-exps of the columns of this rank's texts, [V, n]."""
-        return self.columns[:, self.rank]
+        n = self.rows.shape[1]
+        return part(self.columns, slice(self.rank * n, (self.rank + 1) * n), 1)
 
     def of_slice(self, start: int, end: int) -> Tensor:
         """Log-sum-exps of columns start..end of every rank, [V, ranks (end - start)]."""
-        return self.columns[:, :, start:end].flatten(1)
+        views, n = self.rows.shape
+        return self.columns if end - start == n else self.columns.view(views, -1, n)[:, :, start:end].flatten(1)
 
 
 class Tiles(Protocol):
@@ -103,16 +105,21 @@ class Tiles(Protocol):
     sums_products: bool
 
     def __init__(self, image: Tensor, text: Tensor, scale: Tensor, bias: Tensor | None, seen_twice: int) -> None:
-        """image [V n, d], text [n, d], scalars. seen_twice: this rank's similarities, if a second pass returns."""
+        """image [V n, d], text [n, d], scalars of any shape. seen_twice: this rank's similarities, if a second pass
+        returns.
+        """
 
     def operand(self, features: Tensor) -> Operand:
         """Gathered features [rows, d]."""
 
     def add_log_sum_exps(self, tile: Tile, texts: Operand, rows: Tensor, columns: Tensor, positives: Tensor) -> None:
-        """Add the tile to log-sum-exps, as log(exp + exp) and in place; put its positives s_ii in their rows [V, n]."""
+        """Add the tile to log-sum-exps, as log(exp + exp) and in place; put its positives s_ii in their rows [V, n].
+
+        The first tile of a row or a column finds nothing there yet (`begins`).
+        """
 
     def merge(self, parts: Tensor, columns: Tensor, start: int) -> None:
-        """Columns [V, ranks, n] from `start` on, from every rank's log-sum-exps of a slice, [ranks, V, C]."""
+        """Columns [V, ranks n] from `start` on in each rank, from every rank's sums of a slice, [ranks V, C]."""
 
     def softmax_gradient(
         self, tile: Tile, images: Operand, texts: Operand, rows: Tensor, columns: Tensor, statistics: Statistics
@@ -132,8 +139,8 @@ class Tiles(Protocol):
         """Add what G lacked of the matching pairs to d_image [.., n, width] and d_text [n, width].
 
         Returns:
-            [4]: sums over this rank's rows of the loss (twice the softmax's), of G_ij image_i . text_j and of G_ij; and
-            the scale.
+            [4], new: sums over this rank's rows of the loss (twice the softmax's), of G_ij image_i . text_j and of
+            G_ij; and the scale.
         """
 
 
@@ -174,13 +181,13 @@ class Similarities:
         self.image, self.text = image.flatten(0, -2) if image.dim() == 3 else image, text
         self.views = self.image.shape[0] // self.n
         dtype = wide_dtype(image.dtype, text.dtype)
-        self.scale = scale.to(dtype).view(())
+        self.scale = scale if scale.dtype == dtype else scale.to(dtype)
         self.reduced = options.text_wanted and not (options.recompute and self.ranks.size > 1)
         image_needed = options.image_wanted or (options.scale_wanted and not engine.sums_products)
         self.rows_needed = not options.softmax or image_needed or options.scale_wanted or self.reduced
         self.rounds = int(options.softmax) + int(self.rows_needed)
         seen_twice = self.views * self.n * self.n * self.ranks.size if self.rounds == 2 else 0
-        bias = None if bias is None else bias.to(dtype).view(())
+        bias = bias if bias is None or bias.dtype == dtype else bias.to(dtype)
         self.tiles = engine(self.image, text, self.scale, bias, seen_twice)
         *several, n, _ = image.shape
         width = self.tiles.texts.features.shape[1]
@@ -204,9 +211,10 @@ class Similarities:
         share = 1 / (2 * pairs) if self.options.softmax else 1 / pairs
         # The sum over ranks makes the factor, scale * share on each, `ranks` times as large: engines divide the
         # features' gradients, which are one rank's alone, by that number.
-        d_scalars = self.ranks.all_reduce_(sums * share)
-        loss = d_scalars[0].clone()
+        d_scalars = self.ranks.all_reduce_(sums.mul_(share))
         d_image = self.d_image if self.options.image_wanted else None
+        # Autograd refuses to let a view, returned by a function, be changed in place.
+        loss = d_scalars[0].clone()
         return Solution(loss, d_scalars, self.without_padding(d_image), self.without_padding(self.d_text))
 
     def without_padding(self, gradient: Tensor | None) -> Tensor | None:
@@ -217,16 +225,14 @@ class Similarities:
     def log_sum_exps(self, texts: Iterator[Operand]) -> Statistics:
         """The first pass of the softmax; the column's sums are merged between ranks behind the next slice."""
         ranks, views = self.ranks, self.views
-        rows = self.scale.new_full((views, self.n), -torch.inf)
-        columns, positives = rows.new_empty(views, ranks.size, self.n), torch.empty_like(rows)
+        make = functools.partial(torch.empty, dtype=self.scale.dtype, device=self.image.device)
+        rows, positives, columns = make((views, self.n)), make((views, self.n)), make((views, ranks.size * self.n))
         merging = Behind()
         for (start, end), across in zip(self.slices(), texts, strict=False):
-            partial = rows.new_full((views, ranks.size * (end - start)), -torch.inf)
+            partial = columns if ranks.size == 1 else make((views, ranks.size * (end - start)))
             for tile in self.row_tiles(start, end, self.tiles.summed):
                 self.tiles.add_log_sum_exps(tile, across, rows, partial, positives)
-            if ranks.size == 1:
-                columns = partial.view(columns.shape)
-            else:
+            if ranks.size > 1:
                 merging.put(
                     functools.partial(ranks.start_all_gather, partial),
                     functools.partial(self.tiles.merge, columns=columns, start=start),
@@ -237,7 +243,9 @@ class Similarities:
     def row_pass(self, texts: Iterator[Operand], statistics: Statistics | None) -> None:
         """Add G text to d_image and, in the plan that reduces them, G^T image over all ranks to d_text."""
         ranks, images = self.ranks, self.tiles.images
-        d_image = None if self.d_image is None else self.d_image.flatten(0, -2)
+        d_image = self.d_image
+        if d_image is not None and d_image.dim() > 2:
+            d_image = d_image.flatten(0, -2)
         returning = Behind()
         for (start, end), across in zip(self.slices(), texts, strict=False):
             d_texts = None
@@ -256,9 +264,8 @@ class Similarities:
                 if d_texts is not None:
                     self.add_product(d_texts, tile.texts, gradient.t(), images, tile.images, tile.row == 0)
             if d_texts is not None and ranks.size > 1:
-                parts = d_texts.view(ranks.size, end - start, -1)
                 # The sum arrives in d_text itself.
-                returning.put(functools.partial(ranks.start_reduce_scatter, parts, d_own), lambda arrived: None)
+                returning.put(functools.partial(ranks.start_reduce_scatter, d_texts, d_own), lambda arrived: None)
         returning.finish()
 
     def column_pass(self, d_text: Tensor, statistics: Statistics | None) -> None:
@@ -278,7 +285,7 @@ class Similarities:
                     if statistics is None or all_rows is None or columns is None:
                         gradient = self.tiles.sigmoid_gradient(tile, across, texts)
                     else:
-                        rows = all_rows.wait()[:, view, start:end].reshape(1, -1)
+                        rows = all_rows.wait().view(ranks.size, self.views, -1)[:, view, start:end].reshape(1, -1)
                         gradient = self.tiles.softmax_gradient(tile, across, texts, rows, columns, statistics)
                     self.add_product(
                         d_text, tile.texts, gradient.t(), across, tile.images, start == view == tile.row == 0
@@ -292,8 +299,7 @@ class Similarities:
         """The slices of all ranks' texts, each `rounds` times."""
         if self.ranks.size == 1:
             return iter((self.tiles.texts,) * self.rounds)
-        parts = [self.text[start:end] for start, end in self.slices()]
-        return map(self.tiles.operand, self.ranks.gather_ahead(parts, self.rounds))
+        return map(self.tiles.operand, self.ranks.gather_ahead(self.text.split(self.options.step), self.rounds))
 
     def slices(self) -> Iterator[tuple[int, int]]:
         """(start, end) of each rank's features that are worked on together; all of them where nothing is gathered."""
@@ -306,9 +312,15 @@ class Similarities:
         return cut(self.views, self.n, size * taken, start, end, rank * taken, elements)
 
 
-def part(tensor: Tensor, rows: slice) -> Tensor:
-    """tensor[rows], but where that is the whole: a slice costs the host as much as a fill."""
-    return tensor if rows.stop - rows.start == tensor.shape[0] else tensor[rows]
+def part(tensor: Tensor, taken: slice, dim: int = 0) -> Tensor:
+    """A slice of `tensor`, but where that is the whole: it costs the host as much as a fill."""
+    length = taken.stop - taken.start
+    return tensor if length == tensor.shape[dim] else tensor.narrow(dim, taken.start, length)
+
+
+def begins(tile: Tile, n: int) -> tuple[bool, bool]:
+    """Whether `tile` is the first of the first pass in its rows, and in its columns; n: rows of a view."""
+    return tile.start == tile.column == 0, tile.row == tile.view * n
 
 
 @functools.cache

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from .passes import Operand, Statistics, Tile
+from .passes import Operand, Statistics, Tile, begins
 
 # Similarities held at a time: 8 MiB of float32, within the last-level cache.
 TILE_ELEMENTS = 1 << 21
@@ -33,7 +33,9 @@ class TorchTiles:
 
     def __init__(self, image: Tensor, text: Tensor, scale: Tensor, bias: Tensor | None, seen_twice: int) -> None:
         self.elements = self.summed = TILE_ELEMENTS
-        self._scale, self._bias = scale, bias
+        # Of one dimension at most, so that they broadcast over any matrix.
+        self._scale = scale if scale.dim() < 2 else scale.view(())
+        self._bias = bias if bias is None or bias.dim() < 2 else bias.view(())
         self.images, self.texts = self.operand(image), self.operand(text)
         self._keeps = 0 < seen_twice <= KEPT_ELEMENTS
         self._kept: dict[Tile, Exponentials] = {}
@@ -52,13 +54,18 @@ class TorchTiles:
         if self._keeps:
             self._kept[tile] = exponentials
         totals = rows.view(-1)[tile.images].view(tile.views, tile.rows), columns[_views(tile), tile.texts]
-        for total, added in zip(totals, _log_sum_exps(tile, exponentials), strict=True):
-            torch.logaddexp(total, added, out=total)
+        found = _log_sum_exps(tile, exponentials)
+        for total, added, fresh in zip(totals, found, begins(tile, rows.shape[1]), strict=True):
+            if fresh:
+                total.copy_(added)
+            else:
+                torch.logaddexp(total, added, out=total)
 
     def merge(self, parts: Tensor, columns: Tensor, start: int) -> None:
-        ranks, views, length = parts.shape
-        taken = length // ranks
-        columns[:, :, start : start + taken] = parts.logsumexp(0).view(views, ranks, taken)
+        views = columns.shape[0]
+        ranks = parts.shape[0] // views
+        totals = parts.view(ranks, views, -1).logsumexp(0).view(views, ranks, -1)
+        columns.view(views, ranks, -1)[:, :, start : start + totals.shape[2]] = totals
 
     def softmax_gradient(
         self, tile: Tile, images: Operand, texts: Operand, rows: Tensor, columns: Tensor, statistics: Statistics
@@ -81,9 +88,7 @@ class TorchTiles:
         return gradient.view(-1, tile.columns)
 
     def sigmoid_gradient(self, tile: Tile, images: Operand, texts: Operand) -> Tensor:
-        similarities = self._similarities(tile, images, texts)
-        if self._bias is not None:
-            similarities += self._bias
+        similarities = self._similarities(tile, images, texts, self._bias)
         matching = _diagonals(tile, similarities)
         matching.neg_()
         counted = images is self.images
@@ -103,15 +108,16 @@ class TorchTiles:
             total.addmm_(left, right)
 
     def finish(self, statistics: Statistics | None, d_image: Tensor | None, d_text: Tensor | None) -> Tensor:
+        scale = self._scale.view(())
         if d_image is None:
-            d_scale = torch.zeros_like(self._scale)
+            d_scale = torch.zeros_like(scale)
         else:
             d_scale = _inner_product(self.images.features, d_image)
         if statistics is None:
-            return torch.stack((_total(self._losses), d_scale, _total(self._values), self._scale))
+            return torch.stack((_total(self._losses), d_scale, _total(self._values), scale))
         from_rows, from_columns = self._below_totals(statistics)
         loss = (from_rows + from_columns).sum().neg_()
-        return torch.stack((loss, d_scale, torch.zeros_like(loss), self._scale))
+        return torch.stack((loss, d_scale, torch.zeros_like(loss), scale))
 
     def _below_totals(self, statistics: Statistics) -> tuple[Tensor, Tensor]:
         """How far the positives lie below the log-sum-exps of their rows and columns, [V, n] each."""
@@ -120,8 +126,9 @@ class TorchTiles:
             self._below = positives - statistics.rows, positives - statistics.own_columns
         return self._below
 
-    def _similarities(self, tile: Tile, images: Operand, texts: Operand) -> Tensor:
-        return torch.mm(images.at(tile.images) * self._scale, texts.at(tile.texts).t())
+    def _similarities(self, tile: Tile, images: Operand, texts: Operand, bias: Tensor | None = None) -> Tensor:
+        left, right = images.at(tile.images) * self._scale, texts.at(tile.texts).t()
+        return torch.mm(left, right) if bias is None else torch.addmm(bias, left, right)
 
 
 def _views(tile: Tile) -> slice:
@@ -158,8 +165,10 @@ def _log_sum_exps(tile: Tile, exponentials: Exponentials) -> tuple[Tensor, Tenso
 
 
 def _inner_product(left: Tensor, right: Tensor) -> Tensor:
-    left, right = left.view(-1), right.view(-1)
-    return torch.dot(left, right) if left.numel() > SMALL else (left * right).sum()
+    """Of `left` [rows, width] and `right` of as many numbers, both contiguous."""
+    if left.numel() > SMALL:
+        return torch.dot(left.view(-1), right.view(-1))
+    return (left * (right if right.dim() == 2 else right.view(left.shape))).sum()
 
 
 def _total(parts: list[Tensor]) -> Tensor:

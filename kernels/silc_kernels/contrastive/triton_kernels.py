@@ -141,11 +141,11 @@ def _log_sum_exp(peak, parts, stride, n_parts, at, inside, BLOCK: tl.constexpr, 
 
 
 @triton.jit
-def _merge(parts, stride, totals, n_parts, length, program, BLOCK: tl.constexpr, PARTS: tl.constexpr):
-    """totals [length] <- log(exp(totals) + sum over parts [n_parts, stride] of exp(part))."""
+def _merge(parts, stride, totals, n_parts, length, fresh, program, BLOCK: tl.constexpr, PARTS: tl.constexpr):
+    """totals [length] <- log(exp(totals) + sum over parts [n_parts, stride] of exp(part)). fresh: no totals yet."""
     at = program * BLOCK + tl.arange(0, BLOCK)
     inside = at < length
-    peak = tl.load(totals + at, mask=inside, other=0.0)
+    peak = tl.load(totals + at, mask=inside & (fresh == 0), other=float("-inf"))
     tl.store(totals + at, _log_sum_exp(peak, parts, stride, n_parts, at, inside, BLOCK, PARTS), mask=inside)
 
 
@@ -164,14 +164,15 @@ def merge_ranks_kernel(parts, columns, ranks, taken, n, start, BLOCK: tl.constex
     tl.store(columns + places, totals, mask=inside)
 
 
-@triton.jit(do_not_specialize=["row", "n_rows", "column", "n_columns", "across", "view"])
+@triton.jit(do_not_specialize=["row", "n_rows", "column", "n_columns", "across", "view", "fresh_rows", "fresh_columns"])
 def merge_kernel(
-    row_parts, column_parts, rows, columns, row, n_rows, column, n_columns, across, view,
+    row_parts, column_parts, rows, columns, row, n_rows, column, n_columns, across, view, fresh_rows, fresh_columns,
     ROWS: tl.constexpr, COLUMNS: tl.constexpr, BLOCK: tl.constexpr, PARTS: tl.constexpr,
 ):  # fmt: skip
     """Add what `log_sum_exp_kernel` found to the log-sum-exps of rows [all rows] and columns [V, across], in place.
 
-    view: the first one. The grid's first number: blocks of rows, then of columns.
+    view: the first one. fresh_rows, fresh_columns: there is nothing yet, and is not read. The grid's first number:
+    blocks of rows, then of columns.
     """
     program, place, views = tl.program_id(0), tl.program_id(1), tl.num_programs(1)
     row_tiles, column_tiles = tl.cdiv(n_rows, ROWS), tl.cdiv(n_columns, COLUMNS)
@@ -179,12 +180,14 @@ def merge_kernel(
     if program < programs_of_rows:
         length = row_tiles * ROWS
         totals = rows + row + place * n_rows
-        _merge(row_parts + place * length, views * length, totals, column_tiles, n_rows, program, BLOCK, PARTS)
+        parts = row_parts + place * length
+        _merge(parts, views * length, totals, column_tiles, n_rows, fresh_rows, program, BLOCK, PARTS)
     else:
         length = column_tiles * COLUMNS
         totals = columns + (view + place).to(tl.int64) * across + column
         program -= programs_of_rows
-        _merge(column_parts + place * length, views * length, totals, row_tiles, n_columns, program, BLOCK, PARTS)
+        parts = column_parts + place * length
+        _merge(parts, views * length, totals, row_tiles, n_columns, fresh_columns, program, BLOCK, PARTS)
 
 
 @triton.jit

@@ -28,6 +28,7 @@ class LaunchConfig(NamedTuple):
     warps, stages: of the launch.
     bulk: features come by the copy engine.
     registers: a thread, at most; 0: as the compiler likes.
+    programs: that a multiprocessor takes at the least; the gate refuses fewer.
     """
 
     rows: int
@@ -37,6 +38,7 @@ class LaunchConfig(NamedTuple):
     stages: int
     bulk: bool
     registers: int = 0
+    programs: int = 1
 
 
 # kernel, how features come, bytes of a feature, architecture
@@ -65,9 +67,9 @@ def _everywhere(
 # takes 96 KiB, so that two programs fit on a multiprocessor: exponentials of one run beside products of the other.
 # Without being held, softmax_gradient takes 139; it does not spill at 128.
 SHIPPED: dict[Key, LaunchConfig] = {
-    **_everywhere("pointers", 4, ARCHITECTURES, LaunchConfig(64, 64, 32, 4, 3, False)),
+    **_everywhere("pointers", 4, ARCHITECTURES, LaunchConfig(64, 64, 32, 4, 3, False, programs=2)),
     **_everywhere("pointers", 2, (80,), LaunchConfig(128, 128, 32, 8, 4, False)),
-    **_everywhere("bulk", 2, (90,), LaunchConfig(128, 128, 64, 8, 3, True, 128)),
+    **_everywhere("bulk", 2, (90,), LaunchConfig(128, 128, 64, 8, 3, True, 128, 2)),
     **_everywhere("bulk", 2, (100,), LaunchConfig(128, 128, 64, 8, 3, True)),
 }
 # Worth timing.
@@ -99,6 +101,30 @@ def launcher_of(kernel: str, config: LaunchConfig, compute: torch.dtype) -> Laun
     return launcher(KERNELS[kernel], **constants(kernel, config, dtype), **options)
 
 
+# One function each, as finding a launcher by its kernel takes a lock and a hash of the kernel's source.
+@functools.cache
+def merge_launcher(rows: int, columns: int) -> Launcher:
+    """rows, columns: of the tiles of log_sum_exp."""
+    return launcher(kernels.merge_kernel, ROWS=rows, COLUMNS=columns, BLOCK=MERGED, PARTS=PARTS)
+
+
+@functools.cache
+def merge_ranks_launcher() -> Launcher:
+    return launcher(kernels.merge_ranks_kernel, BLOCK=MERGED, PARTS=PARTS)
+
+
+@functools.cache
+def pairs_launcher(softmax: bool, image: bool, text: bool) -> Launcher:
+    """image, text: which gradients are wanted."""
+    flags = {"SOFTMAX": softmax, "IMAGE": image, "TEXT": text}
+    return launcher(kernels.pairs_kernel, **flags, BLOCK=PAIRS, DEPTH=PAIRS_DEPTH, maxnreg=PAIRS_REGISTERS)
+
+
+@functools.cache
+def text_pairs_launcher() -> Launcher:
+    return launcher(kernels.text_pairs_kernel, BLOCK=PAIRS, DEPTH=PAIRS_DEPTH, maxnreg=PAIRS_REGISTERS)
+
+
 def constants(kernel: str, config: LaunchConfig, compute: tl.dtype) -> dict[str, object]:
     """The constexprs of a launch; features are multiplied in `compute`."""
     sizes = {"ROWS": config.rows, "COLUMNS": config.columns, "DEPTH": config.depth}
@@ -118,12 +144,12 @@ def gate_candidates() -> Iterator[Candidate]:
         for dtype in DTYPES[key[2]]:
             yield candidate(key, shipped, dtype)
     parts = ("row_parts", "column_parts", "rows", "columns")
-    rectangle = dict.fromkeys(("row", "n_rows", "column", "n_columns"), "i32")
+    places = ("row", "n_rows", "column", "n_columns", "across", "view", "fresh_rows", "fresh_columns")
     tile = SHIPPED["log_sum_exp", "bulk", 2, 90]
     yield Candidate(
         name=f"contrastive_loss/merge/{MERGED}x{PARTS}",
         kernel=kernels.merge_kernel,
-        signature=dict.fromkeys(parts, "*fp32") | rectangle | {"across": "i32", "view": "i32"},
+        signature=dict.fromkeys(parts, "*fp32") | dict.fromkeys(places, "i32"),
         constexprs={"ROWS": tile.rows, "COLUMNS": tile.columns, "BLOCK": MERGED, "PARTS": PARTS},
         aligned=parts,
     )
@@ -195,6 +221,7 @@ def candidate(key: Key, config: LaunchConfig, dtype: str) -> Candidate:
         num_warps=config.warps,
         num_stages=config.stages,
         max_registers=config.registers or None,
+        programs=config.programs,
         architectures=(architecture,),
         wgmma=itemsize == 2,
         bulk_copies=loads == "bulk",

@@ -5,17 +5,17 @@ accumulator of 128 rows in float32 does not fit on a chip, so a kernel of our ow
 over.
 """
 
+import functools
 from typing import Any
 
 import torch
 from torch import Tensor
 from triton.tools.tensor_descriptor import TensorDescriptor
 
-from ..common.launcher import Launcher, launcher
+from ..common.launcher import Launcher
 from ..common.triton_runtime import capability, product_dtype
-from . import triton_kernels as kernels
 from . import triton_launch as table
-from .passes import Operand, Statistics, Tile
+from .passes import Operand, Statistics, Tile, begins
 
 # Similarities in a tile of G: 32 MiB in bfloat16, which with its features stays within the 50 MiB of an H100's L2.
 ELEMENTS = 1 << 24
@@ -47,7 +47,11 @@ class Features(Operand):
         block = height, config.depth
         if block not in self._descriptors:
             rows, width = self.features.shape
-            self._descriptors[block] = TensorDescriptor(self.features, [rows, width], [width, 1], [*block])
+            # A descriptor checks all it holds, in microseconds: what does not change with the tensor is checked once.
+            descriptor = object.__new__(TensorDescriptor)
+            descriptor.__dict__.update(_checked(self.features.dtype, rows, width, *block))
+            descriptor.base = self.features
+            self._descriptors[block] = descriptor
         return self._descriptors[block]
 
 
@@ -59,7 +63,7 @@ class TritonTiles:
     sums_products = True
 
     def __init__(self, image: Tensor, text: Tensor, scale: Tensor, bias: Tensor | None, seen_twice: int) -> None:
-        self._scale, self._bias = scale, torch.zeros_like(scale) if bias is None else bias
+        self._scale, self._bias = scale, bias
         self._dtype = text.dtype if text.dtype == image.dtype else torch.promote_types(image.dtype, text.dtype)
         self._compute = product_dtype(self._dtype)
         self._unit = UNIT_OF_FLOAT16 if self._compute == torch.float16 else 1.0
@@ -86,17 +90,19 @@ class TritonTiles:
             *(self._scale, row_parts, column_parts, positives),
             *(*place, self.texts.features.shape[1], tile.first_row, tile.first_column, tile.pairs),
         )
-        options = {"ROWS": config.rows, "COLUMNS": config.columns, "BLOCK": table.MERGED, "PARTS": table.PARTS}
         programs = _cdiv(tile.rows, table.MERGED) + _cdiv(tile.columns, table.MERGED)
-        launcher(kernels.merge_kernel, **options)(
-            (programs, tile.views), row_parts, column_parts, rows, columns, *place, columns.shape[1], tile.view
+        table.merge_launcher(config.rows, config.columns)(
+            (programs, tile.views),
+            *(row_parts, column_parts, rows, columns, *place, columns.shape[1], tile.view),
+            *map(int, begins(tile, rows.shape[1])),
         )
 
     def merge(self, parts: Tensor, columns: Tensor, start: int) -> None:
-        ranks, views, length = parts.shape
-        options = {"BLOCK": table.MERGED, "PARTS": table.PARTS}
-        launcher(kernels.merge_ranks_kernel, **options)(
-            (_cdiv(length, table.MERGED), views), parts, columns, ranks, length // ranks, columns.shape[2], start
+        views, length = columns.shape[0], parts.shape[1]
+        ranks = parts.shape[0] // views
+        n = columns.shape[1] // ranks
+        table.merge_ranks_launcher()(
+            (_cdiv(length, table.MERGED), views), parts, columns, ranks, length // ranks, n, start
         )
 
     def softmax_gradient(
@@ -106,7 +112,7 @@ class TritonTiles:
         return self._found("softmax_gradient", tile, images, texts, totals, (columns.shape[1], tile.view))
 
     def sigmoid_gradient(self, tile: Tile, images: Operand, texts: Operand) -> Tensor:
-        return self._found("sigmoid_gradient", tile, images, texts, (self._bias,), ())
+        return self._found("sigmoid_gradient", tile, images, texts, (self._shift(),), ())
 
     def accumulate(self, total: Tensor, left: Tensor, right: Tensor, fresh: bool) -> None:
         beta = 0 if fresh else 1
@@ -121,21 +127,20 @@ class TritonTiles:
         sums = self._scale.new_zeros(4, programs) if self._sums is None else self._sums
         if statistics is None:
             rows = columns = positives = None
-            across, column = 0, 0
+            across, column, bias = 0, 0, self._shift()
         else:
             rows, columns, positives, rank = statistics
-            across, column = columns.shape[1] * n, rank * n
+            # The softmax reads no bias.
+            across, column, bias = columns.shape[1], rank * n, self._scale
         images = self.images.features
         pulls = None if d_text is None else torch.empty(images.shape[0], dtype=torch.float32, device=images.device)
-        options = {"SOFTMAX": statistics is not None, "IMAGE": d_image is not None, "TEXT": d_text is not None}
-        sizes = {"BLOCK": table.PAIRS, "DEPTH": table.PAIRS_DEPTH, "maxnreg": table.PAIRS_REGISTERS}
-        launcher(kernels.pairs_kernel, **options, **sizes)(
+        table.pairs_launcher(statistics is not None, d_image is not None, d_text is not None)(
             (programs,),
-            *(images, self.texts.features, self._scale, self._bias, rows, columns, positives, pulls, d_image),
+            *(images, self.texts.features, self._scale, bias, rows, columns, positives, pulls, d_image),
             *(sums, n, images.shape[0] // n, width, across, column, sums.shape[1], sums.shape[1] - programs),
         )
         if d_text is not None:
-            launcher(kernels.text_pairs_kernel, **sizes)(
+            table.text_pairs_launcher()(
                 (programs, _cdiv(width, table.PAIRS_DEPTH)), images, pulls, d_text, n, images.shape[0] // n, width
             )
         return sums.sum(1)
@@ -162,6 +167,11 @@ class TritonTiles:
         )
         return gradient if gradient.shape[1] == tile.columns else gradient[:, : tile.columns]
 
+    def _shift(self) -> Tensor:
+        if self._bias is None:
+            self._bias = torch.zeros_like(self._scale)
+        return self._bias
+
     def _room(self, tile: Tile, programs: int) -> tuple[Tensor, Tensor]:
         """For G, its lines padded, and for the sums of `programs` programs. The first tile is the largest."""
         shape = tile.views * tile.rows, _cdiv(tile.columns, PADDED) * PADDED
@@ -178,6 +188,12 @@ class TritonTiles:
     @staticmethod
     def _features(config: table.LaunchConfig, images: Any, texts: Any) -> tuple[Any, Any]:
         return images.taken(config, config.rows), texts.taken(config, config.columns)
+
+
+@functools.lru_cache(maxsize=1024)
+def _checked(dtype: torch.dtype, rows: int, width: int, height: int, depth: int) -> dict[str, Any]:
+    """What a descriptor holds, of features that `Features` has made fit for it."""
+    return vars(TensorDescriptor(torch.empty(0, dtype=dtype), [rows, width], [width, 1], [height, depth]))
 
 
 def _cdiv(size: int, step: int) -> int:

@@ -5,10 +5,7 @@ from torch import Tensor
 
 from ..common import dispatch
 from . import torch_backend
-
-OP = "crop_resize"
-MOST_BYTES = 2**31  # of an image: kernels count in 32 bits inside of one
-REGION = ("offset", "line", "height", "width", "flip")  # columns of what backends get
+from .regions import OP, regions
 
 
 def crop_resize(
@@ -59,8 +56,7 @@ def crop_resize(
     _check_host("index", index, (views,), torch.int64)
     _check_host("boxes", boxes, (views, 4), torch.int64)
     _check_host("flips", flips, (views,), torch.bool)
-    _check_images(pixels, offsets, sizes)
-    of = _check_boxes(sizes, index, boxes)
+    cut = regions(len(pixels), offsets, sizes, index, boxes, flips)
     shape = (views, 3, size, size)
     if out is None:
         out = torch.empty(shape, dtype=torch.uint8, device=pixels.device)
@@ -70,64 +66,16 @@ def crop_resize(
             f"{pixels.device}"
         )
     if views:
-        top, left, height, width = boxes.unbind(1)
-        line = 3 * of[:, 1]
-        corner = offsets[index] + top * line + 3 * left
-        regions = torch.stack([corner, line, height, width, flips.long()], 1)
-        dispatch.run(OP, (out, pixels, regions), backend, out, pixels, regions)
+        dispatch.run(OP, (out, pixels, cut), backend, out, pixels, cut)
     return out
 
 
 def _check_host(name: str, tensor: Tensor, shape: tuple[int, ...], dtype: torch.dtype) -> None:
-    if tensor.device.type != "cpu":
-        raise ValueError(f"{OP}: {name} is on {tensor.device}; where to cut is given on the CPU")
-    if tensor.dtype != dtype or tensor.shape != shape:
-        raise ValueError(f"{OP}: {name} is {tensor.dtype} {list(tensor.shape)}; it must be {dtype} {list(shape)}")
-
-
-def _check_images(pixels: Tensor, offsets: Tensor, sizes: Tensor) -> None:
-    """Few steps where all is well; which image is wrong is found afterwards."""
-    if not len(sizes):
+    if tensor.is_cpu and tensor.dtype == dtype and tensor.shape == shape:
         return
-    least, most = map(int, sizes.aminmax())
-    first, last = map(int, offsets.aminmax())
-    # Each bound before the products and sums that would overflow beyond it.
-    if least >= 1 and most < MOST_BYTES and first >= 0 and last <= len(pixels):
-        values = sizes.prod(1)
-        if int(values.max()) <= (MOST_BYTES - 1) // 3 and int((offsets + 3 * values).max()) <= len(pixels):
-            return
-    for i, ((height, width), offset) in enumerate(zip(sizes.tolist(), offsets.tolist(), strict=True)):
-        length = 3 * height * width
-        if min(height, width, offset + 1) < 1 or length >= MOST_BYTES or offset + length > len(pixels):
-            raise ValueError(
-                f"{OP}: image {i} of {height} x {width} pixels from byte {offset} on is not within the "
-                f"{len(pixels)} bytes of pixels, or of 2 GiB or more; check offsets and sizes"
-            )
-
-
-def _check_boxes(sizes: Tensor, index: Tensor, boxes: Tensor) -> Tensor:
-    """-> [n, 2], the size of each view's image."""
-    if not len(index):
-        return boxes[:, :2]
-    first, last = map(int, index.aminmax())
-    if first < 0 or last >= len(sizes):
-        i, image = next((i, image) for i, image in enumerate(index.tolist()) if not 0 <= image < len(sizes))
-        raise ValueError(f"{OP}: index[{i}] is {image}, and there are {len(sizes)} images")
-    of = sizes[index]
-    least, most = (bound.tolist() for bound in boxes.aminmax(dim=0))
-    # Of large numbers the differences would overflow.
-    if min(least[:2]) >= 0 and min(least[2:]) >= 1 and max(most) < MOST_BYTES:
-        corners, extents = boxes.split(2, 1)
-        if int((of - corners - extents).min()) >= 0:
-            return of
-    for i, (box, (rows, columns)) in enumerate(zip(boxes.tolist(), of.tolist(), strict=True)):
-        top, left, height, width = box
-        if min(top, left) < 0 or min(height, width) < 1 or top + height > rows or left + width > columns:
-            raise ValueError(
-                f"{OP}: boxes[{i}] (top, left, height, width) is {box}, not within its image of {rows} x "
-                f"{columns} pixels"
-            )
-    return of
+    if not tensor.is_cpu:
+        raise ValueError(f"{OP}: {name} is on {tensor.device}; where to cut is given on the CPU")
+    raise ValueError(f"{OP}: {name} is {tensor.dtype} {list(tensor.shape)}; it must be {dtype} {list(shape)}")
 
 
 dispatch.register(OP, "torch", torch_backend.cut)

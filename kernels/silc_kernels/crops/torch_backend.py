@@ -12,7 +12,7 @@ STRIP = 1 << 22  # numbers of a region at a time, in float64
 
 
 def cut(out: Tensor, pixels: Tensor, regions: Tensor) -> Tensor:
-    """Fill out [n, 3, R, R] from pixels and regions int64 [n, 5] (`ops.REGION`), on the CPU."""
+    """Fill out [n, 3, R, R] from pixels and regions int64 [n, 5] (`regions.REGION`), on the CPU."""
     for view, (offset, line, height, width, flip) in zip(out, regions.tolist(), strict=True):
         region = pixels.as_strided((height, width, 3), (line, 3, 1), pixels.storage_offset() + offset)
         region = region.flip(1) if flip else region.contiguous()

@@ -3,7 +3,7 @@
 The arithmetic is that of torch's CPU kernel for bytes: weights in float64, normalised, and rounded to 16 bits at a
 precision that the largest of a view's direction decides; sums in 32 bits; bytes between the two directions.
 
-A view's row of numbers (int64): see TABLE in triton_launch.py.
+A view's row of numbers (int64): see TABLE in triton_tables.py.
 """
 
 import triton

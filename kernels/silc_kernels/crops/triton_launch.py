@@ -1,21 +1,14 @@
-"""crop_resize on Triton: launches of each kernel by chip, views a launch, what the compile gate builds."""
+"""crop_resize on Triton: launches of each kernel by chip, what the compile gate builds."""
 
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor
 
 from ..common.triton_runtime import capability, family
 from ..gate.gate import Candidate
 from . import triton_kernels as kernels
 
-# Columns of the table of views: the region (`ops.REGION`); taps before its weights across and down, and lines before
-# its own between the two directions, not in bytes, so that the compiler sees what the products with the size are
-# multiples of; and tiles across before its own.
-TABLE = ("offset", "line", "height", "width", "flip", "across", "down", "between", "tile")
-# Bytes of lines between the two directions, and of weights, for a launch; a view that needs more has one alone.
-MOST_BYTES = 1 << 26
 WEIGHED = 128  # pixels whose weights are found at a time
 
 
@@ -27,6 +20,7 @@ class LaunchConfig(NamedTuple):
     warps: int
 
 
+LEAST_WARPS = 32  # of a multiprocessor, half of what it holds: they hide the latency of memory
 _CONFIGS = {"across": LaunchConfig(8, 64, 4), "down": LaunchConfig(8, 64, 4)}
 # What ships, by (kernel, architecture); 80 stands for every chip that is not one of the others. None is timed yet.
 SHIPPED: dict[tuple[str, int], LaunchConfig] = {
@@ -45,20 +39,6 @@ def launch_config(kernel: str, device: torch.device) -> LaunchConfig:
     return SHIPPED[kernel, family(capability(device))]
 
 
-def parts(needed: Tensor) -> Iterator[slice]:
-    """Views that go together. needed: bytes of lines between the directions and of weights, a row a view."""
-    if max(needed.sum(0).tolist()) <= MOST_BYTES:
-        yield slice(0, len(needed))
-        return
-    start = lines = weighed = 0
-    for view, (line, weight) in enumerate(needed.tolist()):
-        if view > start and (lines + line > MOST_BYTES or weighed + weight > MOST_BYTES):
-            yield slice(start, view)
-            start, lines, weighed = view, 0, 0
-        lines, weighed = lines + line, weighed + weight
-    yield slice(start, len(needed))
-
-
 def gate_candidates() -> Iterator[Candidate]:
     for key, config in SHIPPED.items():
         yield candidate(key, config)
@@ -70,6 +50,7 @@ def gate_candidates() -> Iterator[Candidate]:
         aligned=_aligned(kernels.weigh),
         num_warps=4,
         fp_fusion=False,
+        programs=LEAST_WARPS // 4,
     )
 
 
@@ -92,6 +73,7 @@ def candidate(key: tuple[str, int], config: LaunchConfig) -> Candidate:
         aligned=_aligned(kernel),
         num_warps=config.warps,
         architectures=(architecture,),
+        programs=LEAST_WARPS // config.warps if config == SHIPPED[key] else 1,
     )
 
 

@@ -47,7 +47,9 @@ def center_update(
         check_shape(op, "teacher_weight", teacher_weight, (center.shape[0], mean.shape[0]), "[K, d]")
     ranks = Ranks.of(op, group)
     dtype = torch.promote_types(center.dtype, torch.float32)
-    mean = ranks.all_reduce_(mean.detach().to(dtype, copy=True)) / ranks.size
+    mean = mean.to(dtype, copy=ranks.size > 1)
+    if ranks.size > 1:
+        mean = ranks.all_reduce_(mean).div_(ranks.size)
     if teacher_weight is not None:
         with without_autocast(center.device):
             mean = teacher_weight.to(dtype) @ mean

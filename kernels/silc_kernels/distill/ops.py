@@ -35,7 +35,9 @@ def distill_loss(
         teacher_logits: [T, N, K].
         center: [K].
         student_temp, teacher_temp: tau_s and tau_t, above 0.
-        pair_weights: [S, T] of any scale, finite, not negative, not all zero; None: every pair counts 1.
+        pair_weights: [S, T] of any scale, finite, not negative, not all zero; None: every pair counts 1. On a GPU the
+            first call with a tensor, or with one changed in place, waits for its values; on the CPU none waits. Where
+            they cannot be read (compiled code, a CUDA graph) wrong ones make the loss NaN.
         inplace_backward: write the gradient over student_logits. Saves one [S, N, K] buffer; the logits must then
             serve no other backward (a linear layer does not need its output), and no two of them share memory.
             Compiled code plans its own memory: no effect there.

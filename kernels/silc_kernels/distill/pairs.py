@@ -32,7 +32,7 @@ class PairWeights:
             weights is None
             or (
                 not torch.compiler.is_compiling()  # a graph has no values to look at
-                and torch.equal(matrix, matrix[:1].expand_as(matrix))
+                and torch.equal(weights, weights[:1].expand_as(weights))  # where they lie: on the host without a wait
             )
         )
         return cls(matrix, matrix.sum(1), alike)
@@ -62,6 +62,8 @@ def _matrix(
     if weights is None:
         return torch.full((students, teachers), 1 / (students * teachers * samples), dtype=dtype, device=device)
     wide = weights.detach().to(torch.promote_types(weights.dtype, dtype))
+    # Of values that nobody has looked at: a negative one makes all of them NaN, as infinity, NaN and zeros alone do.
+    wide = wide.masked_fill(wide < 0, torch.nan)
     # The largest becomes 1 before they are summed: weights of any size neither overflow nor vanish.
     matrix = (wide / wide.amax()).to(device, dtype)
     return matrix / (matrix.sum() * samples)

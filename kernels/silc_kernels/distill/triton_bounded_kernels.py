@@ -6,7 +6,7 @@ most the length of the row times that of the longest prototype, plus the largest
 these lengths; `attend_bounded` takes the blocks of rows that they suit, `attend` the others: both are launched, and a
 program whose rows are the other's returns at once. Nothing waits for the host.
 
-Cost: the prototypes are read once more, 2 K d elements (22 us at K = 65536, d = 256 and 3 TB/s), and two launches.
+Cost: the prototypes are read once more, 2 K d elements (22 us at K = 65536, d = 256 and 3 TB/s), and three launches.
 Gain: no maximum and no rescaling of the sums, half the instructions of a tile.
 """
 

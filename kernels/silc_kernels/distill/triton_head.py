@@ -5,35 +5,20 @@ in the backward, from the log-sum-exps. Nothing of size rows x K exists, and onl
 """
 
 import functools
-from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.nn import functional
-from triton.tools.tensor_descriptor import TensorDescriptor
 
 from ..common.first_order import once
 from ..common.launcher import launcher
-from ..common.triton_runtime import exponent_scale, multiprocessors, product_dtype
+from ..common.triton_runtime import exponent_scale, product_dtype
 from . import triton_bounded_kernels as bounded_kernels
 from . import triton_head_gradient_kernels as gradient_kernels
 from . import triton_head_kernels as kernels
 from .host import below_autograd, cdiv, eager, operator, single
 from .pairs import pair_matrix
-from .triton_head_launch import (
-    FINISHED,
-    LEAST_WIDTH,
-    REACH_BLOCK,
-    LaunchConfig,
-    Launches,
-    attention,
-    compute_dtype,
-    headroom,
-    launch_config,
-    parts,
-    power_of_two,
-    splits,
-)
+from .triton_head_launch import FINISHED, REACH_BLOCK, headroom, parts, power_of_two
+from .triton_head_plan import Features, Plan, attention_plan, gradient_plan, source
 
 REACH_ROWS = bounded_kernels.REACH_ROWS.value
 LONGEST_TILE = 128  # prototypes; shift is filled up by whole ones, and one more
@@ -73,26 +58,6 @@ def distill_head_loss(
     return loss
 
 
-class _Features(NamedTuple):
-    """What the kernels read: rows [., width], contiguous and 16-byte aligned, all of one dtype."""
-
-    student: Tensor
-    teacher: Tensor
-    weight: Tensor
-    teacher_weight: Tensor
-    dtype: torch.dtype
-    width: int
-
-    @classmethod
-    def of(cls, student: Tensor, teacher: Tensor, weight: Tensor, teacher_weight: Tensor) -> "_Features":
-        dtype, width = student.dtype, _width(student.shape[-1])
-        for other in (teacher, weight, teacher_weight):
-            if other.dtype != dtype:
-                dtype = torch.promote_types(dtype, other.dtype)
-        x, h, w, w_t = (_aligned(each, dtype, width) for each in (student, teacher, weight, teacher_weight))
-        return cls(x, h, w, w_t, dtype, width)
-
-
 def _run(
     student: Tensor,
     teacher: Tensor,
@@ -109,28 +74,26 @@ def _run(
     sum of exponentials over the temperature less that number.
     """
     (students, samples, _), (teachers, *_), prototypes = student.shape, teacher.shape, weight.shape[0]
-    given = _Features.of(student, teacher, weight, teacher_weight)
+    given = Features.of(student, teacher, weight, teacher_weight)
     own, other, width = students * samples, teachers * samples, given.width
-    first, second = (attention(who, given.dtype, student.device) for who in ("teacher", "student"))
-    processors = multiprocessors(student.device)
-    plans = tuple(
-        _plan(launches, rows, width, prototypes, processors) for launches, rows in ((first, other), (second, own))
-    )
+    first = attention_plan("teacher", given, other, prototypes)
+    second = attention_plan("student", given, own, prototypes)
 
     def empty(*shape: int) -> Tensor:
         return torch.empty(shape, dtype=torch.float32, device=student.device)
 
     # The students' partial sums take the place of the teachers', once these are merged.
-    partial = empty(max(plan.partial for plan in plans))
+    partial = empty(max(first.partial, second.partial))
     attended, norms, shares = empty(other, width), empty(2, own + other), empty(own)
     d_student = empty(*student.shape)
+    teacher_scale, student_scale = exponent_scale(teacher_temp), exponent_scale(student_temp)
     finish = {"WIDTH": width, "BLOCK": FINISHED, "HEADROOM": headroom(given.dtype)}
     with torch.cuda.device_of(student):
         reached, shift = center, center
         if first.bounded or second.bounded:
-            reached, shift = _reach(given, center, own, other, prototypes, exponent_scale(teacher_temp))
+            reached, shift = _reach(given, center, own, other, prototypes, teacher_scale)
         context = center, shift, reached, partial, own, prototypes
-        _attend(plans[0], given.teacher, given.teacher_weight, given.weight, context, exponent_scale(teacher_temp))
+        _attend(first, given.teacher, given.teacher_weight, given.weight, context, teacher_scale)
         launcher(kernels.finish_teacher, **finish)(
             (cdiv(other, FINISHED),),
             partial,
@@ -138,10 +101,10 @@ def _run(
             norms,
             other,
             own,
-            plans[0].splits,
-            exponent_scale(teacher_temp),
+            first.splits,
+            teacher_scale,
         )
-        _attend(plans[1], given.student, given.weight, None, context, exponent_scale(student_temp))
+        _attend(second, given.student, given.weight, None, context, student_scale)
         launcher(kernels.finish_student, **finish)(
             (cdiv(own, FINISHED),),
             partial,
@@ -155,34 +118,15 @@ def _run(
             samples,
             teachers,
             student.shape[2],
-            plans[1].splits,
-            exponent_scale(student_temp),
+            second.splits,
+            student_scale,
             1 / student_temp,
         )
     return shares.sum(), d_student, norms
 
 
-class _Plan(NamedTuple):
-    """Of attention over all prototypes. partial: elements of the buffer of its splits. parts: as in `reach`."""
-
-    launches: Launches
-    rows: int
-    parts: int
-    splits: int
-    per_split: int
-    partial: int
-
-
-@functools.lru_cache(maxsize=1024)
-def _plan(launches: Launches, rows: int, width: int, prototypes: int, processors: int) -> _Plan:
-    # A multiprocessor has two programs of four warps at a time where they fit, but they share its time.
-    blocks = cdiv(rows, max(config.rows for config in launches if config))
-    count, per_split = splits(blocks, rows * width, prototypes, launches.columns, processors)
-    return _Plan(launches, rows, parts(prototypes), count, per_split, count * rows * (width + 2))
-
-
 def _reach(
-    given: _Features, center: Tensor, own: int, other: int, prototypes: int, scale: float
+    given: Features, center: Tensor, own: int, other: int, prototypes: int, scale: float
 ) -> tuple[Tensor, Tensor]:
     """(how far logits reach, the center over the temperature), as `triton_bounded_kernels.reach` writes them."""
     blocks = cdiv(own, REACH_ROWS) + cdiv(other, REACH_ROWS)
@@ -197,45 +141,27 @@ def _reach(
 
 
 def _attend(
-    plan: _Plan,
+    plan: Plan,
     queries: Tensor,
     keys: Tensor,
     values: Tensor | None,
     context: tuple[Tensor, Tensor, Tensor, Tensor, int, int],
     scale: float,
 ) -> None:
-    """Both forms over all rows, to the buffer. values: None: the keys."""
+    """All forms over all rows, to the buffer. values: None: the keys."""
     center, shift, reached, partial, own, prototypes = context
-    (bounded, online), dtype = plan.launches, queries.dtype
-    for config, kernel in ((bounded, bounded_kernels.attend_bounded), (online, kernels.attend)):
-        if config is None:
-            continue
-        options: dict[str, Any] = {} if config is bounded else {"HEADROOM": headroom(dtype)}
-        tiles = _source(keys, config.columns, config)
-        launcher(
-            kernel,
-            CENTERED=values is not None,
-            EVEN=prototypes % config.columns == 0,
-            GROUP=plan.launches.group,
-            PARTS=plan.parts,
-            WIDTH=keys.shape[1],
-            ROWS=config.rows,
-            COLUMNS=config.columns,
-            OVERLAP=config.overlap,
-            BULK=config.bulk,
-            COMPUTE=compute_dtype(dtype),
-            **options,
-            num_warps=config.warps,
-            num_stages=config.stages,
-        )(
-            (cdiv(plan.rows, config.rows), plan.splits),
-            _source(queries, config.rows, config),
+    rows = queries.numel() // queries.shape[-1]
+    for launch, grid, config, bounded in plan.forms:
+        tiles = source(keys, config.columns, config)
+        launch(
+            grid,
+            source(queries, config.rows, config),
             tiles,
-            tiles if values is None else _source(values, config.columns, config),
-            shift if config is bounded else center,
+            tiles if values is None else source(values, config.columns, config),
+            shift if bounded else center,
             reached,
             partial,
-            plan.rows,
+            rows,
             own,
             prototypes,
             plan.per_split,
@@ -262,15 +188,13 @@ def _run_gradient(
 ) -> Tensor:
     """d loss / d weight [K, d], summed in float32, in the weight's dtype."""
     (students, samples, d), teachers, prototypes = student.shape, teacher.shape[0], weight.shape[0]
-    given = _Features.of(student, teacher, weight, teacher_weight)
+    given = Features.of(student, teacher, weight, teacher_weight)
     own, other = students * samples, teachers * samples
-    config = launch_config("weight_gradient", student.device)
-    blocks = cdiv(prototypes, config.rows)
-    elements = prototypes * given.width
-    count, _ = splits(blocks, elements, own + other, config.columns, multiprocessors(student.device))
+    plan = gradient_plan(given, own, other, prototypes)
+    config, count = plan.config, plan.grid[1]
     # Parts of a sum stay in float32.
     summed = product_dtype(weight.dtype) if count == 1 else torch.float32
-    out = torch.empty((count, prototypes, d), dtype=summed, device=weight.device)
+    out = torch.empty((count, prototypes, d) if count > 1 else (prototypes, d), dtype=summed, device=weight.device)
     # One more: the factor of the sums.
     adjusted = torch.empty(2 * (own + other) + 1, dtype=torch.float32, device=weight.device)
     pulled = torch.empty((other, given.width), dtype=product_dtype(given.dtype), device=weight.device)
@@ -294,19 +218,13 @@ def _run_gradient(
             teachers,
             1 / student_temp,
         )
-        launcher(
-            gradient_kernels.weight_gradient,
-            WIDTH=given.width,
-            ROWS=config.rows,
-            COLUMNS=config.columns,
-            BULK=config.bulk,
-            COMPUTE=compute_dtype(given.dtype),
-            num_warps=config.warps,
-            num_stages=config.stages,
-        )(
-            (blocks, count),
-            *(_source(tensor, config.rows, config) for tensor in (given.weight, given.teacher_weight)),
-            *(_source(tensor, config.columns, config) for tensor in (given.student, given.teacher, pulled)),
+        plan.launch(
+            plan.grid,
+            source(given.weight, config.rows, config),
+            source(given.teacher_weight, config.rows, config),
+            source(given.student, config.columns, config),
+            source(given.teacher, config.columns, config),
+            source(pulled, config.columns, config),
             center,
             adjusted,
             upstream,
@@ -315,15 +233,32 @@ def _run_gradient(
             other,
             prototypes,
             d,
-            *(cdiv(cdiv(rows, config.columns), count) * config.columns for rows in (own, other)),
+            plan.student_split,
+            plan.teacher_split,
             exponent_scale(student_temp),
             exponent_scale(teacher_temp),
         )
-    return (out.sum(0) if count > 1 else out.view(prototypes, d)).to(weight.dtype)
+    summed_up = out.sum(0) if count > 1 else out
+    return summed_up if summed_up.dtype == weight.dtype else summed_up.to(weight.dtype)
 
 
 def _fake_gradient(upstream, student, teacher, weight, *_):
     return weight.new_empty(weight.shape)
+
+
+def _gradients(ctx, upstream, *inputs):
+    """Of the students' features and of the weight, where they are wanted."""
+    *tensors, d_student, norms = inputs
+    student, direct = tensors[0], eager(upstream) and eager(tensors[2])
+    features, prototypes = None, None
+    if ctx.needs_input_grad[1] and direct:
+        features = torch.mul(d_student, upstream, out=torch.empty_like(d_student, dtype=student.dtype))
+    elif ctx.needs_input_grad[1]:
+        features = (d_student * upstream).to(student.dtype)
+    if ctx.needs_input_grad[3]:
+        find = _run_gradient if direct else _weight_gradient
+        prototypes = find(upstream, *tensors, norms, *ctx.temps)
+    return features, prototypes
 
 
 class _HeadLoss(torch.autograd.Function):
@@ -343,18 +278,16 @@ class _HeadLoss(torch.autograd.Function):
     def backward(ctx, upstream, *_):
         if upstream is None:
             return (None,) * 9
-        *tensors, d_student, norms = ctx.saved_tensors
-        causes = tensors[0], tensors[2], upstream
-        features, prototypes = None, None
-        with torch.no_grad():
-            if ctx.needs_input_grad[1]:
-                features = (d_student * upstream).to(tensors[0].dtype)
-            if ctx.needs_input_grad[3]:
-                find = _run_gradient if eager(upstream) and eager(tensors[2]) else _weight_gradient
-                prototypes = find(upstream, *tensors, norms, *ctx.temps)
-        features, prototypes = (
-            None if found is None else once("distill_head_loss", found, *causes) for found in (features, prototypes)
-        )
+        inputs = ctx.saved_tensors
+        if torch.is_grad_enabled():
+            with torch.no_grad():
+                features, prototypes = _gradients(ctx, upstream, *inputs)
+            causes = inputs[0], inputs[2], upstream
+            features, prototypes = (
+                None if found is None else once("distill_head_loss", found, *causes) for found in (features, prototypes)
+            )
+        else:
+            features, prototypes = _gradients(ctx, upstream, *inputs)
         return None, features, None, prototypes, None, None, None, None, None
 
 
@@ -371,40 +304,3 @@ _weight_gradient = operator(
     _run_gradient,
     _fake_gradient,
 )
-
-
-def _width(d: int) -> int:
-    return max(LEAST_WIDTH, power_of_two(d))
-
-
-def _aligned(tensor: Tensor, dtype: torch.dtype, width: int) -> Tensor:
-    """[..., d] as rows [., width] for a tensor descriptor; a copy only where dtype, width or layout ask for it."""
-    d = tensor.shape[-1]
-    fits = tensor.dtype == dtype and d == width and tensor.data_ptr() % 16 == 0
-    # A single row is contiguous at any stride.
-    if fits and tensor.is_contiguous() and tensor.stride(-2) == d:
-        return tensor
-    flat = tensor.flatten(0, -2).to(dtype)
-    if d < width:
-        return functional.pad(flat, (0, width - d))
-    flat = flat.contiguous()
-    aligned = flat.data_ptr() % 16 == 0 and flat.stride(0) == d
-    # A copy that preserves strides would keep those of a single row.
-    return flat if aligned else flat.clone(memory_format=torch.contiguous_format)
-
-
-def _source(tensor: Tensor, rows: int, config: LaunchConfig) -> TensorDescriptor | Tensor:
-    """tensor: of _aligned."""
-    if not config.bulk:
-        return tensor
-    width = tensor.shape[-1]
-    # A descriptor checks all it holds, in microseconds: what does not change with the tensor is checked once.
-    descriptor = object.__new__(TensorDescriptor)
-    descriptor.__dict__.update(_checked(tensor.dtype, tensor.numel() // width, width, rows))
-    descriptor.base = tensor
-    return descriptor
-
-
-@functools.lru_cache(maxsize=1024)
-def _checked(dtype: torch.dtype, size: int, width: int, rows: int) -> dict[str, Any]:
-    return vars(TensorDescriptor(torch.empty(0, dtype=dtype), [size, width], [width, 1], [rows, width]))

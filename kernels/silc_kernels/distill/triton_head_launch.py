@@ -18,6 +18,7 @@ from .host import cdiv
 LEAST_WIDTH = 16  # the shortest inner dimension of a product
 # Partial sums of the splits, all together.
 MOST_PARTIAL_BYTES = 64 << 20
+STARTING = 2  # tiles that a program could have done while it starts and ends
 FINISHED = 8  # rows of a program that merges splits
 REACH_BLOCK = 16  # rows at a time of a program that measures them
 MOST_PARTS = 256  # stretches of prototypes that are measured apart
@@ -30,6 +31,7 @@ class LaunchConfig(NamedTuple):
     warps, stages: of the launch.
     overlap: exponentials run while tensor cores multiply; the student's tiles are loaded twice. Of attention alone.
     bulk: rows come by the copy engine, through tensor descriptors; else by pointers.
+    programs: how many run on a multiprocessor side by side, to which the gate holds the compiler.
     """
 
     rows: int
@@ -38,6 +40,7 @@ class LaunchConfig(NamedTuple):
     stages: int
     overlap: bool = False
     bulk: bool = True
+    programs: int = 1
 
 
 # (kernel, architecture). "bounded": attention of the rows whose logits are bounded, None: all take the other form.
@@ -52,21 +55,29 @@ class LaunchConfig(NamedTuple):
 # multiprocessor: one multiplies while the other takes exponentials, and each tile is loaded once by each. The teacher's
 # keys are not its values: two programs would load 64 bytes a cycle, so one of 128 rows overlaps instead.
 SHIPPED: dict[tuple[str, int], LaunchConfig | None] = {
-    ("bounded teacher", 80): LaunchConfig(64, 32, 4, 2, bulk=False),
+    ("bounded teacher", 80): LaunchConfig(64, 32, 4, 2, bulk=False, programs=2),
     ("bounded teacher", 90): LaunchConfig(128, 32, 8, 3, overlap=True),
     ("bounded teacher", 100): LaunchConfig(128, 32, 8, 3),  # of 64 columns Triton 3.8 spills 48 bytes
-    ("bounded student", 80): LaunchConfig(64, 32, 4, 2, bulk=False),
-    ("bounded student", 90): LaunchConfig(64, 64, 4, 2),
+    ("bounded student", 80): LaunchConfig(64, 32, 4, 2, bulk=False, programs=2),
+    ("bounded student", 90): LaunchConfig(64, 64, 4, 2, programs=2),
     ("bounded student", 100): LaunchConfig(128, 64, 8, 3),
-    ("attend teacher", 80): LaunchConfig(64, 32, 4, 2, bulk=False),
+    ("attend teacher", 80): LaunchConfig(64, 32, 4, 2, bulk=False, programs=2),
     ("attend teacher", 90): LaunchConfig(128, 64, 8, 2, overlap=True),
     ("attend teacher", 100): LaunchConfig(128, 64, 8, 2),
-    ("attend student", 80): LaunchConfig(64, 32, 4, 2, bulk=False),
+    ("attend student", 80): LaunchConfig(64, 32, 4, 2, bulk=False, programs=2),
     ("attend student", 90): LaunchConfig(128, 64, 8, 2, overlap=True),
     ("attend student", 100): LaunchConfig(128, 64, 8, 3),  # one stream of tiles, not two: room for a third
-    ("weight_gradient", 80): LaunchConfig(64, 32, 4, 2, bulk=False),
+    ("weight_gradient", 80): LaunchConfig(64, 32, 4, 2, bulk=False, programs=2),
     ("weight_gradient", 90): LaunchConfig(128, 64, 8, 2),
     ("weight_gradient", 100): LaunchConfig(128, 64, 8, 2),
+}
+# Of what ships on 90: instructions a turn while tensor cores wait, as Triton 3.6 and 3.8 compile it, and a little more.
+_BETWEEN = {
+    ("bounded teacher", SHIPPED["bounded teacher", 90]): 56,  # 49, 47
+    ("bounded student", SHIPPED["bounded student", 90]): 120,  # 112, 111; its neighbour multiplies meanwhile
+    ("attend teacher", SHIPPED["attend teacher", 90]): 250,  # 233, 241
+    ("attend student", SHIPPED["attend student", 90]): 205,  # 196, 197
+    ("weight_gradient", SHIPPED["weight_gradient", 90]): 250,  # 235, 236
 }
 _PRODUCTS = {torch.float32: tl.float32, torch.bfloat16: tl.bfloat16, torch.float16: tl.float16}
 
@@ -77,14 +88,14 @@ TRIALS: dict[tuple[str, int], tuple[LaunchConfig | None, ...]] = {
         None,
         LaunchConfig(128, 64, 8, 2, overlap=True),  # half the barriers; 248 registers
         LaunchConfig(128, 64, 8, 2),
-        LaunchConfig(64, 32, 4, 2, overlap=True),  # two programs a processor, twice the loads
+        LaunchConfig(64, 32, 4, 2, overlap=True, programs=2),  # twice the loads
     ),
     ("bounded student", 90): (
         None,
         LaunchConfig(128, 64, 8, 2, overlap=True),  # one program, every tile loaded twice
         LaunchConfig(128, 64, 8, 3),  # half the loads of what ships
         LaunchConfig(128, 128, 8, 2),
-        LaunchConfig(64, 64, 4, 2, overlap=True),
+        LaunchConfig(64, 64, 4, 2, overlap=True),  # 235 registers: one program
     ),
     ("attend teacher", 90): (
         LaunchConfig(128, 64, 8, 2),  # no pass more, and no registers held over
@@ -94,7 +105,7 @@ TRIALS: dict[tuple[str, int], tuple[LaunchConfig | None, ...]] = {
     ("attend student", 90): (
         LaunchConfig(128, 64, 8, 3),  # every tile loaded once, and a third one on its way
         LaunchConfig(128, 128, 8, 2),  # half the rescaling of sums, half the barriers
-        LaunchConfig(64, 64, 4, 2),  # two programs a processor: one multiplies while the other takes exponentials
+        LaunchConfig(64, 64, 4, 2, programs=2),  # one multiplies while the other takes exponentials
         LaunchConfig(128, 32, 8, 3, overlap=True),
     ),
     ("weight_gradient", 90): (LaunchConfig(128, 32, 8, 3),),
@@ -106,6 +117,10 @@ class Launches(NamedTuple):
 
     bounded: LaunchConfig | None
     online: LaunchConfig
+
+    @property
+    def usual(self) -> LaunchConfig:
+        return self.bounded or self.online
 
     @property
     def columns(self) -> int:
@@ -158,23 +173,52 @@ def headroom(dtype: torch.dtype) -> float:
     return 15.0 if product_dtype(dtype) == torch.float16 else 0.0
 
 
-@functools.cache
-def splits(blocks: int, elements: int, length: int, columns: int, processors: int) -> tuple[int, int]:
-    """(splits, length of one): the least time for `blocks` of rows, each by all of `length`, one program a processor.
+def side_by_side(config: LaunchConfig, device: torch.device) -> int:
+    """Programs that one multiprocessor runs at a time, of rows of the greatest width.
 
-    Time is counted in columns of logits: what the programs of one processor see one after another; the traffic of a
-    partial sum, written and read, which takes as long as two; and the latency of one more in the merge, some sixteen.
-    elements: of the sums of all rows.
+    As many as stated where the gate compiles for the very chip; those of its family may have less shared memory.
     """
-    tiles = cdiv(length, columns)
-    most = max(1, min(tiles, processors, MOST_PARTIAL_BYTES // (4 * elements)))
+    architecture = capability(device)
+    return config.programs if architecture == family(architecture) else 1
 
-    def time(count: int) -> int:
-        seen = cdiv(blocks * count, processors) * cdiv(tiles, count) * columns
-        return seen + 2 * blocks * count + 16 * count
 
-    each = cdiv(tiles, min(range(1, most + 1), key=time))
+@functools.cache
+def splits(blocks: int, elements: int, length: int, columns: int, processors: int, side: int) -> tuple[int, int]:
+    """(splits, length of all but the last, which has what is left): the least time for `blocks` of rows, each by all of
+    `length`.
+
+    `side` programs run on each of `processors` side by side and share its time. The last splits start last, and fill
+    what the others leave idle. Time is counted in columns of one block's logits: of the programs of one processor; the
+    traffic of a partial sum, written and read, which takes as long as two; and the latency of one more in the merge,
+    some sixteen. elements: of the sums of all rows.
+    """
+    tiles, slots = cdiv(length, columns), processors * side
+    most = max(1, min(tiles, slots, MOST_PARTIAL_BYTES // (4 * elements)))
+
+    def time(each: int) -> int:
+        count = cdiv(tiles, each)
+        last = tiles - (count - 1) * each + STARTING
+        ends = makespan(blocks * (count - 1), each + STARTING, blocks, last, slots)
+        return ends * side * columns + 2 * blocks * count + 16 * count
+
+    each = min(range(tiles, cdiv(tiles, most) - 1, -1), key=time)
     return cdiv(tiles, each), each * columns
+
+
+def makespan(many: int, each: int, more: int, last: int, slots: int) -> int:
+    """When all programs have ended: `many` that take `each`, then `more` that take `last`, at most as long; each starts
+    in the slot that is free first.
+    """
+    waves, busy = divmod(many, slots)
+    early, late = waves * each, (waves + 1) * each  # when slots are free: some now, `busy` ones a program later
+    if not busy:
+        return early + cdiv(more, slots) * last
+    free, rounds = slots - busy, each // last
+    if more <= rounds * free:
+        return late
+    early += rounds * last  # at most `late`, and less than one program before it: from here on slots take turns
+    whole, rest = divmod(more - rounds * free, slots)
+    return max(early + (whole + (rest > 0)) * last, late + (whole + (rest > free)) * last)
 
 
 def candidate(key: tuple[str, int], config: LaunchConfig, dtype: str) -> Candidate:
@@ -223,6 +267,7 @@ def _small(
         signature=pointers | dict.fromkeys(sizes, "i32") | dict.fromkeys(scales, "fp32"),
         constexprs={"WIDTH": WIDEST, "BLOCK": FINISHED} | constants,
         aligned=tuple(pointers),
+        programs=4,
     )
 
 
@@ -250,6 +295,8 @@ def _attend(kernel: str, dtype: str, config: LaunchConfig, architecture: int) ->
         overlap=config.overlap,
         bulk_copies=config.bulk,
         async_copies=True,
+        programs=config.programs,
+        between=_BETWEEN.get((kernel, config)),
         # A pointer, stored before the loop and read behind it, once a program.
         spills={100: 8} if not bounded and dtype == "bf16" else {},
     )
@@ -277,6 +324,8 @@ def _weight_gradient(kernel: str, dtype: str, config: LaunchConfig, architecture
         wgmma=True,
         bulk_copies=config.bulk,
         async_copies=True,
+        programs=config.programs,
+        between=_BETWEEN.get((kernel, config)),
     )
 
 

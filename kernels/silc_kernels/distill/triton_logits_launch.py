@@ -100,6 +100,7 @@ def gate_candidates() -> Iterator[Candidate]:
         constexprs={"TEACHERS": 2, "SPLITS": MOST_SPLITS, "BLOCK": MERGED},
         aligned=(*buffers, *results),
         num_warps=1,
+        programs=8,
     )
 
 
@@ -135,4 +136,13 @@ def candidate(
         num_stages=config.stages,
         architectures=(architecture,),
         async_copies=kernel == "statistics",
+        programs=_programs(key, students, teachers, dtype) if config == SHIPPED[key] else 1,
     )
+
+
+def _programs(key: tuple[str, int], students: int, teachers: int, dtype: str) -> int:
+    """Side by side at least, so that one loads while another computes: four where the paper's crops are held."""
+    kernel, architecture = key
+    if kernel == "gradient":
+        return 3
+    return 4 if architecture > 80 and (students, teachers) == (10, 2) and dtype != "fp32" else 2

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from ..common.checks import check_grid, check_statistics
 from .ops import patch_embed, patch_grid
 from .packed import PackedLayout
-from .positions import resize_positions
+from .positions import resize_to_each
 
 
 class MultiCropPatchEmbed(nn.Module):
@@ -84,7 +84,7 @@ class MultiCropPatchEmbed(nn.Module):
         Raises:
             ValueError: as `patch_embed` does.
         """
-        tables = [resize_positions(self.pos_embed, self.grid, grid) for grid in self.grids(crops)]
+        tables = resize_to_each(self.pos_embed, self.grid, self.grids(crops))
         return patch_embed(
             crops,
             self.weight,

@@ -5,6 +5,7 @@ all share. The operator keeps the crops (bytes) and nothing else: no gradient ne
 parameter may be gone by the time of backward.
 """
 
+import functools
 from collections.abc import Callable, Sequence
 from types import ModuleType
 from typing import Any
@@ -16,6 +17,7 @@ from ..common import dispatch
 from ..common.checks import FLOATS, check_float, check_savable, check_shape, check_statistics
 from ..common.first_order import once
 from . import torch_backend
+from .direct import unwatched
 
 OP = "patch_embed"
 LIBRARY = torch.library.Library("silc_kernels", "FRAGMENT")
@@ -93,7 +95,8 @@ def patch_embed(
     for i, (crop, table) in enumerate(zip(crops, positions, strict=True)):
         _check_crop(op, i, crop, table, weight)
     trained = (*parameters.values(), *positions)
-    check_savable(op, trained, **{f"crops[{i}]": crop for i, crop in enumerate(crops)})
+    if torch.compiler.is_compiling() or any(crop.is_inference() for crop in crops):  # names take time
+        check_savable(op, trained, **{f"crops[{i}]": crop for i, crop in enumerate(crops)})
     return dispatch.run(
         op,
         (*trained, *crops),
@@ -139,12 +142,13 @@ def patch_grid(op: str, i: int, crop: Tensor, patch: int) -> tuple[int, int]:
     return height // patch, across // patch
 
 
+@functools.cache  # an import takes a microsecond, even of what is there
 def _module(backend: str) -> ModuleType:
     """What implements a backend, in two functions.
 
     forward: (crops, weight, bias, positions, prefix, mean, std, out_dtype) -> packed.
     backward: (grad, crops, patch size, tokens of each resolution, prefix tokens, mean, std, dtype to add up in) ->
-    gradients of [weight, bias, prefix ([0, D] without one), *positions] in that dtype.
+    gradients of [weight, bias, prefix ([0, D] without one), *positions] in that dtype, none a view of another's memory.
     """
     if backend == "triton":
         from . import triton_backend  # when a call first wants it: the face costs no import of triton
@@ -164,7 +168,12 @@ def _operator(backend: str) -> Callable[..., Tensor]:
         return _module(backend).forward(*args)
 
     def backward(*args: Any) -> list[Tensor]:
-        return _module(backend).backward(*args)
+        found = _module(backend).backward(*args)
+        return [each.clone() if each.storage_offset() else each for each in found]  # where `_gradients` says they lie
+
+    def below(*args: Any) -> Tensor:
+        with torch._C._AutoDispatchBelowAutograd():
+            return operators[0](*args)
 
     def differentiable(
         crops: list[Tensor],
@@ -177,10 +186,10 @@ def _operator(backend: str) -> Callable[..., Tensor]:
         out_dtype: torch.dtype,
     ) -> Tensor:
         trained = (weight, bias, prefix, *positions)
+        run = forward if unwatched((*trained, *crops)) else below
         if torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in trained):
-            return _Embed.apply(backend, operators, crops, mean, std, out_dtype, *trained)
-        with torch._C._AutoDispatchBelowAutograd():
-            return operators[0](crops, weight, bias, positions, prefix, mean, std, out_dtype)
+            return _Embed.apply(run, backend, operators[1], crops, mean, std, out_dtype, *trained)
+        return run(crops, weight, bias, positions, prefix, mean, std, out_dtype)
 
     for schema, function, shapes in (
         (name + FORWARD, forward, _packed),
@@ -205,44 +214,40 @@ def _operator(backend: str) -> Callable[..., Tensor]:
         out_dtype: torch.dtype | None = None,
     ) -> Tensor:
         dtype = weight.dtype if out_dtype is None else out_dtype
-        return operators[0](list(crops), weight, bias, list(positions), prefix, list(mean), list(std), dtype)
+        run = differentiable if unwatched((weight, bias, prefix, *positions, *crops)) else operators[0]
+        return run(list(crops), weight, bias, list(positions), prefix, list(mean), list(std), dtype)
 
     return embed
 
 
-def _traced(grad: Tensor) -> bool:
-    """Whether anybody may look at the operator that the backward calls: a tracer, a mode, a graph of the gradient.
-
-    Nobody mostly does, and then the dispatcher takes 20 us for nothing.
-    """
-    watched = torch.is_grad_enabled() or torch.compiler.is_compiling() or torch._C._len_torch_dispatch_stack() > 0
-    return watched or type(grad) is not Tensor or grad.device.type == "meta"
-
-
 class _Embed(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, backend, operators, crops, mean, std, out_dtype, weight, bias, prefix, *positions):
+    def forward(ctx, run, backend, gradient, crops, mean, std, out_dtype, weight, bias, prefix, *positions):
         ctx.save_for_backward(*crops)
-        ctx.gradient, ctx.backend = operators[1], backend
+        ctx.gradient, ctx.backend = gradient, backend
         ctx.patch, ctx.tokens = weight.shape[-1], [table.shape[0] for table in positions]
         ctx.before = 0 if prefix is None else prefix.shape[0]
         ctx.mean, ctx.std = mean, std
         ctx.dtypes = [None if x is None else x.dtype for x in (weight, bias, prefix, *positions)]
-        with torch._C._AutoDispatchBelowAutograd():
-            return operators[0](crops, weight, bias, list(positions), prefix, mean, std, out_dtype)
+        return run(crops, weight, bias, list(positions), prefix, mean, std, out_dtype)
 
     @staticmethod
     def backward(ctx, grad):
         crops = list(ctx.saved_tensors)
         wide = torch.promote_types(ctx.dtypes[0], torch.float32)
-        gradient = ctx.gradient if _traced(grad) else _module(ctx.backend).backward
-        with torch._C._AutoDispatchBelowAutograd():
-            found = gradient(grad, crops, ctx.patch, ctx.tokens, ctx.before, ctx.mean, ctx.std, wide)
+        # A graph of the gradient is recorded through the operator, which has no gradient.
+        direct = not torch.is_grad_enabled() and unwatched((grad,))
+        arguments = grad, crops, ctx.patch, ctx.tokens, ctx.before, ctx.mean, ctx.std, wide
+        if direct:
+            found = _module(ctx.backend).backward(*arguments)
+        else:
+            with torch._C._AutoDispatchBelowAutograd():
+                found = ctx.gradient(*arguments)
         gradients = [
             None if dtype is None else once(OP, d if d.dtype == dtype else d.to(dtype), grad)
             for d, dtype in zip(found, ctx.dtypes, strict=True)
         ]
-        return None, None, None, None, None, None, *gradients
+        return None, None, None, None, None, None, None, *gradients
 
 
 def _packed(crops, weight, bias, positions, prefix, mean, std, out_dtype):

@@ -1,5 +1,6 @@
 """Position tables at other resolutions: one fixed matrix per pair of grids, so that resizing is a matrix product."""
 
+from collections.abc import Sequence
 from functools import cache
 from math import prod
 
@@ -10,6 +11,7 @@ from torch import Tensor
 from ..common.checks import check_grid, check_shape
 from ..common.dispatch import without_autocast
 from ..common.transforms import refuse_transforms
+from .direct import unwatched
 
 Grid = tuple[int, int]
 LIBRARY = torch.library.Library("silc_kernels", "FRAGMENT")
@@ -45,37 +47,41 @@ LIBRARY.define("resize_positions" + SCHEMA, tags=(torch.Tag.pt2_compliant_tag, t
 _operator = torch.ops.silc_kernels.resize_positions.default
 
 
-def _resized(table: Tensor, grid_in: list[int], grid_out: list[int], transposed: bool) -> Tensor:
+def _resized(table: Tensor, grid_in: Sequence[int], grid_out: Sequence[int], transposed: bool) -> Tensor:
     """The matrix, or its transpose, times table [tokens, D], in its dtype; fp32 inside."""
     matrix = resize_matrix(tuple(grid_in), tuple(grid_out), table.device)
     precise = torch.promote_types(table.dtype, matrix.dtype)
     matrix = matrix.t() if transposed else matrix
     with without_autocast(table.device):
-        return (matrix.to(precise) @ table.to(precise)).to(table.dtype)
+        return torch.mm(matrix.to(precise), table.to(precise)).to(table.dtype)
 
 
 def _shape(table, grid_in, grid_out, transposed):
     return table.new_empty(prod(grid_in if transposed else grid_out), table.shape[1])
 
 
+def _below(table, *how):
+    with torch._C._AutoDispatchBelowAutograd():
+        return _operator(table, *how)
+
+
 class _Resize(torch.autograd.Function):
     @staticmethod
     def forward(ctx, table, *how):
         ctx.how = how
-        with torch._C._AutoDispatchBelowAutograd():
-            return _operator(table, *how)
+        return (_resized if unwatched((table,)) else _below)(table, *how)
 
     @staticmethod
     def backward(ctx, grad):
         grid_in, grid_out, transposed = ctx.how
-        return _operator(grad, grid_in, grid_out, not transposed), None, None, None
+        direct = not torch.is_grad_enabled() and unwatched((grad,))
+        return (_resized if direct else _operator)(grad, grid_in, grid_out, not transposed), None, None, None
 
 
-def _differentiable(table: Tensor, grid_in: list[int], grid_out: list[int], transposed: bool) -> Tensor:
+def _differentiable(table: Tensor, grid_in: Sequence[int], grid_out: Sequence[int], transposed: bool) -> Tensor:
     if torch.is_grad_enabled() and table.requires_grad:
         return _Resize.apply(table, grid_in, grid_out, transposed)
-    with torch._C._AutoDispatchBelowAutograd():
-        return _operator(table, grid_in, grid_out, transposed)
+    return (_resized if unwatched((table,)) else _below)(table, grid_in, grid_out, transposed)
 
 
 LIBRARY.impl("resize_positions", _resized, "CompositeExplicitAutograd")
@@ -92,10 +98,45 @@ def resize_positions(table: Tensor, grid_in: Grid, grid_out: Grid) -> Tensor:
     Raises:
         ValueError: a table of another shape, or a grid without rows or columns.
     """
-    refuse_transforms("resize_positions", (table,))
-    check_grid("resize_positions", "grid_in", grid_in)
-    check_grid("resize_positions", "grid_out", grid_out)
-    check_shape("resize_positions", "table", table, (1, grid_in[0] * grid_in[1], None), "[1, rows_in * cols_in, D]")
+    _check(table, grid_in, grid_out)
     if grid_in == grid_out:
         return table.squeeze(0)
-    return _operator(table.squeeze(0), grid_in, grid_out, False)
+    run = _differentiable if unwatched((table,)) else _operator
+    return run(table.squeeze(0), grid_in, grid_out, False)
+
+
+def _check(table: Tensor, grid_in: Grid, *grids: Grid) -> None:
+    refuse_transforms("resize_positions", (table,))
+    check_grid("resize_positions", "grid_in", grid_in)
+    for grid in grids:
+        check_grid("resize_positions", "grid_out", grid)
+    check_shape("resize_positions", "table", table, (1, grid_in[0] * grid_in[1], None), "[1, rows_in * cols_in, D]")
+
+
+def resize_to_each(table: Tensor, grid_in: Grid, grids: Sequence[Grid]) -> list[Tensor]:
+    """`resize_positions` to each of `grids`; one step of autograd where the dispatcher is not needed."""
+    if not (torch.is_grad_enabled() and table.requires_grad and unwatched((table,))):
+        return [resize_positions(table, grid_in, grid) for grid in grids]
+    _check(table, grid_in, *grids)
+    return list(_ResizeToEach.apply(table, grid_in, grids))
+
+
+class _ResizeToEach(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, table, grid_in, grids):
+        ctx.grid_in, ctx.grids = grid_in, grids
+        ctx.set_materialize_grads(False)
+        table = table.squeeze(0)
+        return tuple(table if grid == grid_in else _resized(table, grid_in, grid, False) for grid in grids)
+
+    @staticmethod
+    def backward(ctx, *grads):
+        total = None
+        for grid, grad in zip(ctx.grids, grads, strict=True):
+            if grad is None:
+                continue
+            if grid != ctx.grid_in:
+                direct = not torch.is_grad_enabled() and unwatched((grad,))
+                grad = (_resized if direct else _operator)(grad, ctx.grid_in, grid, True)
+            total = grad if total is None else total + grad
+        return None if total is None else total.unsqueeze(0), None, None

@@ -12,7 +12,6 @@ from torch.nn import functional
 from triton.tools.tensor_descriptor import TensorDescriptor
 
 from ..common import triton_runtime as runtime
-from ..common.launcher import launcher
 from .triton_launch import launch_config, padded
 from .triton_plan import BackwardPlan, ForwardPlan, Launch, Pixels, backward_plan, folding, forward_plan
 
@@ -43,7 +42,8 @@ def forward(
             crops, positions, packed.split_with_sizes(plan.counts), plan.project, strict=True
         ):
             if prefix is not None:
-                out.view(crop.shape[0], -1, plan.pitch)[:, :before, :width] = prefix
+                shape = crop.shape[0], before, width
+                out.as_strided(shape, (out.numel() // crop.shape[0], plan.pitch, 1)).copy_(prefix)
             raw = crop.dtype == torch.uint8
             if raw not in folded:
                 folded[raw] = _fold(weight, bias, raw, statistics, plan, packed)
@@ -67,7 +67,7 @@ def _fold(
     folded = torch.empty(plan.pitch, plan.depth, dtype=packed.dtype, device=packed.device)
     folded_bias = torch.empty(plan.pitch, dtype=torch.float32, device=packed.device)
     _, relative, offset = folding(raw, *statistics)
-    launcher(plan.fold.kernel, **plan.fold.options)(
+    plan.fold.run(
         plan.fold.grid,
         weight.contiguous(),
         bias.contiguous(),
@@ -94,7 +94,7 @@ def _project(
     if launch.descriptor:
         pixels = TensorDescriptor(crop, *launch.descriptor)
         weight = TensorDescriptor(folded, [plan.pitch, plan.depth], [plan.depth, 1], plan.weight_block)
-    launcher(launch.kernel, **launch.options)(launch.grid, pixels, weight, bias, table, out, scale, *launch.sizes)
+    launch.run(launch.grid, pixels, weight, bias, table, out, scale, *launch.sizes)
 
 
 def backward(
@@ -125,9 +125,7 @@ def backward(
         )
         how = folding(True, tuple(mean), tuple(std))
         launch = plan.unfold
-        launcher(launch.kernel, **launch.options)(
-            launch.grid, partial, sums, d_weight, d_bias, d_prefix, *launch.sizes, *how.gains, *how.offset
-        )
+        launch.run(launch.grid, partial, sums, d_weight, d_bias, d_prefix, *launch.sizes, *how.gains, *how.offset)
     return [d_weight, d_bias, d_prefix, *d_positions]
 
 
@@ -139,7 +137,7 @@ def _partial(parts: Sequence[Tensor], crops: list[Tensor], plan: BackwardPlan) -
         if launch.descriptor:
             pixels = TensorDescriptor(pixels, *launch.descriptor)
             part = TensorDescriptor(part, [plan.counts[i], plan.pitch], [plan.pitch, 1], plan.grad_block)
-        launcher(launch.kernel, **launch.options)(launch.grid, pixels, part, partial, *launch.sizes)
+        launch.run(launch.grid, pixels, part, partial, *launch.sizes)
     return partial
 
 
@@ -147,9 +145,12 @@ def _sums(parts: Sequence[Tensor], crops: list[Tensor], before: int, plan: Backw
     """Over the crops, in fp32: gradients of the positions of each resolution, and those one behind the other, bytes'
     first, then those of each resolution's prefix.
     """
-    rows = [part.view(crop.shape[0], -1, part.shape[1]) for part, crop in zip(parts, crops, strict=True)]
-    d_positions = [(each[:, before:] if before else each).sum(0, dtype=torch.float32) for each in rows]
-    found = [d_positions[i] for i in plan.order]
-    if before:
-        found += [each[:, :before].sum(0, dtype=torch.float32) for each in rows]
-    return d_positions, found[0] if len(found) == 1 else torch.cat(found)
+    rows = [
+        part.view(crop.shape[0], -1, part.shape[1]).sum(0, dtype=torch.float32)
+        for part, crop in zip(parts, crops, strict=True)
+    ]
+    if not before:
+        return rows, rows[0] if len(rows) == 1 else torch.cat([rows[i] for i in plan.order])
+    pairs = [each.split_with_sizes((before, each.shape[0] - before)) for each in rows]
+    found = [pairs[i][1] for i in plan.order] + [prefix for prefix, _ in pairs]
+    return [positions for _, positions in pairs], torch.cat(found)

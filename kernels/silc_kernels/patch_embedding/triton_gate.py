@@ -39,6 +39,14 @@ class Crops(NamedTuple):
 BYTES = Crops("", "u8", 16, True)
 OTHER_BYTES = Crops("/lines anywhere", "u8", 1, True)
 # What else a call may bring: channels_last (and any other strides), a slice of a larger image, floats.
+# Of what ships on 90, packed bytes at patches of 16: instructions a turn while tensor cores wait, as Triton 3.6 and 3.8
+# compile it, and a little more.
+_BETWEEN = {
+    "project": 220,  # 204, 193
+    "project_bulk": 205,  # 186, 190
+    "gradient": 235,  # 207, 218
+    "gradient_bulk": 120,  # 108, 110
+}
 OTHERS = (Crops("/channels_last", "u8", 1, False), OTHER_BYTES, Crops("/floats", "fp32", 16, True))
 
 
@@ -102,6 +110,7 @@ def _project(
         constexprs=constants | _packed(crops),
         aligned=(*(("pixels",) if crops.packed else ()), *pointers, "width"),
         wgmma=dtype != torch.float32,
+        between=_between("project", config, architecture, patch),
         **launch,
     )
     if config.bulk and patch % 16 == 0:
@@ -119,6 +128,7 @@ def _project(
             aligned=(*pointers[1:], "width"),
             wgmma=True,
             bulk_copies=True,
+            between=_between("project_bulk", config, architecture, patch),
             **launch,
         )
 
@@ -140,6 +150,7 @@ def _gradient(
         constexprs=constants | _packed(crops),
         aligned=(*(("pixels",) if crops.packed else ()), "grad", "weight_partial", "width"),
         wgmma=dtype != torch.float32,
+        between=_between("gradient", config, architecture, patch),
         **launch,
     )
     if config.bulk and patch % 16 == 0:
@@ -157,6 +168,7 @@ def _gradient(
             aligned=("weight_partial", "width"),
             wgmma=True,
             bulk_copies=True,
+            between=_between("gradient_bulk", config, architecture, patch),
             **launch,
         )
 
@@ -172,7 +184,19 @@ def _packed(crops: Crops) -> dict[str, int]:
 
 
 def _launch(config: LaunchConfig, architecture: int) -> dict[str, Any]:
-    return {"num_warps": config.num_warps, "num_stages": config.num_stages, "architectures": (architecture,)}
+    # On 90 four warps are for two programs side by side: one converts while the other multiplies.
+    programs = 2 if architecture == 90 and config.num_warps == 4 and config.wait else 1
+    return {
+        "num_warps": config.num_warps,
+        "num_stages": config.num_stages,
+        "architectures": (architecture,),
+        "programs": programs,
+    }
+
+
+def _between(kernel: str, config: LaunchConfig, architecture: int, patch: int) -> int | None:
+    ships = config == SHIPPED[kernel.removesuffix("_bulk"), "half", 90]
+    return _BETWEEN[kernel] if ships and architecture == 90 and patch == 16 else None
 
 
 def _small() -> Iterator[Candidate]:

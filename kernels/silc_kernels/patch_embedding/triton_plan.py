@@ -9,6 +9,7 @@ import triton.language as tl
 from torch import Tensor
 
 from ..common import triton_runtime as runtime
+from ..common.launcher import Launcher, launcher
 from . import triton_gradient_kernels as patches_gradient_kernels
 from . import triton_kernels as patches_kernels
 from .torch_backend import BYTE_CENTER
@@ -99,10 +100,9 @@ class Descriptor(NamedTuple):
 class Launch(NamedTuple):
     """One launch: of a resolution, or of all."""
 
-    kernel: Any
+    run: Launcher
     grid: tuple[int, ...]
     sizes: tuple[int, ...]
-    options: dict[str, Any]
     descriptor: Descriptor | None = None
 
 
@@ -131,7 +131,7 @@ def forward_plan(
         pitch,
         sum(counts),
         counts,
-        Launch(patches_kernels.fold, (pitch,), (width,), fold),
+        Launch(launcher(patches_kernels.fold, **fold), (pitch,), (width,)),
         tuple(_project(config, dtype, patch, pitch, before, pixels) for pixels in groups),
         [config.columns, lines.lines * lines.row],
     )
@@ -145,9 +145,10 @@ def _project(config: LaunchConfig, dtype: torch.dtype, patch: int, width: int, b
     sizes = (tokens, pixels.shape[3] // patch, width, before)
     if block:
         options = project_bulk_constants(lines, config, dtype, block) | _options(config)
-        return Launch(patches_kernels.project_bulk, grid, sizes, options, Descriptor.of(pixels, lines, block))
+        run = launcher(patches_kernels.project_bulk, **options)
+        return Launch(run, grid, sizes, Descriptor.of(pixels, lines, block))
     options = project_constants(patch, lines, config, dtype, pixels.raw, pixels.unit) | _options(config)
-    return Launch(patches_kernels.project, grid, (pixels.shape[0], *sizes, *pixels.in_units), options)
+    return Launch(launcher(patches_kernels.project, **options), grid, (pixels.shape[0], *sizes, *pixels.in_units))
 
 
 class BackwardPlan(NamedTuple):
@@ -198,7 +199,7 @@ def backward_plan(
         tuple(order),
         tuple(launches),
         [config.rows, config.columns],
-        Launch(patches_gradient_kernels.unfold, grid, sizes, unfold),
+        Launch(launcher(patches_gradient_kernels.unfold, **unfold), grid, sizes),
     )
 
 
@@ -219,10 +220,10 @@ def _gradient(
     sizes = (pixels.shape[0], _tokens(pixels, patch), pixels.shape[3] // patch, width, before, length, first)
     if block:
         options = gradient_bulk_constants(lines, config, dtype, block) | _options(config)
-        kernel = patches_gradient_kernels.gradient_bulk
-        return Launch(kernel, grid, sizes, options, Descriptor.of(pixels, lines, block))
+        run = launcher(patches_gradient_kernels.gradient_bulk, **options)
+        return Launch(run, grid, sizes, Descriptor.of(pixels, lines, block))
     options = gradient_constants(patch, lines, config, dtype, pixels.raw, pixels.unit) | _options(config)
-    return Launch(patches_gradient_kernels.gradient, grid, (*sizes, *pixels.in_units), options)
+    return Launch(launcher(patches_gradient_kernels.gradient, **options), grid, (*sizes, *pixels.in_units))
 
 
 def _tokens(pixels: Pixels, patch: int) -> int:

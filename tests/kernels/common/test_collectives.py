@@ -19,7 +19,7 @@ class Recorded(Pending):
 class RecordedRanks(Ranks):
     def start_all_gather(self, tensor: Tensor) -> Pending:
         log.append(f"start {tensor.flatten()[0]:.0f}")
-        return Recorded(self, "all_gather", torch.stack([tensor] * self.size))
+        return Recorded(self, "all_gather", torch.cat([tensor] * self.size))
 
 
 log: list[str] = []

@@ -3,6 +3,7 @@
 import torch
 
 from silc_kernels import contrastive_loss
+from silc_kernels.contrastive.triton_launch import gate_candidates
 from silc_kernels.gate.dry import dry, rows
 
 # Pairs, width, views: a batch and a width that 16 does not divide, one of each, and what ships.
@@ -37,3 +38,12 @@ def test_one_kernel_serves_every_shape():
         assert row.wgmma == row.bulk_copies == (row.name in MULTIPLY), row
         if row.wgmma:
             assert 2 * 8 * 32 * row.registers <= REGISTERS, row
+
+
+def test_the_gate_is_told_of_two_programs():
+    """One in place of two is a fault then."""
+    stated = {
+        each.name: each.programs for each in gate_candidates() if each.bulk_copies and each.architectures == (90,)
+    }
+    assert set(stated.values()) == {2}, stated
+    assert len(stated) == 6

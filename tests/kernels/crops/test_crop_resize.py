@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from silc_kernels import crop_resize
-from silc_kernels.crops import naive, torch_backend
+from silc_kernels.crops import naive, regions, torch_backend
 from tests.kernels.crops.problems import LONG, MIXED, Problem, interpolated, problem
 
 
@@ -76,6 +76,10 @@ def test_into_a_given_tensor_and_no_views():
     assert torch.equal(out, interpolated(MIXED, 16))
     none = problem([(2, 2)], [])
     assert crop_resize(*none, 16).shape == (0, 3, 16, 16)
+    many = problem([(2, 2)] * (regions.FEW + 1), [])
+    assert crop_resize(*many, 16).shape == (0, 3, 16, 16)
+    with pytest.raises(ValueError, match="image 0 of 2 x 2"):
+        crop_resize(*none._replace(pixels=none.pixels[1:]), 16)
 
 
 def changed(**fields) -> Problem:
@@ -106,7 +110,9 @@ BOXES = MIXED.boxes
         (changed(boxes=BOXES + torch.tensor([0, 0, 2**62, 0])), 16, r"boxes\[0\]"),
     ],
 )
-def test_a_mistake_is_named(arguments, size, said):
+@pytest.mark.parametrize("few", [regions.FEW, 0], ids=["few", "many"])
+def test_a_mistake_is_named(arguments, size, said, few, monkeypatch):
+    monkeypatch.setattr(regions, "FEW", few)
     with pytest.raises(ValueError, match=said):
         crop_resize(*arguments, size)
 

@@ -7,7 +7,8 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from silc_kernels import distill_head_loss, distill_loss
+from silc_kernels import center_update, distill_head_loss, distill_loss
+from silc_kernels.common import checks
 from silc_kernels.common.triton_runtime import INTERPRET
 from silc_kernels.distill import pairs, triton_head, triton_logits
 from silc_kernels.gate.dry import dry, rows
@@ -86,6 +87,48 @@ def test_pair_weights_that_change_in_place_are_seen():
     weights[0] = 1
     assert pairs.pair_matrix(weights, student, teacher) is first
     assert pairs.pair_matrix(None, student, teacher) is pairs.pair_matrix(None, student, teacher)
+
+
+def test_values_of_pair_weights_on_a_gpu_are_waited_for_once(monkeypatch):
+    """Once a tensor and a version, never while a graph is captured."""
+    read, tolist = [], torch.Tensor.tolist
+    monkeypatch.setattr(checks, "_on_host", lambda _: False)
+    monkeypatch.setattr(torch.Tensor, "tolist", lambda tensor: (read.append(tensor), tolist(tensor))[1])
+    kept = len(checks._READ)
+    weights, other = torch.ones(2, 1), torch.ones(2, 1)
+    for given, times in ((weights, 1), (weights, 1), (other, 2), (weights, 2)):
+        checks.check_pair_weights("op", given, 2, 1)
+        assert len(read) == times
+    weights[0] = -1
+    with monkeypatch.context() as graph:
+        graph.setattr(checks, "_capturing", lambda: True)
+        checks.check_pair_weights("op", weights, 2, 1)
+    assert len(read) == 2
+    for _ in range(2):
+        with pytest.raises(ValueError, match="not negative"):
+            checks.check_pair_weights("op", weights, 2, 1)
+    read.clear()
+    del weights, other, given
+    assert len(checks._READ) == kept
+
+
+@pytest.mark.parametrize("wrong", [[[1.0], [-1e-6]], [[0.0], [0.0]], [[1.0], [float("inf")]], [[float("nan")], [1.0]]])
+def test_wrong_pair_weights_that_nobody_has_read_make_the_loss_nan(wrong, monkeypatch):
+    student, teacher, center = torch.randn(2, 3, 8), torch.randn(1, 3, 8), torch.zeros(8)
+    weights = torch.tensor(wrong)
+    assert pairs.pair_matrix(weights, student, teacher).isnan().all()
+    monkeypatch.setattr("silc_kernels.distill.ops.check_pair_weights", lambda *_: None)
+    prototypes = torch.randn(8, 8)
+    assert distill_loss(student, teacher, center, pair_weights=weights, **TEMPS).isnan()
+    assert distill_head_loss(student, teacher, prototypes, prototypes, center, pair_weights=weights, **TEMPS).isnan()
+
+
+def test_the_center_of_one_process_is_a_product_and_a_mixture():
+    with Seen() as seen:
+        center_update(torch.zeros(8), torch.randn(4), torch.randn(8, 4), momentum=0.9)
+        center_update(torch.zeros(8), torch.randn(8), momentum=0.9)
+    names = [name.removeprefix("aten::").split(".")[0] for name in seen.calls]
+    assert [name for name in names if name not in ("zeros", "randn", "promote_types")] == ["mv", "lerp", "lerp"]
 
 
 def test_pair_weights_first_seen_in_inference_mode_serve_training():

@@ -8,7 +8,7 @@ import torch
 from silc_kernels import crop_resize
 from silc_kernels.common import triton_runtime as runtime
 from silc_kernels.common.limits import LIMITS
-from silc_kernels.crops import torch_backend, triton_launch
+from silc_kernels.crops import regions, torch_backend, triton_tables
 from tests.kernels.crops.problems import LONG, MIXED, Problem, interpolated, problem
 
 NATIVE = torch.cuda.is_available() and not runtime.INTERPRET
@@ -56,8 +56,12 @@ def test_views_in_parts_are_the_views_at_once(device, monkeypatch):
     """What lies between the directions is bounded."""
     whole = cut(device, MIXED, 16)
     for most in (1, 4000) if NATIVE else (4000,):
-        monkeypatch.setattr(triton_launch, "MOST_BYTES", most)
+        monkeypatch.setattr(triton_tables, "MOST_BYTES", most)
         assert torch.equal(cut(device, MIXED, 16), whole)
+        with monkeypatch.context() as many:  # worked out by tensors
+            many.setattr(regions, "FEW", 0)
+            many.setattr(triton_tables, "FEW", 0)
+            assert torch.equal(cut(device, MIXED, 16), whole)
 
 
 def test_into_a_given_tensor_twice_bitwise_the_same(device):

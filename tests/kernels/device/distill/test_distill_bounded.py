@@ -8,21 +8,21 @@ import torch
 
 from silc_kernels.distill import triton_bounded_kernels as bounded_kernels
 from silc_kernels.distill import triton_head as distill_head
-from silc_kernels.distill import triton_head_kernels as kernels
 from silc_kernels.distill import triton_head_launch as tiles
+from silc_kernels.distill.triton_head_plan import attention_plan
 from tests.kernels.device.distill.test_distill_head import DTYPE, TEMPS, compare, problem, triton
 
 LIMIT = math.log2(math.e) / bounded_kernels.RANGE.value  # temperature from which rows of length 1 are bounded
 
 
-def without(monkeypatch, left_out):
-    """Launches of one kernel do nothing: what only it would have written stays NaN."""
-    launcher = distill_head.launcher
+def without(monkeypatch, *, bounded):
+    """One form of attention is not launched: what only it would have written stays as it was."""
 
-    def some(kernel, **options):
-        return (lambda *_: None) if kernel is left_out else launcher(kernel, **options)
+    def some(*args):
+        plan = attention_plan(*args)
+        return plan._replace(forms=tuple(form for form in plan.forms if form.bounded != bounded))
 
-    monkeypatch.setattr(distill_head, "launcher", some)
+    monkeypatch.setattr(distill_head, "attention_plan", some)
 
 
 def features(device, S=1, N=4, T=1, K=40, d=16, size=1.0, prototype=1.0):
@@ -50,16 +50,16 @@ def features(device, S=1, N=4, T=1, K=40, d=16, size=1.0, prototype=1.0):
 def test_the_form_is_chosen_by_the_lengths(device, temp, size, prototype, bounded, monkeypatch):
     inputs = features(device, size=size, prototype=prototype)
     temps = {"student_temp": temp, "teacher_temp": max(temp, 0.1)}
-    without(monkeypatch, kernels.attend if bounded else bounded_kernels.attend_bounded)
+    without(monkeypatch, bounded=not bounded)
     *_, norms = distill_head._run(
         *(each.detach() for each in inputs), torch.full((1, 1), 1 / 4, device=device), *temps.values()
     )
     assert norms[0, :4].isfinite().all()
-    without(monkeypatch, bounded_kernels.attend_bounded if bounded else kernels.attend)
-    *_, norms = distill_head._run(
+    without(monkeypatch, bounded=bounded)
+    *_, others = distill_head._run(
         *(each.detach() for each in inputs), torch.full((1, 1), 1 / 4, device=device), *temps.values()
     )
-    assert norms[:, :4].isnan().any()
+    assert not torch.equal(others[:, :4], norms[:, :4])
 
 
 @pytest.mark.parametrize("temp", [LIMIT * 1.01, 0.04, 0.01])

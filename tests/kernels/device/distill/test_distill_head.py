@@ -267,21 +267,6 @@ def test_nothing_of_rows_by_prototypes_is_made_or_kept(device, monkeypatch):
     assert max(tensor.numel() for tensor in made) < N * K
 
 
-def test_splits_fill_the_processors_within_their_memory():
-    for blocks, elements in ((1, 40 * 256), (16, 2048 * 256), (80, 10240 * 256), (800, 102400 * 256)):
-        count, each = distill_head_tiles.splits(blocks, elements, 65536, 64, 132)
-        assert (count - 1) * each < 65536 <= count * each
-        assert count == 1 or 4 * count * elements <= distill_head_tiles.MOST_PARTIAL_BYTES
-        busy = blocks * count / (132 * -(-blocks * count // 132))
-        assert busy > (0.85 if blocks > 1 else 0.4)  # with one block, the merge would take longer than the products
-
-
-def test_rows_are_split_where_prototypes_are_few():
-    for prototypes, least, most in ((4096, 4, 8), (65536, 1, 1)):
-        count, _ = distill_head_tiles.splits(prototypes // 128, prototypes * 256, 12288, 64, 132)
-        assert least <= count <= most
-
-
 OTHERS = [(key, trial) for key, trials in distill_head_tiles.TRIALS.items() for trial in trials]
 OTHERS += [
     ((name, 90), shape) for (name, architecture), shape in distill_head_tiles.SHIPPED.items() if architecture == 80
