@@ -1,4 +1,4 @@
-"""What a machine may lack beside packages and programs: each probe runs once a call, and says in words what is wrong."""
+"""What a machine may lack beside packages and programs: each is looked at once a call, and said in words."""
 
 from __future__ import annotations
 

@@ -125,9 +125,10 @@ def ended(job: subprocess.Popen) -> Iterator[None]:
 
 
 def remove_runs(folder: Path) -> None:
-    """The training runs in `folder`, or that it is; nothing else."""
+    """The training run that `folder` is, or those in it; nothing else."""
     for path in [folder / "config.yaml", *folder.glob("*/config.yaml")]:
-        shutil.rmtree(path.parent, ignore_errors=True)
+        if path.is_file():
+            shutil.rmtree(path.parent)
 
 
 def stop(process: subprocess.Popen) -> None:

@@ -1,4 +1,4 @@
-"""A call of benchmarks/gpu.py: alone in its folder, ended with its job, and what it tells the next call and the shell."""
+"""A call of benchmarks/gpu.py: alone in its folder, ended with its job; what it tells the next call and the shell."""
 
 from __future__ import annotations
 
