@@ -24,6 +24,7 @@ def define(
     shapes: Callable[..., tuple[Tensor, ...]],
     remember: Callable[[Any, tuple[Any, ...], Sequence[Tensor | None]], None],
     backward: Callable[[Any, Tensor | None], tuple[Tensor | None, ...]],
+    tags: tuple[torch.Tag, ...] = (),
 ) -> Callable[..., Tensor]:
     """The operator silc_kernels::`name`, opaque to compilers, and the function that calls it or computes at once.
 
@@ -34,6 +35,7 @@ def define(
         shapes: of what the operator returns, on tensors without memory: what is not wanted is empty.
         remember: (ctx, inputs, what is kept), behind each call that is to be differentiated.
         backward: (ctx, gradient of the value) -> gradients of the inputs.
+        tags: for compilers.
     """
 
     def owned(*inputs: Any) -> tuple[Tensor, ...]:
@@ -42,7 +44,7 @@ def define(
         # An operator returns no None, and no tensor twice.
         return value, *(value.new_empty(0) if each is None else each for each in kept)
 
-    _LIBRARY.define(name + schema, tags=(torch.Tag.pt2_compliant_tag,))
+    _LIBRARY.define(name + schema, tags=(torch.Tag.pt2_compliant_tag, *tags))
     _LIBRARY.impl(name, owned, "CompositeExplicitAutograd")
     torch.library.register_fake(f"{NAMESPACE}::{name}", shapes, lib=_LIBRARY)
     op: Callable[..., tuple[Tensor, ...]] = getattr(getattr(torch.ops, NAMESPACE), name).default

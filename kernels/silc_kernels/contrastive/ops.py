@@ -159,7 +159,9 @@ def _operator(backend: str) -> Callable[..., Tensor]:
             options = Options(bool(asked.softmax), ranks, again, step, *map(bool, asked[3:]))
             return Similarities(image, text, scale, bias, options, _tiles(backend)).solve()
 
-    run = define(f"contrastive_{backend}", SCHEMA, solve, _shapes, _remember, _backward)
+    # Plain torch decides by the span of a tile how many exponentials it takes: the host looks at it.
+    tags = () if backend == "triton" else (torch.Tag.cudagraph_unsafe,)
+    run = define(f"contrastive_{backend}", SCHEMA, solve, _shapes, _remember, _backward, tags)
 
     def loss(
         image: Tensor,

@@ -72,8 +72,10 @@ class TritonTiles:
         self.texts: Operand = self.operand(text)
         self._pairs_programs = _cdiv(text.shape[0], table.PAIRS)
         self._gradient: Tensor | None = None
-        # [4, programs]: what each program of the gradient's launches has summed so far, then those of the pairs.
+        # [4, programs]: what each program of the gradient's launches has summed so far, then those of the pairs; and
+        # narrower ones, that launches of more programs have grown out of.
         self._sums: Tensor | None = None
+        self._outgrown: list[Tensor] = []
 
     def operand(self, features: Tensor) -> Features:
         return Features(features if features.dtype == self._dtype else features.to(self._dtype))
@@ -143,7 +145,10 @@ class TritonTiles:
             table.text_pairs_launcher()(
                 (programs, _cdiv(width, table.PAIRS_DEPTH)), images, pulls, d_text, n, images.shape[0] // n, width
             )
-        return sums.sum(1)
+        found = sums.sum(1)
+        for outgrown in self._outgrown:
+            found += outgrown.sum(1)
+        return found
 
     def _found(
         self,
@@ -173,12 +178,19 @@ class TritonTiles:
         return self._bias
 
     def _room(self, tile: Tile, programs: int) -> tuple[Tensor, Tensor]:
-        """For G, its lines padded, and for the sums of `programs` programs. The first tile is the largest."""
+        """For G, its lines padded, and for the sums of `programs` programs.
+
+        The first tile is the largest but for a last, narrower slice of several ranks, whose tiles are taller and may
+        need more programs.
+        """
         shape = tile.views * tile.rows, _cdiv(tile.columns, PADDED) * PADDED
         if self._gradient is None or self._gradient.shape != shape:
             self._gradient = torch.empty(shape, dtype=self._compute, device=self._scale.device)
-        if self._sums is None:
-            self._sums = self._scale.new_zeros(4, programs + self._pairs_programs)
+        length = programs + self._pairs_programs
+        if self._sums is None or self._sums.shape[1] < length:
+            if self._sums is not None:
+                self._outgrown.append(self._sums)
+            self._sums = self._scale.new_zeros(4, length)
         return self._gradient, self._sums
 
     def _launcher(self, kernel: str) -> tuple[table.LaunchConfig, Launcher]:

@@ -83,6 +83,8 @@ def _kept(
         # What a graph makes while it is captured holds nothing before it is replayed.
         capturing = device.type == "cuda" and torch.cuda.is_current_stream_capturing()
         if not capturing and len(_MATRICES) < MOST_KEPT:
+            if device.type == "cuda":  # other streams will read it
+                torch.cuda.current_stream(device).synchronize()
             _MATRICES[key] = found
     return found
 

@@ -108,8 +108,9 @@ def is_bounded(reached, row, rows, students, scale, CENTERED: tl.constexpr, GROU
     else:
         keys, shift = longest, 0.0
     length = tl.max(tl.load(reached + 3 * PARTS + at, mask=there, other=0.0), 0)
-    bound = (length + LEAST) * (keys + LEAST) + shift
-    return bound * scale + tl.abs(tl.log2(longest)) <= RANGE
+    # Fused by name: the assembler may fuse a product and a sum in one kernel and not in another, and both must agree.
+    bound = tl.fma(length + LEAST, keys + LEAST, shift)
+    return tl.fma(bound, scale, tl.abs(tl.log2(longest))) <= RANGE
 
 
 @triton.jit

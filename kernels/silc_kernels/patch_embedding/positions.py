@@ -1,7 +1,6 @@
 """Position tables at other resolutions: one fixed matrix per pair of grids, so that resizing is a matrix product."""
 
 from collections.abc import Sequence
-from functools import cache
 from math import prod
 
 import torch
@@ -18,7 +17,11 @@ LIBRARY = torch.library.Library("silc_kernels", "FRAGMENT")
 SCHEMA = "(Tensor table, SymInt[] grid_in, SymInt[] grid_out, bool transposed) -> Tensor"
 
 
-@cache  # never dropped: a CUDA graph may hold its address
+MOST_KEPT = 64  # matrices; 4 MiB each between grids of 32 x 32
+_KEPT: dict[tuple[Grid, Grid, torch.device], Tensor] = {}  # those used last come last
+_HELD: dict[tuple[Grid, Grid, torch.device], Tensor] = {}  # never dropped: CUDA graphs hold their addresses
+
+
 def resize_matrix(grid_in: Grid, grid_out: Grid, device: torch.device) -> Tensor:
     """The linear map of an antialiased bicubic resize, fp32 [rows_out * cols_out, rows_in * cols_in].
 
@@ -28,17 +31,39 @@ def resize_matrix(grid_in: Grid, grid_out: Grid, device: torch.device) -> Tensor
     Raises:
         RuntimeError: first wanted while a CUDA graph is captured.
     """
-    if device.type == "cuda" and torch.cuda.is_current_stream_capturing():
-        raise RuntimeError(
-            f"resize_positions: from {grid_in} to {grid_out} is new, and its matrix comes from the host, which a CUDA "
-            "graph cannot hold; call it once before the capture"
-        )
+    key, capturing = (grid_in, grid_out, device), _capturing(device)
+    matrix = _KEPT.pop(key, None)
+    if matrix is None:
+        matrix = _HELD.get(key)
+    if matrix is None:
+        if capturing:
+            raise RuntimeError(
+                f"resize_positions: from {grid_in} to {grid_out} is not at hand, and its matrix comes from the host, "
+                "which a CUDA graph cannot hold; call it right before the capture"
+            )
+        matrix = _made(grid_in, grid_out, device)
+    _KEPT[key] = matrix
+    if len(_KEPT) > MOST_KEPT:
+        del _KEPT[next(iter(_KEPT))]
+    if capturing:
+        _HELD[key] = matrix
+    return matrix
+
+
+def _capturing(device: torch.device) -> bool:
+    return device.type == "cuda" and torch.cuda.is_current_stream_capturing()
+
+
+def _made(grid_in: Grid, grid_out: Grid, device: torch.device) -> Tensor:
     # A matrix first made during inference must still serve a later training step, whatever the defaults then are.
     with torch.inference_mode(False), torch.no_grad():
         tokens_in = grid_in[0] * grid_in[1]
         units = torch.eye(tokens_in, dtype=torch.float32, device="cpu").view(tokens_in, 1, *grid_in)
         resized = F.interpolate(units, size=grid_out, mode="bicubic", antialias=True)
-        return resized.view(tokens_in, -1).t().contiguous().to(device)
+        matrix = resized.view(tokens_in, -1).t().contiguous().to(device)
+    if device.type == "cuda":  # other streams will read it
+        torch.cuda.current_stream(device).synchronize()
+    return matrix
 
 
 # An operator, so that compilers see neither the cache nor which grids there are, and fake tensors never enter it. A

@@ -7,7 +7,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from silc_kernels import crop_resize, patch_embed, photometric
 from silc_kernels.common import dispatch, transfer, triton_runtime
 from silc_kernels.gate.dry import dry
-from silc_kernels.patch_embedding import triton_backend
+from silc_kernels.patch_embedding import positions, triton_backend
 from silc_kernels.patch_embedding.positions import resize_matrix, resize_positions
 from silc_kernels.photometry import triton_backend as photometric_backend
 
@@ -125,12 +125,14 @@ def test_a_cuda_graph_can_hold_the_photometric_list_of_rows_on_the_device():
 
 def test_what_a_cuda_graph_cannot_hold_is_tagged():
     patch_embed_ops = [f"patch_embed_{backend}{way}" for backend in ("torch", "triton") for way in ("", "_backward")]
+    others = [f"{op}_{backend}" for op in ("photometric", "contrastive") for backend in ("torch", "triton")]
     tagged = {
         name: torch.Tag.cudagraph_unsafe in getattr(torch.ops.silc_kernels, name).default.tags
-        for name in (*patch_embed_ops, "photometric_torch", "photometric_triton", "resize_positions")
+        for name in (*patch_embed_ops, *others, "resize_positions")
     }
     assert [name for name, unsafe in tagged.items() if unsafe] == [
-        *("patch_embed_torch", "patch_embed_torch_backward", "photometric_torch", "resize_positions")
+        *("patch_embed_torch", "patch_embed_torch_backward", "photometric_torch", "contrastive_torch"),
+        "resize_positions",
     ]
 
 
@@ -138,14 +140,25 @@ def test_a_copy_from_the_host_is_refused_during_a_capture(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: True)
     with pytest.raises(RuntimeError, match=r"cannot hold a copy of host memory, here torch.float32 \[3\]"):
         transfer.sent(torch.zeros(3), CUDA)
-    with pytest.raises(RuntimeError, match=r"resize_positions: from \(4, 4\) to \(2, 5\) is new.*before the capture"):
+    with pytest.raises(
+        RuntimeError, match=r"resize_positions: from \(4, 4\) to \(2, 5\) is not at hand.*before the capture"
+    ):
         resize_matrix((4, 4), (2, 5), CUDA)
 
 
-def test_a_position_matrix_stays_where_it_is():
-    """A CUDA graph holds its address: no number of other grids may push it out."""
-    table = torch.zeros(1, 4, 8)
-    first = resize_matrix((2, 2), (3, 3), table.device)
+def test_position_matrices_are_few_but_for_those_that_graphs_hold(monkeypatch):
+    """A CUDA graph holds the address of what it was captured with: no number of other grids may push that out."""
+    table, device = torch.zeros(1, 4, 8), torch.device("cpu")
+    monkeypatch.setattr(positions, "_capturing", lambda _: True)
+    with pytest.raises(RuntimeError, match="before the capture"):
+        positions.resize_matrix((2, 2), (777, 1), device)
+    monkeypatch.setattr(positions, "_capturing", lambda _: False)
+    held, other = (positions.resize_matrix((2, 2), grid, device) for grid in ((3, 3), (5, 3)))
+    monkeypatch.setattr(positions, "_capturing", lambda _: True)
+    assert positions.resize_matrix((2, 2), (3, 3), device) is held
+    monkeypatch.setattr(positions, "_capturing", lambda _: False)
     for rows in range(1, 200):
         resize_positions(table, (2, 2), (rows, 1))
-    assert resize_matrix((2, 2), (3, 3), table.device) is first
+    assert positions.resize_matrix((2, 2), (3, 3), device) is held
+    assert positions.resize_matrix((2, 2), (5, 3), device) is not other
+    assert len(positions._KEPT) <= positions.MOST_KEPT

@@ -7,7 +7,8 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils.checkpoint import checkpoint
 
 from silc_kernels import MultiCropPatchEmbed
-from silc_kernels.patch_embedding.positions import resize_matrix, resize_positions
+from silc_kernels.patch_embedding import positions
+from silc_kernels.patch_embedding.positions import resize_positions
 from tests.kernels.patch_embedding.problems import IMAGENET, pixels
 
 
@@ -111,7 +112,7 @@ def test_positions_resized_as_timm_does(grid):
 
 
 def test_a_position_matrix_made_in_inference_mode_serves_training():
-    resize_matrix.cache_clear()
+    positions._KEPT.clear()
     table = torch.randn(1, 16, 8, requires_grad=True)
     with torch.inference_mode():
         resize_positions(table, (4, 4), (2, 2))
@@ -122,11 +123,11 @@ def test_a_position_matrix_made_in_inference_mode_serves_training():
 def test_the_matrix_does_not_depend_on_defaults_or_fake_tensors():
     table = torch.randn(1, 16, 8)
     expected = resize_positions(table, (4, 4), (3, 2))
-    resize_matrix.cache_clear()
+    positions._KEPT.clear()
     with FakeTensorMode() as mode:
         assert resize_positions(mode.from_tensor(table), (4, 4), (3, 2)).shape == (6, 8)
     assert torch.equal(resize_positions(table, (4, 4), (3, 2)), expected)
-    resize_matrix.cache_clear()
+    positions._KEPT.clear()
     try:
         torch.set_default_dtype(torch.bfloat16)
         with torch.device("meta"):
