@@ -51,7 +51,7 @@ def test_kernels_are_compiled_for_every_card(architecture):
     _, launches, _, why = precompile.compile_one("smoke", "tiny", 14, architecture)
     assert launches > 0
     assert why == ""
-    assert precompile.count("trials", "tiny", architecture) > 10
+    assert precompile.count("trials", "tiny", architecture) == 0  # there are none for their family
 
 
 def test_what_cannot_be_compiled_is_said_and_what_kernels_refuse_is_not(monkeypatch):

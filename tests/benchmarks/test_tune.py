@@ -98,7 +98,8 @@ for name, op in tune.TABLES.items():
     assert done.returncode == 0, done.stderr
     for line in (
         "distill.triton_logits_launch statistics gradient",
-        "distill.triton_head_launch attend teacher attend student weight_gradient",
+        "distill.triton_head_launch bounded teacher attend teacher bounded student attend student",
+        " weight_gradient\n",
         "contrastive.triton_launch log_sum_exp softmax_gradient",
         "contrastive.triton_launch sigmoid_gradient",
         "patch_embedding.triton_launch project narrow gradient narrow",
