@@ -10,7 +10,8 @@
 Jobs come in the order of their worth (benchmarks/gpu_run/jobs.py says why). Each is a process with a time limit; one
 that fails does not stop the others. Results are written before the next job begins: logs, the benchmarks' CSVs and a
 summary, <device>.md, in benchmarks/results. What has been done there by the same sources and versions on this device is
-not done again, unless --again says so; what failed is tried once more in the next call. Exit status 1 if a job failed.
+not done again, unless --again says so; what failed is tried once more in the next call. Exit status: 3 while something
+is left for the next call, then 1 if a job failed, 0 if none; 2 for a mistake; 128 + n for a call that signal n ended.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ import platform
 import sys
 import time
 from collections.abc import Sequence
+from contextlib import ExitStack
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -32,8 +34,9 @@ from benchmarks import RESULTS
 from benchmarks.common.files import write_text
 from benchmarks.common.measure import banner, device, device_slug
 from benchmarks.gpu_run import wheels
+from benchmarks.gpu_run.call import Interrupted, alone, exit_status, interruptible, minutes
 from benchmarks.gpu_run.jobs import Job, jobs
-from benchmarks.gpu_run.process import FAILED, GRACE, LEFT, TIMED_OUT, Outcome, missing, run
+from benchmarks.gpu_run.process import GRACE, LEFT, Outcome, missing, run
 from benchmarks.gpu_run.progress import Progress, keys
 
 
@@ -66,12 +69,17 @@ def work(
     logs = out / "logs"
     logs.mkdir(parents=True, exist_ok=True)
     for job in todo:
-        now[job.name] = one(job, progress, logs, end - time.monotonic() - GRACE, site)
-        known = (now.get(each.name) or progress.outcome(each) for each in every)
-        page = summary([outcome for outcome in known if outcome is not None])
-        write_text(out / f"{device_slug()}.md", page)
+        try:
+            now[job.name] = one(job, progress, logs, end - time.monotonic() - GRACE, site)
+        except Interrupted:
+            now[job.name] = Outcome(job.name, LEFT, 0.0, "interrupted")
+            raise
+        finally:
+            known = (now.get(each.name) or progress.outcome(each) for each in every)
+            page = summary([outcome for outcome in known if outcome is not None])
+            write_text(out / f"{device_slug()}.md", page)
     print(page)
-    return int(any(outcome.status in (FAILED, TIMED_OUT) for outcome in now.values()))
+    return exit_status(todo, now)
 
 
 def one(job: Job, progress: Progress, logs: Path, left: float, site: Path | None) -> Outcome:
@@ -92,10 +100,19 @@ def one(job: Job, progress: Progress, logs: Path, left: float, site: Path | None
 
 
 def main(argv: Sequence[str] | None = None) -> int:
+    try:
+        with interruptible():
+            return call(argv)
+    except Interrupted as interrupted:
+        print("interrupted; the same command goes on, without --again", flush=True)
+        return 128 + interrupted.number
+
+
+def call(argv: Sequence[str] | None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--size", choices=("tiny", "cuda"), default="cuda")
     parser.add_argument(
-        "--minutes", type=float, default=math.inf, help="for all jobs and --wheels; default: as long as they take"
+        "--minutes", type=minutes, default=math.inf, help="for all jobs and --wheels; default: as long as they take"
     )
     parser.add_argument("--only", default="", metavar="JOB,JOB", help="these jobs alone")
     parser.add_argument(
@@ -111,18 +128,22 @@ def main(argv: Sequence[str] | None = None) -> int:
     if args.size == "cuda" and device().type != "cuda":
         parser.error("no GPU is visible to torch; --size tiny tries the script itself on a CPU")
     out = args.out.resolve()
-    out.mkdir(parents=True, exist_ok=True)
     every = list(jobs(args.size, out))
-    wanted = [name for name in args.only.split(",") if name]
+    wanted = [name.strip() for name in args.only.split(",") if name.strip()]
     unknown = set(wanted) - {job.name for job in every}
     if unknown:
         parser.error(f"unknown job {', '.join(sorted(unknown))}; there are {', '.join(job.name for job in every)}")
-    site = None if args.wheels is None else wheels.install(args.wheels.resolve(), out / "site")
     todo = [job for job in every if not wanted or job.name in wanted]
-    progress = Progress.load(out / f"gpu_{device_slug()}.json", keys(device_slug(), args.size, out))
-    if args.again:
-        progress.forget(todo)
-    return work(todo, every, progress, out, end, site)
+    with ExitStack() as held:
+        try:
+            held.enter_context(alone(out))
+        except ValueError as error:
+            parser.error(str(error))
+        site = None if args.wheels is None else wheels.install(args.wheels.resolve(), out / "site")
+        progress = Progress.load(out / f"gpu_{device_slug()}.json", keys(device_slug(), args.size, out))
+        if args.again:
+            progress.forget(todo)
+        return work(todo, every, progress, out, end, site)
 
 
 if __name__ == "__main__":

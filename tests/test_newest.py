@@ -51,3 +51,10 @@ def test_the_makefile_and_the_workflow_run_it():
     assert "NEWEST_LOCK ?= requirements-newest.txt" in makefile
     assert "-m tests.soak.newest --lock" in makefile
     assert "make test-newest" in (ROOT / ".github/workflows/newest.yml").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize(("lock", "why"), [("/nonexistent", "cannot be run"), ("/bin/false", "lacks what is compared")])
+def test_a_lock_that_is_no_environment_is_said(lock, why, capsys):
+    with pytest.raises(SystemExit):
+        newest.main(["--lock", lock])
+    assert f"{lock} {why}" in capsys.readouterr().err

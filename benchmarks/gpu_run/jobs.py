@@ -16,11 +16,12 @@ from pathlib import Path
 
 from benchmarks import ROOT
 from benchmarks.common.measure import device
+from benchmarks.gpu_run.probes import LOOPBACK
 
 SANITIZED = ("memcheck", "racecheck")
 TESTS = ("tests/kernels",)
 TRAINING = ("silc", "launch")
-TRAINER = ("deepspeed", "open_clip", "webdataset", "torchvision")
+TRAINER = (LOOPBACK, "deepspeed", "open_clip", "webdataset", "torchvision")
 
 
 @dataclass(frozen=True)
@@ -30,10 +31,12 @@ class Job:
     Attributes:
         least: seconds without which it is not begun: it would be stopped before it has anything to show.
         most: seconds after which it is stopped.
-        needs: packages (or programs, which have a "-" in their names) without which it is left out, and said so.
+        needs: packages (or programs, which have a "-" in their names, or the loopback interface) without which it is
+            left out, and said so.
         resumes: takes --resume: what an earlier, stopped run of it has written is not done again.
         reads: files and folders, of the repository, that its outcome hangs on beside the kernels, its own script and
             what that imports of benchmarks.
+        runs: the folder of its training runs, which are removed when it begins anew; else they go on.
     """
 
     name: str
@@ -44,6 +47,7 @@ class Job:
     environment: dict[str, str] = field(default_factory=dict)
     resumes: bool = False
     reads: tuple[str, ...] = ()
+    runs: Path | None = None
 
 
 def jobs(size: str, out: Path) -> Iterator[Job]:
@@ -85,7 +89,8 @@ def of_the_trainer(size: str, out: Path) -> Iterator[Job]:
     short = ["train.steps=2", "train.global_batch=4", "data.sample_scenes=64", "eval.after=[]"]
     train = module("deepspeed.launcher.runner", "--num_gpus", "1", str(ROOT / "launch" / "train.py"))
     preset = short if tiny else ["--preset", "sample_gpu", "train.steps=40"]
-    yield Job("train", [*train, *preset, *lean, f"train.out={out / 'run'}"], 60, 300, TRAINER, reads=TRAINING)
+    place = [f"train.out={out / 'run'}", "train.resume=auto"]
+    yield Job("train", [*train, *preset, *lean, *place], 60, 300, TRAINER, reads=TRAINING, runs=out / "run")
     full = ["--preset", "silc_vit_b16", "--batch", "256", f"data.shards=[{ROOT}/data/sample]", "--data-steps", "0"]
     small = ["--steps", "1", "--data-steps", "0", "--batch", "4"]
     bench = script("train_bench.py", "--save", str(out), *(small if tiny else full))
@@ -93,7 +98,8 @@ def of_the_trainer(size: str, out: Path) -> Iterator[Job]:
     few = ["--pairs", "8", "optim.warmup_steps=1", "eval.after=[fewshot]", "eval.limit=16", *short[1:3]]
     many = ["--preset", "sample_gpu", "--pairs", "65536,262144"]
     claims = [sys.executable, str(ROOT / "launch" / "claims.py"), "--num_gpus", "1", "--out", str(out / "claims")]
-    yield Job("claims", [*claims, *(few if tiny else many), *lean], 420, 1500, TRAINER, reads=TRAINING)
+    claims += [*(few if tiny else many), *lean]
+    yield Job("claims", claims, 420, 1500, TRAINER, reads=TRAINING, runs=out / "claims")
 
 
 def module(name: str, *args: str) -> list[str]:

@@ -113,3 +113,19 @@ def test_on_a_gpu_the_product_into_float32_comes_first_and_each_op_in_every_dtyp
     ):
         assert len({name.split()[-1] for name in names if name.startswith(op)}) == dtypes
     assert len(set(names)) == len(names)
+
+
+def test_what_was_not_measured_is_a_dash():
+    assert "error - " in smoke.line(Result("a", "failed", why="RuntimeError"))
+    assert "error 1.0e-03 (plain torch 2.0e-03" in smoke.line(Result("a", "wrong", 1e-3, 2e-3, 4e-3))
+
+
+def test_an_interpreter_that_does_not_work_is_said_before_any_check(monkeypatch, tmp_path, capsys):
+    from tests.kernels.device import interpreter
+
+    monkeypatch.setenv("TRITON_INTERPRET", "1")
+    monkeypatch.setattr(interpreter, "trouble", lambda: "it does not work with NumPy 2.4")
+    with pytest.raises(SystemExit):
+        smoke.main(["--save", str(tmp_path)])
+    assert "it does not work with NumPy 2.4" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []

@@ -53,8 +53,16 @@ def run(python: str, arguments: Sequence[str], **environment: str) -> tuple[bool
 
 
 def versions(python: str) -> str:
+    """Raises ValueError: `python` is none, or lacks a package."""
     code = f"from importlib.metadata import version; print(*(n + ' ' + version(n) for n in {PACKAGES}), sep=', ')"
-    return run(python, ["-c", code])[1].strip()
+    try:
+        well, said, _ = run(python, ["-c", code])
+    except OSError as error:
+        raise ValueError(f"{python} cannot be run ({error.strerror}); give an environment's bin/python") from None
+    said = (said.strip().splitlines() or [""])[-1]
+    if not well:
+        raise ValueError(f"{python} lacks what is compared here ({said}); give an environment's bin/python")
+    return said
 
 
 def losses(python: str, folder: Path, start: Path | None = None) -> list[dict[str, float]]:
@@ -84,7 +92,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--lock", required=True, metavar="PYTHON", help="of an environment made from requirements.txt")
     parser.add_argument("--only", choices=("tests", "gate", "training"), help="default: all three")
     args = parser.parse_args(argv)
-    print(f"here: {versions(sys.executable)}\nlock: {versions(args.lock)}")
+    try:
+        print(f"here: {versions(sys.executable)}\nlock: {versions(args.lock)}")
+    except ValueError as error:
+        parser.error(str(error))
     table = Table("under the newest versions", ("check", "found"), (10, 64))
     for name, command in (
         ("tests", ["-m", "pytest", "-q", "-p", "no:cacheprovider", "tests/kernels"]),
