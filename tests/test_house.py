@@ -196,11 +196,8 @@ def test_the_library_does_not_know_its_users():
 
 
 def test_the_kernels_need_torch_and_triton_alone():
-    # They watch Triton's interpreter, which is made of numpy.
-    watching = {"interpreted.py", "race.py"}
     for path in (ROOT / "kernels").rglob("*.py"):
         tops = {module.split(".")[0] for module in imported(path)}
-        tops -= {"numpy"} if path.parent.name == "gate" and path.name in watching else set()
         assert tops <= {"silc_kernels", "torch", "triton", *sys.stdlib_module_names}, path
 
 
