@@ -96,6 +96,8 @@ def check(command: str) -> None:
         assert {word for word in rest if "=" not in word} <= targets
     elif program in ("python", "python3"):
         check_python(rest)
+    elif program == "until":  # a loop: what it repeats
+        check(command.split(None, 1)[1].split(";")[0])
     elif program == "pip":
         assert all((ROOT / word).exists() for word in rest[1:] if word.startswith((".", "/")))
     else:
