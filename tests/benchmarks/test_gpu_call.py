@@ -44,12 +44,19 @@ def ended(number: int) -> bool:
         return True
 
 
+def obeying() -> None:
+    """Signals as a terminal's shell leaves them: one that starts the tests in the background ignores some."""
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_DFL)
+
+
 @pytest.fixture
 def called(tmp_path) -> Iterator[tuple[subprocess.Popen, int]]:
     """A call at work, and a process that its job has started."""
     log = tmp_path / "logs" / "job.log"
     command = [sys.executable, "-c", CALL, str(tmp_path)]
-    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as running:
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+    with subprocess.Popen(command, cwd=ROOT, preexec_fn=obeying, **pipes) as running:
         wait(lambda: (log.exists() and log.read_text().endswith("\n")) or running.poll() is not None)
         yield running, int(log.read_text())
         running.kill()
