@@ -8,7 +8,7 @@ import torch
 from silc_kernels.gate import gate
 from silc_kernels.gate.sass import hazards
 from silc_kernels.patch_embedding import triton_gate as patches
-from silc_kernels.patch_embedding.triton_launch import SHIPPED, TRIALS
+from silc_kernels.patch_embedding.triton_launch import SHIPPED, TRIALS, variant
 
 LOOP = """
 .L_x_1:
@@ -106,14 +106,12 @@ def test_all_that_multiplies_from_registers_on_sm_90_waits():
 
 
 @pytest.mark.parametrize(("kernel", "patch"), [("project", 7), ("project", 32), ("gradient", 32), ("gradient", 7)])
-@pytest.mark.parametrize("pixels", ["*u8", "*fp32"])
+@pytest.mark.parametrize("pixels", ["u8", "fp32"])
 def test_other_patches_and_crops_of_floats_have_no_hazards(kernel, patch, pixels):
-    key = kernel if patch >= 16 else f"{kernel} narrow", "half", 90
+    key = variant(kernel, patch, floats=pixels != "u8", scattered=False), "half", 90
     build = patches._project if kernel == "project" else patches._gradient
-    for candidate in build(SHIPPED[key], torch.bfloat16, 90, patch):
-        if "pixels" in candidate.signature and candidate.signature["pixels"] == "*u8":
-            signature = {**candidate.signature, "pixels": pixels}
-            candidate = replace(
-                candidate, signature=signature, constexprs={**candidate.constexprs, "RAW": pixels == "*u8"}
-            )
+    crops = patches.Crops("", pixels, 16 if patch % 16 == 0 else 1, True)
+    built = list(build(replace(SHIPPED[key], bulk=pixels == "u8"), torch.bfloat16, 90, patch, crops))
+    assert built
+    for candidate in built:
         assert gate.build(candidate, 90).hazards == 0
