@@ -9,12 +9,12 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch._C import _functorch
 from torch.autograd import forward_ad
+
+from ..common.direct import eager
 
 NAMESPACE = "silc_kernels"
 _LIBRARY = torch.library.Library(NAMESPACE, "FRAGMENT")
-_PLAIN = (Tensor, torch.nn.Parameter)  # not one of a tracer's
 
 
 def define(
@@ -82,7 +82,7 @@ def define(
             return op(*inputs)
 
     def call(*inputs: Any) -> Any:
-        if not _eager(inputs):
+        if not eager(inputs):
             return op(*inputs)[0]
         if _recorded(inputs):
             return Direct.apply(*inputs)
@@ -95,13 +95,3 @@ def define(
 
 def _recorded(inputs: Sequence[Any]) -> bool:
     return torch.is_grad_enabled() and any(isinstance(each, Tensor) and each.requires_grad for each in inputs)
-
-
-def _eager(inputs: Sequence[Any]) -> bool:
-    """Whether nothing looks on: no compiler, tracer, dispatch mode or transform, and tensors have memory."""
-    if torch.compiler.is_compiling():
-        return False
-    watched = torch._C._len_torch_dispatch_stack() or torch._C._get_tracing_state() is not None
-    if watched or _functorch.peek_interpreter_stack() is not None or forward_ad._current_level >= 0:
-        return False
-    return not any(isinstance(each, Tensor) and (type(each) not in _PLAIN or each.is_meta) for each in inputs)

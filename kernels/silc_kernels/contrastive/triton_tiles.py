@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from triton.tools.tensor_descriptor import TensorDescriptor
 
+from ..common.direct import cdiv
 from ..common.launcher import Launcher
 from ..common.triton_runtime import capability, product_dtype
 from . import triton_launch as table
@@ -34,7 +35,7 @@ class Features(Operand):
         rows, width = features.shape
         # A single row counts as contiguous at any stride, also one that no descriptor takes.
         if width % PADDED or features.stride() != (width, 1) or features.data_ptr() % 16:
-            padded = features.new_zeros(rows, _cdiv(width, PADDED) * PADDED)
+            padded = features.new_zeros(rows, cdiv(width, PADDED) * PADDED)
             padded[:, :width] = features
             features = padded
         super().__init__(features)
@@ -70,7 +71,7 @@ class TritonTiles:
         self._architecture = capability(text.device)
         self.images: Operand = self.operand(image)
         self.texts: Operand = self.operand(text)
-        self._pairs_programs = _cdiv(text.shape[0], table.PAIRS)
+        self._pairs_programs = cdiv(text.shape[0], table.PAIRS)
         self._gradient: Tensor | None = None
         # [4, programs]: what each program of the gradient's launches has summed so far, then those of the pairs; and
         # narrower ones, that launches of more programs have grown out of.
@@ -82,7 +83,7 @@ class TritonTiles:
 
     def add_log_sum_exps(self, tile: Tile, texts: Operand, rows: Tensor, columns: Tensor, positives: Tensor) -> None:
         config, launch = self._launcher("log_sum_exp")
-        row_tiles, column_tiles = _cdiv(tile.rows, config.rows), _cdiv(tile.columns, config.columns)
+        row_tiles, column_tiles = cdiv(tile.rows, config.rows), cdiv(tile.columns, config.columns)
         row_parts = _parts(rows, column_tiles, tile.views, row_tiles * config.rows)
         column_parts = _parts(rows, row_tiles, tile.views, column_tiles * config.columns)
         place = tile.row, tile.rows, tile.column, tile.columns
@@ -92,7 +93,7 @@ class TritonTiles:
             *(self._scale, row_parts, column_parts, positives),
             *(*place, self.texts.features.shape[1], tile.first_row, tile.first_column, tile.pairs),
         )
-        programs = _cdiv(tile.rows, table.MERGED) + _cdiv(tile.columns, table.MERGED)
+        programs = cdiv(tile.rows, table.MERGED) + cdiv(tile.columns, table.MERGED)
         table.merge_launcher(config.rows, config.columns)(
             (programs, tile.views),
             *(row_parts, column_parts, rows, columns, *place, columns.shape[1], tile.view),
@@ -104,7 +105,7 @@ class TritonTiles:
         ranks = parts.shape[0] // views
         n = columns.shape[1] // ranks
         table.merge_ranks_launcher()(
-            (_cdiv(length, table.MERGED), views), parts, columns, ranks, length // ranks, n, start
+            (cdiv(length, table.MERGED), views), parts, columns, ranks, length // ranks, n, start
         )
 
     def softmax_gradient(
@@ -143,7 +144,7 @@ class TritonTiles:
         )
         if d_text is not None:
             table.text_pairs_launcher()(
-                (programs, _cdiv(width, table.PAIRS_DEPTH)), images, pulls, d_text, n, images.shape[0] // n, width
+                (programs, cdiv(width, table.PAIRS_DEPTH)), images, pulls, d_text, n, images.shape[0] // n, width
             )
         found = sums.sum(1)
         for outgrown in self._outgrown:
@@ -161,7 +162,7 @@ class TritonTiles:
     ) -> Tensor:
         """G by `kernel`."""
         config, launch = self._launcher(kernel)
-        grid = _cdiv(tile.rows, config.rows), _cdiv(tile.columns, config.columns), tile.views
+        grid = cdiv(tile.rows, config.rows), cdiv(tile.columns, config.columns), tile.views
         gradient, sums = self._room(tile, grid[0] * grid[1] * grid[2])
         launch(
             grid,
@@ -183,7 +184,7 @@ class TritonTiles:
         The first tile is the largest but for a last, narrower slice of several ranks, whose tiles are taller and may
         need more programs.
         """
-        shape = tile.views * tile.rows, _cdiv(tile.columns, PADDED) * PADDED
+        shape = tile.views * tile.rows, cdiv(tile.columns, PADDED) * PADDED
         if self._gradient is None or self._gradient.shape != shape:
             self._gradient = torch.empty(shape, dtype=self._compute, device=self._scale.device)
         length = programs + self._pairs_programs
@@ -206,11 +207,6 @@ class TritonTiles:
 def _checked(dtype: torch.dtype, rows: int, width: int, height: int, depth: int) -> dict[str, Any]:
     """What a descriptor holds, of features that `Features` has made fit for it."""
     return vars(TensorDescriptor(torch.empty(0, dtype=dtype), [rows, width], [width, 1], [height, depth]))
-
-
-def _cdiv(size: int, step: int) -> int:
-    # `triton.cdiv` takes some 3 us.
-    return -(-size // step)
 
 
 def _parts(like: Tensor, tiles: int, views: int, length: int) -> Tensor:

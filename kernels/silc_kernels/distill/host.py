@@ -9,15 +9,6 @@ from torch import Tensor
 _LIBRARY = torch.library.Library("silc_kernels", "FRAGMENT")
 
 
-PLAIN = (Tensor, torch.nn.Parameter)  # not one of a tracer's
-
-
-def eager(tensor: Tensor) -> bool:
-    """Whether nothing looks on: no compiler, tracer or dispatch mode. An operator's own function may then be called."""
-    compiling = torch.compiler.is_compiling()
-    return not compiling and type(tensor) in PLAIN and not torch._C._len_torch_dispatch_stack()
-
-
 def operator(schema: str, run: Callable[..., Any], fake: Callable[..., Any], gradient: Any = None) -> Any:
     """Define torch.ops.silc_kernels.NAME, on any device, and return it. It may not change its arguments.
 
@@ -40,11 +31,6 @@ def below_autograd(op: Any, *args: Any) -> Any:
     """`op` of `args`, from within the forward of its own autograd.Function."""
     with torch._C._AutoDispatchBelowAutograd():
         return op(*args)
-
-
-def cdiv(whole: int, part: int) -> int:
-    """Rounded up. triton.cdiv serves kernels too, and takes microseconds."""
-    return -(-whole // part)
 
 
 def single(center: Tensor) -> Tensor:

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ..common.direct import eager
 from ..common.transfer import sent
-from .host import PLAIN, eager
 
 MOST_KEPT = 4096  # matrices of pair weights, a few numbers each; what comes later is made at every call
 
@@ -45,7 +45,7 @@ def pair_matrix(weights: Tensor | None, student: Tensor, teacher: Tensor) -> Ten
     the host is made once and kept, so that a later call copies nothing to the device, and a CUDA graph can hold it.
     """
     students, teachers, samples = student.shape[0], teacher.shape[0], student.shape[1]
-    if not eager(student) or not (weights is None or type(weights) in PLAIN):
+    if not eager((student, weights)):
         return _matrix(weights, students, teachers, samples, torch.float32, student.device)
     if weights is None:
         return _kept((), torch.float32, students, teachers, samples, student.device)

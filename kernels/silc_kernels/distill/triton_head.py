@@ -9,13 +9,14 @@ import functools
 import torch
 from torch import Tensor
 
+from ..common.direct import cdiv, eager
 from ..common.first_order import once
 from ..common.launcher import launcher
 from ..common.triton_runtime import exponent_scale, product_dtype
 from . import triton_bounded_kernels as bounded_kernels
 from . import triton_head_gradient_kernels as gradient_kernels
 from . import triton_head_kernels as kernels
-from .host import below_autograd, cdiv, eager, operator, single
+from .host import below_autograd, operator, single
 from .pairs import pair_matrix
 from .triton_head_launch import FINISHED, REACH_BLOCK, headroom, parts, power_of_two
 from .triton_head_plan import Features, Plan, attention_plan, gradient_plan, source
@@ -44,7 +45,7 @@ def distill_head_loss(
     In bfloat16 the attention takes no maximum where the lengths of the features and prototypes allow it (see
     triton_bounded_kernels.py), which is decided on the device.
     """
-    function = functools.partial(_HeadLoss.apply, True) if eager(student) else _forward
+    function = functools.partial(_HeadLoss.apply, True) if eager((student,)) else _forward
     loss, _, _ = function(
         student,
         teacher.detach() if teacher.requires_grad else teacher,
@@ -249,7 +250,7 @@ def _fake_gradient(upstream, student, teacher, weight, *_):
 def _gradients(ctx, upstream, *inputs):
     """Of the students' features and of the weight, where they are wanted."""
     *tensors, d_student, norms = inputs
-    student, direct = tensors[0], eager(upstream) and eager(tensors[2])
+    student, direct = tensors[0], eager((upstream, tensors[2]))
     features, prototypes = None, None
     if ctx.needs_input_grad[1] and direct:
         features = torch.mul(d_student, upstream, out=torch.empty_like(d_student, dtype=student.dtype))

@@ -7,13 +7,13 @@ from typing import Any, NamedTuple
 import torch
 import triton.language as tl
 
+from ..common.direct import cdiv
 from ..common.limits import WIDEST
 from ..common.triton_runtime import capability, family, product_dtype
 from ..gate.gate import Candidate
 from . import triton_bounded_kernels as bounded_kernels
 from . import triton_head_gradient_kernels as gradient_kernels
 from . import triton_head_kernels as kernels
-from .host import cdiv
 
 LEAST_WIDTH = 16  # the shortest inner dimension of a product
 # Partial sums of the splits, all together.

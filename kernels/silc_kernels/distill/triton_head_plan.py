@@ -8,12 +8,12 @@ from torch import Tensor
 from torch.nn import functional
 from triton.tools.tensor_descriptor import TensorDescriptor
 
+from ..common.direct import cdiv
 from ..common.launcher import Launcher, launcher
 from ..common.triton_runtime import multiprocessors
 from . import triton_bounded_kernels as bounded_kernels
 from . import triton_head_gradient_kernels as gradient_kernels
 from . import triton_head_kernels as kernels
-from .host import cdiv
 from .triton_head_launch import (
     LEAST_WIDTH,
     LaunchConfig,

@@ -6,11 +6,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..common.direct import cdiv, eager
 from ..common.first_order import once
 from ..common.launcher import launcher
 from ..common.triton_runtime import exponent_scale, multiprocessors, product_dtype
 from . import triton_logits_kernels as kernels
-from .host import below_autograd, cdiv, eager, operator, single
+from .host import below_autograd, operator, single
 from .pairs import pair_matrix
 from .triton_logits_launch import MERGED, group, launch_config, splits
 
@@ -30,7 +31,7 @@ def distill_loss(
     Passes over the logits: one in the forward, one in the backward, which also writes the gradient. Kept: the inputs
     and two numbers a row.
     """
-    function = functools.partial(_LogitsLoss.apply, True) if eager(student_logits) else _forward
+    function = functools.partial(_LogitsLoss.apply, True) if eager((student_logits,)) else _forward
     loss, _ = function(
         student_logits,
         teacher_logits.detach() if teacher_logits.requires_grad else teacher_logits,
@@ -216,7 +217,7 @@ class _LogitsLoss(torch.autograd.Function):
                 out = student.detach()
                 _gradient_(upstream, out, *others, *ctx.temps)
             else:
-                find = _run_gradient if eager(upstream) and eager(student) else _gradient
+                find = _run_gradient if eager((upstream, student)) else _gradient
                 out = find(upstream, student, *others, *ctx.temps)
         return None, once("distill_loss", out, student, upstream), None, None, None, None, None, None
 

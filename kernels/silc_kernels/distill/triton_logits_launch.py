@@ -5,10 +5,10 @@ from typing import NamedTuple
 
 import torch
 
+from ..common.direct import cdiv
 from ..common.triton_runtime import capability, family
 from ..gate.gate import Candidate
 from . import triton_logits_kernels as kernels
-from .host import cdiv
 
 # What fits the registers of a lane: statistics of so many students, weights of so many pairs.
 MOST_STUDENTS, MOST_PAIRS = 16, 32
