@@ -7,7 +7,24 @@ from typing import Annotated, Literal
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 
-from silc.config.fields import STRICT, Area, Crops, Fraction, Minutes, Pixels, Positive, PositiveFloat, Rgb, Size, key
+from silc.config.fields import (
+    STRICT,
+    Area,
+    Crops,
+    Fraction,
+    Minutes,
+    NonNegativeFloat,
+    Pixels,
+    Positive,
+    PositiveFloat,
+    Rgb,
+    Size,
+    key,
+)
+
+Artist = Literal[
+    "emojione", "fluent-emoji", "fluent-emoji-flat", "fxemoji", "noto", "noto-v1", "streamline-emojis", "twemoji"
+]
 
 
 @dataclass(config=STRICT, kw_only=True)
@@ -54,6 +71,22 @@ class DataConfig:
     )
     sample_concepts: Literal["default", "all"] = key("default", "concepts of the embedded sample set")
     sample_scenes: Positive = key(24000, "training scenes rendered from the embedded sample set")
+    sample_test_scenes: Annotated[int, Field(ge=2)] = key(
+        1024, "scenes of each of its test splits, half of them with one object"
+    )
+    sample_captions: Literal["clean", "web"] = key(
+        "clean",
+        "captions of its training scenes: clean ones name every object, web-like ones leave some out or are another "
+        "image's",
+    )
+    sample_left_out: Fraction = key(0.5, "web-like captions: probability that an object is not named; one always is")
+    sample_mismatched: Fraction = key(0.2, "web-like captions: share of them that is another image's")
+    sample_objects: list[NonNegativeFloat] = key(
+        [0.65, 0.2, 0.1, 0.05], "shares of its scenes with one, two, ... objects, up to eight"
+    )
+    sample_unseen: list[Artist] = key(
+        ["emojione"], "its artists that are tested on; these and EmojiOne are not trained on"
+    )
     image_keys: list[str] = key(
         ["jpg", "jpeg", "png", "webp", "gif", "bmp", "tif", "tiff", "avif"],
         "tar member extensions that hold the image; the first one that a sample has",

@@ -50,6 +50,9 @@ class EvalConfig:
         "WebDataset shards with captions, or with a `class` in their json, or both; empty: the sample set's unseen "
         "artist, or none with own data",
     )
+    sample_split: Literal["unseen_artist", "unseen_concept", "both", "new_scenes"] = key(
+        "unseen_artist", "split of the embedded sample set that is tested on"
+    )
     classes: str | None = key(
         None,
         "text file with one class name per line, in the order of the class numbers; imagenet: ImageNet's 1,000 names",

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from silc.config import IMAGENET, Config
+from silc.config import IMAGENET, Config, DataConfig
 from silc.data import imagenet
 from silc.data.layouts import WITHOUT_A_LIST, check_labels, open_data_set, read_names
 from silc.data.sample_set.cache import SampleSet, ensure_sample
@@ -19,6 +20,12 @@ from silc.evaluate.tasks import TASKS
 from silc.evaluate.tasks.task import Task
 from silc.text import plural
 
+SPLIT_TITLES = {
+    "unseen_artist": "the unseen artist",
+    "unseen_concept": "the unseen concepts",
+    "both": "unseen concepts by the unseen artist",
+    "new_scenes": "new scenes",
+}
 KINDS = ("classification", "retrieval", "segmentation")
 
 
@@ -170,15 +177,18 @@ def _check_own_classes(config: Config, test: TarSplit, count: int, named: str | 
 
 
 def of_sample(config: Config, sample: SampleSet) -> DataSet:
-    """Test: concepts of training, drawn by an artist that no training scene shows. Train: the training scenes."""
-    names = tuple(with_article(name) for name in sample.class_names("unseen_artist"))
+    """Test: the split of eval.sample_split. Train: the training scenes, where they show the concepts of that split."""
+    split = config.eval.sample_split
+    title = SPLIT_TITLES[split]
+    names = tuple(with_article(name) for name in sample.class_names(split))
     count = len(names)
-    test = TarSplit(config.data, sample.shards("unseen_artist"), title="the unseen artist", classes=count)
+    test = TarSplit(config.data, sample.shards(split), title=title, classes=count)
     train = TarSplit(
         config.data, sample.shards("train"), title="the training scenes", classes=count, single_objects=True
     )
+    seen = sample.class_names(split) == sample.class_names("train")
     background = "pixels outside the objects are not counted"
-    return DataSet("the unseen artist", names, test, train, ("{}", "a drawing of {}"), background)
+    return DataSet(title, names, test, train if seen else None, ("{}", "a drawing of {}"), background)
 
 
 def find_data(
@@ -199,11 +209,25 @@ def find_data(
     return resolve_data(config, sample_set(config, world, root) if wanted else None, tasks)
 
 
+def sample_settings(data: DataConfig) -> dict[str, Any]:
+    """A configuration's arguments of :func:`ensure_sample`."""
+    return {
+        "concepts": data.sample_concepts,
+        "scenes_train": data.sample_scenes,
+        "scenes_eval": data.sample_test_scenes,
+        "captions": data.sample_captions,
+        "left_out": data.sample_left_out,
+        "mismatched": data.sample_mismatched,
+        "objects": data.sample_objects,
+        "unseen": data.sample_unseen,
+    }
+
+
 def sample_set(config: Config, world: World, root: Path) -> SampleSet:
     """The sample set under `root`, rendered by rank 0 on first use (collective)."""
 
     def ensure() -> SampleSet:
-        return ensure_sample(root, concepts=config.data.sample_concepts, scenes_train=config.data.sample_scenes)
+        return ensure_sample(root, **sample_settings(config.data))
 
     if world.main:
         ensure()

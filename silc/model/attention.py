@@ -33,8 +33,18 @@ def sdpa(qkv: Tensor, heads: int, layout: PackedLayout) -> list[Tensor]:
     attended = []
     for group in layout.views(qkv):
         q, k, v = group.unflatten(-1, (3, heads, -1)).permute(2, 0, 3, 1, 4).unbind(0)
-        attended.append(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2).flatten(0, 1))
+        attended.append(sdpa_heads(q, k, v).transpose(1, 2).flatten(2).flatten(0, 1))
     return attended
+
+
+def sdpa_heads(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """scaled_dot_product_attention of [B, heads, L, d]; on a CPU bf16 and fp16 are computed in fp32.
+
+    There the fused kernel takes five times as long to go backward in bf16 as in fp32, the casts included.
+    """
+    if q.device.type != "cpu" or q.dtype not in (torch.bfloat16, torch.float16):
+        return F.scaled_dot_product_attention(q, k, v)
+    return F.scaled_dot_product_attention(q.float(), k.float(), v.float()).to(q.dtype)
 
 
 @torch.compiler.disable

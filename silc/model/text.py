@@ -16,6 +16,7 @@ from torch.utils.checkpoint import checkpoint
 
 from silc.config import TextConfig
 from silc.config.fields import Gelu
+from silc.model.attention import sdpa_heads
 from silc.model.layers import GeluLinear, layer_norm
 
 
@@ -38,7 +39,7 @@ class SelfAttention(nn.Module):
         else:
             q, k, v = F.linear(x, self.in_proj_weight, self.in_proj_bias).chunk(3, dim=-1)
         q, k, v = (part.unflatten(-1, (self.heads, -1)).transpose(1, 2) for part in (q, k, v))
-        return self.out_proj(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2))
+        return self.out_proj(sdpa_heads(q, k, v).transpose(1, 2).flatten(2))
 
 
 class ResidualBlock(nn.Module):

@@ -28,6 +28,11 @@ _FIXED = (
     "objective.head_only_ema",
     "data.sample_concepts",
     "data.sample_scenes",
+    "data.sample_captions",
+    "data.sample_left_out",
+    "data.sample_mismatched",
+    "data.sample_objects",
+    "data.sample_unseen",
     "data.image_keys",
     "data.caption_key",
     "data.caption_lines",
@@ -47,7 +52,8 @@ _ROUNDING = ("views.device", "views.crops_on")
 # Of these, rates that no saved tensor depends on; they are named.
 _RATES = ("model.vision.drop_path", "model.vision.patch_dropout")
 _MAY_GROW = ("data.image_keys",)  # lists that may have more at their end: samples that had an image have the same one
-_SAMPLE_SET = ("data.sample_concepts", "data.sample_scenes")  # without a meaning beside shards of one's own
+# Without a meaning beside shards of one's own.
+_SAMPLE_SET = tuple(key for key in _FIXED if key.startswith("data.sample_"))
 
 # Sections, or keys of them, that are named when they differ: what is trained, or which samples, depends on them.
 _NAMED = ("objective", "data", "optim", "train.steps", "train.max_bad_steps", "train.init", "train.init_model")

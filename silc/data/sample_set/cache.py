@@ -7,8 +7,9 @@
         {key}.json        objects (their number), concepts, concept_ids, artists, boxes, visible, split
 
 Splits: "train"; "unseen_artist", the training concepts by artists that no training scene shows; "unseen_concept",
-concepts that no training scene shows, by the training artists; "both". In the last three the first half of the scenes
-show one object, dealt evenly to concepts and then artists: zero-shot classification is measured on those.
+concepts that no training scene shows, by the training artists; "both"; "new_scenes", training concepts and artists in
+scenes of their own. In all but the first, half of the scenes show one object, dealt evenly to concepts and then
+artists: zero-shot classification is measured on those.
 """
 
 from __future__ import annotations
@@ -17,16 +18,18 @@ import fcntl
 import hashlib
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from silc.data.sample_set.concepts import SPLITS
+from silc.data.sample_set.concepts import SPLITS, split_artists
 from silc.data.sample_set.render import DRAWINGS, render_splits
+from silc.data.sample_set.scenes import SHARED_SCALE
 
 Concepts = Literal["default", "all"]
+Captions = Literal["clean", "web"]
 
 
 @dataclass(frozen=True)
@@ -69,6 +72,11 @@ def ensure_sample(
     size: int = 96,
     scenes_train: int = 24_000,
     scenes_eval: int = 1024,
+    captions: Captions = "clean",
+    left_out: float = 0.5,
+    mismatched: float = 0.2,
+    objects: Sequence[float] = (0.65, 0.2, 0.1, 0.05),
+    unseen: Sequence[str] = ("emojione",),
     seed: int = 0,
 ) -> SampleSet:
     """The sample set under `root`, rendered now unless one with these settings exists.
@@ -82,6 +90,13 @@ def ensure_sample(
         size: side of an image in pixels, at least 16.
         scenes_train: scenes of the training split.
         scenes_eval: scenes of each other split, half of them with one object.
+        captions: of the training split: "clean", each names every object, or "web", some objects are left out and
+            some captions are another image's. Images, and all of the other splits, are the same.
+        left_out: in web captions, probability that an object is not named; one always is.
+        mismatched: of web captions, the share that is another image's.
+        objects: shares of the scenes with one, two, ... objects, at most eight numbers; an evaluation split has its
+            single objects apart, so that there the first share counts as 0.
+        unseen: artists of the splits unseen_artist and both; no training scene shows one of them, nor EmojiOne.
         seed: of every random choice.
 
     Raises:
@@ -90,11 +105,17 @@ def ensure_sample(
     for name, value, least in (("size", size, 16), ("scenes_train", scenes_train, 1), ("scenes_eval", scenes_eval, 2)):
         if value < least:
             raise ValueError(f"{name} is {value}: at least {least} is needed")
+    _check_shares(left_out, mismatched, objects)
+    split_artists(unseen)
     settings = {
         "concepts": concepts,
         "size": size,
         "scenes_train": scenes_train,
         "scenes_eval": scenes_eval,
+        **({"captions": "web", "left_out": left_out, "mismatched": mismatched} if captions == "web" else {}),
+        "captions": captions,
+        "objects": [share / sum(objects) for share in objects],
+        "unseen": sorted(unseen),
         "seed": seed,
         "recipe": _recipe_digest(),
     }
@@ -108,10 +129,25 @@ def ensure_sample(
     return SampleSet(folder)
 
 
+def _check_shares(left_out: float, mismatched: float, objects: Sequence[float]) -> None:
+    for name, value in (("left_out", left_out), ("mismatched", mismatched)):
+        if not 0 <= value <= 1:
+            raise ValueError(f"{name} is {value}: give a share between 0 and 1")
+    most = max(SHARED_SCALE)
+    if not 2 <= len(objects) <= most or min(objects) < 0 or not sum(objects[1:]) > 0:
+        raise ValueError(
+            f"objects is {list(objects)}: give 2 to {most} shares of the scenes with one, two, ... objects, none "
+            "negative, and some for two or more"
+        )
+
+
 def _recipe_digest() -> str:
     """Changes with the embedded drawings and the code that composes them, so that a stale set is never used."""
     folder = Path(__file__).parent
-    sources = [*(folder / name for name in ("concepts.py", "render.py", "scenes.py")), DRAWINGS / "manifest.json"]
+    sources = [
+        *(folder / name for name in ("captions.py", "concepts.py", "render.py", "scenes.py")),
+        DRAWINGS / "manifest.json",
+    ]
     return hashlib.sha256(b"".join(hashlib.sha256(path.read_bytes()).digest() for path in sources)).hexdigest()
 
 

@@ -6,11 +6,17 @@ person can distinguish at 64 pixels; a concept with two emoji (the face of a dog
 
 from __future__ import annotations
 
-# Fluent's flat drawings resemble its shaded ones and belong to the same side of the split. All of EmojiOne is unseen.
-TRAIN_ARTISTS = ("fluent-emoji", "fluent-emoji-flat", "fxemoji", "noto", "noto-v1", "streamline-emojis", "twemoji")
-UNSEEN_ARTISTS = ("emojione",)
+from collections.abc import Sequence
 
-SPLITS = ("train", "unseen_artist", "unseen_concept", "both")
+ARTISTS = (
+    *("emojione", "fluent-emoji", "fluent-emoji-flat", "fxemoji", "noto", "noto-v1", "streamline-emojis", "twemoji"),
+)
+# Never trained on, so that what is chosen with another artist unseen can be reported on this one.
+RESERVED = "emojione"
+# Drawings of one brand resemble each other and belong to the same side of the split.
+BRANDS = (("fluent-emoji", "fluent-emoji-flat"), ("noto", "noto-v1"))
+
+SPLITS = ("train", "unseen_artist", "unseen_concept", "both", "new_scenes")
 
 # Emoji label, and the name used in captions where the two differ: "label=name".
 _TRAIN = """
@@ -50,6 +56,28 @@ def parse_names(table: str) -> dict[str, str]:
 
 DEFAULT_TRAIN = parse_names(_TRAIN)
 DEFAULT_HELD_OUT = parse_names(_HELD_OUT)
+
+
+def split_artists(unseen: Sequence[str]) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """(train, unseen): the artists of training scenes and those of test scenes. RESERVED is never trained on.
+
+    Raises ValueError for a name that is not an artist's, for no name, for a brand cut in two, and where nobody is left
+    to train on.
+    """
+    for name in unseen:
+        if name not in ARTISTS:
+            raise ValueError(f"sample artist {name!r}: choose among {', '.join(ARTISTS)}")
+    if not unseen:
+        raise ValueError("no unseen artist is given: the sample set is tested on drawings that training never saw")
+    for brand in BRANDS:
+        if 0 < len(set(brand) & set(unseen)) < len(brand):
+            raise ValueError(
+                f"unseen artists {', '.join(unseen)}: {' and '.join(brand)} resemble each other; name both, or neither"
+            )
+    train = tuple(name for name in ARTISTS if name not in unseen and name != RESERVED)
+    if not train:
+        raise ValueError(f"unseen artists {', '.join(unseen)}: nobody is left to train on; name fewer")
+    return train, tuple(name for name in ARTISTS if name in unseen)
 
 
 def with_article(name: str) -> str:

@@ -16,7 +16,7 @@ import shutil
 import sys
 import tarfile
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,12 +24,12 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
-from silc.data.sample_set.concepts import SPLITS, TRAIN_ARTISTS, UNSEEN_ARTISTS, concept_names
+from silc.data.sample_set.captions import web_caption
+from silc.data.sample_set.concepts import SPLITS, concept_names, split_artists
 from silc.data.sample_set.scenes import OPAQUE, Drawing, Scene, draw_scene
 from silc.processes import end_with, known
 
 DRAWINGS = Path(__file__).with_name("drawings")
-OBJECTS = (0.65, 0.2, 0.1, 0.05)  # shares of scenes with one, two, three and four objects
 SHARD = 500  # scenes a shard
 JPEG_QUALITY = 92
 
@@ -112,10 +112,11 @@ def plan_splits(settings: dict[str, Any]) -> list[SplitPlan]:
     """The plans of all splits, in the order of SPLITS."""
     stored = read_drawings()
     train, held_out = concept_names(settings["concepts"], list(stored))
+    trained, unseen = split_artists(settings["unseen"])
     plans = []
     for split in SPLITS:
-        names = train if split in ("train", "unseen_artist") else held_out
-        artists = TRAIN_ARTISTS if split in ("train", "unseen_concept") else UNSEEN_ARTISTS
+        names = held_out if split in ("unseen_concept", "both") else train
+        artists = unseen if split in ("unseen_artist", "both") else trained
         rows = [
             [Drawing(cut_out(stored[label][artist]), i, name, artist) for artist in artists if artist in stored[label]]
             for i, (label, name) in enumerate(names.items())
@@ -165,7 +166,7 @@ def choose_drawings(rng: np.random.Generator, plan: SplitPlan, index: int) -> li
     if index < plan.singles:
         artists = plan.drawings[index % concepts]
         return [artists[index // concepts % len(artists)]]
-    shares = np.array(OBJECTS)
+    shares = np.array(plan.settings["objects"])
     if plan.singles:
         shares[0] = 0
     count = 1 + int(rng.choice(len(shares), p=shares / shares.sum()))
@@ -198,6 +199,16 @@ def encode_scene(scene: Scene, drawings: list[Drawing], plan: SplitPlan) -> dict
     }
 
 
+def _web_caption(plan: SplitPlan, number: int, index: int, drawings: list[Drawing]) -> str:
+    """Of a generator of its own: the image is the one that a clean set has."""
+    settings = plan.settings
+    rng = np.random.default_rng([settings["seed"], number, index, 1])
+    if len(plan.drawings) > 1 and plan.scenes > 1 and rng.random() < settings["mismatched"]:
+        other = (index + 1 + int(rng.integers(plan.scenes - 1))) % plan.scenes
+        drawings = choose_drawings(np.random.default_rng([settings["seed"], number, other]), plan, other)
+    return web_caption(rng, [drawing.name for drawing in drawings], settings["left_out"])
+
+
 _worker: tuple[list[SplitPlan], Path]  # of a process of the pool
 
 
@@ -218,6 +229,8 @@ def _render_shard(number: int, first: int) -> dict[str, Any]:
             rng = np.random.default_rng([plan.settings["seed"], number, index])
             drawings = choose_drawings(rng, plan, index)
             scene = draw_scene(rng, drawings, plan.settings["size"])
+            if plan.split == "train" and plan.settings["captions"] == "web":
+                scene = replace(scene, caption=_web_caption(plan, number, index, drawings))
             for extension, data in encode_scene(scene, drawings, plan).items():
                 member = tarfile.TarInfo(f"{plan.split}-{index:06d}.{extension}")
                 member.size = len(data)

@@ -12,16 +12,25 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image
 
+from silc.data.sample_set.captions import write_caption
 from silc.data.sample_set.concepts import with_article
 
 SINGLE_SCALE = (0.55, 0.98)  # longer side of an object alone, as a fraction of the image's side
-SHARED_SCALE = {2: (0.42, 0.66), 3: (0.36, 0.56), 4: (0.32, 0.48)}  # and of one of several
+SHARED_SCALE = {  # and of one of several
+
+        2: (0.42, 0.66),
+        3: (0.36, 0.56),
+        4: (0.32, 0.48),
+        5: (0.28, 0.43),
+        6: (0.26, 0.4),
+        7: (0.24, 0.37),
+        8: (0.22, 0.34)
+
+}
 PLACES = 12  # random places tried for an object; the one that hides the least of the others is used
 OPAQUE = 128  # alpha from which a pixel belongs to the object
 BACKGROUNDS = ("plain", "gradient", "blotches", "stripes", "dots")
 BACKGROUND_SHARES = (0.4, 0.2, 0.2, 0.1, 0.1)
-SINGLE_CAPTIONS = ("{}", "{}", "{}", "a drawing of {}")
-SEVERAL_CAPTIONS = ("{}", "{}", "{}", "a drawing of {}", "a picture with {}")
 
 
 @dataclass(frozen=True)
@@ -62,7 +71,7 @@ class Scene:
 
 
 def draw_scene(rng: np.random.Generator, drawings: Sequence[Drawing], size: int) -> Scene:
-    """Paste one to four drawings, in the order given, on a background of `size` pixels a side."""
+    """Paste one to eight drawings, in the order given, on a background of `size` pixels a side."""
     image = draw_background(rng, size)
     owner = np.full((size, size), -1, dtype=np.int64)
     areas: list[int] = []
@@ -148,11 +157,3 @@ def draw_background(rng: np.random.Generator, size: int) -> np.ndarray:
 def _pale_colour(rng: np.random.Generator) -> np.ndarray:
     """A light colour of little saturation, float32 [3] on [0, 255]."""
     return (255 * rng.uniform(0.88, 1.0) * (1 - rng.uniform(0, 0.25) * rng.uniform(0, 1, 3))).astype(np.float32)
-
-
-def write_caption(rng: np.random.Generator, phrases: Sequence[str]) -> str:
-    """'a dog', 'a drawing of a bee', 'grapes, a dog and an owl', ..."""
-    if len(phrases) == 1:
-        return str(rng.choice(SINGLE_CAPTIONS)).format(phrases[0])
-    *first, last = (phrases[i] for i in rng.permutation(len(phrases)))
-    return str(rng.choice(SEVERAL_CAPTIONS)).format(f"{', '.join(first)} and {last}")
