@@ -16,11 +16,13 @@ class Metric:
         value: a fraction in [0, 1]; a loss in nats.
         chance: the value that random guesses get, of a loss the one that a model gets which tells no pair from another;
             None where that has no meaning (a standard deviation).
+        error: standard error of the value from the choice of test images, by bootstrap over them; None: not known.
     """
 
     name: str
     value: float
     chance: float | None = None
+    error: float | None = None
 
 
 def lower_is_better(name: str) -> bool:

@@ -12,7 +12,9 @@ MAX_BYTES = 16 << 20  # a few kilobytes are usual
 
 
 class Kept(NamedTuple):
-    """Step, options and results; a result has task, model, error, and metrics with value and chance."""
+    """Step, options and results; a result has task, model, error, and metrics with value, chance and (not
+    in files of earlier versions) error, each a number or null.
+    """
 
     step: int | None
     options: dict[str, Any]
@@ -49,7 +51,7 @@ def _is_metric(found: object) -> bool:
         isinstance(found, dict)
         and _is_number(found.get("value"))
         and "chance" in found
-        and (found["chance"] is None or _is_number(found["chance"]))
+        and all(found.get(name) is None or _is_number(found[name]) for name in ("chance", "error"))
     )
 
 

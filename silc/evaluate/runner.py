@@ -187,7 +187,10 @@ def write_json(results: Sequence[Result], step: int | None, config: Config, path
             "task": result.task,
             "model": result.model,
             "data": result.data,
-            "metrics": {metric.name: {"value": metric.value, "chance": metric.chance} for metric in result.metrics},
+            "metrics": {
+                metric.name: {"value": metric.value, "chance": metric.chance, "error": metric.error}
+                for metric in result.metrics
+            },
             "notes": list(result.notes),
             "seconds": round(result.seconds, 2),
             "skipped": len(result.skipped),

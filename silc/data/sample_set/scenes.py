@@ -17,15 +17,13 @@ from silc.data.sample_set.concepts import with_article
 
 SINGLE_SCALE = (0.55, 0.98)  # longer side of an object alone, as a fraction of the image's side
 SHARED_SCALE = {  # and of one of several
-
-        2: (0.42, 0.66),
-        3: (0.36, 0.56),
-        4: (0.32, 0.48),
-        5: (0.28, 0.43),
-        6: (0.26, 0.4),
-        7: (0.24, 0.37),
-        8: (0.22, 0.34)
-
+    2: (0.42, 0.66),
+    3: (0.36, 0.56),
+    4: (0.32, 0.48),
+    5: (0.28, 0.43),
+    6: (0.26, 0.4),
+    7: (0.24, 0.37),
+    8: (0.22, 0.34),
 }
 PLACES = 12  # random places tried for an object; the one that hides the least of the others is used
 OPAQUE = 128  # alpha from which a pixel belongs to the object
