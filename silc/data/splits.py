@@ -304,6 +304,21 @@ class TarSplit:
             f"{self.key(index)}: its class is {label!r:.80}; a class is a number, its line in the class list from 0"
         )
 
+    def group(self, index: int) -> tuple[int, str] | None:
+        """What images of one drawing have in common: the concept and the artist in a json with `objects: 1`, as those
+        of the sample set are. None: the image stands for itself.
+        """
+        try:
+            info: Any = parse_json(self._read(index, "json", MAX_JSON) or b"{}")
+        except (Unreadable, ValueError):
+            return None
+        if not isinstance(info, dict) or info.get("objects") != 1:
+            return None
+        match info.get("concept_ids"), info.get("artists"):
+            case [int(concept)], [str(artist)] if len(artist) < MAX_LABEL:
+                return concept, artist
+        return None
+
     def captions(self, index: int) -> list[str]:
         """None also where they cannot be read: retrieval leaves such an image out."""
         limit = MAX_CAPTION if self._captions.key.field is None else MAX_JSON

@@ -135,20 +135,22 @@ def unchanged() -> Iterator[None]:
 
 
 def table(results: Sequence[Result], data: EvalData, tasks: Sequence[str], models: Sequence[Towers] = ()) -> str:
-    """One line a metric, with chance in the next column; then the tasks left out, and the protocols.
+    """One line a metric, with its standard error and chance in columns beside; then the tasks left out, and the
+    protocols. A value with "+-" is a mean over draws of training images, with the deviation of the draws.
 
     models: those that were measured, for what a task lacks in them.
     """
-    rows = [("task", "model", "metric", "value", "chance", "data")]
+    rows = [("task", "model", "metric", "value", "error", "chance", "data")]
     for result in results:
         spread = {m.name.removesuffix("_std"): m.value for m in result.metrics if m.name.endswith("_std")}
         for metric in result.metrics:
             if not metric.name.endswith("_std"):
                 value = f"{metric.value:.3f}" + (f" +- {spread[metric.name]:.3f}" if metric.name in spread else "")
+                error = "" if metric.error is None else f"{metric.error:.3f}"
                 guess = "" if metric.chance is None else f"{metric.chance:.4f}"
-                rows.append((result.task, result.model, metric.name, value, guess, result.data))
+                rows.append((result.task, result.model, metric.name, value, error, guess, result.data))
         if result.error is not None:
-            rows.append((result.task, result.model, "none", "", "", result.error))
+            rows.append((result.task, result.model, "none", "", "", "", result.error))
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]) - 1)]
     lines = ["  ".join([*(cell.ljust(w) for cell, w in zip(row, widths, strict=False)), row[-1]]) for row in rows]
     lines += left_out(data, tasks, models)

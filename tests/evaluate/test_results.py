@@ -16,14 +16,21 @@ WHOLE = {"step": 3, "eval": {}, "results": [RESULT]}
 
 
 def test_what_was_written_is_read(tmp_path):
-    good = runner.Result("a", "student", "b", (runner.Metric("x", 0.5, 0.1),), (), 0.0, ())
+    good = runner.Result("a", "student", "b", (runner.Metric("x", 0.5, 0.1, 0.01),), (), 0.0, ())
     bad = runner.Result("b", "teacher", "b", (), (), 0.0, (), "out of time")
     runner.write_json([good, bad], None, Config(), tmp_path / "evaluation.json")
     found = read_results(tmp_path)
     assert found.step is None
     assert found.options["every"] == 0
     assert [result["error"] for result in found.results] == [None, "out of time"]
-    assert found.results[0]["metrics"] == {"x": {"value": 0.5, "chance": 0.1}}
+    assert found.results[0]["metrics"] == {"x": {"value": 0.5, "chance": 0.1, "error": 0.01}}
+
+
+@pytest.mark.parametrize("more", [{}, {"error": None}, {"error": 0.1}])
+def test_metrics_of_earlier_versions_have_no_error(tmp_path, more):
+    metrics = {"x": {"value": 0.5, "chance": None} | more}
+    (tmp_path / "evaluation.json").write_text(json.dumps(WHOLE | {"results": [RESULT | {"metrics": metrics}]}))
+    assert read_results(tmp_path).results[0]["metrics"] == metrics
 
 
 @pytest.mark.parametrize(
@@ -40,6 +47,7 @@ def test_what_was_written_is_read(tmp_path):
         WHOLE | {"results": [RESULT | {"metrics": {"x": {"value": "5", "chance": None}}}]},
         WHOLE | {"results": [RESULT | {"metrics": {"x": {"value": 10**400, "chance": None}}}]},
         WHOLE | {"results": [RESULT | {"metrics": {"x": {"value": 5}}}]},
+        WHOLE | {"results": [RESULT | {"metrics": {"x": {"value": 5, "chance": None, "error": "0.1"}}}]},
         WHOLE | {"results": [RESULT | {"error": 5}]},
         WHOLE | {"step": "3"},
         WHOLE | {"eval": None},

@@ -180,15 +180,40 @@ def test_a_metric_without_a_value_is_left_out(config, towers, world, data, monke
 def test_the_table_has_chance_beside_each_metric_and_what_is_left_out(config, towers, world, data):
     results = runner.evaluate(config, [towers], data, list(TASKS), world, strict=True)
     lines = runner.table(results, data, list(TASKS)).splitlines()
-    assert lines[0].split() == ["task", "model", "metric", "value", "chance", "data"]
+    assert lines[0].split() == ["task", "model", "metric", "value", "error", "chance", "data"]
     top1 = next(line for line in lines if "top1" in line).split()
     assert top1[:3] == ["zeroshot_classification", "student", "top1"]
     found = next(result for result in results if result.task == "zeroshot_classification")
     assert float(top1[3]) == pytest.approx(found.metrics[0].value, abs=1e-3)
-    assert top1[4:] == ["0.1429", "noise"]
+    assert float(top1[4]) == pytest.approx(found.metrics[0].error, abs=1e-3)
+    assert top1[5:] == ["0.1429", "noise"]
     assert "fewshot is left out: noise has no training split" in lines
     assert "zeroshot_segmentation is left out: no data set (eval.segmentation)" in lines
     assert any(line.startswith("retrieval, student (") and "equal captions" in line for line in lines)
+
+
+def test_the_table_tells_errors_over_images_from_deviations_over_draws(data):
+    metrics = (runner.Metric("a", 0.25, 0.5, 0.0625), runner.Metric("a_std", 0.125), runner.Metric("b", 0.5, 0.25))
+    result = runner.Result("fewshot", "student", "noise", metrics, (), 0.0, ())
+    _, first, second, *_ = runner.table([result], data, ["fewshot"]).splitlines()
+    assert first.split() == ["fewshot", "student", "a", "0.250", "+-", "0.125", "0.062", "0.5000", "noise"]
+    assert second.split() == ["fewshot", "student", "b", "0.500", "0.2500", "noise"]
+
+
+def test_every_share_of_test_images_has_an_error(config, towers, world, segmented):
+    config.eval.short_side, config.eval.window, config.eval.stride = 32, 16, 16
+    config.eval.probe_steps = config.eval.decoder_steps = 2
+    labels, captions = [n % 4 for n in range(16)], [[f"thing {n % 5}"] for n in range(16)]
+    train = Memory(segmented.train._images, labels, captions, segmented.train._masks)
+    test = Memory(segmented.test._images, labels[:8], captions[:8], segmented.test._masks)
+    known = DataSet("squares", segmented.classes, test, train)
+    results = runner.evaluate(config, [towers], EvalData(known, known, known), list(TASKS), world, strict=True)
+    assert [result.task for result in results] == list(TASKS)
+    for result in results:
+        for metric in result.metrics:
+            none = metric.name.endswith("_std") or metric.name == "loss"
+            assert (metric.error is None) == none, metric.name
+            assert none or 0 <= metric.error < 0.5
 
 
 def test_results_are_kept_as_json_and_as_scalars(config, towers, world, data, tmp_path):
@@ -198,7 +223,8 @@ def test_results_are_kept_as_json_and_as_scalars(config, towers, world, data, tm
     assert saved["step"] == 7
     assert saved["eval"] == config_io.to_dict(config)["eval"]
     assert [path.name for path in tmp_path.iterdir()] == ["x.json"]
-    assert saved["results"][0]["metrics"]["top1"] == {"value": results[0].metrics[0].value, "chance": 1 / 7}
+    top1 = results[0].metrics[0]
+    assert saved["results"][0]["metrics"]["top1"] == {"value": top1.value, "chance": 1 / 7, "error": top1.error}
     assert runner.scalars(results)["eval/retrieval/student/image_to_text_r1"] == results[1].metrics[0].value
 
 

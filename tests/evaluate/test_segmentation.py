@@ -11,7 +11,6 @@ from sklearn.linear_model import LogisticRegression
 
 from silc.data.splits import IGNORE, DataSet
 from silc.evaluate.segmentation.decoder import CostDecoder
-from silc.evaluate.segmentation.iou import per_class
 from silc.evaluate.segmentation.patch_labels import cells, training_windows
 from silc.evaluate.sharding import Job
 from silc.evaluate.tasks import (
@@ -227,4 +226,4 @@ def test_training_images_without_a_class_are_an_error(towers, job, segmented):
 
 def test_per_class_metrics_are_kept_for_the_report(towers, job, segmented):
     list(linear_segmentation.run(towers, segmented, job))
-    assert job.details["iou"].shape == per_class(torch.eye(4, dtype=torch.int64)).shape
+    assert job.details["iou"].shape == (4,)

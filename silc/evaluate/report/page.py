@@ -124,8 +124,9 @@ def _tables(results: Sequence[Result]) -> list[MetricTable]:
 def _value(values: dict[tuple[str, str], Any], name: str, model: str) -> str:
     if (name, model) not in values:
         return ""
-    spread = values.get((f"{name}_std", model))
-    return f"{values[name, model].value:.3f}" + (f" ± {spread.value:.3f}" if spread is not None else "")
+    metric, spread = values[name, model], values.get((f"{name}_std", model))
+    error = "" if metric.error is None else f" ± {metric.error:.3f}"
+    return f"{metric.value:.3f}{error}" + (f", draws ± {spread.value:.3f}" if spread is not None else "")
 
 
 def _charts(log: Sequence[dict[str, Any]], results: Sequence[Result]) -> list[Chart]:

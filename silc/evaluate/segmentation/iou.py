@@ -1,51 +1,80 @@
-"""Intersection over union from a confusion matrix, which ranks can add up exactly."""
+"""Intersection over union from counts of pixels, image by image, which add up exactly and can be resampled."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor
 
-from silc.data.splits import IGNORE, Split, image_and_mask
+from silc.data.splits import IGNORE
+from silc.evaluate.bootstrap import Resamples
 from silc.evaluate.metric import Metric
-from silc.evaluate.sharding import Job
-from silc.text import plural
 
 PIXELS = 1 << 22  # counted at a time
+IMAGES = 256  # whose counts of all classes are in memory at a time
+
+Row = tuple[Tensor, Tensor]
+"""Of an image: the m classes that occur, int64 [m], and their pixels guessed right, true, guessed: int64 [3, m]."""
 
 
-def confusion(guess: Tensor, truth: Tensor, classes: int) -> Tensor:
-    """Pixels by true class (rows) and guessed class: int64 [C, C] on the CPU.
-
-    guess, truth: int64 of one shape. Pixels whose truth is IGNORE are left out.
-    """
-    total = torch.zeros(classes**2, dtype=torch.int64)
+def count(guess: Tensor, truth: Tensor, classes: int) -> Row:
+    """Pixels of each class on the CPU. guess, truth: int64 of one shape; where truth is IGNORE none is counted."""
+    total = torch.zeros(3, classes, dtype=torch.int64)
     for true, guessed in zip(truth.flatten().split(PIXELS), guess.flatten().split(PIXELS), strict=True):
         counted = true != IGNORE
-        total += torch.bincount(true[counted] * classes + guessed[counted], minlength=classes**2).cpu()
-    return total.view(classes, classes)
+        true, guessed = true[counted], guessed[counted]
+        for row, pixels in zip(total, (true[true == guessed], true, guessed), strict=True):
+            row += torch.bincount(pixels, minlength=classes).cpu()
+    met = (total > 0).any(0).nonzero()[:, 0]
+    return met, total[:, met]
 
 
-def per_class(matrix: Tensor) -> Tensor:
-    """IoU of each class, float64 [C]; NaN for a class that occurs neither in the truth nor in a guess."""
-    right = matrix.diagonal().double()
-    return right / (matrix.sum(0) + matrix.sum(1) - matrix.diagonal())
+def total(rows: Sequence[Row], classes: int) -> Tensor:
+    """Over images: int64 [3, C], guessed right, true, guessed."""
+    out = torch.zeros(3, classes, dtype=torch.int64)
+    for met, counts in rows:
+        out[:, met] += counts
+    return out
 
 
-def metrics(matrix: Tensor, prefix: str = "") -> list[Metric]:
-    """Mean IoU over the classes in the truth or a guess, share of pixels that are right, mean of the classes' shares.
+def resampled(rows: Sequence[Row], classes: int, resamples: Resamples) -> Tensor:
+    """:func:`total` of each resample of the images: float64 [RESAMPLES, 3, C]."""
+    return resamples.sums(_dense(rows, classes)).view(-1, 3, classes)
 
-    Chance is a guess drawn evenly from all classes for each pixel.
+
+def _dense(rows: Sequence[Row], classes: int) -> Iterator[Tensor]:
+    yield torch.zeros(0, 3 * classes, dtype=torch.float64)
+    for first in range(0, len(rows), IMAGES):
+        some = rows[first : first + IMAGES]
+        block = torch.zeros(len(some), 3, classes, dtype=torch.float64)
+        for one, (met, counts) in zip(block, some, strict=True):
+            one[:, met] = counts.double()
+        yield block.flatten(1)
+
+
+def per_class(counts: Tensor) -> Tensor:
+    """IoU of each class, [..., 3, C] -> float64 [..., C]; NaN for a class neither in the truth nor in a guess."""
+    right, truth, guess = counts.double().unbind(-2)
+    return right / (truth + guess - right)
+
+
+def figures(counts: Tensor) -> Tensor:
+    """Mean IoU over the classes in the truth or a guess, share of pixels that are right, mean of the classes' shares:
+    [..., 3, C] -> float64 [..., 3].
     """
-    classes, truth = len(matrix), matrix.sum(1)
-    present = truth > 0
-    right = matrix.diagonal().double()
-    return [
-        Metric(f"{prefix}miou", per_class(matrix).nanmean().item(), chance(truth).mean().item()),
-        Metric(f"{prefix}pixel_accuracy", (right.sum() / truth.sum()).item(), 1 / classes),
-        Metric(f"{prefix}mean_accuracy", (right[present] / truth[present]).mean().item(), 1 / classes),
-    ]
+    right, truth, _ = counts.double().unbind(-2)
+    accuracy = right.sum(-1) / truth.sum(-1)
+    return torch.stack([per_class(counts).nanmean(-1), accuracy, (right / truth).nanmean(-1)], -1)
+
+
+def metrics(rows: Sequence[Row], classes: int, resamples: Resamples) -> list[Metric]:
+    """The three of :func:`figures`. Chance is a guess drawn evenly from all classes for each pixel."""
+    counts = total(rows, classes)
+    errors = resamples.errors(figures(resampled(rows, classes, resamples)))
+    guesses = (chance(counts[1]).mean().item(), 1 / classes, 1 / classes)
+    names = ("miou", "pixel_accuracy", "mean_accuracy")
+    return [Metric(*each) for each in zip(names, figures(counts).tolist(), guesses, errors, strict=True)]
 
 
 def chance(truth: Tensor) -> Tensor:
@@ -56,24 +85,3 @@ def chance(truth: Tensor) -> Tensor:
     classes, pixels = len(truth), truth.double()
     hit = pixels / classes
     return hit / (pixels + (pixels.sum() - pixels) / classes).clamp(min=1)
-
-
-def measure(
-    job: Job, split: Split, indices: Sequence[int], classes: int, predict: Callable[[Tensor], Sequence[Tensor]]
-) -> Tensor:
-    """Confusion matrices over images, int64 [k, C, C], by all ranks (collective).
-
-    predict: an image, uint8 [H, W, 3] -> k guesses, int64 [H, W].
-
-    Raises ValueError: a mask that does not fit its image or the classes; no pixel with a class.
-    """
-
-    def one(index: int) -> Tensor:
-        image, truth = image_and_mask(split, index)
-        return torch.stack([confusion(guess.cpu(), truth, classes) for guess in predict(image)])
-
-    total = job.summed(split, indices, one, torch.zeros(1, classes, classes, dtype=torch.int64))
-    if not total.sum():
-        why = job.why_unusable(split, indices)
-        raise ValueError(f"{split.title}: no pixel of {plural(len(indices), 'mask')} has a class; {why}")
-    return total

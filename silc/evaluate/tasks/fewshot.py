@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from silc.data.splits import LABELS, DataSet, Split
+from silc.evaluate.bootstrap import resamples
 from silc.evaluate.metric import Metric
 from silc.evaluate.sharding import Job
 from silc.evaluate.tasks.task import TRAIN, Task
@@ -48,9 +49,9 @@ def run(model: Towers, data: DataSet, job: Job) -> Iterator[Metric]:
     if short:
         most = plural(max(evaluation.shots), "training image")
         job.notes.append(f"{plural(short, 'class has', 'classes have')} fewer than {most}: all are used")
-    device = model.device
+    device, sampled = model.device, resamples(data.test, test_kept)
     for shots in evaluation.shots:
-        scores: dict[str, list[float]] = {"ridge": [], "knn": []}
+        hits: dict[str, list[Tensor]] = {"ridge": [], "knn": []}  # of each draw, which test images are right
         for draw in draws:
             job.check()
             rows = [index for row in draw.values() for index in row[:shots] if index in place]
@@ -60,9 +61,11 @@ def run(model: Towers, data: DataSet, job: Job) -> Iterator[Metric]:
                 ("ridge", ridge(x, y, count, test.to(device), evaluation.ridge)),
                 ("knn", neighbours(x, y, count, test.to(device), evaluation.neighbours)),
             ):
-                scores[name].append((guess.cpu() == truth).double().mean().item())
-        for name, values in scores.items():
-            yield Metric(f"{name}_{shots}shot", float(np.mean(values)), 1 / count)
+                hits[name].append((guess.cpu() == truth).double())
+        for name, right in hits.items():
+            values = [one.mean().item() for one in right]
+            (error,) = sampled.of_means(torch.stack(right, 1).mean(1, keepdim=True))
+            yield Metric(f"{name}_{shots}shot", float(np.mean(values)), 1 / count, error)
             yield Metric(f"{name}_{shots}shot_std", float(np.std(values)))
 
 

@@ -17,6 +17,7 @@ from torch import Tensor
 from silc.data.splits import IGNORE, MASKS, DataSet, Split
 from silc.evaluate.metric import Metric
 from silc.evaluate.segmentation import iou, windows
+from silc.evaluate.segmentation.measure import measure
 from silc.evaluate.segmentation.patch_labels import cells, training_windows
 from silc.evaluate.sharding import Job
 from silc.evaluate.tasks.task import TRAIN, Task
@@ -34,7 +35,7 @@ Linear = tuple[Tensor, Tensor]
 
 
 def run(model: Towers, data: DataSet, job: Job) -> Iterator[Metric]:
-    """Mean IoU, pixel accuracy, mean accuracy of the classifier on the test split."""
+    """Mean IoU, pixel accuracy, mean accuracy, and the measures among the classes present, on the test split."""
     classes, split, evaluation = len(data.classes), data.training, job.config.eval
     chosen = job.chosen(split, evaluation.train_images)
     parts = job.each_image(split, chosen, lambda index: patches(model, split, index, classes, job))
@@ -48,15 +49,19 @@ def run(model: Towers, data: DataSet, job: Job) -> Iterator[Metric]:
     )
     linear = w.to(model.device), b.to(model.device)
     indices = job.chosen(data.test, evaluation.test_images or None)
-    (matrix,) = iou.measure(job, data.test, indices, classes, lambda image: [segment(model, image, linear, job)])
+
+    def maps(image: Tensor) -> list[Tensor]:
+        return [score_maps(model, image, linear, job)]
+
+    measured = measure(job, data.test, indices, classes, maps, among_present=True)
     job.notes.append(
         f"{plural(len(y), 'patch', 'patches')} of {plural(len(chosen), 'image')} of {split.title}, "
         f"{plural(evaluation.probe_steps, 'step')}; {plural(len(indices), 'image')} of {data.test.title}; "
         f"{job.geometry.words()}"
     )
     job.notes.append(f"background: {data.background}")
-    job.details["iou"] = iou.per_class(matrix)
-    yield from iou.metrics(matrix)
+    job.details["iou"] = iou.per_class(iou.total(measured.rows[0], classes))
+    yield from measured.metrics(job)
 
 
 def patches(model: Towers, split: Split, index: int, classes: int, job: Job) -> tuple[Tensor, Tensor, Tensor]:
@@ -104,13 +109,12 @@ def fit(
     return folded.cpu(), (b.detach() - folded @ mean).cpu()
 
 
-def segment(model: Towers, image: Tensor, linear: Linear, job: Job) -> Tensor:
-    """Class of each pixel: uint8 [H, W, 3] -> int64 [H, W]."""
+def score_maps(model: Towers, image: Tensor, linear: Linear, job: Job) -> Tensor:
+    """Logit of each class at each pixel of the resized image: uint8 [H, W, 3] -> fp32 [C, h, w]."""
     pixels = windows.resized(image, job.geometry.short_side, model.patch).to(model.device)
-    scores = windows.slide(
+    return windows.slide(
         pixels, job.geometry, lambda crops: F.linear(model.patches(crops), *linear).permute(0, 3, 1, 2)
     )
-    return windows.best_class(scores, tuple(image.shape[:2]))
 
 
 TASK = Task("linear_segmentation", "segmentation", frozenset({MASKS, TRAIN}), run)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -17,9 +17,11 @@ from torch import Tensor
 
 from silc.data.shards import Unreadable
 from silc.data.splits import IGNORE, MASKS, DataSet
+from silc.evaluate.bootstrap import Resamples
 from silc.evaluate.metric import Metric
 from silc.evaluate.segmentation import iou, windows
 from silc.evaluate.segmentation.decoder import CostDecoder
+from silc.evaluate.segmentation.measure import measure
 from silc.evaluate.segmentation.patch_labels import endless, training_windows
 from silc.evaluate.sharding import Job
 from silc.evaluate.tasks.task import TRAIN, Task, class_embeddings
@@ -48,28 +50,32 @@ def run(model: Towers, data: DataSet, job: Job) -> Iterator[Metric]:
     decoder.load_state_dict(job.on_main(lambda: train(decoder, model, data, classes, ~unseen, job)))
     indices = job.chosen(data.test, evaluation.test_images or None)
 
-    def predict(image: Tensor) -> list[Tensor]:
+    def maps(image: Tensor) -> tuple[Tensor, ...]:
         pixels = windows.resized(image, job.geometry.short_side, model.patch).to(model.device)
         both = windows.slide(pixels, job.geometry, lambda crops: both_scores(decoder, model.values(crops), classes))
-        return [windows.best_class(scores, tuple(image.shape[:2])) for scores in both.chunk(2)]
+        return both.chunk(2)
 
-    decoded, plain = iou.measure(job, data.test, indices, count, predict)
+    measured = measure(job, data.test, indices, count, maps)
+    decoded, plain = measured.rows
     job.notes.append(
         f"decoder trained on {plural(int((~unseen).sum()), 'class', 'classes')}, {int(unseen.sum())} unseen (indices "
         f"{every - 1}, {2 * every - 1}, ...): {plural(evaluation.decoder_steps, 'step')} of {BATCH} windows of "
         f"{data.training.title}; {plural(len(indices), 'image')} of {data.test.title}; {job.geometry.words()}"
     )
     job.notes.append(f"background: {data.background}")
-    job.details["iou"] = iou.per_class(decoded)
-    yield iou.metrics(decoded)[0]
-    yield from _groups(decoded, unseen, "")
-    yield from _groups(plain, unseen, "undecoded_")
+    job.details["iou"] = iou.per_class(iou.total(decoded, count))
+    yield iou.metrics(decoded, count, measured.resamples)[0]
+    yield from _groups(decoded, unseen, measured.resamples, "")
+    yield from _groups(plain, unseen, measured.resamples, "undecoded_")
 
 
-def _groups(matrix: Tensor, unseen: Tensor, prefix: str) -> Iterator[Metric]:
-    each, guess = iou.per_class(matrix), iou.chance(matrix.sum(1))
+def _groups(rows: Sequence[iou.Row], unseen: Tensor, resamples: Resamples, prefix: str) -> Iterator[Metric]:
+    counts = iou.total(rows, len(unseen))
+    each, guess = iou.per_class(counts), iou.chance(counts[1])
+    sampled = iou.per_class(iou.resampled(rows, len(unseen), resamples))
     for name, group in (("seen", ~unseen), ("unseen", unseen)):
-        yield Metric(f"{prefix}{name}_miou", each[group].nanmean().item(), guess[group].mean().item())
+        (error,) = resamples.errors(sampled[:, group].nanmean(1, keepdim=True))
+        yield Metric(f"{prefix}{name}_miou", each[group].nanmean().item(), guess[group].mean().item(), error)
 
 
 def make_decoder(features: int, device: torch.device) -> CostDecoder:

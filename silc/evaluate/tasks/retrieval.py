@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from silc.data.splits import CAPTIONS, DataSet
+from silc.evaluate.bootstrap import Resamples, resamples
 from silc.evaluate.metric import Metric
 from silc.evaluate.sharding import Job
 from silc.evaluate.tasks.task import Task, text_features
@@ -35,10 +36,17 @@ def run(model: Towers, data: DataSet, job: Job) -> Iterator[Metric]:
         f"{plural(len(kept), 'image')} of {data.test.title}, whole, at {model.size} px; "
         f"{plural(sum(map(len, captions)), 'caption')}, {len(distinct):,} distinct; equal captions are one candidate"
     )
-    yield from recalls(images.to(model.device), texts.to(model.device), captions, distinct)
+    groups = resamples(data.test, kept).groups.tolist()
+    yield from recalls(images.to(model.device), texts.to(model.device), captions, distinct, groups)
 
 
-def recalls(images: Tensor, texts: Tensor, captions: Sequence[Sequence[str]], distinct: Sequence[str]) -> list[Metric]:
+def recalls(
+    images: Tensor,
+    texts: Tensor,
+    captions: Sequence[Sequence[str]],
+    distinct: Sequence[str],
+    groups: Sequence[int] | None = None,
+) -> list[Metric]:
     """Recalls of unit-length features.
 
     Args:
@@ -46,6 +54,8 @@ def recalls(images: Tensor, texts: Tensor, captions: Sequence[Sequence[str]], di
         texts: [m, D], of the distinct captions.
         captions: of each image.
         distinct: the distinct captions, in the order of `texts`.
+        groups: of the images, for the errors: queries are drawn by the group of their image, candidates stay; None:
+            each image by itself.
     """
     place = {caption: i for i, caption in enumerate(distinct)}
     of_image = [sorted({place[caption] for caption in row}) for row in captions]
@@ -56,14 +66,17 @@ def recalls(images: Tensor, texts: Tensor, captions: Sequence[Sequence[str]], di
     asked = [place[caption] for row in captions for caption in row]  # a caption is a query as often as it occurs
     image_ranks, text_ranks = ranks(images, texts, of_image), ranks(texts, images, of_text)[asked]
     out = []
-    for name, found, owners, candidates in (
-        ("image_to_text", image_ranks, of_image, len(distinct)),
-        ("text_to_image", text_ranks, [of_text[text] for text in asked], len(images)),
+    groups = range(len(images)) if groups is None else groups
+    asking = [group for group, row in zip(groups, captions, strict=True) for _ in row]
+    for name, found, owners, candidates, queries in (
+        ("image_to_text", image_ranks, of_image, len(distinct), groups),
+        ("text_to_image", text_ranks, [of_text[text] for text in asked], len(images), asking),
     ):
-        for k in AT:
-            share = (found < k).double().mean().item()
+        hits = (found[:, None] < torch.tensor(AT)).double()
+        errors = Resamples(queries).of_means(hits)
+        for k, share, error in zip(AT, hits.mean(0).tolist(), errors, strict=True):
             guess = sum(chance(len(own), candidates, k) for own in owners) / len(owners)
-            out.append(Metric(f"{name}_r{k}", share, guess))
+            out.append(Metric(f"{name}_r{k}", share, guess, error))
     return out
 
 

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from silc.data.splits import LABELS, DataSet
+from silc.evaluate.bootstrap import Resamples, resamples
 from silc.evaluate.metric import Metric
 from silc.evaluate.sharding import Job
 from silc.evaluate.tasks.task import Task, class_embeddings
@@ -30,25 +31,31 @@ def run(model: Towers, data: DataSet, job: Job) -> Iterator[Metric]:
     truth = torch.tensor([labels[index] for index in kept])
     job.notes.append(f"{plural(len(kept), 'image')} of {data.test.title}, whole, at {model.size} px")
     job.details["truth"], job.details["guess"] = truth, best[:, 0]
-    yield from accuracy(truth, best, len(classes))
+    yield from accuracy(truth, best, len(classes), resamples(data.test, kept))
 
 
-def accuracy(truth: Tensor, best: Tensor, classes: int) -> list[Metric]:
+def accuracy(truth: Tensor, best: Tensor, classes: int, draws: Resamples | None = None) -> list[Metric]:
     """Top-1, top-5 and mean per-class accuracy: how often the class is the first guess, or among the first five.
 
     Args:
         truth: int64 [n].
         best: classes in descending order of similarity, int64 [n, 5] (or fewer columns).
         classes: their number. Those without an image do not enter the mean of the classes' top-1.
+        draws: of the images, for the errors; None: each image by itself. An image's weight in the mean per-class
+            accuracy stays what it is in the test set.
     """
     hit = best == truth[:, None]
     first = hit[:, 0].double()
     counts = torch.bincount(truth, minlength=classes)
     per_class = torch.bincount(truth, first, minlength=classes)[counts > 0] / counts[counts > 0]
+    five = hit[:, :TOP].any(1).double()
+    columns = torch.stack([first, five, first], 1)
+    even = torch.ones_like(first)
+    errors = (draws or Resamples(range(len(truth)))).of_means(columns, torch.stack([even, even, 1 / counts[truth].double()], 1))
     return [
-        Metric("top1", first.mean().item(), 1 / classes),
-        Metric("top5", hit[:, :TOP].any(1).double().mean().item(), min(1.0, TOP / classes)),
-        Metric("mean_per_class", per_class.mean().item(), 1 / classes),
+        Metric("top1", first.mean().item(), 1 / classes, errors[0]),
+        Metric("top5", five.mean().item(), min(1.0, TOP / classes), errors[1]),
+        Metric("mean_per_class", per_class.mean().item(), 1 / classes, errors[2]),
     ]
 
 
