@@ -20,6 +20,7 @@ from silc.config import Config
 from silc.data.splits import DataSet
 from silc.distributed import World
 from silc.evaluate.datasets import EvalData
+from silc.evaluate.kept import Kept
 from silc.evaluate.metric import Metric
 from silc.evaluate.sharding import Job, TaskFailed, TimedOut
 from silc.evaluate.tasks import TASKS
@@ -67,20 +68,20 @@ def evaluate(
 
     Raises ValueError if strict.
     """
-    found = []
+    found, kept = [], Kept()
     with unchanged():
         for name in dict.fromkeys(tasks):
             task = TASKS[name]
             used = data.of(task)
             if used is not None and not task.missing(used):
                 fit = [model for model in models if task.unfit(model) is None]
-                found += [_one(config, task, model, used, world, strict) for model in fit]
+                found += [_one(config, task, model, used, world, strict, kept) for model in fit]
     return found
 
 
-def _one(config: Config, task: Task, model: Towers, data: DataSet, world: World, strict: bool) -> Result:
+def _one(config: Config, task: Task, model: Towers, data: DataSet, world: World, strict: bool, kept: Kept) -> Result:
     started = time.perf_counter()
-    job = Job(config, world, f"{task.name}, {model.name}")
+    job = Job(config, world, f"{task.name}, {model.name}", kept=kept)
     metrics, wrong = _measured(task, model, data, job)
     if strict and isinstance(wrong, ValueError):
         raise ValueError(f"{task.name}: {wrong}") from wrong

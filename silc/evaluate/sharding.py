@@ -14,7 +14,7 @@ import sys
 import time
 import traceback
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Any, TypeVar, cast
@@ -25,9 +25,10 @@ from torch import Tensor
 
 from silc.config import Config
 from silc.data.shards import Unreadable
-from silc.data.splits import Split
+from silc.data.splits import Split, image_and_mask
 from silc.data.views.crops import resize_into
 from silc.distributed import World, all_gather_objects
+from silc.evaluate.kept import Kept
 from silc.evaluate.segmentation.windows import geometry
 from silc.text import plural
 
@@ -35,6 +36,7 @@ S = TypeVar("S")
 T = TypeVar("T")
 
 LONGEST = 1000  # characters of a message
+TOGETHER = 16  # images whose windows go through a model together
 
 
 _asked: Callable[[], bool] | None = None  # see ended_when
@@ -57,6 +59,10 @@ def ended_when(asked: Callable[[], bool]) -> Iterator[None]:
         yield
     finally:
         _asked = before
+
+
+def _bytes(tensor: Tensor) -> int:
+    return tensor.numel() * tensor.element_size()
 
 
 class TaskFailed(Exception):
@@ -95,10 +101,14 @@ class Job:
         details: what the report shows beside the metrics.
         geometry: how images are cut for segmentation.
         skipped: (key, reason) of images that could not be read, of this rank; of all ranks after an exchange.
+        kept: what it shares with the other jobs of an evaluation.
     """
 
-    def __init__(self, config: Config, world: World, title: str, *, limited: bool = True) -> None:
+    def __init__(
+        self, config: Config, world: World, title: str, *, limited: bool = True, kept: Kept | None = None
+    ) -> None:
         self.config, self.world, self._title = config, world, title
+        self.kept = kept or Kept()
         self.notes: list[str] = []
         self.details: dict[str, Any] = {}
         self.skipped: set[tuple[str, str]] = set()
@@ -130,43 +140,70 @@ class Job:
         rows = itertools.zip_longest(*mine)  # item k is the (k // world)-th of rank k % world
         return list(itertools.islice(itertools.chain.from_iterable(rows), len(items)))
 
-    def each_image(self, split: Split, indices: Sequence[int], function: Callable[[int], T]) -> list[T | None]:
-        """:meth:`each` over images of a split; one that raises Unreadable is counted and gives None (collective)."""
-        return self.each(indices, lambda index: self._unless_unreadable(split, index, function))
+    def several(
+        self,
+        split: Split,
+        indices: Sequence[int],
+        read: Callable[[int], S],
+        function: Callable[[list[tuple[int, S]]], list[T]],
+    ) -> list[T]:
+        """A function of TOGETHER images of a split at a time, which gives a value for each (collective).
 
-    def summed(self, split: Split, indices: Sequence[int], function: Callable[[int], Tensor], zero: Tensor) -> Tensor:
-        """zero plus the sum of function(index), int64 on the CPU, over images of a split (collective).
+        read: of an image's index; one that raises Unreadable is counted and left out.
+        function: of (index, what was read); small models take longer to call than to run.
 
-        Images that raise Unreadable are counted and left out.
+        Returns the values, of the images that could be read, in order.
         """
 
-        def local() -> Tensor:
-            total = zero
-            for index in self._share(indices):
-                found = self._unless_unreadable(split, index, function)
-                if found is not None:
-                    total = total + found
-            return total
+        def one(first: int) -> list[T]:
+            found = []
+            for index in indices[first : first + TOGETHER]:
+                self.check()
+                try:
+                    found.append((index, read(index)))
+                except Unreadable as error:
+                    self.skipped.add((split.key(index), str(error)))
+            return function(found)
 
-        first, *others = self._together(local)
-        return sum(others, start=first)
+        return [value for part in self.each(range(0, len(indices), TOGETHER), one) for value in part]
 
     def on_main(self, function: Callable[[], T]) -> T:
         """What rank 0 computes, on every rank (collective); the others wait."""
         return cast(T, self._together(lambda: function() if self.world.main else None)[0])
 
     def over_images(
-        self, split: Split, indices: Sequence[int], size: int, function: Callable[[Tensor], Tensor]
+        self,
+        split: Split,
+        indices: Sequence[int],
+        size: int,
+        function: Callable[[Tensor], Tensor],
+        name: Hashable = None,
     ) -> tuple[list[int], Tensor]:
         """A function of whole images, each resized to a square (collective).
 
         function: uint8 [b, 3, size, size] on the device -> [b, ...].
+        name: of the function; a later job of the evaluation that asks for one of this name, for the same images, is
+            given what it returned here. None: not to be kept.
 
         Returns:
             The indices of the images that could be read, and the function's values for them on the CPU.
 
         Raises ValueError when no image can be read.
         """
+
+        def made() -> tuple[list[int], Tensor, set[tuple[str, str]]]:
+            kept, values = self._over_images(split, indices, size, function)
+            lost = {split.key(index) for index in set(indices) - set(kept)}
+            return kept, values, {(key, why) for key, why in self.skipped if key in lost}
+
+        key = ("values", name, id(split), size, tuple(indices))
+        kept, values, lost = made() if name is None else self.kept.small(key, made)
+        self.skipped |= lost
+        return kept, values
+
+    def _over_images(
+        self, split: Split, indices: Sequence[int], size: int, function: Callable[[Tensor], Tensor]
+    ) -> tuple[list[int], Tensor]:
         step = self.config.eval.batch
 
         def one(first: int) -> tuple[list[int], Tensor]:
@@ -179,6 +216,11 @@ class Job:
             raise ValueError(f"{split.title}: none of {plural(len(indices), 'image')} can be used; {why}")
         return [index for kept, _ in parts for index in kept], torch.cat([values for _, values in parts])
 
+    def image_and_mask(self, split: Split, index: int) -> tuple[Tensor, Tensor]:
+        """:func:`silc.data.splits.image_and_mask`, read once in an evaluation; neither may be changed."""
+        key = ("mask", id(split), index)
+        return self.kept.large(key, lambda: image_and_mask(split, index), lambda both: sum(map(_bytes, both)))
+
     def why_unusable(self, split: Split, indices: Sequence[int]) -> str:
         """For messages: how many of these images could not be read, by reason; a question where all could be read."""
         keys = {split.key(index) for index in indices}
@@ -188,11 +230,14 @@ class Job:
     def _read(self, split: Split, indices: Sequence[int], size: int) -> tuple[list[int], Tensor]:
         def one(index: int) -> Tensor | Unreadable:
             try:
-                square = torch.empty(3, size, size, dtype=torch.uint8)
-                resize_into(square, split.image(index).contiguous())
-                return square
+                return self.kept.large(("square", id(split), index, size), lambda: square(index), _bytes)
             except Unreadable as error:
                 return error
+
+        def square(index: int) -> Tensor:
+            out = torch.empty(3, size, size, dtype=torch.uint8)
+            resize_into(out, split.image(index).contiguous())
+            return out
 
         with ThreadPoolExecutor(max(1, self.config.data.workers)) as pool:
             read = list(pool.map(one, indices))
@@ -207,13 +252,6 @@ class Job:
         for item in items[self.world.rank :: self.world.size]:
             self.check()
             yield item
-
-    def _unless_unreadable(self, split: Split, index: int, function: Callable[[int], T]) -> T | None:
-        try:
-            return function(index)
-        except Unreadable as error:
-            self.skipped.add((split.key(index), str(error)))
-            return None
 
     def settle(self, error: Exception | None = None) -> None:
         """End the task: every rank calls it once it has left the task (collective).

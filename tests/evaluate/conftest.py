@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +18,7 @@ from silc.config import Config, DataConfig, EvalConfig, HeadConfig, ModelConfig,
 from silc.data.shards import Unreadable
 from silc.data.splits import DataSet
 from silc.distributed import World
+from silc.evaluate.segmentation.windows import Geometry
 from silc.evaluate.sharding import Job
 from silc.evaluate.towers import Scale, Towers, build_towers
 from silc.model import SilcModel, build
@@ -68,6 +69,16 @@ def random_images(count: int, height: int = 16, width: int = 16, seed: int = 0) 
     return [torch.from_numpy(block[:height, :width].astype(np.uint8)) for block in blocks]
 
 
+def numbered_images(count: int, side: int = 16) -> list[Tensor]:
+    """Images of one color, which is their number."""
+    return [torch.full((side, side, 3), number, dtype=torch.uint8) for number in range(count)]
+
+
+def of_number(values: Sequence[Tensor]) -> Callable[[Tensor], Tensor]:
+    """A stand-in for a model: whole numbered images, [n, 3, side, side] -> their values, stacked."""
+    return lambda crops: torch.stack([values[int(crop[0, 0, 0])] for crop in crops])
+
+
 @pytest.fixture
 def config() -> Config:
     return Config(
@@ -109,6 +120,13 @@ def towers(config: Config, model: SilcModel) -> Towers:
 @pytest.fixture
 def job(config: Config, world: World) -> Job:
     return Job(config, world, "a task, student")
+
+
+@pytest.fixture
+def whole(job: Job) -> Job:
+    """Segmentation of whole images of 16 x 16 pixels."""
+    job.geometry = Geometry(short_side=16, window=0, stride=16, batch=4)
+    return job
 
 
 @pytest.fixture

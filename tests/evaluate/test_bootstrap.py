@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import io
+import json
+
 import numpy as np
 import pytest
 import torch
+import webdataset as wds
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from PIL import Image
 
+from silc.data.splits import TarSplit
 from silc.evaluate import bootstrap
 from silc.evaluate.bootstrap import RESAMPLES, Resamples, resamples
 from silc.evaluate.tasks.retrieval import recalls
@@ -129,3 +135,25 @@ def test_a_split_may_know_which_images_belong_together():
     split.group = lambda index: ("a", None, "b", "a", None)[index]
     assert resamples(split, [0, 1, 2, 3, 4]).groups.tolist() == [0, 1, 2, 0, 3]
     assert resamples(split, []).sums([torch.zeros(0, 2)]).shape == (RESAMPLES, 2)
+
+
+def test_scenes_of_one_drawing_belong_together(tmp_path, config):
+    """By the json of the sample set; several objects, other files and odd values stand for themselves."""
+    one = {"objects": 1, "concept_ids": [3], "artists": ["Noto"]}
+    infos = [
+        one,
+        one | {"class": 3, "visible": [0.5]},
+        one | {"artists": ["Twemoji"]},
+        {"objects": 2, "concept_ids": [3, 4], "artists": ["Noto", "Noto"]},
+        one | {"artists": ["x" * 10_000]},
+        one | {"concept_ids": "3"},
+        {},
+    ]
+    with wds.TarWriter(str(tmp_path / "a.tar")) as writer:
+        for number, info in enumerate(infos):
+            encoded = io.BytesIO()
+            Image.new("RGB", (8, 8)).save(encoded, "png")
+            writer.write({"__key__": f"{number}", "png": encoded.getvalue(), "json": json.dumps(info).encode()})
+    split = TarSplit(config.data, [str(tmp_path / "a.tar")], title="x")
+    assert [split.group(n) for n in range(len(infos))] == [(3, "Noto")] * 2 + [(3, "Twemoji")] + [None] * 4
+    assert resamples(split, range(len(infos))).groups.tolist() == [0, 0, 1, 2, 3, 4, 5]

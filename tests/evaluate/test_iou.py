@@ -15,7 +15,7 @@ from silc.evaluate.bootstrap import Resamples
 from silc.evaluate.segmentation import iou
 from silc.evaluate.segmentation.measure import measure
 
-from .conftest import Memory, random_images
+from .conftest import Memory, numbered_images, of_number, random_images
 
 
 def figures(counts: torch.Tensor) -> dict[str, float]:
@@ -70,24 +70,21 @@ def test_chance_is_what_random_guesses_get():
         assert metric.value == pytest.approx(metric.chance, abs=0.004)
 
 
-def test_images_are_added_up(job):
+def test_images_are_added_up(whole):
     rng = np.random.default_rng(0)
-    masks = [torch.from_numpy(rng.integers(-1, 3, (16, 16))) for _ in range(5)]
-    guesses = [torch.from_numpy(rng.integers(0, 3, (16, 16))) for n in range(5)]
-    images = random_images(5)
+    masks = [torch.from_numpy(rng.integers(-1, 3, (16, 16))) for _ in range(9)]
+    guesses = [torch.from_numpy(rng.integers(0, 3, (16, 16))) for _ in range(18)]
+    images = numbered_images(9)
     images[3] = None
-    split = Memory(images, masks=masks)
-    number = iter([0, 1, 2, 4])
-    measured = measure(job, split, range(5), 3, lambda image: [scores_of(guesses[next(number)], 3)])
-    pairs = [(masks[n].flatten(), guesses[n].flatten()) for n in (0, 1, 2, 4)]
-    truth, guess = (torch.cat(column) for column in zip(*pairs, strict=True))
-    assert torch.equal(iou.total(measured.rows[0], 3), counted(guess, truth, 3))
+    one_hot = [torch.nn.functional.one_hot(guess, 3).permute(2, 0, 1).float() for guess in guesses]
+    scores = of_number([torch.cat(pair) for pair in zip(one_hot[:9], one_hot[9:], strict=True)])
+    measured = measure(whole, Memory(images, masks=masks), range(9), 3, 1, scores, maps=2)
+    read = [n for n in range(9) if n != 3]
+    truth = torch.stack([masks[n] for n in read])
+    for rows, first in zip(measured.rows, (0, 9), strict=True):
+        assert torch.equal(iou.total(rows, 3), counted(torch.stack([guesses[first + n] for n in read]), truth, 3))
     assert measured.present == ()
-    assert job.skipped == {("memory/3", "undecodable image")}
-
-
-def scores_of(guess: torch.Tensor, classes: int) -> torch.Tensor:
-    return torch.nn.functional.one_hot(guess, classes).permute(2, 0, 1).float()
+    assert whole.skipped == {("memory/3", "undecodable image")}
 
 
 def test_errors_are_those_of_resampled_images():
@@ -118,14 +115,14 @@ def test_blocks_of_images_give_the_same_errors(monkeypatch):
     torch.testing.assert_close(iou.resampled(rows, 6, Resamples(range(11))), whole, rtol=0, atol=0)
 
 
-def test_a_mask_of_another_size_and_a_split_without_classes_are_errors(job):
-    scores = lambda image: [torch.zeros(2, *image.shape[:2])]  # noqa: E731
+def test_a_mask_of_another_size_and_a_split_without_classes_are_errors(whole):
+    scores = lambda crops: torch.zeros(len(crops), 2, 4, 4)  # noqa: E731
     split = Memory(random_images(1, 16, 20), masks=[torch.zeros(16, 16, dtype=torch.int64)])
     with pytest.raises(ValueError, match=r"mask of memory/0 is 16 x 16 pixels, its image 20 x 16"):
-        measure(job, split, [0], 2, scores)
+        measure(whole, split, [0], 2, 1, scores)
     for split in (Memory([], masks=[]), Memory(random_images(1), masks=[torch.full((16, 16), IGNORE)])):
         with pytest.raises(ValueError, match=r"in memory: no pixel .* empty"):
-            measure(job, split, range(len(split)), 2, scores)
+            measure(whole, split, range(len(split)), 2, 1, scores)
 
 
 def test_pixels_are_counted_in_parts(monkeypatch):

@@ -15,7 +15,7 @@ from silc.evaluate.bootstrap import Resamples
 from silc.evaluate.segmentation import present
 from silc.evaluate.segmentation.measure import measure
 
-from .conftest import Memory, random_images
+from .conftest import Memory, numbered_images, of_number
 
 
 def written_out(scores: np.ndarray, truth: np.ndarray) -> dict[str, list[float]] | None:
@@ -151,23 +151,22 @@ def test_an_area_is_exact_with_many_pixels():
     assert present.auc(-own.float(), own) == 0.0
 
 
-def test_they_are_measured_over_images_that_can_be_read(job):
-    scores, truths = draw_images(1, 6, 4, 0.1, 50)
-    images = [torch.zeros(*truth.shape, 3, dtype=torch.uint8) for truth in truths]
+def test_they_are_measured_over_images_that_can_be_read(whole):
+    rng = torch.Generator().manual_seed(0)
+    masks = [torch.randint(-1, 4, (16, 16), generator=rng) for _ in range(6)]
+    scores = [torch.rand(4, 16, 16, generator=rng) for _ in range(6)]
+    images = numbered_images(6)
     images[2] = None
-    number = iter([0, 1, 3, 4, 5])
-    measured = measure(
-        job, Memory(images, masks=truths), range(6), 4, lambda image: [scores[next(number)]], among_present=True
-    )
-    alone, _ = present.metrics([present.of_image(scores[n], truths[n]) for n in (0, 1, 3, 4, 5)], Resamples(range(5)))
-    found = measured.metrics(job)
+    measured = measure(whole, Memory(images, masks=masks), range(6), 4, 1, of_number(scores), among_present=True)
+    alone, _ = present.metrics([present.of_image(scores[n], masks[n]) for n in (0, 1, 3, 4, 5)], Resamples(range(5)))
+    found = measured.metrics(whole)
     assert [metric.name for metric in found[:3]] == ["miou", "pixel_accuracy", "mean_accuracy"]
     assert found[3:] == alone
-    assert "among the classes present: " in job.notes[-1]
+    assert "among the classes present: 5 images" in whole.notes[-1]
 
 
-def test_no_image_of_two_classes_leaves_them_out_with_a_note(job):
-    split = Memory(random_images(2), masks=[torch.zeros(16, 16, dtype=torch.int64)] * 2)
-    measured = measure(job, split, range(2), 3, lambda image: [torch.rand(3, 16, 16)], among_present=True)
-    assert [metric.name for metric in measured.metrics(job)] == ["miou", "pixel_accuracy", "mean_accuracy"]
-    assert job.notes[-1].startswith("left out, as no image has two classes: present_accuracy")
+def test_no_image_of_two_classes_leaves_them_out_with_a_note(whole):
+    split = Memory(numbered_images(2), masks=[torch.zeros(16, 16, dtype=torch.int64)] * 2)
+    measured = measure(whole, split, range(2), 3, 1, of_number([torch.rand(3, 2, 2)] * 2), among_present=True)
+    assert [metric.name for metric in measured.metrics(whole)] == ["miou", "pixel_accuracy", "mean_accuracy"]
+    assert whole.notes[-1].startswith("left out, as no image has two classes: present_accuracy")

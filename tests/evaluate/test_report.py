@@ -154,6 +154,17 @@ def test_what_the_tables_show_is_not_repeated_as_logged_once(tmp_path):
     assert "retrieval: r1" not in once
 
 
+def test_errors_stand_beside_the_values_and_apart_from_draws(tmp_path):
+    metrics = (runner.Metric("knn", 0.25, 0.5, 0.0625), runner.Metric("knn_std", 0.125), runner.Metric("old", 0.5))
+    made = about.About("c", "d", (), "", (), "CPU")
+    result = runner.Result("fewshot", "student", "x", metrics, (), 0.0, ())
+    page.write_report(tmp_path / "x.html", "t", [], [result], Examples("student"), made)
+    text = (tmp_path / "x.html").read_text()
+    assert "<td>knn</td><td>0.250 ± 0.062, draws ± 0.125</td><td>0.5000</td>" in text
+    assert "<td>old</td><td>0.500</td><td></td>" in text
+    assert "After ±: the standard error from the choice of test images" in text
+
+
 def test_what_comes_from_outside_is_text_in_every_place(write):
     """No element but those of a harmless name, no handler, nothing to fetch, and the words themselves to be read."""
     plain, found = (Parsed(write(name).read_text(encoding="utf-8")) for name in ("plain", HOSTILE))

@@ -53,6 +53,9 @@ def test_one_process_and_two_measure_identical_metrics(found):
             assert any(metric.startswith(f"eval/{name}/{model}/") for metric in alone), name
     assert found[2][0]["metrics"] == alone
     assert found[2][1]["metrics"] == alone
+    for rank in found[2]:
+        assert rank["errors"] == found[1][0]["errors"]
+    assert found[1][0]["errors"]["zeroshot_segmentation/student/localization_auc"] > 0
 
 
 def test_student_and_teacher_are_measured_separately(found):

@@ -108,3 +108,21 @@ def test_the_best_class_is_the_argmax_of_all(classes):
 
 def test_of_equals_the_first_wins():
     assert best_class(torch.zeros(70, 3, 3), (5, 5)).eq(0).all()
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.lists(st.tuples(st.integers(1, 3), st.integers(1, 2)), max_size=7), st.integers(1, 4))
+def test_windows_of_several_images_go_through_a_model_together(images, batch):
+    """Those of one size, at most `batch`, and each image has its own back."""
+    crops = [torch.full((count, 3, rows, 4), number, dtype=torch.uint8) for number, (count, rows) in enumerate(images)]
+    calls = []
+
+    def function(some: torch.Tensor) -> torch.Tensor:
+        calls.append(len(some))
+        return some[:, 0].float().mean((1, 2))[:, None]
+
+    found = windows.batched(crops, batch, function)
+    assert [one.tolist() for one in found] == [[[number]] * count for number, (count, _) in enumerate(images)]
+    totals = [sum(count for count, rows in images if rows == size) for size in (1, 2)]
+    assert len(calls) == sum(-(-total // batch) for total in totals)
+    assert max(calls, default=0) <= batch

@@ -67,7 +67,8 @@ def measure(rank: int, size: int) -> dict:
     models = build_towers(config, student.state_dict(), average, world.device, torch.float32, Scale(10.0, -5.0))
     results = runner.evaluate(config, models, data(), list(TASKS), world, strict=True)
     skipped = sorted({key for result in results for key, _ in result.skipped})
-    found = {"metrics": runner.scalars(results), "skipped": skipped, "ended": []}
+    errors = {f"{r.task}/{r.model}/{metric.name}": metric.error for r in results for metric in r.metrics}
+    found = {"metrics": runner.scalars(results), "errors": errors, "skipped": skipped, "ended": []}
     found["broken"] = broken(config, models, world)
     mistakes = (0.0, None), (60.0, ValueError("a mistake on the last rank")), (60.0, MemoryError())
     for seconds, error in mistakes:

@@ -4,19 +4,31 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
-import torch
 from torch import Tensor
 
-from silc.data.splits import Split, image_and_mask
+from silc.data.splits import Split
 from silc.evaluate.bootstrap import Resamples, resamples
 from silc.evaluate.metric import Metric
 from silc.evaluate.segmentation import iou, present, windows
 from silc.evaluate.sharding import Job
 from silc.text import plural
 
-Scores = Callable[[Tensor], Sequence[Tensor]]
-"""An image, uint8 [H, W, 3] -> k score maps, fp32 [C, h, w]; a pixel's class is the one with the highest score."""
+Scores = Callable[[Tensor], Tensor]
+"""Windows, uint8 [n, 3, rows, columns] -> [n, k C, any, any]: k score maps of C classes; a pixel has the class that
+scores highest."""
+
+
+class Cut(NamedTuple):
+    """An image's windows, uint8 [n, 3, rows, columns], their places in the resized image, its height and width, and
+    the mask, int64 [H, W].
+    """
+
+    crops: Tensor
+    places: list[windows.Box]
+    size: tuple[int, int]
+    truth: Tensor
 
 
 @dataclass(frozen=True)
@@ -43,27 +55,48 @@ class Measured:
 
 
 def measure(
-    job: Job, split: Split, indices: Sequence[int], classes: int, scores: Scores, *, among_present: bool = False
+    job: Job,
+    split: Split,
+    indices: Sequence[int],
+    classes: int,
+    patch: int,
+    scores: Scores,
+    *,
+    maps: int = 1,
+    among_present: bool = False,
 ) -> Measured:
     """Counts of each image that can be read (collective).
 
-    among_present: whether to measure among the classes present too; otherwise `present` is empty.
+    Args:
+        classes, maps: C and k.
+        patch: pixels a side of the model's patches.
+        among_present: whether to measure among the classes present too; otherwise `present` is empty.
 
     Raises ValueError: a mask that does not fit its image or the classes; no pixel with a class.
     """
 
-    def one(index: int) -> tuple[list[iou.Row], list[Tensor]]:
-        image, truth = image_and_mask(split, index)
-        maps = scores(image)
-        size = tuple(truth.shape)
-        rows = [iou.count(windows.best_class(each, size).cpu(), truth, classes) for each in maps]
-        return rows, [present.of_image(maps[0], truth)] if among_present else []
+    def some(read: list[tuple[int, Cut]]) -> list[tuple[int, list[iou.Row], list[Tensor]]]:
+        crops = [cut.crops.to(job.world.device) for _, cut in read]
+        out = []
+        for (index, cut), found in zip(read, windows.batched(crops, job.geometry.batch, scores), strict=True):
+            scored = windows.merged(found, cut.places, *cut.size).chunk(maps)
+            size = tuple(cut.truth.shape)
+            rows = [iou.count(windows.best_class(one, size).cpu(), cut.truth, classes) for one in scored]
+            out.append((index, rows, [present.of_image(scored[0], cut.truth)] if among_present else []))
+        return out
 
-    found = job.each_image(split, indices, one)
-    read = [(index, each) for index, each in zip(indices, found, strict=True) if each is not None]
-    rows = tuple(zip(*(rows for _, (rows, _) in read), strict=True))
+    found = job.several(split, indices, lambda index: _cut(job, split, index, patch), some)
+    rows = tuple(zip(*(rows for _, rows, _ in found), strict=True))
     if not rows or not iou.total(rows[0], classes).any():
         why = job.why_unusable(split, indices)
         raise ValueError(f"{split.title}: no pixel of {plural(len(indices), 'mask')} has a class; {why}")
-    among = tuple(each for _, (_, present) in read for each in present)
-    return Measured(classes, rows, among, resamples(split, [index for index, _ in read]))
+    among = tuple(each for _, _, present in found for each in present)
+    return Measured(classes, rows, among, resamples(split, [index for index, _, _ in found]))
+
+
+def _cut(job: Job, split: Split, index: int, patch: int) -> Cut:
+    image, truth = job.image_and_mask(split, index)
+    pixels = windows.resized(image, job.geometry.short_side, patch)
+    height, width = pixels.shape[1:]
+    places = windows.boxes(height, width, job.geometry.window, job.geometry.stride)
+    return Cut(windows.cut(pixels, places), places, (height, width), truth)

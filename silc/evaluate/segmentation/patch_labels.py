@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from silc.data.splits import IGNORE, Split, image_and_mask
+from silc.data.splits import IGNORE, Split
 from silc.evaluate.segmentation import windows
 from silc.evaluate.sharding import Job
 
@@ -18,7 +18,7 @@ def training_windows(split: Split, index: int, patch: int, job: Job) -> tuple[Te
 
     The image is resized as images are for testing, its mask with it (nearest).
     """
-    image, mask = image_and_mask(split, index)
+    image, mask = job.image_and_mask(split, index)
     shape = job.geometry
     pixels = windows.resized(image, shape.short_side, patch)
     height, width = pixels.shape[1:]

@@ -1,7 +1,7 @@
 """Where a class is, apart from which classes there are: measures among the classes that an image's mask has.
 
-Mean IoU over a vocabulary mostly asks for the right class. Here the classes of an image are given, and images with fewer
-than two are left out, so that only the place counts.
+Mean IoU over a vocabulary mostly asks for the right class. Here the classes of an image are given, and images with
+fewer than two are left out, so that only the place counts.
 """
 
 from __future__ import annotations

@@ -5,7 +5,7 @@ Windows overlap; a pixel's scores are the mean over the windows that contain it.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -91,6 +91,21 @@ def cut(image: Tensor, places: list[Box]) -> Tensor:
     return torch.stack([image[:, t : t + rows, x : x + columns] for t, x, rows, columns in places])
 
 
+def batched(crops: Sequence[Tensor], batch: int, function: Callable[[Tensor], Tensor]) -> list[Tensor]:
+    """A function of windows of several images: uint8 [n, 3, rows, columns] of each -> [n, ...] of each.
+
+    Windows of one size go through it together, at most `batch` at a time: small models take longer to call than to run.
+    """
+    found: dict[int, Tensor] = {}
+    sizes = dict.fromkeys(one.shape[2:] for one in crops)
+    for size in sizes:
+        members = [number for number, one in enumerate(crops) if one.shape[2:] == size]
+        together = torch.cat([crops[number] for number in members])
+        values = torch.cat([function(some) for some in together.split(batch)])
+        found |= zip(members, values.split([len(crops[number]) for number in members]), strict=True)
+    return [found[number] for number in range(len(crops))]
+
+
 def slide(image: Tensor, shape: Geometry, scores: Callable[[Tensor], Tensor]) -> Tensor:
     """Mean scores of each pixel: uint8 [3, h, w] -> fp32 [C, h, w].
 
@@ -98,17 +113,19 @@ def slide(image: Tensor, shape: Geometry, scores: Callable[[Tensor], Tensor]) ->
     """
     height, width = image.shape[1:]
     places = boxes(height, width, shape.window, shape.stride)
-    total, seen = image.new_empty(0), torch.zeros(height, width, device=image.device)
-    for first in range(0, len(places), shape.batch):
-        some = places[first : first + shape.batch]
-        found = scores(cut(image, some))
-        if first == 0:
-            # Classes last in memory, as the products with their embeddings are: adding and comparing are then fastest.
-            total = found.new_zeros(height, width, found.shape[1]).permute(2, 0, 1)
-        for (top, left, rows, columns), one in zip(some, found, strict=True):
-            window = (slice(top, top + rows), slice(left, left + columns))
-            total[:, *window] += upsample(one, (rows, columns))
-            seen[window] += 1
+    (found,) = batched([cut(image, places)], shape.batch, scores)
+    return merged(found, places, height, width)
+
+
+def merged(found: Tensor, places: list[Box], height: int, width: int) -> Tensor:
+    """Scores of an image's windows, [n, C, any, any] -> their mean at each pixel, fp32 [C, height, width]."""
+    # Classes last in memory, as the products with their embeddings are: adding and comparing are then fastest.
+    total = found.new_zeros(height, width, found.shape[1]).permute(2, 0, 1)
+    seen = torch.zeros(height, width, device=found.device)
+    for (top, left, rows, columns), one in zip(places, found, strict=True):
+        window = (slice(top, top + rows), slice(left, left + columns))
+        total[:, *window] += upsample(one, (rows, columns))
+        seen[window] += 1
     return total / seen
 
 

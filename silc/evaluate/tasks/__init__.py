@@ -11,7 +11,7 @@ Adding a task, here `counting`, is one file and one line:
    something, the task is left out with a sentence that says what.
 2. Add "counting" to Task in silc/config/evaluation.py. The configuration checks names there without importing torch.
 
-In `run`, job.chosen gives the images to use; job.over_images, job.each_image and job.each share the work among the
+In `run`, job.chosen gives the images to use; job.over_images, job.several and job.each share the work among the
 ranks and give every rank the same values; call job.check in other loops, for eval.timeout_minutes. Append the protocol
 to job.notes, and put what the report shows beside the metrics into job.details. Yield one Metric a number, with
 the value that chance gives; the name of one of which lower values are better belongs into silc.evaluate.metric.LOWER.

@@ -18,7 +18,7 @@ from silc.data.splits import LABELS, DataSet, Split
 from silc.evaluate.bootstrap import resamples
 from silc.evaluate.metric import Metric
 from silc.evaluate.sharding import Job
-from silc.evaluate.tasks.task import TRAIN, Task
+from silc.evaluate.tasks.task import TRAIN, Task, image_features
 from silc.evaluate.towers import Towers
 from silc.text import plural
 
@@ -31,13 +31,13 @@ ROWS = 4096  # test images compared at a time
 def run(model: Towers, data: DataSet, job: Job) -> Iterator[Metric]:
     """Top-1 with each number of shots: mean and standard deviation over the draws."""
     evaluation, count, split = job.config.eval, len(data.classes), data.training
-    labels = read_labels(split, job)
+    labels = job.kept.small(("labels", id(split)), lambda: read_labels(split, job))
     draws = [choose(labels, max(evaluation.shots), draw) for draw in range(evaluation.draws)]
     wanted = sorted({index for draw in draws for row in draw.values() for index in row})
-    train_kept, train = job.over_images(split, wanted, model.size, model.images)
+    train_kept, train = image_features(model, split, wanted, job)
     found = {index: data.test.label(index) for index in job.chosen(data.test)}
     test_labels = {index: label for index, label in found.items() if label is not None}
-    test_kept, test = job.over_images(data.test, list(test_labels), model.size, model.images)
+    test_kept, test = image_features(model, data.test, list(test_labels), job)
     truth = torch.tensor([test_labels[index] for index in test_kept])
     place = {index: i for i, index in enumerate(train_kept)}
     job.notes.append(

@@ -8,13 +8,13 @@ features and measure; rank 0 fits.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from silc.data.splits import IGNORE, MASKS, DataSet, Split
+from silc.data.splits import IGNORE, MASKS, DataSet
 from silc.evaluate.metric import Metric
 from silc.evaluate.segmentation import iou, windows
 from silc.evaluate.segmentation.measure import measure
@@ -38,8 +38,13 @@ def run(model: Towers, data: DataSet, job: Job) -> Iterator[Metric]:
     """Mean IoU, pixel accuracy, mean accuracy, and the measures among the classes present, on the test split."""
     classes, split, evaluation = len(data.classes), data.training, job.config.eval
     chosen = job.chosen(split, evaluation.train_images)
-    parts = job.each_image(split, chosen, lambda index: patches(model, split, index, classes, job))
-    usable = [part for part in parts if part is not None and len(part[1])]
+    parts = job.several(
+        split,
+        chosen,
+        lambda index: training_windows(split, index, model.patch, job),
+        lambda read: patches(model, read, classes, job.geometry.batch),
+    )
+    usable = [part for part in parts if len(part[1])]
     if not usable:
         why = job.why_unusable(split, chosen)
         raise ValueError(f"{split.title}: no pixel of {plural(len(chosen), 'mask')} has a class; {why}")
@@ -49,11 +54,9 @@ def run(model: Towers, data: DataSet, job: Job) -> Iterator[Metric]:
     )
     linear = w.to(model.device), b.to(model.device)
     indices = job.chosen(data.test, evaluation.test_images or None)
-
-    def maps(image: Tensor) -> list[Tensor]:
-        return [score_maps(model, image, linear, job)]
-
-    measured = measure(job, data.test, indices, classes, maps, among_present=True)
+    measured = measure(
+        job, data.test, indices, classes, model.patch, lambda crops: logits(model, crops, linear), among_present=True
+    )
     job.notes.append(
         f"{plural(len(y), 'patch', 'patches')} of {plural(len(chosen), 'image')} of {split.title}, "
         f"{plural(evaluation.probe_steps, 'step')}; {plural(len(indices), 'image')} of {data.test.title}; "
@@ -64,15 +67,23 @@ def run(model: Towers, data: DataSet, job: Job) -> Iterator[Metric]:
     yield from measured.metrics(job)
 
 
-def patches(model: Towers, split: Split, index: int, classes: int, job: Job) -> tuple[Tensor, Tensor, Tensor]:
-    """Features [m, D] in half precision, classes [m], weights [m] of an image's patches; a function of its index."""
-    images, truth = training_windows(split, index, model.patch, job)
-    label, share = cells(truth, model.patch, classes)
-    features = model.patches(images.to(model.device)).cpu().flatten(0, 2)
-    known = (label.flatten() != IGNORE).nonzero()[:, 0]
-    generator = torch.Generator().manual_seed(index)
-    some = known[torch.randperm(len(known), generator=generator)[:PATCHES]]
-    return features[some].half(), label.flatten()[some], share.flatten()[some]
+def patches(
+    model: Towers, read: Sequence[tuple[int, tuple[Tensor, Tensor]]], classes: int, batch: int
+) -> list[tuple[Tensor, Tensor, Tensor]]:
+    """Features [m, D] in half precision, classes [m], weights [m] of each image's patches; which of its patches is a
+    function of its index.
+
+    read: indices with windows and their pixels' classes, by :func:`training_windows`. batch: windows in a forward pass.
+    """
+    crops = [images.to(model.device) for _, (images, _) in read]
+    out = []
+    for (index, (_, truth)), features in zip(read, windows.batched(crops, batch, model.patches), strict=True):
+        label, share = cells(truth, model.patch, classes)
+        known = (label.flatten() != IGNORE).nonzero()[:, 0]
+        generator = torch.Generator().manual_seed(index)
+        some = known[torch.randperm(len(known), generator=generator)[:PATCHES]]
+        out.append((features.cpu().flatten(0, 2)[some].half(), label.flatten()[some], share.flatten()[some]))
+    return out
 
 
 @torch.enable_grad()  # the runner turns gradients off
@@ -109,12 +120,9 @@ def fit(
     return folded.cpu(), (b.detach() - folded @ mean).cpu()
 
 
-def score_maps(model: Towers, image: Tensor, linear: Linear, job: Job) -> Tensor:
-    """Logit of each class at each pixel of the resized image: uint8 [H, W, 3] -> fp32 [C, h, w]."""
-    pixels = windows.resized(image, job.geometry.short_side, model.patch).to(model.device)
-    return windows.slide(
-        pixels, job.geometry, lambda crops: F.linear(model.patches(crops), *linear).permute(0, 3, 1, 2)
-    )
+def logits(model: Towers, crops: Tensor, linear: Linear) -> Tensor:
+    """Of each class at each patch: uint8 [n, 3, rows, columns] -> fp32 [n, C, h, w]."""
+    return F.linear(model.patches(crops), *linear).permute(0, 3, 1, 2)
 
 
 TASK = Task("linear_segmentation", "segmentation", frozenset({MASKS, TRAIN}), run)

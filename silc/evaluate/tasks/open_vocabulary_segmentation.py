@@ -19,7 +19,7 @@ from silc.data.shards import Unreadable
 from silc.data.splits import IGNORE, MASKS, DataSet
 from silc.evaluate.bootstrap import Resamples
 from silc.evaluate.metric import Metric
-from silc.evaluate.segmentation import iou, windows
+from silc.evaluate.segmentation import iou
 from silc.evaluate.segmentation.decoder import CostDecoder
 from silc.evaluate.segmentation.measure import measure
 from silc.evaluate.segmentation.patch_labels import endless, training_windows
@@ -49,13 +49,8 @@ def run(model: Towers, data: DataSet, job: Job) -> Iterator[Metric]:
     decoder = make_decoder(classes.shape[1], model.device)
     decoder.load_state_dict(job.on_main(lambda: train(decoder, model, data, classes, ~unseen, job)))
     indices = job.chosen(data.test, evaluation.test_images or None)
-
-    def maps(image: Tensor) -> tuple[Tensor, ...]:
-        pixels = windows.resized(image, job.geometry.short_side, model.patch).to(model.device)
-        both = windows.slide(pixels, job.geometry, lambda crops: both_scores(decoder, model.values(crops), classes))
-        return both.chunk(2)
-
-    measured = measure(job, data.test, indices, count, maps)
+    scores = lambda crops: both_scores(decoder, model.values(crops), classes)  # noqa: E731
+    measured = measure(job, data.test, indices, count, model.patch, scores, maps=2)
     decoded, plain = measured.rows
     job.notes.append(
         f"decoder trained on {plural(int((~unseen).sum()), 'class', 'classes')}, {int(unseen.sum())} unseen (indices "

@@ -16,7 +16,7 @@ from silc.data.splits import CAPTIONS, DataSet
 from silc.evaluate.bootstrap import Resamples, resamples
 from silc.evaluate.metric import Metric
 from silc.evaluate.sharding import Job
-from silc.evaluate.tasks.task import Task, text_features
+from silc.evaluate.tasks.task import Task, image_features, text_features
 from silc.evaluate.towers import Towers
 from silc.text import plural
 
@@ -28,7 +28,7 @@ def run(model: Towers, data: DataSet, job: Job) -> Iterator[Metric]:
     """R@1, R@5 and R@10, image to text and text to image."""
     wanted = {index: data.test.captions(index) for index in job.chosen(data.test)}
     indices = [index for index, captions in wanted.items() if captions]
-    kept, images = job.over_images(data.test, indices, model.size, model.images)
+    kept, images = image_features(model, data.test, indices, job)
     captions = [wanted[index] for index in kept]
     distinct = list(dict.fromkeys(caption for row in captions for caption in row))
     texts = text_features(model, distinct, job)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from silc.data.prompts import expanded, in_words
-from silc.data.splits import LABELS, MASKS, DataSet
+from silc.data.splits import LABELS, MASKS, DataSet, Split
 from silc.evaluate.metric import Metric
 from silc.evaluate.sharding import Job
 from silc.evaluate.towers import TEXTS, Towers
@@ -51,6 +51,13 @@ class Task:
     def unfit(self, model: Towers) -> str | None:
         """What the model lacks for this task, in words; None where it can be measured."""
         return f"the scale of {model.name}'s logits is not known" if self.scaled and model.scale is None else None
+
+
+def image_features(model: Towers, split: Split, indices: Sequence[int], job: Job) -> tuple[list[int], Tensor]:
+    """Unit-length features of whole images: the indices of those that could be read, and [n, D] on the CPU
+    (collective). Tasks of an evaluation that ask for the same images share them.
+    """
+    return job.over_images(split, indices, model.size, model.images, ("features", id(model)))
 
 
 def text_features(model: Towers, texts: Sequence[str], job: Job) -> Tensor:

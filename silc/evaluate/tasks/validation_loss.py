@@ -17,7 +17,7 @@ from torch import Tensor
 from silc.data.splits import CAPTIONS, DataSet
 from silc.evaluate.metric import Metric
 from silc.evaluate.sharding import Job
-from silc.evaluate.tasks.task import Task, text_features
+from silc.evaluate.tasks.task import Task, image_features, text_features
 from silc.evaluate.towers import Scale, Towers
 from silc.text import plural
 from silc_kernels.contrastive.naive import contrastive_loss
@@ -29,7 +29,7 @@ def run(model: Towers, data: DataSet, job: Job) -> Iterator[Metric]:
         raise ValueError(f"{TASK.unfit(model)}; build the towers with it")
     split = data.test
     first = {index: captions[0] for index in job.chosen(split) if (captions := split.captions(index))}
-    kept, images = job.over_images(split, list(first), model.size, model.images)
+    kept, images = image_features(model, split, list(first), job)
     if len(kept) < 2:
         raise ValueError(f"{split.title}: a contrastive loss needs two pairs or more, and there is {len(kept)}")
     distinct = {caption: row for row, caption in enumerate(dict.fromkeys(first[index] for index in kept))}

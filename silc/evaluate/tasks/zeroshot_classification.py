@@ -11,7 +11,7 @@ from silc.data.splits import LABELS, DataSet
 from silc.evaluate.bootstrap import Resamples, resamples
 from silc.evaluate.metric import Metric
 from silc.evaluate.sharding import Job
-from silc.evaluate.tasks.task import Task, class_embeddings
+from silc.evaluate.tasks.task import Task, class_embeddings, image_features
 from silc.evaluate.towers import Towers
 from silc.text import plural
 
@@ -24,10 +24,11 @@ def run(model: Towers, data: DataSet, job: Job) -> Iterator[Metric]:
     found = {index: data.test.label(index) for index in job.chosen(data.test)}
     labels = {index: label for index, label in found.items() if label is not None}
 
-    def ranked(images: Tensor) -> Tensor:
-        return (model.images(images) @ classes.T).topk(min(TOP, len(classes)), dim=-1).indices
-
-    kept, best = job.over_images(data.test, list(labels), model.size, ranked)
+    kept, features = image_features(model, data.test, list(labels), job)
+    parts = features.split(job.config.eval.batch)
+    best = torch.cat(
+        [(part.to(model.device) @ classes.T).topk(min(TOP, len(classes)), dim=-1).indices.cpu() for part in parts]
+    )
     truth = torch.tensor([labels[index] for index in kept])
     job.notes.append(f"{plural(len(kept), 'image')} of {data.test.title}, whole, at {model.size} px")
     job.details["truth"], job.details["guess"] = truth, best[:, 0]
@@ -51,7 +52,8 @@ def accuracy(truth: Tensor, best: Tensor, classes: int, draws: Resamples | None 
     five = hit[:, :TOP].any(1).double()
     columns = torch.stack([first, five, first], 1)
     even = torch.ones_like(first)
-    errors = (draws or Resamples(range(len(truth)))).of_means(columns, torch.stack([even, even, 1 / counts[truth].double()], 1))
+    weights = torch.stack([even, even, 1 / counts[truth].double()], 1)
+    errors = (draws or Resamples(range(len(truth)))).of_means(columns, weights)
     return [
         Metric("top1", first.mean().item(), 1 / classes, errors[0]),
         Metric("top5", five.mean().item(), min(1.0, TOP / classes), errors[1]),

@@ -24,11 +24,8 @@ def run(model: Towers, data: DataSet, job: Job) -> Iterator[Metric]:
     """Mean IoU, pixel accuracy, mean accuracy, and the measures among the classes present."""
     classes = class_embeddings(model, data, job)
     indices = job.chosen(data.test, job.config.eval.test_images or None)
-
-    def maps(image: Tensor) -> list[Tensor]:
-        return [score_maps(model, image, classes, job)]
-
-    measured = measure(job, data.test, indices, len(classes), maps, among_present=True)
+    scores = lambda crops: cosines(model.values(crops), classes)  # noqa: E731
+    measured = measure(job, data.test, indices, len(classes), model.patch, scores, among_present=True)
     job.notes.append(f"{plural(len(indices), 'image')} of {data.test.title}; value path, {job.geometry.words()}")
     job.notes.append(f"background: {data.background}")
     job.details["iou"] = iou.per_class(iou.total(measured.rows[0], len(classes)))
