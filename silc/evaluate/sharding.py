@@ -28,6 +28,7 @@ from silc.data.shards import Unreadable
 from silc.data.splits import Split, image_and_mask
 from silc.data.views.crops import resize_into
 from silc.distributed import World, all_gather_objects
+from silc.evaluate.bootstrap import Resamples, resamples
 from silc.evaluate.kept import Kept
 from silc.evaluate.segmentation.windows import geometry
 from silc.text import plural
@@ -215,6 +216,10 @@ class Job:
             why = self.why_unusable(split, indices)
             raise ValueError(f"{split.title}: none of {plural(len(indices), 'image')} can be used; {why}")
         return [index for kept, _ in parts for index in kept], torch.cat([values for _, values in parts])
+
+    def resamples(self, split: Split, indices: Sequence[int]) -> Resamples:
+        """Of images of a split, for the errors of metrics: see :func:`silc.evaluate.bootstrap.resamples`."""
+        return self.kept.small(("resamples", id(split), tuple(indices)), lambda: resamples(split, indices))
 
     def image_and_mask(self, split: Split, index: int) -> tuple[Tensor, Tensor]:
         """:func:`silc.data.splits.image_and_mask`, read once in an evaluation; neither may be changed."""

@@ -9,7 +9,7 @@ from typing import NamedTuple
 from torch import Tensor
 
 from silc.data.splits import Split
-from silc.evaluate.bootstrap import Resamples, resamples
+from silc.evaluate.bootstrap import Resamples
 from silc.evaluate.metric import Metric
 from silc.evaluate.segmentation import iou, present, windows
 from silc.evaluate.sharding import Job
@@ -91,7 +91,7 @@ def measure(
         why = job.why_unusable(split, indices)
         raise ValueError(f"{split.title}: no pixel of {plural(len(indices), 'mask')} has a class; {why}")
     among = tuple(each for _, _, present in found for each in present)
-    return Measured(classes, rows, among, resamples(split, [index for index, _, _ in found]))
+    return Measured(classes, rows, among, job.resamples(split, [index for index, _, _ in found]))
 
 
 def _cut(job: Job, split: Split, index: int, patch: int) -> Cut:

@@ -15,7 +15,6 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from silc.data.splits import LABELS, DataSet, Split
-from silc.evaluate.bootstrap import resamples
 from silc.evaluate.metric import Metric
 from silc.evaluate.sharding import Job
 from silc.evaluate.tasks.task import TRAIN, Task, image_features
@@ -49,7 +48,7 @@ def run(model: Towers, data: DataSet, job: Job) -> Iterator[Metric]:
     if short:
         most = plural(max(evaluation.shots), "training image")
         job.notes.append(f"{plural(short, 'class has', 'classes have')} fewer than {most}: all are used")
-    device, sampled = model.device, resamples(data.test, test_kept)
+    device, sampled = model.device, job.resamples(data.test, test_kept)
     for shots in evaluation.shots:
         hits: dict[str, list[Tensor]] = {"ridge": [], "knn": []}  # of each draw, which test images are right
         for draw in draws:

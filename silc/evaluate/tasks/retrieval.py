@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from silc.data.splits import CAPTIONS, DataSet
-from silc.evaluate.bootstrap import Resamples, resamples
+from silc.evaluate.bootstrap import Resamples
 from silc.evaluate.metric import Metric
 from silc.evaluate.sharding import Job
 from silc.evaluate.tasks.task import Task, image_features, text_features
@@ -36,7 +36,7 @@ def run(model: Towers, data: DataSet, job: Job) -> Iterator[Metric]:
         f"{plural(len(kept), 'image')} of {data.test.title}, whole, at {model.size} px; "
         f"{plural(sum(map(len, captions)), 'caption')}, {len(distinct):,} distinct; equal captions are one candidate"
     )
-    groups = resamples(data.test, kept).groups.tolist()
+    groups = job.resamples(data.test, kept).groups.tolist()
     yield from recalls(images.to(model.device), texts.to(model.device), captions, distinct, groups)
 
 

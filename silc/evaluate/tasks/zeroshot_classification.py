@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from silc.data.splits import LABELS, DataSet
-from silc.evaluate.bootstrap import Resamples, resamples
+from silc.evaluate.bootstrap import Resamples
 from silc.evaluate.metric import Metric
 from silc.evaluate.sharding import Job
 from silc.evaluate.tasks.task import Task, class_embeddings, image_features
@@ -32,7 +32,7 @@ def run(model: Towers, data: DataSet, job: Job) -> Iterator[Metric]:
     truth = torch.tensor([labels[index] for index in kept])
     job.notes.append(f"{plural(len(kept), 'image')} of {data.test.title}, whole, at {model.size} px")
     job.details["truth"], job.details["guess"] = truth, best[:, 0]
-    yield from accuracy(truth, best, len(classes), resamples(data.test, kept))
+    yield from accuracy(truth, best, len(classes), job.resamples(data.test, kept))
 
 
 def accuracy(truth: Tensor, best: Tensor, classes: int, draws: Resamples | None = None) -> list[Metric]:
