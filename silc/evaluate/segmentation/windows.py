@@ -126,7 +126,7 @@ def merged(found: Tensor, places: list[Box], height: int, width: int) -> Tensor:
         window = (slice(top, top + rows), slice(left, left + columns))
         total[:, *window] += upsample(one, (rows, columns))
         seen[window] += 1
-    return total / seen
+    return total.div_(seen)
 
 
 def upsample(scores: Tensor, size: tuple[int, ...]) -> Tensor:
