@@ -30,6 +30,7 @@ from silc.evaluate.towers import Towers
 from silc.text import plural
 
 BATCH = 8  # windows in a step
+DECODED = 4  # windows in a forward pass of the decoder: a layer of it has numbers for each class, patch and channel
 VOCABULARY = 48  # classes that compete in a step, those in its windows among them
 LEARNING_RATE = 2e-3
 WEIGHT_DECAY = 1e-4
@@ -49,7 +50,11 @@ def run(model: Towers, data: DataSet, job: Job) -> Iterator[Metric]:
     decoder = make_decoder(classes.shape[1], model.device)
     decoder.load_state_dict(job.on_main(lambda: train(decoder, model, data, classes, ~unseen, job)))
     indices = job.chosen(data.test, evaluation.test_images or None)
-    scores = lambda crops: both_scores(decoder, model.values(crops), classes)  # noqa: E731
+
+    def scores(crops: Tensor) -> Tensor:
+        parts = model.values(crops).split(DECODED)
+        return torch.cat([both_scores(decoder, features, classes) for features in parts])
+
     measured = measure(job, data.test, indices, count, model.patch, scores, maps=2)
     decoded, plain = measured.rows
     job.notes.append(
