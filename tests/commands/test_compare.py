@@ -10,6 +10,7 @@ import pytest
 from silc import config_io
 from silc.commands import compare
 from silc.config import Config
+from silc.evaluate.report import dense_maps
 
 
 def measured(folder: Path, value: float, **options) -> Path:
@@ -70,3 +71,55 @@ def test_mistakes_are_one_line(tmp_path, capsys, words, said):
     assert (status, out) == (2, "")
     assert said in err
     assert err.count("\n") == 1
+
+
+def write_masks(folder: Path) -> None:
+    """Two images of two classes each, and one of one class."""
+    for name in ("images", "masks"):
+        (folder / name).mkdir(parents=True)
+    rng = np.random.default_rng(0)
+    for number, (left, right) in enumerate(((0, 1), (2, 3), (4, 4))):
+        pixels = np.kron(rng.integers(0, 256, (4, 4, 3)), np.ones((8, 8, 1))).astype(np.uint8)
+        mask = np.full((32, 32), 255, np.uint8)
+        mask[:, :12], mask[:, 20:] = left, right
+        Image.fromarray(pixels).save(folder / f"images/{number}.jpg")
+        Image.fromarray(mask).save(folder / f"masks/{number}.png")
+    (folder / "classes.txt").write_text("".join(f"thing {number}\n" for number in range(5)))
+
+
+def test_runs_give_a_picture_of_the_images_that_the_evaluation_names(one_rank, tmp_path, capsys):
+    write_masks(tmp_path / "mine")
+    for name, value in (("clip", 0.03), ("silc", 0.034)):
+        shutil.copytree(one_rank.folder, tmp_path / name)
+        made = measured(tmp_path / f"{name}-kept", value, segmentation=f"masks:{tmp_path / 'mine'}")
+        shutil.copy(made / "evaluation.json", tmp_path / name)
+    status, out, err = run(capsys, tmp_path / "clip", tmp_path / "silc", "--out", tmp_path / "look/at")
+    assert (status, err) == (0, "")
+    lines = out.splitlines()
+    assert lines[1].split() == ["pairs", "seen", *[str(3 * 16)] * 2]
+    assert lines[-1] == f"dense maps: {tmp_path / 'look/at/dense_maps.png'}"
+    assert "note: silc: the figures are of step 3, its maps of step " in out
+    with Image.open(tmp_path / "look/at/dense_maps.png") as picture:
+        assert picture.format == "PNG"
+        drawn = np.array(picture)
+    assert not (tmp_path / "silc/dense_maps.png").exists()
+    # The same weights in both columns: the same maps.
+    width = (1 + dense_maps.HEATS) * (dense_maps.CELL + dense_maps.MARGIN)
+    start, top = 2 * (dense_maps.CELL + dense_maps.MARGIN) + dense_maps.MARGIN, 2 * (dense_maps.LINE + 6)
+    first, second = (drawn[top:, at : at + width] for at in (start, start + width))
+    assert np.array_equal(first[:, : second.shape[1]], second)
+    assert first.std() > 10
+
+
+def test_an_image_of_one_class_alone_is_no_picture(one_rank, tmp_path, capsys):
+    write_masks(tmp_path / "mine")
+    for number in (0, 1):
+        for name in ("images", "masks"):
+            next((tmp_path / "mine" / name).glob(f"{number}.*")).unlink()
+    for name in ("clip", "silc"):
+        shutil.copytree(one_rank.folder, tmp_path / name)
+        made = measured(tmp_path / f"{name}-kept", 0.1, segmentation=f"masks:{tmp_path / 'mine'}")
+        shutil.copy(made / "evaluation.json", tmp_path / name)
+    status, out, _ = run(capsys, tmp_path / "clip", tmp_path / "silc")
+    assert status == 0
+    assert "no dense_maps.png: mine: of the first 1 images none shows 2 to 4 classes" in out
