@@ -108,7 +108,10 @@ def test_runs_give_a_picture_of_the_images_that_the_evaluation_names(one_rank, t
     assert not (tmp_path / "silc/dense_maps.png").exists()
     # The same weights in both columns: the same maps.
     width = (1 + dense_maps.HEATS) * (dense_maps.CELL + dense_maps.MARGIN)
-    start, top = 2 * (dense_maps.CELL + dense_maps.MARGIN) + dense_maps.MARGIN, 2 * (dense_maps.LINE + 6)
+    start, top = (
+        2 * (dense_maps.CELL + dense_maps.MARGIN) + dense_maps.MARGIN,
+        2 * (dense_maps.LINE + 6) + dense_maps.MARGIN,
+    )
     first, second = (drawn[top:, at : at + width] for at in (start, start + width))
     assert np.array_equal(first[:, : second.shape[1]], second)
     assert first.std() > 10

@@ -60,9 +60,8 @@ class Difference(NamedTuple):
 
 def difference(one: Score, first: Score) -> Difference:
     """Of two scores of a metric: value and error, a number or None, in each."""
-    errors = one.get("error"), first.get("error")
-    known = None if errors[0] is None or errors[1] is None else math.hypot(*errors)
-    return Difference(one["value"] - first["value"], known)
+    errors = [score["error"] for score in (one, first) if score.get("error") is not None]
+    return Difference(one["value"] - first["value"], math.hypot(*errors) if len(errors) == 2 else None)
 
 
 def check_alike(runs: Sequence[Measured], tasks: Sequence[str]) -> None:
@@ -149,7 +148,7 @@ def _notes(runs: Sequence[Measured], tasks: Sequence[str], scores: Sequence[Mapp
     parts: list[tuple[str, Callable[[Key], str]]] = [("task", lambda key: key[0]), ("model", lambda key: key[1])]
     for what, part in parts:
         of = [{part(key) for key in found} for found in scores]
-        partly = sorted(set.union(*of) - set.intersection(*of))
+        partly = sorted(name for name in set().union(*of) if not all(name in some for some in of))
         if partly:
             notes.append(f"not measured on every run, and left out: {what} {', '.join(partly)}")
     for run in runs:
