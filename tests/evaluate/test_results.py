@@ -7,6 +7,7 @@ import os
 
 import pytest
 
+from silc import config_io
 from silc.config import Config
 from silc.evaluate import runner
 from silc.evaluate.results import read_results
@@ -24,6 +25,8 @@ def test_what_was_written_is_read(tmp_path):
     assert found.options["every"] == 0
     assert [result["error"] for result in found.results] == [None, "out of time"]
     assert found.results[0]["metrics"] == {"x": {"value": 0.5, "chance": 0.1, "error": 0.01}}
+    assert found.data["sample_unseen"] == ["emojione"]  # which images of the sample set were measured on
+    assert set(found.data) <= set(config_io.to_dict(Config())["data"])
 
 
 @pytest.mark.parametrize("more", [{}, {"error": None}, {"error": 0.1}])
@@ -31,6 +34,12 @@ def test_metrics_of_earlier_versions_have_no_error(tmp_path, more):
     metrics = {"x": {"value": 0.5, "chance": None} | more}
     (tmp_path / "evaluation.json").write_text(json.dumps(WHOLE | {"results": [RESULT | {"metrics": metrics}]}))
     assert read_results(tmp_path).results[0]["metrics"] == metrics
+
+
+@pytest.mark.parametrize("data", [None, 5, [], "absent"])
+def test_files_of_earlier_versions_say_nothing_of_the_sample_set(tmp_path, data):
+    (tmp_path / "evaluation.json").write_text(json.dumps(WHOLE if data == "absent" else WHOLE | {"data": data}))
+    assert read_results(tmp_path).data == {}
 
 
 @pytest.mark.parametrize(
