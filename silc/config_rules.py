@@ -206,6 +206,11 @@ def _validate_views(config: Config) -> None:
             "distillation can do so"
         )
     if not objective.distill:
+        if objective.ema and objective.head_only_ema:
+            raise ValueError(
+                "objective.ema=true without distillation averages the image tower, which objective.head_only_ema=true "
+                "leaves out; set head_only_ema to false"
+            )
         if views.n_global and objective.contrastive_views == "original":
             raise ValueError(
                 f"objective.contrastive_views=original without distillation leaves {views.n_global} global crops "

@@ -38,14 +38,15 @@ class Fragment:
 class EmaTeacher(nn.Module):
     """Working copy of the student's vision tower and head, with its fp32 average.
 
-    vision: None for a head-only EMA, where the student's own features are used. fragments: those of this rank, of all
+    vision: None for a head-only EMA, where the student's own features are used. head: None without distillation, where
+    the average trains nothing. fragments: those of this rank, of all
     parameters; the ones named `visual.*` and `head.*` are followed. dtype: of the forward pass.
     """
 
     def __init__(
         self,
         vision: VisionTower | None,
-        head: PrototypeHead,
+        head: PrototypeHead | None,
         fragments: list[Fragment],
         *,
         dtype: torch.dtype,
@@ -85,7 +86,13 @@ class EmaTeacher(nn.Module):
     @torch.no_grad()
     def from_features(self, features: Tensor) -> Tensor:
         """Pooled features [B, T, D] -> bottleneck features [T, B, d]."""
-        return self.head.bottleneck(features.detach().transpose(0, 1))
+        return self.distilled_head.bottleneck(features.detach().transpose(0, 1))
+
+    @property
+    def distilled_head(self) -> PrototypeHead:
+        """The head, where there is distillation."""
+        assert self.head is not None, "without distillation there is no head"
+        return self.head
 
     @torch.no_grad()
     def average(self) -> dict[str, Tensor]:
@@ -120,8 +127,8 @@ class EmaTeacher(nn.Module):
 def build_teacher(
     config: Config, fragments: list[Fragment], *, dtype: torch.dtype, device: torch.device
 ) -> EmaTeacher | None:
-    """The teacher of a run, equal to the student's masters; None without distillation."""
-    if not config.objective.distill:
+    """The teacher of a run, equal to the student's masters; None without distillation and objective.ema."""
+    if not config.has_teacher:
         return None
     vision = None
     if not config.objective.head_only_ema:
@@ -131,7 +138,7 @@ def build_teacher(
             checkpoint_activations=False,
             pixels=Pixels.of(config),
         )
-    head = PrototypeHead(config.model.vision.width, config.model.head)
+    head = PrototypeHead(config.model.vision.width, config.model.head) if config.objective.distill else None
     teacher = EmaTeacher(vision, head, fragments, dtype=dtype, device=device)
     if config.model.compile:
         compile_blocks(teacher)

@@ -95,7 +95,7 @@ def load(args: argparse.Namespace) -> tuple[Config, Weights, Weights, Scale | No
         return config, dict(source.weights), {}, logits, None, args.out if args.model.is_file() else args.model
     path = checkpoint.find(args.model, or_export=True, only=checkpoint.WEIGHTS)
     saved, scale = checkpoint.load_config_and_scale(path)
-    teacher = checkpoint.load_weights(path, "teacher") if saved.objective.distill else {}
+    teacher = checkpoint.load_weights(path, "teacher") if saved.has_teacher else {}
     folder = args.model if path != args.model else path.parent.parent
     step = manifest.read(path).step
     return _configure(saved, args), checkpoint.load_weights(path, "student"), teacher, Scale.of(scale), step, folder

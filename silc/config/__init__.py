@@ -74,6 +74,11 @@ class Config:
         return 0.966 ** (self.train.global_batch / 16384) if given is None else given
 
     @property
+    def has_teacher(self) -> bool:
+        """Whether an EMA of the weights is kept: for distillation, or to be evaluated beside the student."""
+        return self.objective.distill or self.objective.ema
+
+    @property
     def distill_start_step(self) -> int:
         """First step (from 0) with a distillation loss; `steps` when there is none."""
         return round(self.objective.distill_start * self.train.steps) if self.objective.distill else self.train.steps

@@ -33,6 +33,9 @@ class ObjectiveConfig:
         0.0, "fraction of training before distillation starts, from the student as teacher"
     )
     global_to_global: bool = key(False, "also pair each student global crop with the other teacher global crops (DINO)")
+    ema: bool = key(
+        False, "keep an EMA of the image tower without distillation too; it trains nothing and is evaluated as teacher"
+    )
     head_only_ema: bool = key(False, "EMA of the head alone; teacher and student share the encoder (TIPSv2)")
     student_temp: PositiveFloat = key(0.1, "temperature of the student's softmax")
     teacher_temp: PositiveFloat = key(0.04, "temperature of the teacher's softmax (sharpening)")

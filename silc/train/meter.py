@@ -131,7 +131,7 @@ class Meter:
         if teacher is None or not report.bottlenecks:
             return {}
         whole = torch.cat(report.bottlenecks, dim=1)
-        found = teacher_statistics(whole, teacher.head.weight(), center, self._config.objective.teacher_temp)
+        found = teacher_statistics(whole, teacher.distilled_head.weight(), center, self._config.objective.teacher_temp)
         return {name: float(value) for name, value in found.items()} | {"center_norm": float(center.norm())}
 
     def _step(self, report: StepReport) -> dict[str, Any]:

@@ -25,6 +25,7 @@ _FIXED = (
     "objective.contrastive",
     "objective.contrastive_views",
     "objective.distill",
+    "objective.ema",
     "objective.head_only_ema",
     "data.sample_concepts",
     "data.sample_scenes",

@@ -37,7 +37,7 @@ class TrainState:
         engine: the student: its weights, their fp32 masters and the optimiser's moments.
         scale: scale and bias of the contrastive logits, fp32, the same on every rank.
         scale_optimizer: AdamW of these two.
-        teacher: the EMA teacher; None without distillation.
+        teacher: the EMA teacher; None without distillation and objective.ema.
         center: of the teacher's outputs, fp32 [K]; zeros without distillation.
         counters: what the run has done.
         data: the samples that `counters.position` counts in and their order, see `silc.data.Loader.data`; None before

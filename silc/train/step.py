@@ -132,7 +132,7 @@ class SilcStep:
         if distill and teacher is not None:
             inputs = DistillInputs(
                 teacher=self._teacher_features(teacher, micro),
-                weight=teacher.head.weight(),
+                weight=teacher.distilled_head.weight(),
                 center=self.state.center,
                 student_temp=objective.student_temp,
                 teacher_temp=objective.teacher_temp,
@@ -205,9 +205,11 @@ class SilcStep:
         state.scale.limit_()
         if bottlenecks and state.teacher is not None:
             mean = torch.stack([features.float().mean((0, 1)) for features in bottlenecks]).mean(0)
-            weight = state.teacher.head.weight().float()
+            weight = state.teacher.distilled_head.weight().float()
             momentum = self.config.objective.center_momentum
             state.center.copy_(silc_kernels.center_update(state.center, mean, weight, momentum=momentum))
+        # Before distillation starts there is nothing to average: it starts from the student then.
+        if state.teacher is not None and (bottlenecks or not self.config.objective.distill):
             state.teacher.update(self.config.ema_momentum)
 
     def _blame(

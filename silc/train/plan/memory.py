@@ -73,9 +73,10 @@ def memory(config: Config, counts: dict[str, int], machine: Machine, ranks: int,
 
 def _followed(config: Config, counts: dict[str, int]) -> int:
     """Parameters that the teacher averages."""
-    if not config.objective.distill:
+    if not config.has_teacher:
         return 0
-    return counts["distillation head"] + (0 if config.objective.head_only_ema else counts["image tower"])
+    head = counts["distillation head"] if config.objective.distill else 0
+    return head + (0 if config.objective.head_only_ema else counts["image tower"])
 
 
 def _weights(config: Config, machine: Machine, total: int, ranks: int) -> float:
