@@ -6,7 +6,7 @@ import os
 import signal
 import subprocess
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from pathlib import Path
 from typing import TypeVar
@@ -63,7 +63,7 @@ class Processes:
                     continue
 
 
-def side_by_side(jobs: int, work: Sequence[Work[T]], stop: Callable[[], None]) -> Iterator[T]:
+def side_by_side(jobs: int, work: Sequence[Work[T]], stop: Callable[[], None]) -> Generator[T, None, None]:
     """The results of `work`, as they come: `jobs` at a time, begun in order, none before the last result is taken.
 
     What is taken may end it early (a `break`, an exception, KeyboardInterrupt here): then nothing more is begun, `stop`

@@ -76,9 +76,6 @@ def how_made(origin: str, chosen: Mapping[str, Sequence[str]]) -> list[str]:
     else:
         rates = f"Chosen for each variant: {'; '.join(theirs)}."
         rates += f" As in the preset, which is {SILC}'s: {', '.join(others)}." if others else ""
-    threads = (
-        ["Each run and each evaluation had one thread, so that figures do not depend on --jobs."] if on_cpu else []
-    )
     return [
         origin,
         "± is half of the 95 % t interval over seeds, of a difference over the differences seed by seed. Better and "

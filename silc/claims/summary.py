@@ -36,10 +36,8 @@ def _against(measured: Sequence[Measurement], baseline: str, pairs: int, where: 
         parts.append(f"{text}: {'; '.join(names) or 'none'}")
     decided = [f"{name} ({verdict(one)})" for name, one in some.items() if verdict(one) in ("better", "worse")]
     interval = f"The 95 % t interval leaves out zero for: {'; '.join(decided) or 'none'}."
-    return (
-        f"{where}, silc against {baseline}, {plural(seeds, 'seed')}: {'. '.join(_capital(part) for part in parts)}. "
-        + (interval)
-    )
+    head = f"{where}, silc against {baseline}, {plural(seeds, 'seed')}"
+    return ". ".join([f"{head}: {parts[0]}", *map(_capital, parts[1:]), interval])
 
 
 def _capital(text: str) -> str:

@@ -85,8 +85,8 @@ def _noise_section(measured: Sequence[Measurement]) -> Section:
     sentences = [
         "sd between seeds: standard deviation of one run's figure, pooled over the columns; of SILC minus clip: of the "
         "difference of two runs with the same seed.",
-        "Bootstrap error: of one run's figure, over the test images. Share: its square over the variance between seeds. "
-        "All seeds have the same test images, so this is the most that these can explain.",
+        "Bootstrap error: of one run's figure, over the test images. Share: its square over the variance between "
+        "seeds, which have the same test images: the most that these can explain.",
     ]
     return Section("Noise", sentences, tables)
 

@@ -102,7 +102,7 @@ def parser() -> Parser:
         "--jobs",
         type=int,
         metavar="N",
-        help=f"runs at a time (default: 1; without a GPU one a core, at most {claims_runs.MOST_JOBS}); no figure depends on it",
+        help=f"runs at a time (default: 1; without a GPU one a core, at most {claims_runs.MOST_JOBS})",
     )
     add("--keep-checkpoints", action="store_true", help="keep all of each run; default: the weights alone, fp32")
     add("--dry-run", action="store_true", help="print the plan and stop")

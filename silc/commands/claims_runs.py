@@ -22,6 +22,7 @@ GRACE = 600  # seconds in which a run may save after it was asked to stop
 MOST_JOBS = 4  # by default: each holds a model, its optimiser and decoded data
 THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")
 
+
 def environment() -> dict[str, str]:
     """Of the runs. On a CPU each has one thread: the number of threads is part of the arithmetic."""
     found = launcher.environment() | {OWNER: owner()}
