@@ -86,7 +86,9 @@ def side_by_side(jobs: int, work: Sequence[Work[T]], stop: Callable[[], None]) -
 
 
 def tail(log: Path) -> str:
-    """The last lines of a log, for the terminal."""
+    """The last lines of a log, for the terminal; of one that was removed none."""
+    if not log.is_file():
+        return ""
     with log.open("rb") as file:
         file.seek(max(0, log.stat().st_size - 200 * TAIL))
         lines = file.read().decode(errors="replace").splitlines()
