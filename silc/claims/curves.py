@@ -16,7 +16,7 @@ WIDTH, HEIGHT = 340, 210
 LEFT, RIGHT, TOP, BOTTOM = 52, 14, 26, 24
 APART = 2.5  # pixels between the error bars of neighbouring curves, so that all are seen
 ACROSS = 3  # panels in a row of the picture
-LEGEND = 26  # pixels of its height
+LEGEND, CAPTION = 26, 250  # pixels: its height, and the width of what is said beside it
 
 
 @dataclass(frozen=True)
@@ -89,7 +89,7 @@ def picture(measured: Sequence[Measurement]) -> Picture | None:
     names = [(name, color) for color, name in enumerate(SHOWN) if name in have]
     columns = min(ACROSS, len(found))
     legend = tuple((name, color, LEFT + place * 120) for place, (name, color) in enumerate(names))
-    width = max(WIDTH * columns, LEFT + 120 * len(names))
+    width = max(WIDTH * columns, LEFT + 120 * len(names) + CAPTION)
     return Picture(placed, legend, width, LEGEND + HEIGHT * math.ceil(len(found) / ACROSS))
 
 
