@@ -179,7 +179,12 @@ def collect(args: argparse.Namespace, *, loudly: bool = False) -> list[metrics.M
     """
     found, origins, left_out = [], [], []
     for run in plan.runs_in(args.recipe):
-        if others := folders.others(run):
+        try:
+            others = folders.others(run)
+        except ValueError as error:  # of a folder that was copied in part
+            left_out.append(f"{run.folder} ({error})")
+            continue
+        if others:
             left_out.append(f"{run.folder} (another {', '.join(others)})")
             continue
         rows = [row for one in args.sets for row in metrics.read(run, one)]

@@ -116,6 +116,14 @@ def test_the_pages_are_gathered_from_folders_of_other_machines(claims, data, tmp
     assert "Trained 2026-01-01 on M0 and M1; torch x" in (out / "claims.md").read_text()
     assert "seeds 0, 1." in (out / "claims.md").read_text()
     assert len(rows(out)) == 4
+    damaged = args.runs[-1].folder / "config.yaml"
+    whole = damaged.read_text()
+    damaged.write_text("train: [")
+    capfd.readouterr()
+    assert claims.main([*words(data, out), "--collect"]) == 0
+    assert f"left out: {damaged.parent} (" in capfd.readouterr().err
+    assert len(rows(out)) == 3
+    damaged.write_text(whole)
     # A folder with figures but no weights is measured: nothing is left to do.
     monkeypatch.setattr(jobs.Processes, "run", lambda *_: pytest.fail("started"))
     assert claims.main(words(data, out)) == 0
