@@ -17,7 +17,8 @@ NEWEST := $(NEWEST_VENV)/.silc-newest-$(shell cat $(NEWEST_LOCK) setup.py kernel
 .PHONY: help setup train claims test test-newest lint format docs bench soak gpu gpu-wheels clean
 
 help:
-	@echo "make train   set up, then 'silc train' on the embedded drawings (ARGS='--preset NAME key=value' passes on)"
+	@echo "make train   set up, then SILC and plain CLIP trained on the embedded drawings and compared; with ARGS='--preset NAME"
+	@echo "             key=value' only 'silc train' with these"
 	@echo "make claims  set up, then SILC and its baselines trained and measured alike, in tables (an hour or so on two CPU cores)"
 	@echo "make test    set up, then ruff, mypy and every test"
 	@echo "make test-newest  the kernels' tests, the compile gate and a short training under the newest torch, triton and numpy"
@@ -45,8 +46,18 @@ $(INSTALLED): $(LOCK)
 	@rm -f $(VENV)/.silc-checkout-*
 	@touch $@
 
+# Without ARGS: SILC, plain CLIP on as many pairs, and what the one adds to the other. Both folders get the same number,
+# the first that is free for both, so that what is compared has just been trained.
 train: setup
+ifneq ($(strip $(ARGS)),)
 	$(RUN) silc train $(ARGS)
+else
+	@end=; number=1; while [ -e runs/sample$$end ] || [ -e runs/sample_clip$$end ]; do number=$$((number + 1)); end=-$$number; done; \
+	set -e; export $(RUN); set -x; \
+	silc train train.out=runs/sample$$end; \
+	silc train --preset sample_clip train.out=runs/sample_clip$$end; \
+	silc compare --brief runs/sample_clip$$end runs/sample$$end
+endif
 
 claims: setup
 	$(RUN) silc claims $(ARGS)

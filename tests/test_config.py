@@ -34,7 +34,7 @@ def refusal(*overrides: str, **kwargs) -> str:
 
 def test_the_promised_presets_are_there():
     promised = {"sample", "silc_vit_b16", "silc_vit_l16", "silc_so400m14"}
-    assert promised | {"clip_vit_b16", "clip_views_vit_b16", "siglip_vit_b16"} <= set(NAMES)
+    assert promised | {"clip_vit_b16", "clip_views_vit_b16", "siglip_vit_b16", "sample_clip"} <= set(NAMES)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -59,6 +59,19 @@ def test_the_baselines_differ_from_silc_by_configuration_alone():
     assert not any(baseline.objective.distill for baseline in (clip, views, siglip))
     assert (clip.n_original, clip.views.n_global, views.n_original, views.views.n_global) == (1, 0, 0, 2)
     assert (clip.objective.contrastive, siglip.objective.contrastive) == ("softmax", "sigmoid")
+
+
+def test_the_sample_presets_baseline_differs_by_views_and_distillation_alone():
+    silc, clip = (config_io.to_dict(load(preset=name)) for name in ("sample", "sample_clip"))
+    different = {
+        f"{section}.{key}"
+        for section, keys in silc.items()
+        if isinstance(keys, dict)
+        for key, value in keys.items()
+        if clip[section][key] != value
+    }
+    assert different == {"views.n_global", "views.n_local", "objective.distill", "objective.contrastive_views"}
+    assert load(preset="sample_clip").n_original == 1
 
 
 def test_an_unverified_key_that_is_no_key_is_refused(tmp_path):

@@ -16,6 +16,7 @@ from silc.version import __version__
 COMMANDS = {
     "train": ("silc.commands.train", "launch", "train SILC or one of its baselines"),
     "evaluate": ("silc.commands.evaluate", "launch", "measure a run, a checkpoint or an export"),
+    "compare": ("silc.commands.compare", "main", "put the measurements of several runs side by side"),
     "check": ("silc.commands.check", "main", "compare the checkpoints of a run with their hashes"),
     "export": ("silc.commands.export", "main", "write a checkpoint as a folder that open_clip loads"),
     "shards": ("silc.commands.shards.main", "main", "pack, check, show and index the shards that a run reads"),

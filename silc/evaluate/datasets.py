@@ -223,6 +223,18 @@ def sample_settings(data: DataConfig) -> dict[str, Any]:
     }
 
 
+def sample_in_words(data: DataConfig) -> str:
+    """How many training scenes of the sample set there are, and their captions where these are web-like."""
+    scenes = plural(data.sample_scenes, "scene")
+    if data.sample_captions == "clean":
+        return scenes
+    left_out, mismatched = (f"{100 * share:.3g}%" for share in (data.sample_left_out, data.sample_mismatched))
+    return (
+        f"{scenes} with web-like captions (of the objects {left_out} are not named, of the captions {mismatched} are "
+        "another image's)"
+    )
+
+
 def sample_set(config: Config, world: World, root: Path) -> SampleSet:
     """The sample set under `root`, rendered by rank 0 on first use (collective)."""
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from silc.files import read_json
@@ -12,13 +14,14 @@ MAX_BYTES = 16 << 20  # a few kilobytes are usual
 
 
 class Kept(NamedTuple):
-    """Step, options and results; a result has task, model, error, and metrics with value, chance and (not
-    in files of earlier versions) error, each a number or null.
+    """Step, options and results, and the sample set's keys of `data`; a result has task, model, error, and metrics with
+    value, chance and error, each a number or null. Files of earlier versions have no `data`, and no error of a metric.
     """
 
     step: int | None
     options: dict[str, Any]
     results: list[dict[str, Any]]
+    data: Mapping[str, Any] = MappingProxyType({})
 
 
 def read_results(folder: Path) -> Kept | None:
@@ -32,7 +35,10 @@ def read_results(folder: Path) -> Kept | None:
     step, options, results = (found.get(name) for name in ("step", "eval", "results"))
     if not (isinstance(options, dict) and isinstance(results, list) and (step is None or type(step) is int)):
         return None
-    return Kept(step, options, results) if all(map(_is_result, results)) else None
+    if not all(map(_is_result, results)):
+        return None
+    data = found.get("data")
+    return Kept(step, options, results, data if isinstance(data, dict) else {})
 
 
 def _is_result(found: object) -> bool:

@@ -198,5 +198,7 @@ def write_json(results: Sequence[Result], step: int | None, config: Config, path
         }
         for result in results
     ]
-    kept = {"step": step, "results": rows, "eval": config_io.to_dict(config)["eval"]}
+    tree = config_io.to_dict(config)
+    sample = {key: value for key, value in tree["data"].items() if key.startswith("sample_")}
+    kept = {"step": step, "results": rows, "eval": tree["eval"], "data": sample}
     write_text(path, json.dumps(kept, indent=1, allow_nan=False) + "\n")

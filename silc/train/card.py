@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import platform
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib import metadata
@@ -20,7 +20,9 @@ import yaml
 import silc
 from silc import config_io
 from silc.config import Config
+from silc.data.sample_set.concepts import ARTISTS, split_artists
 from silc.data.sample_set.render import DRAWINGS
+from silc.evaluate.datasets import sample_in_words
 from silc.evaluate.report.rendering import markdown_code, markdown_text, render, short
 from silc.evaluate.results import read_results
 from silc.interchange import write
@@ -177,8 +179,8 @@ def _data(history: History) -> list[str]:
     elif data.shards:
         lines = [_listed(data.shards)]
     else:
-        scenes = plural(data.sample_scenes, "scene")
-        lines = [f"the sample set embedded in silc: {scenes} rendered from drawings of emoji", *_artists()]
+        scenes, artists = sample_in_words(data), split_artists(data.sample_unseen)[0]
+        lines = [f"the sample set embedded in silc, drawings of emoji: {scenes}", *_artists(artists)]
     pairs = history.step * train.global_batch
     lines.append(
         f"{plural(pairs, 'pair')} seen: {plural(history.step, 'step')} of {plural(train.global_batch, 'pair')}"
@@ -195,12 +197,13 @@ def _listed(shards: list[str]) -> str:
     return names + (f" and {len(shards) - LISTED} more" if len(shards) > LISTED else "")
 
 
-def _artists() -> list[str]:
-    """Artists and licences of the embedded drawings, and of their names."""
+def _artists(trained: Sequence[str]) -> list[str]:
+    """Artists and licences of the drawings that were trained on, and of the names of all."""
     notice = (DRAWINGS / "NOTICE").read_text(encoding="utf-8")
     return [
         f"of these, `{found['artist']}` is by {found['author']}, licence {found['licence']}"
         for found in _LICENCE.finditer(notice)
+        if found["artist"] in trained or found["artist"] not in ARTISTS
     ]
 
 

@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
+import math
+import re
+from collections import Counter
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from silc.data.sample_set.scenes import Drawing, draw_background, draw_scene, write_caption
+from silc.data.sample_set.captions import web_caption, write_caption
+from silc.data.sample_set.concepts import with_article
+from silc.data.sample_set.scenes import Drawing, draw_background, draw_scene
 
-NAMES = ("dog", "owl", "grapes", "red apple")
-COLOURS = ((255, 0, 0), (0, 255, 0), (0, 0, 255), (0, 0, 0))
+NAMES = ("dog", "owl", "grapes", "red apple", "bee", "egg", "jeans", "unicorn")
+COLOURS = (
+    *((255, 0, 0), (0, 255, 0), (0, 0, 255), (0, 0, 0)),
+    *((255, 0, 255), (0, 255, 255), (255, 255, 0), (60, 60, 60)),
+)
 
 
 def blocks(count: int, shape: tuple[int, int] = (40, 24)) -> list[Drawing]:
@@ -22,7 +31,7 @@ def blocks(count: int, shape: tuple[int, int] = (40, 24)) -> list[Drawing]:
 
 
 @settings(max_examples=25, deadline=None)
-@given(seed=st.integers(0, 2**32), count=st.integers(1, 4), size=st.integers(24, 96))
+@given(seed=st.integers(0, 2**32), count=st.integers(1, 8), size=st.integers(24, 96))
 def test_mask_is_the_image(seed, count, size):
     drawings = blocks(count)
     scene = draw_scene(np.random.default_rng(seed), drawings, size)
@@ -85,6 +94,28 @@ def test_captions_name_every_object(count):
         starts = {min(phrases, key=caption.index) for caption in captions}
         assert starts == set(phrases)
         assert all(caption.count(" and ") == 1 and caption.count(", ") == count - 2 for caption in captions)
+
+
+@settings(max_examples=50, deadline=None)
+@given(seed=st.integers(0, 2**32), count=st.integers(1, 8), left_out=st.floats(0, 1))
+def test_a_web_caption_names_some_of_the_objects(seed, count, left_out):
+    named = {with_article(name) for name in NAMES[:count]}
+    said = set(re.split(", | and ", re.sub("^a (drawing of|picture with) ", "", caption_of(seed, count, left_out))))
+    assert said
+    assert said <= named
+
+
+def test_shares_of_the_objects_that_a_web_caption_leaves_out():
+    assert all(caption_of(seed, 3, 0.0).count(" and ") == 1 for seed in range(50))
+    alone = Counter(caption_of(seed, 2, 1.0).split(" ")[-1] for seed in range(400))
+    assert set(alone) == {"dog", "owl"}  # whichever: a fixed one would never be learned apart
+    assert 150 < alone["dog"] < 250
+    named = sum("owl" in caption_of(seed, 4, 0.25) for seed in range(2000))
+    assert abs(named / 2000 - 0.75) < 4 * math.sqrt(0.75 * 0.25 / 2000)
+
+
+def caption_of(seed: int, count: int, left_out: float) -> str:
+    return web_caption(np.random.default_rng(seed), NAMES[:count], left_out)
 
 
 def test_backgrounds_are_pale_and_varied():

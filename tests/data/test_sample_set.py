@@ -22,8 +22,9 @@ from PIL import Image
 
 from silc.data.sample_set import cache, render
 from silc.data.sample_set.cache import SampleSet, default_root, ensure_sample
-from silc.data.sample_set.concepts import SPLITS, TRAIN_ARTISTS, UNSEEN_ARTISTS, with_article
+from silc.data.sample_set.concepts import RESERVED, SPLITS, split_artists, with_article
 
+SHARES = {"objects": [0.65, 0.2, 0.1, 0.05]}
 SCENES = {"scenes_train": 60, "scenes_eval": 48, "size": 48}
 
 
@@ -68,10 +69,13 @@ def test_splits_hold_artists_and_concepts_apart(rendered):
     def artists(split):
         return {artist for entry in read(rendered, split) for artist in entry["json"]["artists"]}
 
-    assert artists("train") <= set(TRAIN_ARTISTS)
-    assert artists("unseen_concept") <= set(TRAIN_ARTISTS)
-    assert artists("unseen_artist") == artists("both") == set(UNSEEN_ARTISTS)
-    assert rendered.class_names("train") == rendered.class_names("unseen_artist")
+    trained, unseen = map(set, split_artists([RESERVED]))
+    assert not trained & unseen
+    assert artists("train") <= trained
+    assert artists("unseen_concept") <= trained
+    assert artists("new_scenes") <= trained
+    assert artists("unseen_artist") == artists("both") == unseen == {RESERVED}
+    assert rendered.class_names("train") == rendered.class_names("unseen_artist") == rendered.class_names("new_scenes")
     assert rendered.class_names("unseen_concept") == rendered.class_names("both")
     assert not set(rendered.index("train")["labels"]) & set(rendered.index("both")["labels"])
     assert len(rendered.class_names("train")) == 128
@@ -95,7 +99,7 @@ def test_singles_take_the_artists_in_turn():
 
 def test_training_scenes_are_mostly_of_one_object():
     drawings = [[concept] for concept in range(9)]
-    plan = render.SplitPlan("train", [], [], drawings, scenes=4000, singles=0, settings={})
+    plan = render.SplitPlan("train", [], [], drawings, scenes=4000, singles=0, settings=SHARES)
     counts = Counter(len(render.choose_drawings(np.random.default_rng(i), plan, i)) for i in range(4000))
     assert set(counts) == {1, 2, 3, 4}
     assert 0.62 < counts[1] / 4000 < 0.68
@@ -145,7 +149,7 @@ def test_processes_that_start_together_render_once(tmp_path, capfd):
         process.join(120)
     assert [process.exitcode for process in started] == [0, 0, 0]
     assert len({results.get() for _ in started}) == 1
-    assert capfd.readouterr().out.count("rendering 20 scenes") == 1
+    assert capfd.readouterr().out.count("rendering 24 scenes") == 1
 
 
 def test_all_concepts_render(tmp_path):

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from silc.commands import check as check_command
-from silc.commands import claims, evaluate, export, launcher, train
+from silc.commands import claims, compare, evaluate, export, launcher, train
 from silc.commands.shards import main as shards
 from tools.run_blocks import blocks
 
@@ -31,6 +31,7 @@ PARSE = {
     "evaluate": evaluate.parse,
     "export": export.parse,
     "claims": claims.parse,
+    "compare": compare.parse,
     "shards": shards.parse,
 }
 

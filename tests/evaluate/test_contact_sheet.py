@@ -48,8 +48,8 @@ def test_an_image_is_in_its_cell(tmp_path):
 
 def test_lines_and_any_length_of_a_caption_fit_one_line(tmp_path):
     font = contact_sheet.ImageFont.load_default(11)
-    assert contact_sheet._fit("a\ncat\u2028here", font, CELL) == "a cat here"
-    assert contact_sheet._fit("a cat " * 10**6, font, CELL).endswith("...")
+    assert contact_sheet.fit("a\ncat\u2028here", font, CELL) == "a cat here"
+    assert contact_sheet.fit("a cat " * 10**6, font, CELL).endswith("...")
     images = torch.zeros(1, 3, 8, 8, dtype=torch.uint8)
     draw(images, [["two\nlines"]], [[("three\nmore\nlines", 0.5)]], "a title\n" * 99, tmp_path / "sheet.png", columns=1)
 
@@ -59,4 +59,4 @@ def test_a_long_caption_stays_in_its_cell(tmp_path):
     draw(images, [["a cat " * 40]], [[("a dog " * 40, 0.5)]], "", tmp_path / "sheet.png", columns=2)
     pixels = np.array(Image.open(tmp_path / "sheet.png"))
     assert (pixels[:, MARGIN + CELL + MARGIN :] == 255).all()
-    assert contact_sheet._fit("short", contact_sheet.ImageFont.load_default(11), CELL) == "short"
+    assert contact_sheet.fit("short", contact_sheet.ImageFont.load_default(11), CELL) == "short"

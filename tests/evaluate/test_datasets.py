@@ -11,11 +11,12 @@ import pytest
 import webdataset as wds
 from PIL import Image
 
-from silc.config import Config
+from silc.config import Config, DataConfig
 from silc.config_rules import validate
 from silc.data import class_names, imagenet
 from silc.data.sample_set.cache import SampleSet
 from silc.evaluate import datasets
+from silc.evaluate.report import about
 from silc.evaluate.tasks import TASKS
 from silc.train import sources
 
@@ -108,12 +109,55 @@ def test_no_shards_mean_the_sample_set_and_the_unseen_artist(config, world, tmp_
 
     asked = {}
     monkeypatch.setattr(datasets, "ensure_sample", lambda root, **kw: asked.update(kw, root=root) or Sample(tmp_path))
-    config.data.sample_scenes = 77
+    config.data.sample_scenes, config.data.sample_test_scenes = 77, 9
+    config.data.sample_captions, config.data.sample_left_out, config.data.sample_mismatched = "web", 0.25, 0.125
+    config.data.sample_objects, config.data.sample_unseen = [0.0, 1.0], ["twemoji"]
     train, data = sources.resolve(config, world, tmp_path)
     assert train == shards([0, 1])
     assert data.classification.classes == ("an apple", "a bear")
     assert data.classification.train is not None
-    assert asked == {"root": tmp_path, "concepts": "default", "scenes_train": 77}
+    assert asked == {
+        "root": tmp_path,
+        "concepts": "default",
+        "scenes_train": 77,
+        "scenes_eval": 9,
+        "captions": "web",
+        "left_out": 0.25,
+        "mismatched": 0.125,
+        "objects": [0.0, 1.0],
+        "unseen": ["twemoji"],
+    }
+
+
+@pytest.mark.parametrize("split", ["unseen_artist", "unseen_concept", "both", "new_scenes"])
+def test_the_split_that_is_asked_for_is_measured(config, tmp_path, shards, split):
+    """With the training scenes to fit to, where they show its concepts."""
+    seen = split in ("unseen_artist", "new_scenes")
+
+    class Sample(SampleSet):
+        def shards(self, name):
+            assert name in (split, "train")
+            return shards([0, 1])
+
+        def class_names(self, name):
+            return ["apple", "bear"] if name == "train" or seen else ["fox", "owl"]
+
+    config.eval.sample_split = split
+    found = datasets.of_sample(config, Sample(tmp_path))
+    assert found.name == datasets.SPLIT_TITLES[split]
+    assert found.classes == (("an apple", "a bear") if seen else ("a fox", "an owl"))
+    assert (found.train is not None) == seen
+
+
+def test_what_the_training_scenes_are_in_words():
+    data = DataConfig(sample_scenes=16_000)
+    assert datasets.sample_in_words(data) == "16,000 scenes"
+    data = DataConfig(sample_scenes=1, sample_captions="web", sample_mismatched=0.125)
+    assert datasets.sample_in_words(data) == (
+        "1 scene with web-like captions (of the objects 50% are not named, of the captions 12.5% are another image's)"
+    )
+    config = Config(data=data)
+    assert about._training_data(config) == f"the embedded sample set, {datasets.sample_in_words(data)}"
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ import os
 
 import pytest
 
+from silc import config_io
 from silc.config import Config
 from silc.evaluate import runner
 from silc.evaluate.results import read_results
@@ -23,7 +24,15 @@ def test_what_was_written_is_read(tmp_path):
     assert found.step is None
     assert found.options["every"] == 0
     assert [result["error"] for result in found.results] == [None, "out of time"]
-    assert found.results[0]["metrics"] == {"x": {"value": 0.5, "chance": 0.1}}
+    assert found.results[0]["metrics"] == {"x": {"value": 0.5, "chance": 0.1, "error": None}}
+    assert found.data["sample_unseen"] == ["emojione"]  # which images of the sample set were measured on
+    assert set(found.data) <= set(config_io.to_dict(Config())["data"])
+
+
+@pytest.mark.parametrize("data", [None, 5, [], "absent"])
+def test_files_of_earlier_versions_say_nothing_of_the_sample_set(tmp_path, data):
+    (tmp_path / "evaluation.json").write_text(json.dumps(WHOLE if data == "absent" else WHOLE | {"data": data}))
+    assert read_results(tmp_path).data == {}
 
 
 @pytest.mark.parametrize(

@@ -198,7 +198,9 @@ def test_results_are_kept_as_json_and_as_scalars(config, towers, world, data, tm
     assert saved["step"] == 7
     assert saved["eval"] == config_io.to_dict(config)["eval"]
     assert [path.name for path in tmp_path.iterdir()] == ["x.json"]
-    assert saved["results"][0]["metrics"]["top1"] == {"value": results[0].metrics[0].value, "chance": 1 / 7}
+    first = results[0].metrics[0]
+    assert saved["results"][0]["metrics"]["top1"] == {"value": first.value, "chance": 1 / 7, "error": first.error}
+    assert saved["data"]["sample_unseen"] == config.data.sample_unseen
     assert runner.scalars(results)["eval/retrieval/student/image_to_text_r1"] == results[1].metrics[0].value
 
 

@@ -115,7 +115,9 @@ def test_only_addresses_are_cut():
 
 
 def test_it_is_known_of_each_key_of_text_whether_it_is_an_address():
-    keys = [key for key, kind, *_ in config_io.describe() if "str" in kind and not key.startswith("kernels.")]
+    keys = [
+        key for key, kind, *_ in config_io.describe() if re.search(r"\bstr\b", kind) and not key.startswith("kernels.")
+    ]
     texts = {key.rpartition(".")[2] for key in keys}
     left_out = {key for keys in LEFT_OUT.values() for key in keys}
     assert texts - PLACES - left_out == {
@@ -168,10 +170,17 @@ def test_any_name_leaves_the_page_whole(name):
 def test_the_data_are_named_with_their_licences():
     config = make_config()
     text = card_of(config)
-    assert "24,000 scenes rendered from drawings of emoji" in text
+    assert "- the sample set embedded in silc, drawings of emoji: 24,000 scenes\n" in text
     assert "- of these, `noto` is by Google Inc, licence Apache-2.0" in text
-    assert text.count("- of these, ") == 9  # eight artists, and the names of the drawings
+    assert text.count("- of these, ") == 8  # seven artists, and the names of the drawings
+    assert "`emojione`" not in text
     assert "Licence of the training data: those of its parts above." in text
+    config.data.sample_captions, config.data.sample_mismatched = "web", 0.125
+    config.data.sample_unseen = ["noto", "noto-v1"]
+    text = card_of(config)
+    assert "24,000 scenes with web-like captions (of the objects 50% are not named, of the captions 12.5% are" in text
+    assert text.count("- of these, ") == 6
+    assert "`noto`" not in text
     config.data.sources = [SourceRule(shards=["/a/1.tar"], weight=3.0), SourceRule(shards=["/b/2.tar"])]
     text = card_of(config)
     assert "- `1.tar`, weight 3\n- `2.tar`, weight 1\n" in text

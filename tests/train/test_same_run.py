@@ -30,6 +30,11 @@ def changed(*words: str) -> Config:
         ("data.unique_captions=true", "data.unique_captions is True, it was False"),
         ("data.tokenizer=other", "data.tokenizer is other, it was open_clip_bpe"),
         ("data.sample_scenes=99", "data.sample_scenes is 99, it was 24000"),
+        ("data.sample_captions=web", "data.sample_captions is web, it was clean"),
+        ("data.sample_left_out=0.1", "data.sample_left_out is 0.1, it was 0.5"),
+        ("data.sample_mismatched=0", "data.sample_mismatched is 0.0, it was 0.2"),
+        ("data.sample_objects=[0, 1]", "data.sample_objects is [0.0, 1.0], it was [0.65, 0.2, 0.1, 0.05]"),
+        ("data.sample_unseen=[twemoji]", "data.sample_unseen is ['twemoji'], it was ['emojione']"),
         ("objective.contrastive=sigmoid", "objective.contrastive is sigmoid, it was softmax"),
         ("objective.head_only_ema=true", "objective.head_only_ema is True, it was False"),
         ("model.vision.depth=3", "model.vision.depth is 3, it was 12"),
@@ -64,7 +69,7 @@ def test_more_extensions_of_images_are_named_and_others_are_refused():
 HARMLESS = [
     "data.workers=1", "data.cache=/here", "train.micro_batch=2", "train.save_every=3", "eval.every=3",
     "engine.zero_stage=3", "kernels.distill=torch", "objective.contrastive_chunk=8", "optim.optimizer=torch_adamw",
-    "views.device=host", "views.crops_on=device",
+    "views.device=host", "views.crops_on=device", "eval.sample_split=both",
 ]  # fmt: skip
 
 
@@ -114,7 +119,10 @@ def test_every_name_in_the_lists_is_a_key():
 
 def test_other_names_of_shards_are_left_to_the_data_themselves():
     """Data that were moved are the same data; and beside shards the sample set's keys mean nothing."""
-    before, after = changed("data.shards=[/old]"), changed("data.shards=[/new]", "data.sample_scenes=9")
+    before, after = (
+        changed("data.shards=[/old]"),
+        changed("data.shards=[/new]", "data.sample_scenes=9", "data.sample_captions=web"),
+    )
     assert check_same_run(before, after, PATH) == {}
     mixed = changed("data.sources=[{shards: [/new]}]")
     assert check_same_run(before, mixed, PATH) == {}

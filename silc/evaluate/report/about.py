@@ -17,7 +17,7 @@ import torch
 import silc
 from silc import config_io
 from silc.config import Config
-from silc.evaluate.datasets import EvalData
+from silc.evaluate.datasets import EvalData, sample_in_words
 from silc.evaluate.report.rendering import task_title
 from silc.evaluate.runner import Result
 from silc.evaluate.tasks import TASKS
@@ -111,7 +111,7 @@ def _training_data(config: Config) -> str:
         return "; ".join(f"{', '.join(source.shards)} (weight {source.weight:g})" for source in config.data.sources)
     if config.data.shards:
         return ", ".join(config.data.shards)
-    return f"the embedded sample set, {plural(config.data.sample_scenes, 'scene')}"
+    return f"the embedded sample set, {sample_in_words(config.data)}"
 
 
 def _test_data(data: EvalData, results: Sequence[Result]) -> list[tuple[str, str]]:

@@ -37,7 +37,7 @@ def draw(
     rows = -(-len(images) // columns)
     sheet = Image.new("RGB", (columns * (CELL + MARGIN) + MARGIN, rows * (CELL + TEXT + MARGIN) + MARGIN + 24), "white")
     pen, font, bold = ImageDraw.Draw(sheet), ImageFont.load_default(11), ImageFont.load_default(14)
-    pen.text((MARGIN, 6), _fit(title, bold, sheet.width - 2 * MARGIN), fill=INK, font=bold)
+    pen.text((MARGIN, 6), fit(title, bold, sheet.width - 2 * MARGIN), fill=INK, font=bold)
     for i, (image, truth, found) in enumerate(zip(images, truths, guesses, strict=True)):
         x, y = MARGIN + (i % columns) * (CELL + MARGIN), 24 + MARGIN + (i // columns) * (CELL + TEXT + MARGIN)
         drawn = Image.fromarray(np.ascontiguousarray(image.permute(1, 2, 0).numpy()))
@@ -47,12 +47,12 @@ def draw(
             (f"{similarity:.2f} {caption}", RIGHT if caption in truth else WRONG) for caption, similarity in found
         ]
         for k, (line, color) in enumerate(lines[:5]):
-            pen.text((x, y + CELL + 3 + 14 * k), _fit(line, font, CELL), fill=color, font=font)
+            pen.text((x, y + CELL + 3 + 14 * k), fit(line, font, CELL), fill=color, font=font)
     path.parent.mkdir(parents=True, exist_ok=True)
     sheet.save(path)
 
 
-def _fit(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, width: int) -> str:
+def fit(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, width: int) -> str:
     """On one line, cut to the width in pixels."""
     line = " ".join(text[:LONGEST].split())
     if len(text) <= LONGEST and font.getlength(line) <= width:

@@ -15,17 +15,17 @@ from silc.evaluate.report.palette import Color, blended
 SIDE = 160  # pixels of an image shown
 
 
-def thumbnail(image: Tensor) -> np.ndarray:
-    """uint8 [H, W, 3] -> the longer side at SIDE pixels."""
-    scale = SIDE / max(image.shape[:2])
-    size = [max(1, round(side * scale)) for side in image.shape[:2]]
+def thumbnail(image: Tensor, side: int = SIDE) -> np.ndarray:
+    """uint8 [H, W, 3] -> the longer side at `side` pixels."""
+    scale = side / max(image.shape[:2])
+    size = [max(1, round(length * scale)) for length in image.shape[:2]]
     small = F.interpolate(image.permute(2, 0, 1)[None].float(), size, mode="bilinear", antialias=True)
     return small[0].round().clamp(0, 255).to(torch.uint8).permute(1, 2, 0).numpy()
 
 
-def overlay(image: Tensor, classes: Tensor, colors: Mapping[int, Color]) -> np.ndarray:
+def overlay(image: Tensor, classes: Tensor, colors: Mapping[int, Color], side: int = SIDE) -> np.ndarray:
     """Classes [H, W] in their colors over a pale gray image; pixels of no class are the gray image alone."""
-    base = thumbnail(image).astype(np.float32)
+    base = thumbnail(image, side).astype(np.float32)
     base = 255 - (255 - base.mean(-1, keepdims=True).repeat(3, -1)) * 0.5
     size = list(base.shape[:2])
     small = F.interpolate(classes[None, None].double(), size, mode="nearest-exact")[0, 0].long().numpy()

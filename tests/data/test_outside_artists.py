@@ -1,0 +1,131 @@
+"""tools/outside_artists.py: its scenes are composed as the sample set's, and `silc evaluate` reads its folders."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import sys
+import tarfile
+from pathlib import Path
+
+import pytest
+
+from silc.config import DataConfig
+from silc.data.layouts import open_data_set
+from silc.data.sample_set import SampleSet, ensure_sample
+from silc.data.sample_set.concepts import RESERVED, with_article
+from silc.data.sample_set.render import read_drawings
+from silc.data.splits import CAPTIONS, LABELS, MASKS
+
+TOOLS = Path(__file__).parents[2] / "tools"
+SMALL = {"scenes_train": 40, "scenes_eval": 12, "size": 32}
+ICONS = {"dog-face": "red", "owl": "green", "grapes": "blue", "zombie": "black", "owl-again": "green"}
+
+
+@pytest.fixture(scope="module")
+def tool():
+    sys.path.insert(0, str(TOOLS))
+    try:
+        yield importlib.import_module("outside_artists")
+    finally:
+        sys.path.remove(str(TOOLS))
+        for name in ("outside_artists", "make_sample"):
+            del sys.modules[name]
+
+
+@pytest.fixture(scope="module")
+def sample(tmp_path_factory) -> SampleSet:
+    return ensure_sample(tmp_path_factory.mktemp("sample"), **SMALL)
+
+
+def members(shards: list[Path]) -> list[tuple[str, bytes]]:
+    found = []
+    for shard in shards:
+        with tarfile.open(shard) as tar:
+            found += [(member.name, tar.extractfile(member).read()) for member in tar]
+    return found
+
+
+def fake(source, folder):
+    """What a package holds, without npm: squares of one color each, and the labels of emoji."""
+    if source.name == "emojibase":
+        entries = [
+            {"label": name.replace("-", " "), "hexcode": f"1F{n}", "group": 0, "subgroup": 0}
+            for n, name in enumerate(ICONS)
+        ]
+        groups = {"groups": {"0": "things"}, "subgroups": {"0": "all"}}
+        return {"meta/groups.json": json.dumps(groups).encode(), "en/data.json": json.dumps(entries).encode()}
+    bodies = {name: {"body": f'<path fill="{color}" d="M2 2h12v12H2z"/>'} for name, color in ICONS.items()}
+    return {"icons.json": json.dumps({"icons": bodies, "width": 16, "height": 16}).encode()}
+
+
+def test_scenes_of_the_sample_sets_own_unseen_artist_are_its_split(tool, sample):
+    stored = {label: drawn[RESERVED] for label, drawn in read_drawings().items() if RESERVED in drawn}
+    plan = tool.plan_scenes(sample, RESERVED, stored, SMALL["scenes_eval"])
+    composed = [(f"{key}.{extension}", data) for key, one in tool.compose(plan) for extension, data in one.items()]
+    assert composed == members([Path(shard) for shard in sample.shards("unseen_artist")])
+
+
+def test_a_folder_is_a_data_set_for_every_task(tool, sample, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(tool, "fetch", fake)
+    words = [str(tmp_path), "--sample", str(sample.folder), "--scenes", "8", "--artist", "openmoji"]
+    assert tool.main(words) == 0
+    assert f"{tmp_path / 'openmoji'}: 8 scenes of 3 of 128 concepts" in capsys.readouterr().out
+    folder = tmp_path / "openmoji"
+    found = open_data_set(f"wds:{folder}", DataConfig(), None)
+    names = sample.class_names("train")
+    assert found.classes == tuple(with_article(name) for name in names)
+    assert (folder / "classes.txt").read_text().splitlines() == list(found.classes)
+    assert found.templates == ("{}", "a drawing of {}")
+    assert found.test.has == found.training.has == {LABELS, CAPTIONS, MASKS}
+    drawn = {names.index(name) for name in ("dog", "owl", "grapes")}
+    labels = [found.test.label(index) for index in range(8)]
+    assert set(labels[:4]) == drawn  # one object each, dealt in turn
+    assert labels[4:] == [None] * 4
+    for index in range(8):
+        present = set(found.test.mask(index).unique().tolist()) - {-1}
+        assert present <= drawn
+        assert (len(present) == 1) == (index < 4)
+        assert all(found.classes[number] in found.test.captions(index)[0] for number in present)
+        # The packages' colors are in the image where the mask says so.
+        image, mask = found.test.image(index), found.test.mask(index)
+        for number, channel in zip((names.index("dog"), names.index("owl")), (0, 1), strict=True):
+            if (mask == number).sum() > 20:
+                assert image[mask == number].float().mean(0).argmax() == channel
+    assert "CC-BY-SA-4.0" in (folder / "NOTICE").read_text()
+    with pytest.raises(SystemExit):
+        tool.main(words)
+    assert "openmoji: exists, and nothing is overwritten" in capsys.readouterr().err
+
+
+def test_the_training_scenes_are_the_sample_sets_and_those_of_one_object_have_their_class(tool, sample, tmp_path):
+    tool.write_train(tmp_path / "train", sample)
+    written = members(sorted((tmp_path / "train").glob("*.tar")))
+    assert [one for one in written if not one[0].endswith(".cls")] == members(list(map(Path, sample.shards("train"))))
+    infos = {name.removesuffix(".json"): json.loads(data) for name, data in written if name.endswith(".json")}
+    classes = {name.removesuffix(".cls"): int(data) for name, data in written if name.endswith(".cls")}
+    assert classes == {key: info["concept_ids"][0] for key, info in infos.items() if info["objects"] == 1}
+    assert classes
+
+
+def test_mistakes_are_named(tool, sample, tmp_path, capsys):
+    for words, said in (
+        ([str(tmp_path), "--scenes", "1"], "--scenes is 1: at least 2 are needed"),
+        ([str(tmp_path), "--sample", str(tmp_path)], "is no rendered sample set: it has no train/index.json"),
+    ):
+        with pytest.raises(SystemExit):
+            tool.main(words)
+        assert said in capsys.readouterr().err
+    with pytest.raises(ValueError, match="nobody draws none of the 128 concepts"):
+        tool.plan_scenes(sample, "nobody", {}, 4)
+
+
+def test_another_package_than_the_pinned_one_is_refused(tool, tmp_path, monkeypatch):
+    def packed(*args, **options):
+        (tmp_path / "other.tgz").write_bytes(b"other")
+        return type("Done", (), {"stdout": "other.tgz\n"})
+
+    monkeypatch.setattr(sys.modules["make_sample"].subprocess, "run", packed)
+    for source in tool.OUTSIDE:
+        with pytest.raises(ValueError, match=f"{source.package}@{source.version}: integrity sha512-.*, pinned sha512-"):
+            tool.fetch(source, tmp_path)
