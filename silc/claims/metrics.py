@@ -1,20 +1,18 @@
-"""What the runs measured: metrics of their evaluations, means over seeds, and what SILC gains over each baseline."""
+"""What the runs measured: metrics of their evaluations, a row each, and which of them answer the claims."""
 
 from __future__ import annotations
 
-import math
-import statistics
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
-from silc import config_io
-from silc.claims.plan import SHOTS, SILC, Run
-from silc.evaluate.results import read_results
-from silc.text import plural
+from silc.claims.eval_sets import MAIN, THE_RUNS_OWN, EvalSet
+from silc.claims.plan import SHOTS, SILC, VARIANTS, Run
 
-# (task, metric) -> its name in the tables: one for each claim of the abstract.
-CLAIMS: dict[tuple[str, str], str] = {
+Claim = tuple[str, str]  # (task, metric)
+
+# A claim -> its name in the tables: one for each claim of the abstract.
+CLAIMS: dict[Claim, str] = {
     ("zeroshot_classification", "top1"): "zero-shot classification, top-1",
     ("fewshot", f"ridge_{SHOTS}shot"): f"few-shot classification, {SHOTS} images per class",
     ("retrieval", "image_to_text_r5"): "image to text, R@5",
@@ -23,118 +21,116 @@ CLAIMS: dict[tuple[str, str], str] = {
     ("linear_segmentation", "miou"): "linear segmentation, mIoU",
     ("open_vocabulary_segmentation", "unseen_miou"): "open-vocabulary segmentation, unseen classes, mIoU",
 }
-# Student's t, two-sided, 95 %: number of seeds -> standard errors from 0 that decide; beyond the last one, its value.
-# Two seeds decide nothing: coarse metrics agree by chance, and then seem to have no error.
-DECIDES = {3: 4.30, 4: 3.18, 5: 2.78, 6: 2.57, 7: 2.45, 8: 2.36, 9: 2.31, 10: 2.26}
+# Of images with two classes or more: mIoU over all classes mostly measures classification.
+WHERE: dict[Claim, str] = {
+    (task, metric): f"{title}, {name}"
+    for task, title in (("zeroshot_segmentation", "zero-shot"), ("linear_segmentation", "linear"))
+    for metric, name in {
+        "present_accuracy": "accuracy among the present classes",
+        "present_miou": "mIoU among the present classes",
+        "object_recall": "recall of an object",
+        "localization_auc": "localization AUC",
+    }.items()
+}
+# Columns of the tables: of each run its student, and where it keeps an average of the weights that model too.
+COLUMNS = tuple(name for variant in VARIANTS for name in (variant, f"{variant}_ema"))
+BASELINES = ("clip", "clip_views", "clip_compute", "clip_views_ema", "silc_global")
+MEANING = {
+    "clip": "plain CLIP, as many pairs (student of the run clip)",
+    "clip_views": "CLIP on SILC's augmented global views, as many pairs (student of the run clip_views)",
+    "clip_views_ema": "the same with an averaged image tower, no distillation (teacher of the run clip_views)",
+    "clip_compute": "plain CLIP, trained longer: as many floating-point operations as SILC (student of clip_compute)",
+    "silc_global": "SILC without local crops: it distils from one global view to the other (student of silc_global)",
+    "silc_global_ema": "the same with the averaged image tower (teacher of the run silc_global)",
+    SILC: "SILC (student of the run silc)",
+    "silc_ema": "SILC with the averaged image tower (teacher of the run silc)",
+}
 
 
 @dataclass(frozen=True)
 class Measurement:
-    """One metric of one run; a row of claims.csv."""
+    """One metric of one model of one run; a row of claims.csv.
+
+    Attributes:
+        variant, pairs, seed: of the run, see :class:`silc.claims.plan.Run`.
+        model: student or teacher.
+        data: name of the test set; "main" is the runs' own.
+        task, metric, value, chance, error: as evaluation.json has them; error: bootstrap over the test images.
+        steps, seen, flops: of the whole training.
+    """
 
     variant: str
     pairs: int
     seed: int
+    model: str
+    data: str
     task: str
     metric: str
     value: float
     chance: float | None
+    error: float | None
     steps: int
     seen: int
     flops: float
 
-
-class Mean(NamedTuple):
-    """Over seeds. error: standard error of the mean; None of a single seed."""
-
-    value: float
-    error: float | None
-    seeds: int
+    @property
+    def column(self) -> str:
+        """Of the tables: the variant, with _ema for its teacher."""
+        return self.variant if self.model == "student" else f"{self.variant}_ema"
 
 
 def evaluation(run: Run) -> list[dict[str, Any]]:
-    """Results of a run's last evaluation, if it was made as the plan says; else none.
-
-    Another evaluation of the run, by hand or by an earlier plan, may stand in its place, or one that was cut short.
-    """
-    found = read_results(run.folder)
-    wanted = config_io.to_dict(run.config)["eval"]
-    made = found is not None and (found.step, found.options) == (run.config.train.steps, wanted)
-    return found.results if found is not None and made else []
+    """Results of a run on its own data, see :meth:`EvalSet.results`."""
+    return THE_RUNS_OWN.results(run)
 
 
-def done(run: Run) -> bool:
-    """Whether the run is measured, and no task ended without metrics."""
-    results = evaluation(run)
-    return bool(results) and all(result["error"] is None for result in results)
-
-
-def read(run: Run) -> list[Measurement]:
-    """The student's metrics in a run's last evaluation; none where the run has not come to its end."""
-    train = run.config.train
+def read(run: Run, on: EvalSet = THE_RUNS_OWN) -> list[Measurement]:
+    """The metrics of a run's evaluation on a test set; none where the run has not come to its end."""
+    steps, seen, flops = run.config.train.steps, run.seen, run.flops
     return [
         Measurement(
             run.variant,
             run.pairs,
             run.seed,
+            result["model"],
+            on.name,
             result["task"],
             name,
             metric["value"],
             metric["chance"],
-            train.steps,
-            run.seen,
-            run.flops,
+            metric.get("error"),
+            steps,
+            seen,
+            flops,
         )
-        for result in evaluation(run)
-        if result["model"] == "student"
+        for result in on.results(run)
         for name, metric in result["metrics"].items()
     ]
 
 
-def mean(values: Sequence[float]) -> Mean:
-    """Mean and its standard error."""
-    if len(values) == 1:
-        return Mean(values[0], None, 1)
-    return Mean(statistics.mean(values), statistics.stdev(values) / math.sqrt(len(values)), len(values))
+def select(measured: Iterable[Measurement], column: str, claim: Claim, pairs: int) -> dict[int, Measurement]:
+    """Seed -> the measurement of a claim's metric in a column, after so many pairs. `measured`: of one test set."""
+    return {m.seed: m for m in measured if (m.column, m.task, m.metric, m.pairs) == (column, *claim, pairs)}
 
 
-def select(measured: Iterable[Measurement], variant: str, claim: tuple[str, str], pairs: int) -> dict[int, Measurement]:
-    """Seed -> the measurement of a claim's metric in the variant's run on so many pairs."""
-    return {m.seed: m for m in measured if (m.variant, m.task, m.metric, m.pairs) == (variant, *claim, pairs)}
+def on(measured: Iterable[Measurement], data: str) -> list[Measurement]:
+    """The measurements on one test set."""
+    return [one for one in measured if one.data == data]
 
 
-def gain(measured: Sequence[Measurement], baseline: str, claim: tuple[str, str], pairs: int) -> Mean | None:
-    """SILC minus the baseline, seed by seed; None where no seed has both."""
-    ours, theirs = (select(measured, variant, claim, pairs) for variant in (SILC, baseline))
-    differences = [ours[seed].value - theirs[seed].value for seed in ours if seed in theirs]
-    return mean(differences) if differences else None
+def data_sets(measured: Iterable[Measurement]) -> list[str]:
+    """Names of the test sets, the runs' own first."""
+    names = dict.fromkeys(one.data for one in measured)
+    return [*([MAIN] if MAIN in names else []), *(name for name in names if name != MAIN)]
 
 
-def slope(measured: Sequence[Measurement], variant: str, claim: tuple[str, str]) -> dict[int, float]:
-    """By seed: what a doubling of the pairs adds, by least squares; of seeds with two numbers of pairs or more."""
-    mine = [m for m in measured if (m.variant, m.task, m.metric) == (variant, *claim)]
-    found = {}
-    for seed in dict.fromkeys(m.seed for m in mine):
-        points = [(math.log2(m.pairs), m.value) for m in mine if m.seed == seed]
-        if len(points) > 1:
-            found[seed] = statistics.linear_regression(*zip(*points, strict=True)).slope
-    return found
+def columns(measured: Iterable[Measurement]) -> list[str]:
+    """The columns that have a measurement, in their order."""
+    known = {one.column for one in measured}
+    return [column for column in COLUMNS if column in known]
 
 
-def steeper(measured: Sequence[Measurement], baseline: str, claim: tuple[str, str]) -> Mean | None:
-    """What a doubling of the pairs adds to SILC more than to the baseline, seed by seed."""
-    ours, theirs = (slope(measured, variant, claim) for variant in (SILC, baseline))
-    differences = [ours[seed] - theirs[seed] for seed in ours if seed in theirs]
-    return mean(differences) if differences else None
-
-
-def verdict(difference: Mean | None) -> str:
-    """The difference in words. Fewer than three seeds decide nothing."""
-    if difference is None:
-        return "not measured"
-    if difference.seeds < min(DECIDES):
-        return plural(difference.seeds, "seed")
-    error = difference.error or 0.0
-    if abs(difference.value) <= DECIDES[min(difference.seeds, max(DECIDES))] * error:
-        return "undecided"
-    return "better" if difference.value > 0 else "worse"
+def known(measured: Iterable[Measurement], claims: dict[Claim, str]) -> dict[Claim, str]:
+    """Those of `claims` that some run has a metric for: data may not serve every task."""
+    found = {(one.task, one.metric) for one in measured}
+    return {claim: name for claim, name in claims.items() if claim in found}

@@ -1,41 +1,28 @@
-"""What the runs measured: claims.md, claims.html with curves, which opens offline, and claims.csv with every metric."""
+"""What the runs measured: claims.md, claims.html with curves, which opens offline, their picture claims.svg, and
+claims.csv with every metric.
+"""
 
 from __future__ import annotations
 
 import csv
-from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, fields
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, fields
 from pathlib import Path
 
 from markdown_it import MarkdownIt
 
-from silc.claims.metrics import CLAIMS, Mean, Measurement, gain, mean, select, slope, steeper, verdict
-from silc.claims.plan import MEANING, SILC, VARIANTS
-from silc.evaluate.report.charts import Chart, chart
+from silc.claims import curves
+from silc.claims.eval_sets import MAIN
+from silc.claims.metrics import MEANING, Measurement, columns, on
+from silc.claims.plan import SILC, VARIANTS
+from silc.claims.tables import sections
 from silc.evaluate.report.rendering import render, save
 
 TEMPLATES = Path(__file__).parent / "templates"
-BASELINES = [variant for variant in VARIANTS if variant != SILC]
-
-
-@dataclass(frozen=True)
-class Table:
-    """Cells as text; the first of a row names it."""
-
-    head: list[str]
-    rows: list[list[str]]
-
-
-@dataclass(frozen=True)
-class Section:
-    """A heading and its tables."""
-
-    title: str
-    tables: list[Table]
 
 
 def write(measured: Sequence[Measurement], title: str, about: Sequence[str], out: Path, *, command: str) -> None:
-    """claims.csv, claims.md and claims.html in the folder `out`.
+    """claims.csv, claims.md, claims.html and, of two numbers of pairs or more, claims.svg in the folder `out`.
 
     Args:
         measured: of all runs.
@@ -50,49 +37,63 @@ def write(measured: Sequence[Measurement], title: str, about: Sequence[str], out
         writer.writerows(asdict(one) for one in measured)
     save(out / "claims.md", markdown(measured, title, about, command))
     save(out / "claims.html", page(measured, title, about, command))
+    picture = curves.picture(on(measured, MAIN))
+    if picture is not None:
+        save(out / "claims.svg", render("claims_svg.html.j2", TEMPLATES, picture=picture, title=title))
 
 
 def markdown(measured: Sequence[Measurement], title: str, about: Sequence[str], command: str) -> str:
-    """The tables: each metric by variant, what SILC gains, how each variant scales, what each variant cost."""
-    return _introduction(title, about, command) + "\n" + _tables(measured)
+    """The tables: noise, each metric by column, what SILC gains, how each column scales, what each run cost."""
+    return _introduction(measured, title, about, command) + "\n" + _tables(measured)
 
 
 def page(measured: Sequence[Measurement], title: str, about: Sequence[str], command: str) -> str:
     """The same as HTML, with curves between the introduction and the tables."""
+    own = on(measured, MAIN)
+    have = columns(own)
     return render(
         "claims.html.j2",
         TEMPLATES,
         title=title,
-        introduction=_html(_introduction(title, about, command)),
-        charts=curves(measured),
+        introduction=_html(_introduction(measured, title, about, command)),
+        panels=curves.panels(own),
+        legend=[(name, color) for color, name in enumerate(curves.SHOWN) if name in have],
         tables=_html(_tables(measured)),
     )
 
 
-def curves(measured: Sequence[Measurement]) -> list[Chart]:
-    """For each claim its metric, mean over seeds, against the pairs that SILC sees, by doublings; a line a variant."""
-    sizes = sorted({one.pairs for one in measured})
-    charts = []
-    for claim, name in _claims(measured).items():
-        lines = {
-            variant: [
-                (pairs, mean([one.value for one in found.values()]).value)
-                for pairs in sizes
-                if (found := select(measured, variant, claim, pairs))
-            ]
-            for variant in VARIANTS
-        }
-        charts.append(chart(name, lines, from_zero=True, unit="pairs", doublings=True))
-    return [one for one in charts if one is not None]
+def how_made(origin: str, chosen: Mapping[str, Sequence[str]]) -> list[str]:
+    """Sentences on what the figures mean and how the runs were made.
+
+    Args:
+        origin: see :func:`silc.claims.origin.sentence`.
+        chosen: words of single variants.
+    """
+    others = [variant for variant in VARIANTS if not chosen.get(variant)]
+    theirs = [f"{variant} {' '.join(words)}" for variant, words in chosen.items() if words]
+    if not theirs:
+        rates = f"All variants have the optimiser, the learning rate and the schedule of the preset, which is {SILC}'s."
+    else:
+        rates = f"Chosen for each variant: {'; '.join(theirs)}."
+        rates += f" As in the preset, which is {SILC}'s: {', '.join(others)}." if others else ""
+    return [
+        origin,
+        "± is half of the 95 % t interval over seeds, of a difference over the differences seed by seed. Better and "
+        "worse: the interval leaves out zero, which takes three seeds.",
+        f"{rates} All share the data; a variant that sees more pairs than there are repeats them.",
+    ]
 
 
-def _introduction(title: str, about: Sequence[str], command: str) -> str:
-    meaning = {variant: MEANING[variant] for variant in VARIANTS}
+def _introduction(measured: Sequence[Measurement], title: str, about: Sequence[str], command: str) -> str:
+    meaning = {
+        column: MEANING.get(column, f"the averaged image tower (teacher of the run {column.removesuffix('_ema')})")
+        for column in columns(measured)
+    }
     return render("introduction.md.j2", TEMPLATES, title=title, about=about, command=command, meaning=meaning)
 
 
 def _tables(measured: Sequence[Measurement]) -> str:
-    return render("tables.md.j2", TEMPLATES, sections=list(_sections(measured)))
+    return render("tables.md.j2", TEMPLATES, sections=list(sections(measured)))
 
 
 def _html(text: str) -> str:
@@ -101,64 +102,3 @@ def _html(text: str) -> str:
     parser.add_render_rule("table_open", lambda *_: '<div class="scroll"><table>')
     parser.add_render_rule("table_close", lambda *_: "</table></div>")
     return parser.render(text)
-
-
-def _claims(measured: Sequence[Measurement]) -> dict[tuple[str, str], str]:
-    """Those of CLAIMS that some run has a metric for: data may not serve every task."""
-    known = {(one.task, one.metric) for one in measured}
-    return {claim: name for claim, name in CLAIMS.items() if claim in known}
-
-
-def _sections(measured: Sequence[Measurement]) -> Iterator[Section]:
-    sizes = sorted({one.pairs for one in measured})
-    for pairs in reversed(sizes):
-        yield Section(f"After {pairs:,} pairs", [_values(measured, pairs), _gains(measured, pairs)])
-    if len(sizes) > 1:
-        yield Section("Scaling: what a doubling of the pairs adds", [_scaling(measured)])
-    yield Section("What each run cost", [_costs(measured)])
-
-
-def _values(measured: Sequence[Measurement], pairs: int) -> Table:
-    rows = []
-    for claim, name in _claims(measured).items():
-        found = [select(measured, variant, claim, pairs) for variant in VARIANTS]
-        chances = [one.chance for each in found for one in each.values()]
-        chance = "" if not chances or chances[0] is None else f"{chances[0]:.4f}"
-        cells = [_cell(mean([one.value for one in each.values()]) if each else None) for each in found]
-        rows.append([name, *cells, chance])
-    return Table(["metric", *VARIANTS, "chance"], rows)
-
-
-def _gains(measured: Sequence[Measurement], pairs: int) -> Table:
-    rows = []
-    for claim, name in _claims(measured).items():
-        differences = [gain(measured, baseline, claim, pairs) for baseline in BASELINES]
-        rows.append([name, *(f"{_cell(each, sign=True)} ({verdict(each)})" for each in differences)])
-    return Table(["SILC minus", *BASELINES], rows)
-
-
-def _scaling(measured: Sequence[Measurement]) -> Table:
-    rows = []
-    for claim, name in _claims(measured).items():
-        slopes = [list(slope(measured, variant, claim).values()) for variant in VARIANTS]
-        cells = [_cell(mean(each) if each else None, sign=True) for each in slopes]
-        more = steeper(measured, "clip", claim)
-        rows.append([name, *cells, f"{_cell(more, sign=True)} ({verdict(more)})"])
-    return Table(["metric", *VARIANTS, "SILC minus clip"], rows)
-
-
-def _costs(measured: Sequence[Measurement]) -> Table:
-    order = list(VARIANTS)
-    runs = {(one.pairs, order.index(one.variant)): one for one in measured}
-    rows = [
-        [f"{one.pairs:,}", one.variant, f"{one.steps:,}", f"{one.seen:,}", f"{one.flops / 1e12:,.1f}"]
-        for _, one in sorted(runs.items(), key=lambda item: item[0])
-    ]
-    return Table(["after pairs", "variant", "steps", "pairs seen", "TFLOP"], rows)
-
-
-def _cell(value: Mean | None, *, sign: bool = False) -> str:
-    if value is None:
-        return "-"
-    error = "" if value.error is None else f" ± {value.error:.3f}"
-    return f"{value.value:{'+' if sign else ''}.3f}{error}"

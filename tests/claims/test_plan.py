@@ -9,13 +9,20 @@ import pytest
 from silc import config_io
 from silc.claims import plan
 from silc.claims.metrics import CLAIMS
+from silc.config_rules import validate
 from silc.train.estimate import step_flops
 
 PRESETS = Path(__file__).resolve().parents[2] / "silc" / "presets"
 
 
-def runs(*words: str, preset: str = "sample", pairs=(6400, 3200), seeds=(0, 7)) -> list[plan.Run]:
-    return plan.runs(preset, PRESETS, words, pairs, seeds, Path("out"))
+def recipe(*words: str, preset: str = "sample", out: Path = Path("out"), **chosen: list[str]) -> plan.Recipe:
+    return plan.Recipe(preset, PRESETS, words, out, chosen)
+
+
+def runs(
+    *words: str, preset: str = "sample", pairs=(6400, 3200), seeds=(0, 7), variants=None, **chosen: list[str]
+) -> list[plan.Run]:
+    return plan.runs(recipe(*words, preset=preset, **chosen), pairs, seeds, variants)
 
 
 @pytest.mark.parametrize(("variant", "preset"), [("clip", "clip_vit_b16"), ("clip_views", "clip_views_vit_b16")])
@@ -24,6 +31,9 @@ def test_a_variant_is_the_baseline_of_that_name(variant, preset):
     ours, theirs = (
         config_io.to_dict(config) for config in (run.config, config_io.load_config(preset, presets=PRESETS))
     )
+    averaged = ours["objective"].pop("ema")  # for a column of its own; the student is not changed by it
+    assert averaged == (variant == "clip_views")
+    del theirs["objective"]["ema"]
     for section in ("model", "views", "objective", "optim", "data", "engine", "eval"):
         assert ours[section] == theirs[section], section
 
@@ -34,10 +44,42 @@ def test_every_variant_at_every_size_with_every_seed_the_small_ones_first():
     assert len({run.folder for run in runs()}) == len(found)
 
 
+def test_some_variants_keep_their_order():
+    assert [run.variant for run in runs(pairs=[640], seeds=[0], variants=["silc", "clip"])] == ["clip", "silc"]
+
+
+def test_silc_without_local_crops_distils_from_one_global_view_to_the_other():
+    run = next(r for r in runs(pairs=[6400], seeds=[0]) if r.variant == "silc_global")
+    assert (run.config.views.n_local, run.config.views.n_global) == (0, 2)
+    assert run.config.objective.distill
+    assert run.config.objective.global_to_global
+    validate(run.config, 1)
+
+
+def test_a_variant_may_have_a_learning_rate_of_its_own():
+    found = runs("optim.lr=0.003", pairs=[6400], seeds=[0], clip=["optim.lr=0.002", "optim.weight_decay=0.1"])
+    assert {run.variant: run.config.optim.lr for run in found} == dict.fromkeys(plan.VARIANTS, 0.003) | {"clip": 0.002}
+    assert found[0].words[4:6] == ["optim.lr=0.002", "optim.weight_decay=0.1"]
+
+
+@pytest.mark.parametrize(
+    ("word", "message"),
+    [
+        ("train.global_batch=32", "keys of optim. and objective. of its own"),
+        ("objective.distill=true", "objective.distill is what makes the variants"),
+        ("objective.ema=true", "objective.ema is what makes the variants"),
+        ("optim.rate=1", "optim.rate"),
+    ],
+)
+def test_what_a_variant_may_not_have_of_its_own(word, message):
+    with pytest.raises(ValueError, match=message):
+        runs(pairs=[6400], clip=[word])
+
+
 def test_all_see_as_many_pairs_but_one_that_does_as_many_operations():
     by_variant = {run.variant: run for run in runs(pairs=[64000], seeds=[3])}
     silc, longer = by_variant["silc"], by_variant["clip_compute"]
-    assert {by_variant[variant].config.train.steps for variant in ("clip", "clip_views", "silc")} == {1000}
+    assert {by_variant[variant].config.train.steps for variant in plan.VARIANTS if variant != "clip_compute"} == {1000}
     one_step = step_flops(longer.config) * longer.config.train.global_batch
     assert abs(longer.flops - silc.flops) <= one_step / 2
     assert longer.config.train.steps > 2 * silc.config.train.steps
@@ -45,7 +87,7 @@ def test_all_see_as_many_pairs_but_one_that_does_as_many_operations():
 
 
 def test_what_the_trainer_is_given_is_what_was_planned():
-    for run in runs("optim.lr=0.002"):
+    for run in runs("optim.lr=0.002", silc=["optim.lr=0.001"]):
         given = config_io.load_config("sample", ["optim.lr=0.002", *run.words], presets=PRESETS)
         assert given == run.config
 
@@ -78,16 +120,22 @@ def test_pairs_are_whole_batches_and_by_default_parts_of_the_presets():
         runs(seeds=[-1])
 
 
-def test_pairs_and_seeds_of_the_runs_in_a_folder(tmp_path):
-    for run in plan.runs("sample", PRESETS, [], [640, 6400], [2, 3], tmp_path):
+def test_the_runs_in_a_folder_are_found_in_order(tmp_path):
+    for run in plan.runs(recipe(out=tmp_path), [640, 6400], [2, 3], ["clip", "silc"]):
         run.folder.mkdir()
-    (tmp_path / "notes-seed").mkdir()
-    assert plan.pairs_and_seeds(tmp_path) == ({640, 6400}, {2, 3})
+    (tmp_path / "clip-640-seed2").rmdir()
+    for name in ("notes-seed", "other-640-seed1", "clip-63-seed1", "clip-640-seed2-old"):
+        (tmp_path / name).mkdir()
+    found = [(run.pairs, run.seed, run.variant) for run in plan.runs_in(recipe(out=tmp_path))]
+    assert found[0] == (640, 2, "silc")
+    assert found[1:] == [(p, s, v) for p, s in ((640, 3), (6400, 2), (6400, 3)) for v in ("clip", "silc")]
+    assert plan.runs_in(recipe(out=tmp_path / "none")) == []
 
 
 def test_all_six_tasks_are_measured_unless_other_words_are_given():
-    after, models = plan.measured(["optim.lr=1"])
+    after, *others = plan.measured(["optim.lr=1", "eval.report=true"])
     assert after.count(",") == 5
     assert {task for task, _ in CLAIMS} == set(after.partition("=")[2].strip("[]").split(","))
-    assert models == "eval.models=[student]"
-    assert plan.measured(["eval.after=[fewshot]", "eval.models=[teacher]"]) == []
+    assert others == ["eval.models=[student,teacher]", "eval.contact_sheet=false"]
+    given = ["eval.after=[fewshot]", "eval.models=[teacher]", "eval.report=true", "eval.contact_sheet=true"]
+    assert plan.measured(given) == []

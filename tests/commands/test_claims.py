@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import csv
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -10,8 +12,10 @@ import time
 
 import pytest
 
-from silc.claims import plan
+from silc import config_io
+from silc.claims import jobs
 from silc.commands import claims as command
+from silc.commands import claims_runs
 
 from .conftest import ROOT, environment
 
@@ -22,51 +26,107 @@ def claims(monkeypatch, data, tmp_path):
     for name, value in environment().items():
         monkeypatch.setenv(name, value)
     monkeypatch.chdir(data)
-    monkeypatch.setattr(plan, "VARIANTS", {name: plan.VARIANTS[name] for name in ("clip", plan.SILC)})
-    monkeypatch.setattr(command.page, "VARIANTS", plan.VARIANTS)
-    monkeypatch.setattr(command.page, "BASELINES", ["clip"])
     return command
 
 
 def words(data, out, *more: str) -> list[str]:
     return [
         *("--preset", str(data / "tiny.yaml"), "--pairs", "64", "--out", str(out), f"data.shards=[{data}/train]"),
-        *("eval.after=[zeroshot_classification]", *more),
+        *("eval.after=[zeroshot_classification]", "--variants", "clip_views,silc", *more),
     ]
+
+
+SOME = ("--variants", "silc", "--also", "few", "eval.limit=4")
+
+
+def rows(out, data: str = "main") -> list[tuple[str, str]]:
+    """(variant, model) of the top-1 in claims.csv."""
+    with (out / "claims.csv").open() as file:
+        found = [line for line in csv.DictReader(file) if (line["metric"], line["data"]) == ("top1", data)]
+    return [(line["variant"], line["model"]) for line in found]
+
+
+BOTH = [(variant, model) for variant in ("clip_views", "silc") for model in ("student", "teacher")]
 
 
 def test_two_variants_are_trained_measured_and_tabulated_once(claims, data, tmp_path, monkeypatch, capfd):
     out = tmp_path / "claims"
-    assert claims.main(words(data, out)) == 0
-    assert "2 runs" in capfd.readouterr().out
+    assert claims.main(words(data, out, "--jobs", "2")) == 0
+    assert "2 runs, 2 at a time" in capfd.readouterr().out
     table = (out / "claims.md").read_text()
     assert "zero-shot classification, top-1" in table
     assert "(1 seed)" in table
     assert "eval.after=" in table
-    assert (out / "claims.csv").read_text().count("zeroshot_classification,top1") == 2
+    assert "one thread a run; torch " in table
+    assert rows(out) == BOTH
 
-    # Measuring again trains no more.
+    # Of the checkpoints the weights are kept. They are measured again, and on a further test set, without training.
     run = out / "silc-64-seed0"
+    kept = {str(path.relative_to(run)) for path in run.rglob("checkpoints/**/*") if path.is_file()}
+    names = ("student.safetensors", "teacher.safetensors", "trainer.pt", "config.yaml", "manifest.json")
+    assert kept == {"checkpoints/latest", *(f"checkpoints/step_00000004/{name}" for name in names)}
     log = (run / "metrics.jsonl").read_text()
     (run / "evaluation.json").write_text("{")
-    assert claims.main(words(data, out)) == 0
-    rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text()[len(log) :].splitlines()]
-    assert not any("loss" in row for row in rows)
-    assert (out / "claims.csv").read_text().count("zeroshot_classification,top1") == 2
+    monkeypatch.setattr(claims_runs, "training", lambda *_: pytest.fail("trained"))
+    assert claims.main(words(data, out, *SOME)) == 0
+    assert (run / "metrics.jsonl").read_text() == log
+    assert (rows(out), rows(out, "few")) == (BOTH, BOTH[2:])
+    assert "## Test set few, after 64 pairs" in (out / "claims.md").read_text()
 
     launched = []
-    monkeypatch.setattr(claims, "launch", lambda run, _: launched.append(run.folder.name) or 1)
-    assert claims.main(words(data, out)) == 0
+    monkeypatch.setattr(jobs.Processes, "run", lambda *call: launched.append(call[1]) or 1)
+    assert claims.main(words(data, out, *SOME)) == 0
     with pytest.raises(SystemExit, match="2"):
         claims.main(words(data, out, "optim.lr=0.5"))
-    assert "clip-64-seed0 holds a run with another optim.lr;" in capfd.readouterr().err
+    assert "clip_views-64-seed0 holds a run with another optim.lr;" in capfd.readouterr().err
+    with pytest.raises(SystemExit, match="2"):
+        claims.main(words(data, out, "--for", "silc", "optim.lr=0.5"))
+    assert "silc-64-seed0 holds a run with another optim.lr;" in capfd.readouterr().err
     assert launched == []
-    # Another seed beside them: what is there stays in the tables. Other rules of measuring: measured again.
+    assert claims.main(words(data, out, "--collect", "--for", "silc", "optim.lr=0.5")) == 0
+    assert f"left out: {run} (another optim.lr)" in capfd.readouterr().err
+    assert rows(out) == BOTH[:2]
+    # Another seed beside them: what is there stays in the tables.
+    monkeypatch.setattr(claims_runs, "training", lambda run, args: ["train", run.folder.name])
     assert claims.main([*words(data, out), "--seeds", "1"]) == 1
-    assert launched == ["clip-64-seed1", "silc-64-seed1"]
-    assert (out / "claims.csv").read_text().count("zeroshot_classification,top1") == 2
+    assert sorted(launched) == [["train", "clip_views-64-seed1"], ["train", "silc-64-seed1"]]
+    assert rows(out) == BOTH
+    # Other rules of measuring: measured again.
+    launched.clear()
     assert claims.main(words(data, out, "eval.limit=4")) == 1
-    assert launched[2:] == ["clip-64-seed0", "silc-64-seed0"]
+    assert sorted(call[3] for call in launched) == [str(out / "clip_views-64-seed0"), str(run)]
+    assert all(call[2] == "silc.commands.evaluate" for call in launched)
+
+
+def test_the_pages_are_gathered_from_folders_of_other_machines(claims, data, tmp_path, monkeypatch, capfd):
+    out = tmp_path / "c"
+    assert claims.main([*words(data, out), "--collect"]) == 2
+    assert "holds no run that is measured" in capfd.readouterr().err
+    args = claims.parse([*words(data, out, "--seeds", "0,1"), "--collect"])
+    for run in args.runs:
+        run.folder.mkdir(parents=True)
+        (run.folder / "config.yaml").write_text(config_io.to_yaml(run.config))
+        result = {"task": "zeroshot_classification", "model": "student", "error": None}
+        result["metrics"] = {"top1": {"value": 0.5, "chance": 0.1, "error": None}}
+        kept = {"step": 4, "results": [result], "eval": config_io.to_dict(run.config)["eval"]}
+        (run.folder / "evaluation.json").write_text(json.dumps(kept))
+        note = dict.fromkeys(("torch", "silc", "precision"), "x") | {"machine": f"M{run.seed}", "date": "2026-01-01"}
+        (run.folder / "claims.json").write_text(json.dumps(note))
+    assert claims.main([*words(data, out), "--collect"]) == 0
+    assert "Trained 2026-01-01 on M0 and M1; torch x" in (out / "claims.md").read_text()
+    assert "seeds 0, 1." in (out / "claims.md").read_text()
+    assert len(rows(out)) == 4
+    damaged = args.runs[-1].folder / "config.yaml"
+    whole = damaged.read_text()
+    damaged.write_text("train: [")
+    capfd.readouterr()
+    assert claims.main([*words(data, out), "--collect"]) == 0
+    assert f"left out: {damaged.parent} (" in capfd.readouterr().err
+    assert len(rows(out)) == 3
+    damaged.write_text(whole)
+    # A folder with figures but no weights is measured: nothing is left to do.
+    monkeypatch.setattr(jobs.Processes, "run", lambda *_: pytest.fail("started"))
+    assert claims.main(words(data, out)) == 0
 
 
 def test_a_run_that_fails_does_not_stop_the_others_but_a_mistake_or_a_signal_does(
@@ -75,19 +135,41 @@ def test_a_run_that_fails_does_not_stop_the_others_but_a_mistake_or_a_signal_doe
     tried = []
     for status, runs in ((1, 2), (2, 1), (75, 1)):
         tried.clear()
-        monkeypatch.setattr(claims, "launch", lambda run, command, status=status: tried.append(run) or status)
-        assert claims.main(words(data, tmp_path / str(status))) == status
+        monkeypatch.setattr(jobs.Processes, "run", lambda *call, status=status: tried.append(call) or status)
+        assert claims.main(words(data, tmp_path / str(status), "--jobs", "1")) == status
         assert len(tried) == runs
     assert "not measured" in capfd.readouterr().err
 
 
+def test_on_a_cpu_a_run_has_one_thread_whatever_the_number_of_jobs(claims, data, tmp_path, monkeypatch):
+    monkeypatch.setenv("OMP_NUM_THREADS", "7")
+    seen = []
+    monkeypatch.setattr(jobs.Processes, "run", lambda _, words, environment, log: seen.append(environment) or 1)
+    for number in ("1", "2"):
+        claims.main(words(data, tmp_path / number, "--jobs", number))
+    assert {one["OMP_NUM_THREADS"] for one in seen} == {"1"}
+    assert len(seen) == 4
+
+
+def test_several_runs_on_a_cpu_and_one_on_a_gpu_unless_asked(claims, data, tmp_path, monkeypatch):
+    args = claims.parse(words(data, tmp_path / "c"))
+    cores = len(os.sched_getaffinity(0))
+    assert claims_runs.number_of_jobs(args, {"DS_ACCELERATOR": "cpu"}) == min(claims_runs.MOST_JOBS, cores)
+    assert claims_runs.number_of_jobs(args, {}) == 1
+    args.num_gpus = 2
+    assert claims_runs.number_of_jobs(args, {"DS_ACCELERATOR": "cpu"}) == 1
+    args.jobs = 3
+    assert claims_runs.number_of_jobs(args, {}) == 3
+
+
 STOPPED = """
 import signal, sys
+from pathlib import Path
 from types import SimpleNamespace
 sys.path[:0] = {path!r}
-from silc.commands import claims
+from silc.commands import claims_runs
 signal.signal(signal.SIGINT, signal.default_int_handler)  # whatever the parent does with it
-run = SimpleNamespace(config=SimpleNamespace(train=SimpleNamespace(out="there")))
+run = SimpleNamespace(folder=Path("there"), config=SimpleNamespace(train=SimpleNamespace(out="there", steps=1)))
 launcher = "import subprocess, sys, time; subprocess.Popen([sys.executable, '-c', *sys.argv[1:]]); time.sleep(99)"
 trainer = '''
 import signal, time
@@ -96,7 +178,10 @@ open("began", "w")
 time.sleep(4)
 open("ended", "w")
 '''
-print(claims.launch(run, [sys.executable, "-c", launcher, trainer, "train.out=there"]), claims.busy(run))
+claims_runs.training = lambda *_: [sys.executable, "-c", launcher, trainer, "train.out=there"]
+never = SimpleNamespace(done=lambda _: False)
+args = SimpleNamespace(runs=[run], sets=[never], jobs=2, num_gpus=None, out=Path("."), keep_checkpoints=False)
+print(claims_runs.perform(args, lambda: None)[0], claims_runs.folders.busy(run))
 """
 
 
@@ -104,7 +189,7 @@ def test_stopped_it_waits_until_nothing_trains_any_more(tmp_path):
     """The launcher dies at once of what its trainers need a while for."""
     code = STOPPED.format(path=[str(ROOT), str(ROOT / "kernels")])
     with subprocess.Popen([sys.executable, "-c", code], cwd=tmp_path, stdout=subprocess.PIPE, text=True) as process:
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + 300
         while not (tmp_path / "began").exists():
             assert time.monotonic() < deadline, "the trainer never began"
             time.sleep(0.1)
@@ -125,19 +210,34 @@ def test_a_folder_in_use_is_left_alone(claims, data, tmp_path, capfd):
 
 
 def test_mistakes_end_it_before_a_run(claims, data, tmp_path, monkeypatch, capfd):
-    monkeypatch.setattr(claims, "launch", lambda *_: pytest.fail("started"))
+    monkeypatch.setattr(jobs.Processes, "run", lambda *_: pytest.fail("started"))
     for more, message in (
         ("train.steps=3", "--pairs"),
-        ("optim.warmup_steps=99", "64 pairs are 4 steps of clip: optim.warmup_steps=99"),
+        ("optim.warmup_steps=99", "64 pairs are 4 steps of clip_views: optim.warmup_steps=99"),
         ("optim.no_such_key=1", "no_such_key"),
         ("--num_gpus=0", "--num_gpus 0"),
+        ("--jobs=0", "--jobs 0"),
+        ("--variants=clip,silk", "'silk' is not a variant; did you mean 'silc'?"),
         ("--pairs=8k", "--pairs: '8k': give whole numbers separated by commas, as in 8000,32000"),
     ):
         with pytest.raises(SystemExit, match="2"):
             claims.main(words(data, tmp_path / "c", more))
         assert message in capfd.readouterr().err
+    for option, message in (
+        (("--for", "silk", "optim.lr=1"), "--for 'silk': there is no such variant; begin with one of clip, "),
+        (("--for", "clip"), "--for clip sets nothing"),
+        (("--for", "clip", "lr"), "lr"),
+        (("--for", "clip", "train.steps=1"), "of its own"),
+        (("--also", "new"), "--also new says nothing of the data"),
+        (("--also", "new", "eval.limits=1"), "eval.limits"),
+    ):
+        with pytest.raises(SystemExit, match="2"):
+            claims.main([*words(data, tmp_path / "c"), *option])
+        assert message in capfd.readouterr().err
     assert claims.main([*words(data, tmp_path / "c"), "--dry-run"]) == 0
     assert not (tmp_path / "c").exists()
+    assert claims.main([*words(data, tmp_path / "c"), "--also", "new", "eval.shards=[no.tar]"]) == 2
+    assert "--also new: eval.shards" in capfd.readouterr().err
     (tmp_path / "file").write_text("")
     with pytest.raises(SystemExit, match="2"):
         claims.main(words(data, tmp_path / "file"))

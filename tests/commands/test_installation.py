@@ -103,7 +103,7 @@ def test_everything_runs_in_an_empty_folder(installed, data, tmp_path):
     assert "trained 3 steps" in output
     assert f"silc {__version__}\n" in output
     assert "unverified:" in output  # of the preset
-    assert "4 runs, " in output  # the plan of the claims
+    assert "5 runs, " in output  # the plan of the claims
     assert json.loads((tmp_path / "measured/evaluation.json").read_text())["step"] == 3
     assert not (tmp_path / "measured/report.html").exists()  # the run's eval.report=false
     assert (tmp_path / "exported/open_clip_config.json").is_file()

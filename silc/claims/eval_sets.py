@@ -1,0 +1,115 @@
+"""Further test sets on which every run is measured: `--also NAME section.key=value ...`.
+
+A run's evaluation on one is in RUN/also/NAME, that on its own data in RUN; a name that is new is measured on runs that
+are there, without training again.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from silc import config_io
+from silc.claims.plan import Run
+from silc.config import IMAGENET, Config
+from silc.config_rules import validate_eval
+from silc.data.shards.expand import expand_shards
+from silc.evaluate.results import read_results
+
+MAIN = "main"  # the name of the data that the runs themselves are measured on
+FOLDER = "also"
+
+
+@dataclass(frozen=True)
+class EvalSet:
+    """What is measured: keys of eval laid over those of the runs.
+
+    Attributes:
+        name: in the tables, and of the folder; MAIN for the runs' own data.
+        words: eval.key=value; none for MAIN.
+    """
+
+    name: str
+    words: tuple[str, ...] = ()
+
+    def config(self, run: Run) -> Config:
+        """The run's configuration with this test set. Raises ValueError for words that are none."""
+        return config_io.override(run.config, self.words) if self.words else run.config
+
+    def folder(self, run: Run) -> Path:
+        """Where the evaluation of a run is kept."""
+        return run.folder if self.name == MAIN else run.folder / FOLDER / self.name
+
+    def results(self, run: Run) -> list[dict[str, Any]]:
+        """Results of a run's evaluation here, if it was made as the plan says; else none.
+
+        Another evaluation of the run, by hand or by an earlier plan, may stand in its place, or one that was cut short.
+        """
+        found = read_results(self.folder(run))
+        wanted = config_io.to_dict(self.config(run))["eval"]
+        made = found is not None and (found.step, found.options) == (run.config.train.steps, wanted)
+        return found.results if found is not None and made else []
+
+    def done(self, run: Run) -> bool:
+        """Whether the run is measured, and no task ended without metrics."""
+        results = self.results(run)
+        return bool(results) and all(result["error"] is None for result in results)
+
+    def command(self, run: Run) -> list[str]:
+        """Words for `silc evaluate` that measure a run of which the checkpoint is there.
+
+        Every key of eval is given: the checkpoint's own may be those of an earlier plan.
+        """
+        options = config_io.to_dict(self.config(run))["eval"]
+        words = [f"eval.{name}={json.dumps(value)}" for name, value in options.items()]
+        tasks = ",".join(options["after"])
+        return [str(run.folder), "--tasks", tasks, "--out", str(self.folder(run)), *words]
+
+
+THE_RUNS_OWN = EvalSet(MAIN)
+
+
+def parse(given: Iterable[Sequence[str]]) -> list[EvalSet]:
+    """Test sets from the words of each --also, the runs' own data first. Raises ValueError for what none can be."""
+    found = [THE_RUNS_OWN]
+    for name, *words in given:
+        if not re.fullmatch(r"[A-Za-z0-9][\w.-]{0,63}", name):
+            raise ValueError(
+                f"--also {name!r}: begin with a name of letters, digits, '.', '_' or '-', as in "
+                "--also new_scenes eval.sample_split=new_scenes"
+            )
+        if name in [one.name for one in found]:
+            raise ValueError(f"--also {name}: the name is taken; give another")
+        if not words:
+            raise ValueError(f"--also {name} says nothing of the data; add eval.key=value, as eval.sample_split=both")
+        config_io.check_words(words)
+        strange = next((word for word in words if not word.startswith("eval.")), None)
+        if strange is not None:
+            raise ValueError(f"--also {name} {strange}: only keys of eval can differ; the rest is the run's")
+        found.append(EvalSet(name, tuple(words)))
+    return found
+
+
+def check(one: EvalSet, run: Run) -> None:
+    """Raises ValueError for words that no evaluation of the run takes."""
+    try:
+        validate_eval(one.config(run))
+    except ValueError as error:
+        raise ValueError(str(error) if one.name == MAIN else f"--also {one.name}: {error}") from None
+
+
+def check_there(one: EvalSet, run: Run) -> None:
+    """Raises ValueError for files of a further test set that are not there: before any run is trained."""
+    options, where = one.config(run).eval, f"--also {one.name}"
+    if options.shards:
+        expand_shards(options.shards, f"{where}: eval.shards")
+    for key in ("classification", "retrieval", "segmentation"):
+        spec = getattr(options, key)
+        if spec is not None and not Path(spec.partition(":")[2]).is_dir():
+            raise ValueError(f"{where}: there is no folder {spec.partition(':')[2]!r}; give eval.{key}=LAYOUT:FOLDER")
+    if options.classes not in (None, IMAGENET) and not Path(options.classes).is_file():
+        raise ValueError(f"{where}: eval.classes={options.classes} is not a file")

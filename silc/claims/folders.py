@@ -1,0 +1,92 @@
+"""The folders of the runs: whether one holds the run that is asked for, who trains in it, and what is kept of it."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+
+from silc import config_io
+from silc.claims.plan import Run
+from silc.config import Config
+from silc.train import checkpoint, manifest
+
+# What may differ between a run that is there and the one asked for; with other words of eval it is measured again.
+FREE = {
+    "train": ("resume", "out"),
+    "data": ("workers", "worker_start", "store_minutes", "cache", "cache_gb", "allow_changed"),
+}
+FREE_SECTIONS = ("preset", "unverified", "notes", "eval")
+
+
+def differences(saved: Config, wanted: Config) -> list[str]:
+    """Keys in which two runs differ that should be the same."""
+    one, other = config_io.to_dict(saved), config_io.to_dict(wanted)
+    free = {f"{section}.{name}" for section, names in FREE.items() for name in names}
+    return [
+        key
+        for key in config_io.valid_keys()
+        if key not in free and key.split(".")[0] not in FREE_SECTIONS and _at(one, key) != _at(other, key)
+    ]
+
+
+def _at(tree: dict, key: str) -> object:
+    for name in key.split("."):
+        tree = tree[name]
+    return tree
+
+
+def others(run: Run) -> list[str]:
+    """Keys in which the run in this run's folder is another one; none where there is none."""
+    path = run.folder / "config.yaml"
+    return differences(config_io.load_config(path), run.config) if path.is_file() else []
+
+
+def check(run: Run) -> None:
+    """Raises ValueError for a run whose folder holds another one or is in use."""
+    if found := others(run):
+        raise ValueError(
+            f"{run.folder} holds a run with another {', '.join(found)}; take another --out, or remove that folder"
+        )
+    if pids := busy(run):
+        raise ValueError(
+            f"{run.folder} is being trained by process {pids[0]}: wait for it, or stop it "
+            f"(pkill -TERM -f train.out={run.folder})"
+        )
+
+
+def busy(run: Run) -> list[int]:
+    """Processes of this machine that train into the run's folder: a launcher that dies leaves its trainers behind."""
+    word = f"train.out={run.config.train.out}"
+    found = []
+    for path in Path("/proc").glob("[0-9]*"):
+        try:
+            words = (path / "cmdline").read_text(encoding="utf-8", errors="replace").split("\0")
+            same = word in words and (path / "cwd").resolve() == Path.cwd()
+        except OSError:  # it ended meanwhile, or is someone else's
+            continue
+        if same and int(path.name) != os.getpid():
+            found.append(int(path.name))
+    return found
+
+
+def trained(run: Run) -> bool:
+    """Whether the weights of the run's last step are there."""
+    return (checkpoint.place(run.folder, run.config.train.steps) / manifest.NAME).is_file()
+
+
+def keep_weights(run: Run) -> None:
+    """Of a trained run, remove all that measuring it does not need: a third of the last checkpoint stays.
+
+    That is student and teacher in fp32 and the configuration. Interrupted, it goes on where it was. Raises OSError, and
+    ValueError for a checkpoint that is damaged.
+    """
+    last = checkpoint.place(run.folder, run.config.train.steps)
+    files = manifest.read(last).files
+    kept = {name: one for name, one in files.items() if not name.startswith("engine/")}
+    if len(kept) < len(files):
+        manifest.write(last, run.config.train.steps, kept)  # first: what it does not name may be gone
+    earlier = [path for path in (run.folder / "checkpoints").glob("step_*") if path != last]
+    for folder in (last / "engine", run.folder / "open_clip", *earlier):
+        if folder.is_dir() and not folder.is_symlink():
+            shutil.rmtree(folder)

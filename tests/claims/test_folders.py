@@ -1,0 +1,85 @@
+"""What is kept of a run, and what is noted of it."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+
+import pytest
+
+from silc.claims import folders, origin, plan
+from silc.train import checkpoint, manifest
+
+PRESETS = Path(__file__).resolve().parents[2] / "silc" / "presets"
+FILES = ("student.safetensors", "teacher.safetensors", "trainer.pt", "config.yaml", "engine/moments_00000.safetensors")
+
+
+@pytest.fixture
+def run(tmp_path) -> plan.Run:
+    """With two checkpoints and an export."""
+    run = plan.runs(plan.Recipe("sample", PRESETS, [], tmp_path, {}), [6400], [0], ["silc"])[0]
+    for step in (50, 100):
+        folder = checkpoint.place(run.folder, step)
+        (folder / "engine").mkdir(parents=True)
+        manifest.write(folder, step, {name: manifest.write_file(folder / name, name.encode()) for name in FILES})
+    (run.folder / "open_clip").mkdir()
+    (run.folder / "evaluation.json").write_text("{}")
+    return run
+
+
+def test_the_weights_of_the_last_step_are_kept_as_a_whole_checkpoint(run):
+    assert folders.trained(run)
+    for _ in range(2):  # a second time it finds nothing
+        folders.keep_weights(run)
+        last = checkpoint.place(run.folder, 100)
+        assert checkpoint.find(run.folder) == last
+        assert {file.name for file in last.iterdir()} == {*FILES[:4], manifest.NAME}
+        assert sorted(path.name for path in run.folder.iterdir()) == ["checkpoints", "evaluation.json"]
+    assert folders.trained(run)
+
+
+def test_interrupted_it_goes_on_where_it_was(run, monkeypatch):
+    """At any moment the last checkpoint can be told from a damaged one, or the next call completes it."""
+    monkeypatch.setattr(folders.shutil, "rmtree", lambda _: pytest.fail("stopped here"))
+    with pytest.raises(pytest.fail.Exception):
+        folders.keep_weights(run)
+    monkeypatch.undo()
+    folders.keep_weights(run)
+    assert checkpoint.find(run.folder).name == "step_00000100"
+
+
+def test_a_run_that_is_not_at_its_end_is_not_trained(run):
+    longer = dataclasses.replace(run, config=dataclasses.replace(run.config))
+    longer.config.train = dataclasses.replace(run.config.train, steps=200)
+    assert not folders.trained(longer)
+
+
+def test_machine_day_and_versions_are_noted(run):
+    assert origin.read(run) is None
+    origin.write(run)
+    found = origin.read(run)
+    assert found == origin.here(run)
+    assert found.precision == str(run.config.engine.precision)
+    assert "one thread a run" in found.machine
+
+
+@pytest.mark.parametrize("text", ["", "[]", '{"date": 3}', "x" * (origin.MAX_BYTES + 1)])
+def test_a_note_that_is_damaged_is_none(run, text):
+    (run.folder / origin.NAME).write_text(text)
+    assert origin.read(run) is None
+
+
+def test_a_note_of_a_stranger_is_short(run):
+    names = dict.fromkeys(("date", "machine", "torch", "silc", "precision"), "x" * 999)
+    (run.folder / origin.NAME).write_text(json.dumps(names))
+    assert len(origin.read(run).machine) == origin.LONGEST
+
+
+def test_the_cpu_is_named(tmp_path):
+    file = tmp_path / "cpuinfo"
+    file.write_text("processor : 0\nmodel name\t: A CPU @ 2 GHz\nmodel name : another\n")
+    assert origin.cpu_model(file) == "A CPU @ 2 GHz"
+    file.write_text("processor : 0\n")
+    assert origin.cpu_model(file).endswith(" CPU")
+    assert origin.cpu_model(tmp_path / "none").endswith(" CPU")
