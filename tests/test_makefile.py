@@ -87,5 +87,6 @@ def test_train_compares_the_two_runs_that_it_has_just_made(tmp_path):
     assert called() == three("-2")
     (folder / "runs/sample_clip-3").mkdir()  # of a training by hand: the pair takes the next number
     assert called() == three("-4")
-    assert called(fails="runs/sample-3", status=0) == three("-5")
-    assert called(fails="train.out=runs/sample-6", status=2) == three("-6")[:1]
+    assert called(fails="train.out=runs/sample-5", status=2) == three("-5")[:1]  # what failed is not compared
+    assert called(fails="train.out=runs/sample_clip-6", status=2) == three("-6")[:2]
+    assert called() == three("-7")

@@ -12,7 +12,8 @@ CLIP_benchmark's layout:
     zeroshot_classification_templates.txt     the sample set's two prompts
     test/0.tar, ...                           jpg, txt, mask.png, json (with `class` for one object)
     train -> ../train                         the sample set's training scenes, `cls` added to those of one object, so
-                                              that few-shot classifiers and segmentation heads can be fitted to them
+                                              that few-shot classifiers and segmentation heads can be fitted to them;
+                                              with a NOTICE of their own, and the settings of the set that they are of
     NOTICE                                    attribution; scenes made from these drawings are under the same licence
 
     silc evaluate RUN eval.classification=wds:FOLDER eval.retrieval=wds:FOLDER eval.segmentation=wds:FOLDER
@@ -41,7 +42,7 @@ from tqdm import tqdm
 from silc.config_io import load_config
 from silc.data.sample_set import SampleSet, default_root, ensure_sample
 from silc.data.sample_set.concepts import SPLITS, with_article
-from silc.data.sample_set.render import SHARD, SplitPlan, choose_drawings, cut_out, encode_scene
+from silc.data.sample_set.render import DRAWINGS, SHARD, SplitPlan, choose_drawings, cut_out, encode_scene
 from silc.data.sample_set.scenes import Drawing, draw_scene
 from silc.evaluate.datasets import sample_settings
 
@@ -66,6 +67,7 @@ OUTSIDE = (
     ),
 )
 SPLIT = "unseen_artist"  # whose scenes these are composed like
+SETTINGS = "settings.json"  # in train: of the sample set whose scenes these are
 PROMPTS = ("{c}", "a drawing of {c}")  # silc.evaluate.datasets.of_sample's, in CLIP_benchmark's spelling
 
 
@@ -125,6 +127,26 @@ def write_test(folder: Path, plan: SplitPlan) -> None:
     (folder / "nshards.txt").write_text(f"{len(counts)}\n")
 
 
+def check_train(out: Path, sample: SampleSet) -> None:
+    """Raises ValueError where OUT/train holds scenes of another sample set, whose classes have other numbers; and where
+    it is gone and data sets that need it are there.
+    """
+    train, needing = out / "train", [str(out / one.name) for one in OUTSIDE if (out / one.name).exists()]
+    if not train.exists():
+        if needing:
+            raise ValueError(f"{train} is gone, which {' and '.join(needing)} need; remove these, or give another OUT")
+        return
+    try:
+        written = json.loads((train / SETTINGS).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        written = None
+    if written != sample.index("train")["settings"]:
+        raise ValueError(
+            f"{train} holds scenes of another sample set than {sample.folder}, or does not say of which: give the "
+            "--sample that it was written with, or another OUT"
+        )
+
+
 def write_train(folder: Path, sample: SampleSet) -> None:
     """The training scenes, `cls` added to those of one object: a wds knows no other way to name a scene's class."""
     folder.mkdir(parents=True)
@@ -144,6 +166,9 @@ def write_train(folder: Path, sample: SampleSet) -> None:
                     if info["objects"] == 1:
                         add(tar, member.name.removesuffix("json") + "cls", str(info["concept_ids"][0]).encode())
     (folder / "nshards.txt").write_text(f"{len(shards)}\n")
+    (folder / SETTINGS).write_text(json.dumps(sample.index("train")["settings"], indent=1) + "\n", encoding="utf-8")
+    drawn = (DRAWINGS / "NOTICE").read_text(encoding="utf-8")
+    (folder / "NOTICE").write_text(f"The scenes are composed from the drawings that are named here.\n\n{drawn}")
 
 
 def add(tar: tarfile.TarFile, name: str, data: bytes) -> None:
@@ -202,6 +227,10 @@ def main(words: list[str] | None = None) -> int:
         parser.error(f"{', '.join(there)}: exists, and nothing is overwritten; remove it, or give another OUT")
     settings = sample_settings(load_config("sample").data)
     sample = ensure_sample(default_root(), **settings) if given.sample is None else SampleSet(given.sample)
+    try:
+        check_train(given.out, sample)
+    except ValueError as error:
+        parser.error(str(error))
     if not (given.out / "train").exists():
         partial = given.out / "train.partial"
         shutil.rmtree(partial, ignore_errors=True)

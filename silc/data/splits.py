@@ -308,6 +308,8 @@ class TarSplit:
         """What images of one drawing have in common: the concept and the artist in a json with `objects: 1`, as those
         of the sample set are. None: the image stands for itself.
         """
+        if not self._index.holds("json"):
+            return None
         try:
             info: Any = parse_json(self._read(index, "json", MAX_JSON) or b"{}")
         except (Unreadable, ValueError):

@@ -75,8 +75,8 @@ class Resamples:
         return self.errors(self.sums(parts[0]) / self.sums(parts[1]))
 
 
-def resamples(split: Split, indices: Sequence[int]) -> Resamples:
-    """Of images of a split: by the drawing they show where the split knows that it is one, else each by itself."""
+def groups_of(split: Split, indices: Sequence[int]) -> list[Hashable]:
+    """Of images of a split: the drawing they show where the split knows that it is one, else each is its own."""
     group = getattr(split, "group", None)
-    known = {index: None if group is None else group(index) for index in indices}
-    return Resamples([index if known[index] is None else (known[index],) for index in indices])
+    known = [None if group is None else group(index) for index in indices]
+    return [index if found is None else (found,) for index, found in zip(indices, known, strict=True)]

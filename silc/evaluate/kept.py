@@ -17,16 +17,22 @@ class Kept:
     def __init__(self, most: int = MOST) -> None:
         self._most, self._held, self._lock = most, 0, threading.Lock()
         self._values: dict[Hashable, Any] = {}
+        self._small: dict[tuple[Hashable, ...], Any] = {}
 
-    def small(self, key: Hashable, make: Callable[[], T]) -> T:
-        """What was kept under the key, or else made now and kept; whether it is there depends on no size.
+    def small(self, key: tuple[Hashable, ...], make: Callable[[], T]) -> T:
+        """What was kept under the key, or else made now and kept until it is forgotten; that depends on no size.
 
-        For what all ranks make together: they must all find it, or none.
+        For what all ranks make together: they must all find it, or none. Where a task failed, `make` may have returned
+        on some ranks alone: forget all then.
         """
-        if key not in self._values:
-            self._values[key] = make()
-        value: T = self._values[key]
+        if key not in self._small:
+            self._small[key] = make()
+        value: T = self._small[key]
         return value
+
+    def forget(self, kind: str | None = None) -> None:
+        """Keep no longer what `small` kept: all of it, or that under keys that begin with `kind`."""
+        self._small = {key: value for key, value in self._small.items() if kind is not None and key[0] != kind}
 
     def large(self, key: Hashable, make: Callable[[], T], size: Callable[[T], int]) -> T:
         """The same, kept only while all of these are `most` bytes together. The value must not be changed."""

@@ -22,7 +22,7 @@ from silc.distributed import World
 from silc.evaluate.datasets import EvalData
 from silc.evaluate.kept import Kept
 from silc.evaluate.metric import Metric
-from silc.evaluate.sharding import Job, TaskFailed, TimedOut
+from silc.evaluate.sharding import VALUES, Job, TaskFailed, TimedOut
 from silc.evaluate.tasks import TASKS
 from silc.evaluate.tasks.task import Task
 from silc.evaluate.towers import Towers
@@ -68,21 +68,25 @@ def evaluate(
 
     Raises ValueError if strict.
     """
-    found, kept = [], Kept()
+    names, kept = list(dict.fromkeys(tasks)), Kept()
+    found: dict[str, list[Result]] = {name: [] for name in names}
     with unchanged():
-        for name in dict.fromkeys(tasks):
-            task = TASKS[name]
-            used = data.of(task)
-            if used is not None and not task.missing(used):
-                fit = [model for model in models if task.unfit(model) is None]
-                found += [_one(config, task, model, used, world, strict, kept) for model in fit]
-    return found
+        for model in models:
+            for name in names:
+                task = TASKS[name]
+                used = data.of(task)
+                if used is not None and not task.missing(used) and task.unfit(model) is None:
+                    found[name].append(_one(config, task, model, used, world, strict, kept))
+            kept.forget(VALUES)  # the features of one model are in memory at a time
+    return [result for name in names for result in found[name]]
 
 
 def _one(config: Config, task: Task, model: Towers, data: DataSet, world: World, strict: bool, kept: Kept) -> Result:
     started = time.perf_counter()
     job = Job(config, world, f"{task.name}, {model.name}", kept=kept)
     metrics, wrong = _measured(task, model, data, job)
+    if wrong is not None:
+        kept.forget()  # not every rank may have all of it
     if strict and isinstance(wrong, ValueError):
         raise ValueError(f"{task.name}: {wrong}") from wrong
     return Result(

@@ -28,7 +28,7 @@ from silc.data.shards import Unreadable
 from silc.data.splits import Split, image_and_mask
 from silc.data.views.crops import resize_into
 from silc.distributed import World, all_gather_objects
-from silc.evaluate.bootstrap import Resamples, resamples
+from silc.evaluate.bootstrap import Resamples, groups_of
 from silc.evaluate.kept import Kept
 from silc.evaluate.segmentation.windows import geometry
 from silc.text import plural
@@ -37,7 +37,10 @@ S = TypeVar("S")
 T = TypeVar("T")
 
 LONGEST = 1000  # characters of a message
-TOGETHER = 16  # images whose windows go through a model together
+TOGETHER = 16  # images whose windows go through a model together, at most
+HELD = 64 << 20  # bytes that they and what is made of them take together; one image may take more
+GROUPS = 1024  # images whose groups are read between two looks at the clock
+VALUES = "values"  # what over_images keeps
 
 
 _asked: Callable[[], bool] | None = None  # see ended_when
@@ -62,7 +65,8 @@ def ended_when(asked: Callable[[], bool]) -> Iterator[None]:
         _asked = before
 
 
-def _bytes(tensor: Tensor) -> int:
+def bytes_of(tensor: Tensor) -> int:
+    """Of its numbers."""
     return tensor.numel() * tensor.element_size()
 
 
@@ -147,24 +151,35 @@ class Job:
         indices: Sequence[int],
         read: Callable[[int], S],
         function: Callable[[list[tuple[int, S]]], list[T]],
+        size: Callable[[S], int],
     ) -> list[T]:
-        """A function of TOGETHER images of a split at a time, which gives a value for each (collective).
+        """A function of a few images of a split at a time, which gives a value for each (collective).
 
         read: of an image's index; one that raises Unreadable is counted and left out.
         function: of (index, what was read); small models take longer to call than to run.
+        size: bytes that what was read and what is made of it take; at most TOGETHER images are read before a call,
+            and of large ones only as many as HELD allows.
 
         Returns the values, of the images that could be read, in order.
         """
 
         def one(first: int) -> list[T]:
-            found = []
+            values: list[T] = []
+            found: list[tuple[int, S]] = []
+            held = 0
             for index in indices[first : first + TOGETHER]:
                 self.check()
                 try:
-                    found.append((index, read(index)))
+                    item = read(index)
                 except Unreadable as error:
                     self.skipped.add((split.key(index), str(error)))
-            return function(found)
+                    continue
+                if found and held + size(item) > HELD:
+                    values += function(found)
+                    found, held = [], 0
+                found.append((index, item))
+                held += size(item)
+            return values + function(found) if found else values
 
         return [value for part in self.each(range(0, len(indices), TOGETHER), one) for value in part]
 
@@ -197,7 +212,7 @@ class Job:
             lost = {split.key(index) for index in set(indices) - set(kept)}
             return kept, values, {(key, why) for key, why in self.skipped if key in lost}
 
-        key = ("values", name, id(split), size, tuple(indices))
+        key = (VALUES, name, id(split), size, tuple(indices))
         kept, values, lost = made() if name is None else self.kept.small(key, made)
         self.skipped |= lost
         return kept, values
@@ -218,13 +233,18 @@ class Job:
         return [index for kept, _ in parts for index in kept], torch.cat([values for _, values in parts])
 
     def resamples(self, split: Split, indices: Sequence[int]) -> Resamples:
-        """Of images of a split, for the errors of metrics: see :func:`silc.evaluate.bootstrap.resamples`."""
-        return self.kept.small(("resamples", id(split), tuple(indices)), lambda: resamples(split, indices))
+        """Of images of a split, for the errors of metrics (collective): see :func:`silc.evaluate.bootstrap.groups_of`."""
+
+        def made() -> Resamples:
+            chunks = [indices[first : first + GROUPS] for first in range(0, len(indices), GROUPS)]
+            return Resamples(list(itertools.chain.from_iterable(self.each(chunks, lambda chunk: groups_of(split, chunk)))))
+
+        return self.kept.small(("resamples", id(split), tuple(indices)), made)
 
     def image_and_mask(self, split: Split, index: int) -> tuple[Tensor, Tensor]:
         """:func:`silc.data.splits.image_and_mask`, read once in an evaluation; neither may be changed."""
         key = ("mask", id(split), index)
-        return self.kept.large(key, lambda: image_and_mask(split, index), lambda both: sum(map(_bytes, both)))
+        return self.kept.large(key, lambda: image_and_mask(split, index), lambda both: sum(map(bytes_of, both)))
 
     def why_unusable(self, split: Split, indices: Sequence[int]) -> str:
         """For messages: how many of these images could not be read, by reason; a question where all could be read."""
@@ -235,7 +255,7 @@ class Job:
     def _read(self, split: Split, indices: Sequence[int], size: int) -> tuple[list[int], Tensor]:
         def one(index: int) -> Tensor | Unreadable:
             try:
-                return self.kept.large(("square", id(split), index, size), lambda: square(index), _bytes)
+                return self.kept.large(("square", id(split), index, size), lambda: square(index), bytes_of)
             except Unreadable as error:
                 return error
 

@@ -32,6 +32,14 @@ def no_evaluation(config: Config) -> list[str]:
     return ["no evaluation: no data set; give eval.classification, eval.retrieval or eval.segmentation=LAYOUT:FOLDER"]
 
 
+def teacher_words(config: Config) -> str:
+    """What the moving average is of, and what it is for."""
+    if not config.objective.distill:
+        return f"EMA of the image tower, momentum {config.ema_momentum:.5f}, to be evaluated; nothing is distilled"
+    kind = "EMA of the head alone" if config.objective.head_only_ema else "EMA"
+    return f"{kind}, momentum {config.ema_momentum:.5f}, from step {config.distill_start_step}"
+
+
 def backend_lines(config: Config, device: torch.device, dtype: torch.dtype) -> list[str]:
     """One line an op: which backend runs it and why."""
     forced = {
@@ -64,11 +72,7 @@ def banner(config: Config, state: TrainState, folder: Path) -> str:
         f"{config.objective.contrastive_views}",
     ]
     if state.teacher is not None:
-        kind = "EMA of the head alone" if config.objective.head_only_ema else "EMA"
-        lines.append(
-            f"  teacher            fp32 {kind}, momentum {config.ema_momentum:.5f}, from step "
-            f"{config.distill_start_step}"
-        )
+        lines.append(f"  teacher            fp32 {teacher_words(config)}")
     if state.engine.frozen is not None:
         lines.append(f"  optimiser          {state.engine.frozen}")
     notes = [f"  note               {note}" for note in [*config.notes, *no_evaluation(config)]]

@@ -53,6 +53,7 @@ _ROUNDING = ("views.device", "views.crops_on")
 # Of these, rates that no saved tensor depends on; they are named.
 _RATES = ("model.vision.drop_path", "model.vision.patch_dropout")
 _MAY_GROW = ("data.image_keys",)  # lists that may have more at their end: samples that had an image have the same one
+_SETS = ("data.sample_unseen",)  # lists whose order means nothing
 # Without a meaning beside shards of one's own.
 _SAMPLE_SET = tuple(key for key in _FIXED if key.startswith("data.sample_"))
 
@@ -99,13 +100,14 @@ def check_same_run(saved: Config, now: Config, path: Path) -> Changes:
 
     Raises ValueError with every key that must not differ and does, and both values.
     """
-    before, after = dict(_leaves(to_dict(saved))), dict(_leaves(to_dict(now)))
+    before, after = (dict(_leaves(to_dict(config))) for config in (saved, now))
     _check_kind_of_data(saved, now, path)
     grown = [key for key in _MAY_GROW if after[key][: len(before[key])] == before[key]]
     fixed = [key for key in before if _within(key, _FIXED) and key not in (*_ROUNDING, *_RATES, *grown)]
     if own_data(now):
         fixed = [key for key in fixed if key not in _SAMPLE_SET]
-    different = [key for key in fixed if before[key] != after[key]]
+    idle = without_effect(saved) & without_effect(now)
+    different = [key for key in fixed if key not in idle and _ordered(key, before) != _ordered(key, after)]
     if "data.tokenizer" in different and is_own(now.data.tokenizer, path):  # in another folder than before
         different.remove("data.tokenizer")
     if different:
@@ -117,6 +119,12 @@ def check_same_run(saved: Config, now: Config, path: Path) -> Changes:
     others = (*_FIXED, *_SILENT)
     named = [key for key in before if key in (*grown, *_RATES) or (_within(key, _NAMED) and not _within(key, others))]
     return {key: (before[key], after[key]) for key in named if before[key] != after[key]}
+
+
+def without_effect(config: Config) -> set[str]:
+    """Keys that mean nothing beside the others of a configuration."""
+    web = {"data.sample_left_out", "data.sample_mismatched"} if config.data.sample_captions == "clean" else set()
+    return web | ({"objective.ema"} if config.objective.distill else set())  # with a teacher there is an average
 
 
 def notes(changes: Changes, saved: Config, now: Config, step: int) -> list[str]:
@@ -178,6 +186,11 @@ def _of_data(config: Config) -> str:
         return "the embedded sample set"
     more = f" and {len(names) - 8} more" if len(names) > 8 else ""
     return f"{'data.shards' if config.data.shards else 'data.sources'}={names[:8]}{more}"
+
+
+def _ordered(key: str, tree: dict[str, Any]) -> Any:
+    """A value, the same for every order of a list that is taken as a set."""
+    return sorted(tree[key]) if key in _SETS else tree[key]
 
 
 def _within(key: str, names: tuple[str, ...]) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import json
+import shutil
 import sys
 import tarfile
 from pathlib import Path
@@ -106,6 +107,34 @@ def test_the_training_scenes_are_the_sample_sets_and_those_of_one_object_have_th
     classes = {name.removesuffix(".cls"): int(data) for name, data in written if name.endswith(".cls")}
     assert classes == {key: info["concept_ids"][0] for key, info in infos.items() if info["objects"] == 1}
     assert classes
+
+
+def test_training_scenes_of_another_set_are_refused(tool, sample, tmp_path, monkeypatch, capsys):
+    """Their classes would have other numbers than those of the test scenes beside them."""
+    monkeypatch.setattr(tool, "fetch", fake)
+    other = ensure_sample(tmp_path / "other", **SMALL | {"unseen": ["twemoji"]})
+    out = tmp_path / "out"
+
+    def words(which, artist):
+        return [str(out), "--sample", str(which.folder), "--scenes", "2", "--artist", artist]
+
+    assert tool.main(words(sample, "openmoji")) == 0
+    notice = (out / "train" / "NOTICE").read_text()
+    assert all(word in notice for word in ("CC-BY-4.0", "Apache-2.0", "Twitter"))
+    with pytest.raises(SystemExit):
+        tool.main(words(other, "emojione-v1"))
+    assert f"{out / 'train'} holds scenes of another sample set than {other.folder}" in capsys.readouterr().err
+    assert not (out / "emojione-v1").exists()
+    (out / "train" / "settings.json").rename(tmp_path / "settings.json")  # an earlier version wrote none
+    with pytest.raises(SystemExit):
+        tool.main(words(sample, "emojione-v1"))
+    (tmp_path / "settings.json").rename(out / "train" / "settings.json")
+    assert tool.main(words(sample, "emojione-v1")) == 0
+    shutil.rmtree(out / "train")
+    shutil.rmtree(out / "emojione-v1")
+    with pytest.raises(SystemExit):
+        tool.main(words(other, "emojione-v1"))
+    assert f"{out / 'train'} is gone, which {out / 'openmoji'} need" in capsys.readouterr().err
 
 
 def test_mistakes_are_named(tool, sample, tmp_path, capsys):

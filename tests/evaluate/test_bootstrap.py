@@ -15,7 +15,7 @@ from PIL import Image
 
 from silc.data.splits import TarSplit
 from silc.evaluate import bootstrap
-from silc.evaluate.bootstrap import RESAMPLES, Resamples, resamples
+from silc.evaluate.bootstrap import RESAMPLES, Resamples, groups_of
 from silc.evaluate.tasks.retrieval import recalls
 from silc.evaluate.tasks.zeroshot_classification import accuracy
 
@@ -131,10 +131,10 @@ def test_blocks_are_added_up(monkeypatch):
 
 def test_a_split_may_know_which_images_belong_together():
     split = Memory(random_images(5))
-    assert resamples(split, [3, 1, 4]).groups.tolist() == [0, 1, 2]
+    assert Resamples(groups_of(split, [3, 1, 4])).groups.tolist() == [0, 1, 2]
     split.group = lambda index: ("a", None, "b", "a", None)[index]
-    assert resamples(split, [0, 1, 2, 3, 4]).groups.tolist() == [0, 1, 2, 0, 3]
-    assert resamples(split, []).sums([torch.zeros(0, 2)]).shape == (RESAMPLES, 2)
+    assert Resamples(groups_of(split, [0, 1, 2, 3, 4])).groups.tolist() == [0, 1, 2, 0, 3]
+    assert Resamples(groups_of(split, [])).sums([torch.zeros(0, 2)]).shape == (RESAMPLES, 2)
 
 
 def test_scenes_of_one_drawing_belong_together(tmp_path, config):
@@ -156,4 +156,4 @@ def test_scenes_of_one_drawing_belong_together(tmp_path, config):
             writer.write({"__key__": f"{number}", "png": encoded.getvalue(), "json": json.dumps(info).encode()})
     split = TarSplit(config.data, [str(tmp_path / "a.tar")], title="x")
     assert [split.group(n) for n in range(len(infos))] == [(3, "Noto")] * 2 + [(3, "Twemoji")] + [None] * 4
-    assert resamples(split, range(len(infos))).groups.tolist() == [0, 0, 1, 2, 3, 4, 5]
+    assert Resamples(groups_of(split, range(len(infos)))).groups.tolist() == [0, 0, 1, 2, 3, 4, 5]

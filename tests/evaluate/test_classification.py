@@ -92,6 +92,13 @@ def test_an_unreadable_image_is_left_out_and_counted(towers, job):
     list(zeroshot_classification.run(towers, DataSet("x", NAMES, Memory(images, labels=[0, 1, 2, 3, 4])), job))
     assert job.skipped == {("memory/2", "undecodable image")}
     assert job.details["truth"].tolist() == [0, 1, 3, 4]
+    assert "the images show 4 of the 7 classes; all 7 compete, and chance is a guess among them" in job.notes
+
+
+def test_nothing_is_noted_where_every_class_is_shown(towers, job):
+    data = DataSet("x", NAMES, Memory(random_images(7), labels=list(range(7))))
+    assert list(zeroshot_classification.run(towers, data, job))
+    assert not any("show" in note for note in job.notes)
 
 
 def test_a_split_without_an_image_is_an_error(towers, job):

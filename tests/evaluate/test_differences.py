@@ -48,7 +48,8 @@ def test_a_row_a_metric_and_a_column_a_run():
         "0.050",
     ]
     assert lines[3].startswith("+-: standard error over the choice of test images, the runs taken as independent")
-    assert len(lines) == 4
+    assert lines[4].startswith("not checked that the test images are the same: of clip, silc it is not known which")
+    assert len(lines) == 5
 
 
 def test_three_runs_each_against_the_first():
@@ -83,6 +84,19 @@ def test_what_only_some_runs_have_is_named():
     assert "left out: model teacher" in text
     with pytest.raises(ValueError, match="clip and silc have no metric in common"):
         table([FIRST, silc], ["retrieval"])
+
+
+def test_metrics_that_only_some_runs_have_are_named():
+    """Of tasks and models that all runs have; a task or a model that some lack is named once."""
+    silc = run("silc", result("fewshot", ridge_5shot=(0.3, 0.1), knn_5shot=(0.2, 0.1)),
+               result("retrieval", image_to_text_r1=(0.4, 0.1)))  # fmt: skip
+    left_out = [line for line in table([FIRST, silc], TASKS).splitlines() if "left out" in line]
+    assert [line.partition("left out: ")[2] for line in left_out] == [
+        "task retrieval", "metric fewshot, student, knn_5shot"
+    ]  # fmt: skip
+    assert "knn" not in table([FIRST, silc], TASKS, [("fewshot", "ridge_5shot")])
+    many = run("many", result("fewshot", ridge_5shot=(0.3, 0.1), **{f"knn_{n}shot": (0.2, 0.1) for n in range(10)}))
+    assert "fewshot, student, knn_7shot and 2 more" in table([FIRST, many], TASKS)
 
 
 def test_a_task_that_failed_is_named():
@@ -125,5 +139,9 @@ def test_other_test_images_of_the_sample_set_are_refused():
     runs = [run(name, *OTHER.kept.results, data=data) for name, data in (("clip", one), ("silc", other))]
     with pytest.raises(ValueError, match=r"data\.sample_unseen is \['emojione'\] and \['twemoji'\]; measure"):
         check_alike(runs, TASKS)
+    unknown = run("early", *OTHER.kept.results)
+    check_alike([runs[0], unknown], TASKS)
+    assert "the test images are the same: of early it is not known" in table([runs[0], unknown], TASKS)
+    assert "test images are the same" not in table(runs, TASKS)
     own = [run(name, result("fewshot", data="imagenet"), data=data) for name, data in (("clip", one), ("silc", other))]
     check_alike(own, TASKS)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -87,6 +89,15 @@ def test_the_task(config, towers, job, data):
     assert found["ridge_4shot"].value == 1.0  # the colours are easy to separate
     assert found["knn_50shot_std"].value == 0.0  # every draw takes all images
     assert any("3 classes have fewer than 50 training images" in note for note in job.notes)
+
+
+def test_classes_without_an_image_are_noted(config, towers, job, data):
+    config.eval.shots, config.eval.draws = [4], 1
+    names = (*data.classes, "yellow", "pink")
+    assert {metric.chance for metric in fewshot.run(towers, replace(data, classes=names), job)} == {1 / 5, None}
+    assert "the images show 3 of the 5 classes; all 5 compete, and chance is a guess among them" in job.notes
+    assert "2 classes have no training image" in job.notes
+    assert not any("fewer than" in note for note in job.notes)
 
 
 def test_mean_and_deviation_are_over_draws(config, towers, job):

@@ -60,8 +60,9 @@ def test_one_process_and_two_measure_identical_metrics(found):
 
 def test_student_and_teacher_are_measured_separately(found):
     alone = found[1][0]["metrics"]
-    own = {name: value for name, value in alone.items() if "/student/" in name}
-    assert any(value != alone[name.replace("/student/", "/teacher/")] for name, value in own.items())
+    for task in TASKS:
+        own = {name: value for name, value in alone.items() if name.startswith(f"eval/{task}/student/")}
+        assert any(value != alone[name.replace("/student/", "/teacher/")] for name, value in own.items()), task
 
 
 def test_unreadable_images_of_all_ranks_are_known_to_all(found):

@@ -14,6 +14,7 @@ from safetensors.numpy import load_file
 from silc import config_io
 from silc.config_rules import validate
 from silc.presets import PRESETS
+from silc.train.banner import teacher_words
 
 MOMENTUM, STEPS = 0.7, 4
 VIEWS = ["objective.distill=false", "views.n_local=0"]
@@ -77,6 +78,23 @@ def test_it_is_evaluated_as_teacher(runs: Path) -> None:
         for run in "ab"
     }
     assert models == {"a": {"student", "teacher"}, "b": {"student"}}
+
+
+def test_the_banner_says_what_the_average_is_of() -> None:
+    def said(*words: str) -> str:
+        return teacher_words(config_io.load_config("sample", words, presets=PRESETS))
+
+    alone = said("objective.distill=false", "objective.ema=true", "objective.ema_momentum=0.7", "train.steps=40")
+    assert alone == "EMA of the image tower, momentum 0.70000, to be evaluated; nothing is distilled"
+    distilled = said("objective.ema_momentum=0.7", "train.steps=40", "objective.distill_start=0.5")
+    assert distilled == "EMA, momentum 0.70000, from step 20"
+
+
+def test_a_run_that_was_stopped_goes_on_with_its_average(runs: Path) -> None:
+    for name in ("student", "teacher"):
+        whole, resumed = (weights(runs / run, STEPS, name) for run in "ac")
+        assert whole.keys() == resumed.keys()
+        assert all(np.array_equal(whole[key], resumed[key]) for key in whole)
 
 
 def test_an_average_of_nothing_is_refused() -> None:

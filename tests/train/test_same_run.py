@@ -31,8 +31,6 @@ def changed(*words: str) -> Config:
         ("data.tokenizer=other", "data.tokenizer is other, it was open_clip_bpe"),
         ("data.sample_scenes=99", "data.sample_scenes is 99, it was 24000"),
         ("data.sample_captions=web", "data.sample_captions is web, it was clean"),
-        ("data.sample_left_out=0.1", "data.sample_left_out is 0.1, it was 0.5"),
-        ("data.sample_mismatched=0", "data.sample_mismatched is 0.0, it was 0.2"),
         ("data.sample_objects=[0, 1]", "data.sample_objects is [0.0, 1.0], it was [0.65, 0.2, 0.1, 0.05]"),
         ("data.sample_unseen=[twemoji]", "data.sample_unseen is ['twemoji'], it was ['emojione']"),
         ("objective.contrastive=sigmoid", "objective.contrastive is sigmoid, it was softmax"),
@@ -48,6 +46,30 @@ def test_a_difference_that_matters_is_refused_and_nothing_else_is_named(word, sa
         check_same_run(SAVED, changed(word), PATH)
     assert said in str(refused.value)
     assert str(refused.value).count(", it was ") == 1
+
+
+WEB, ALONE = "data.sample_captions=web", "objective.distill=false"
+
+
+@pytest.mark.parametrize(
+    ("beside", "word", "said"),
+    [
+        (WEB, "data.sample_left_out=0.1", "data.sample_left_out is 0.1, it was 0.5"),
+        (WEB, "data.sample_mismatched=0", "data.sample_mismatched is 0.0, it was 0.2"),
+        (ALONE, "objective.ema=true", "objective.ema is True, it was False"),
+    ],
+)
+def test_what_has_an_effect_beside_another_key_alone_is_refused_there_and_no_difference_elsewhere(beside, word, said):
+    with pytest.raises(ValueError, match="with other settings") as refused:
+        check_same_run(changed(beside), changed(beside, word), PATH)
+    assert said in str(refused.value)
+    assert str(refused.value).count(", it was ") == 1
+    assert check_same_run(SAVED, changed(word), PATH) == {}
+
+
+def test_the_order_of_unseen_artists_is_no_difference():
+    one, other = (changed(f"data.sample_unseen=[{names}]") for names in ("noto, noto-v1", "noto-v1, noto"))
+    assert check_same_run(one, other, PATH) == {}
 
 
 def test_all_differences_are_named_at_once():

@@ -20,6 +20,8 @@ _FREE = frozenset(
 # Of `data`, what the test images depend on, or the images that heads are fitted to.
 SAMPLE = ("sample_concepts", "sample_scenes", "sample_test_scenes", "sample_objects", "sample_unseen")
 
+LISTED = 8  # names in a note
+
 Key = tuple[str, str, str]  # task, model, metric
 Score = Mapping[str, Any]  # value, chance, error
 
@@ -129,7 +131,8 @@ def table(runs: Sequence[Measured], tasks: Sequence[str], brief: Sequence[tuple[
         rows.insert(1, ["pairs seen", "", "", "", *seen, *[""] * len(runs[1:])])
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
-    return "\n".join([*lines, *_notes(runs, tasks, scores)])
+    shown = scores if wanted is None else [{k: v for k, v in one.items() if (k[0], k[2]) in wanted} for one in scores]
+    return "\n".join([*lines, *_notes(runs, tasks, scores), *_partly(shown), *_unknown(runs, tasks)])
 
 
 def in_words(found: Difference) -> str:
@@ -145,14 +148,34 @@ def _notes(runs: Sequence[Measured], tasks: Sequence[str], scores: Sequence[Mapp
             "+-: standard error over the choice of test images, the runs taken as independent (they share the images, "
             "so that it is mostly less); the seed of the training is not in it"
         )
-    parts: list[tuple[str, Callable[[Key], str]]] = [("task", lambda key: key[0]), ("model", lambda key: key[1])]
-    for what, part in parts:
-        of = [{part(key) for key in found} for found in scores]
-        partly = sorted(name for name in set().union(*of) if not all(name in some for some in of))
-        if partly:
-            notes.append(f"not measured on every run, and left out: {what} {', '.join(partly)}")
     for run in runs:
         for result in run.kept.results:
             if result["task"] in tasks and result.get("error") is not None:
                 notes.append(f"{run.name}: {result['task']}, {result['model']}, has no metrics: {result['error']:.200}")
     return notes
+
+
+def _partly(scores: Sequence[Mapping[Key, Score]]) -> list[str]:
+    """Names the tasks, the models and, of the others, the metrics that only some of the runs have."""
+    notes = []
+    rest = {key for one in scores for key in one}
+    parts: list[tuple[str, Callable[[Key], str]]] = [
+        ("task", lambda key: key[0]),
+        ("model", lambda key: key[1]),
+        ("metric", ", ".join),
+    ]
+    for what, part in parts:
+        of = [{part(key) for key in one} for one in scores]
+        partly = sorted({part(key) for key in rest} - set.intersection(*of))
+        if partly:
+            more = f" and {len(partly) - LISTED} more" if len(partly) > LISTED else ""
+            notes.append(f"not measured on every run, and left out: {what} {'; '.join(partly[:LISTED])}{more}")
+        rest = {key for key in rest if part(key) not in partly}
+    return notes
+
+
+def _unknown(runs: Sequence[Measured], tasks: Sequence[str]) -> list[str]:
+    """Names the runs on the sample set of which it is not known which sample set that was."""
+    names = [run.name for run in runs if run.data is None and on_sample_set(run.kept, tasks)]
+    said = "not known which sample set it is (an evaluation.json of an earlier version, without a config.yaml beside it)"
+    return [f"not checked that the test images are the same: of {', '.join(names)} it is {said}"] if names else []

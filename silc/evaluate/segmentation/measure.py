@@ -12,7 +12,7 @@ from silc.data.splits import Split
 from silc.evaluate.bootstrap import Resamples
 from silc.evaluate.metric import Metric
 from silc.evaluate.segmentation import iou, present, windows
-from silc.evaluate.sharding import Job
+from silc.evaluate.sharding import Job, bytes_of
 from silc.text import plural
 
 Scores = Callable[[Tensor], Tensor]
@@ -75,17 +75,27 @@ def measure(
     Raises ValueError: a mask that does not fit its image or the classes; no pixel with a class.
     """
 
+    def checked(crops: Tensor) -> Tensor:
+        job.check()
+        return scores(crops)
+
+    def held(cut: Cut) -> int:
+        """In bytes; the finest score maps have two cells a patch's side."""
+        count, _, height, width = cut.crops.shape
+        numbers = count * maps * classes * (2 * height // patch) * (2 * width // patch)
+        return 4 * numbers + bytes_of(cut.crops) + bytes_of(cut.truth)
+
     def some(read: list[tuple[int, Cut]]) -> list[tuple[int, list[iou.Row], list[Tensor]]]:
         crops = [cut.crops.to(job.world.device) for _, cut in read]
         out = []
-        for (index, cut), found in zip(read, windows.batched(crops, job.geometry.batch, scores), strict=True):
+        for (index, cut), found in zip(read, windows.batched(crops, job.geometry.batch, checked), strict=True):
             scored = windows.merged(found, cut.places, *cut.size).chunk(maps)
             size = tuple(cut.truth.shape)
             rows = [iou.count(windows.best_class(one, size).cpu(), cut.truth, classes) for one in scored]
             out.append((index, rows, [present.of_image(scored[0], cut.truth)] if among_present else []))
         return out
 
-    found = job.several(split, indices, lambda index: _cut(job, split, index, patch), some)
+    found = job.several(split, indices, lambda index: _cut(job, split, index, patch), some, held)
     rows = tuple(zip(*(rows for _, rows, _ in found), strict=True))
     if not rows or not iou.total(rows[0], classes).any():
         why = job.why_unusable(split, indices)

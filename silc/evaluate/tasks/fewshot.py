@@ -18,6 +18,7 @@ from silc.data.splits import LABELS, DataSet, Split
 from silc.evaluate.metric import Metric
 from silc.evaluate.sharding import Job
 from silc.evaluate.tasks.task import TRAIN, Task, image_features
+from silc.evaluate.tasks.zeroshot_classification import shown
 from silc.evaluate.towers import Towers
 from silc.text import plural
 
@@ -44,7 +45,10 @@ def run(model: Towers, data: DataSet, job: Job) -> Iterator[Metric]:
         f"{data.test.title}, at {model.size} px; ridge penalty {evaluation.ridge:g}, "
         f"{plural(evaluation.neighbours, 'neighbour')}"
     )
-    short = count - sum(len(row) >= max(evaluation.shots) for row in draws[0].values())
+    job.notes += shown(truth, count)
+    if untaught := count - len(draws[0]):
+        job.notes.append(f"{plural(untaught, 'class has', 'classes have')} no training image")
+    short = len(draws[0]) - sum(len(row) >= max(evaluation.shots) for row in draws[0].values())
     if short:
         most = plural(max(evaluation.shots), "training image")
         job.notes.append(f"{plural(short, 'class has', 'classes have')} fewer than {most}: all are used")

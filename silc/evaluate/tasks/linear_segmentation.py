@@ -19,7 +19,7 @@ from silc.evaluate.metric import Metric
 from silc.evaluate.segmentation import iou, windows
 from silc.evaluate.segmentation.measure import measure
 from silc.evaluate.segmentation.patch_labels import cells, training_windows
-from silc.evaluate.sharding import Job
+from silc.evaluate.sharding import Job, bytes_of
 from silc.evaluate.tasks.task import TRAIN, Task
 from silc.evaluate.towers import Towers
 from silc.text import plural
@@ -43,6 +43,7 @@ def run(model: Towers, data: DataSet, job: Job) -> Iterator[Metric]:
         chosen,
         lambda index: training_windows(split, index, model.patch, job),
         lambda read: patches(model, read, classes, job.geometry.batch),
+        lambda both: sum(map(bytes_of, both)),
     )
     usable = [part for part in parts if len(part[1])]
     if not usable:

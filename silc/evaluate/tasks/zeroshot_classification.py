@@ -31,8 +31,17 @@ def run(model: Towers, data: DataSet, job: Job) -> Iterator[Metric]:
     )
     truth = torch.tensor([labels[index] for index in kept])
     job.notes.append(f"{plural(len(kept), 'image')} of {data.test.title}, whole, at {model.size} px")
+    job.notes += shown(truth, len(classes))
     job.details["truth"], job.details["guess"] = truth, best[:, 0]
     yield from accuracy(truth, best, len(classes), job.resamples(data.test, kept))
+
+
+def shown(truth: Tensor, classes: int) -> list[str]:
+    """For the protocol, where the test images do not show every class: int64 [n] -> a sentence, or none."""
+    count = len(truth.unique())
+    if count == classes:
+        return []
+    return [f"the images show {count} of the {classes} classes; all {classes} compete, and chance is a guess among them"]
 
 
 def accuracy(truth: Tensor, best: Tensor, classes: int, draws: Resamples | None = None) -> list[Metric]:
