@@ -34,7 +34,8 @@ from silc.distributed import name_accelerator
 name_accelerator()
 from silc.train.run import run
 from silc.distributed import left_afterwards
-for out, words in (("a", ["objective.ema=true"]), ("b", [])):
+half = f"train.resume={sys.argv[1]}/a/checkpoints/step_00000002"
+for out, words in (("a", ["objective.ema=true"]), ("b", []), ("c", ["objective.ema=true", "eval.after=[]", half])):
     with left_afterwards():
         words = [*sys.argv[2:], *words, f"train.out={sys.argv[1]}/{out}"]
         run(config_io.load_config("sample", words, presets=PRESETS), command=[])
@@ -43,7 +44,7 @@ for out, words in (("a", ["objective.ema=true"]), ("b", [])):
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Two runs, `a` with the average and `b` without."""
+    """Runs: `a` with the average, `b` without, and `c`, which goes on from half of `a`."""
     folder = tmp_path_factory.mktemp("ema")
     subprocess.run([sys.executable, "-c", TRAIN, str(folder), *SMALL, *VIEWS], check=True, timeout=300, cwd=folder)
     return folder
