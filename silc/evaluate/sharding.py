@@ -237,7 +237,9 @@ class Job:
 
         def made() -> Resamples:
             chunks = [indices[first : first + GROUPS] for first in range(0, len(indices), GROUPS)]
-            return Resamples(list(itertools.chain.from_iterable(self.each(chunks, lambda chunk: groups_of(split, chunk)))))
+            return Resamples(
+                list(itertools.chain.from_iterable(self.each(chunks, lambda chunk: groups_of(split, chunk))))
+            )
 
         return self.kept.small(("resamples", id(split), tuple(indices)), made)
 

@@ -65,7 +65,9 @@ def test_two_models_share_no_features(config, model, world):
     """Each measures what it measures alone, and the features of one are gone when the other's turn comes."""
     config.eval.shots, config.eval.draws = [1, 2], 2
     rng = torch.Generator().manual_seed(5)
-    average = {name: value + 0.3 * torch.randn(value.shape, generator=rng) for name, value in model.state_dict().items()}
+    average = {
+        name: value + 0.3 * torch.randn(value.shape, generator=rng) for name, value in model.state_dict().items()
+    }
     args = config, model.state_dict(), average, torch.device("cpu"), torch.float32, Scale(14.0, None)
     models = build_towers(*args)
     found = runner.evaluate(config, models, made(11), TASKS, world, strict=True)

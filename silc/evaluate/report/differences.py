@@ -165,7 +165,7 @@ def _partly(scores: Sequence[Mapping[Key, Score]]) -> list[str]:
         ("metric", ", ".join),
     ]
     for what, part in parts:
-        of = [{part(key) for key in one} for one in scores]
+        of: list[set[str]] = [{part(key) for key in one} for one in scores]
         partly = sorted({part(key) for key in rest} - set.intersection(*of))
         if partly:
             more = f" and {len(partly) - LISTED} more" if len(partly) > LISTED else ""
@@ -177,5 +177,7 @@ def _partly(scores: Sequence[Mapping[Key, Score]]) -> list[str]:
 def _unknown(runs: Sequence[Measured], tasks: Sequence[str]) -> list[str]:
     """Names the runs on the sample set of which it is not known which sample set that was."""
     names = [run.name for run in runs if run.data is None and on_sample_set(run.kept, tasks)]
-    said = "not known which sample set it is (an evaluation.json of an earlier version, without a config.yaml beside it)"
+    said = (
+        "not known which sample set it is (an evaluation.json of an earlier version, without a config.yaml beside it)"
+    )
     return [f"not checked that the test images are the same: of {', '.join(names)} it is {said}"] if names else []

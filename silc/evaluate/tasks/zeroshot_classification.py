@@ -41,7 +41,9 @@ def shown(truth: Tensor, classes: int) -> list[str]:
     count = len(truth.unique())
     if count == classes:
         return []
-    return [f"the images show {count} of the {classes} classes; all {classes} compete, and chance is a guess among them"]
+    return [
+        f"the images show {count} of the {classes} classes; all {classes} compete, and chance is a guess among them"
+    ]
 
 
 def accuracy(truth: Tensor, best: Tensor, classes: int, draws: Resamples | None = None) -> list[Metric]:
