@@ -233,7 +233,7 @@ class Job:
         return [index for kept, _ in parts for index in kept], torch.cat([values for _, values in parts])
 
     def resamples(self, split: Split, indices: Sequence[int]) -> Resamples:
-        """Of images of a split, for the errors of metrics (collective): see :func:`silc.evaluate.bootstrap.groups_of`."""
+        """Of images, for the errors of metrics (collective): see :func:`silc.evaluate.bootstrap.groups_of`."""
 
         def made() -> Resamples:
             chunks = [indices[first : first + GROUPS] for first in range(0, len(indices), GROUPS)]
