@@ -166,7 +166,7 @@ def _partly(scores: Sequence[Mapping[Key, Score]]) -> list[str]:
     ]
     for what, part in parts:
         of: list[set[str]] = [{part(key) for key in one} for one in scores]
-        partly = sorted({part(key) for key in rest} - set.intersection(*of))
+        partly = sorted({part(key) for key in rest} - of[0].intersection(*of))
         if partly:
             more = f" and {len(partly) - LISTED} more" if len(partly) > LISTED else ""
             notes.append(f"not measured on every run, and left out: {what} {'; '.join(partly[:LISTED])}{more}")
