@@ -19,7 +19,7 @@ from silc.claims.metrics import (
     select,
 )
 from silc.claims.plan import SILC, VARIANTS
-from silc.claims.statistics import Mean, Noise, column_mean, gain, mean, noise, slope, steeper, verdict
+from silc.claims.statistics import Mean, Noise, column_mean, gain, mean, noise, sizes, slope, steeper, verdict
 from silc.claims.summary import comparisons, summary
 from silc.text import plural
 
@@ -53,15 +53,22 @@ def sections(measured: Sequence[Measurement]) -> Iterator[Section]:
     yield Section("In words", [*summary(measured), _number_of_comparisons(measured)], [])
     for data in names:
         here = on(measured, data)
-        sizes = sorted({one.pairs for one in here}, reverse=True)
-        for pairs in sizes if data == MAIN else sizes[:1]:
+        for pairs in _shown(here, data):
             where = "" if data == MAIN else f"Test set {data}, "
             title = f"after {pairs:,} pairs"
             yield Section(where + title if where else title.capitalize(), [], list(_comparison(here, pairs)))
     own = on(measured, MAIN)
-    if len({one.pairs for one in own}) > 1:
-        yield Section("Scaling: what a doubling of the pairs adds", [], list(_scaling(own)))
+    if len(sizes(own)) > 1:
+        points = ", ".join(f"{pairs:,}" for pairs in sizes(own))
+        said = f"Slopes by least squares over {points} pairs, of the seeds that have every one of these sizes."
+        yield Section("Scaling: what a doubling of the pairs adds", [said], list(_scaling(own)))
     yield Section("What each run cost", [], [_costs(measured)])
+
+
+def _shown(measured: Sequence[Measurement], data: str) -> list[int]:
+    """The sizes that a test set is shown at, the largest first; of a further one the largest alone."""
+    found = sizes(measured)[::-1]
+    return found if data == MAIN else found[:1]
 
 
 def _number_of_comparisons(measured: Sequence[Measurement]) -> str:
@@ -78,8 +85,7 @@ def _noise_section(measured: Sequence[Measurement]) -> Section:
     tables = []
     for data in data_sets(measured):
         here = on(measured, data)
-        sizes = sorted({one.pairs for one in here}, reverse=True)
-        for pairs in sizes if data == MAIN else sizes[:1]:
+        for pairs in _shown(here, data):
             title = f"After {pairs:,} pairs" if data == MAIN else f"Test set {data}, after {pairs:,} pairs"
             tables.append(Table(title, _NOISE_HEAD, list(_noise_rows(here, pairs))))
     sentences = [

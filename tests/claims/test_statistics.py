@@ -94,6 +94,24 @@ def test_a_slope_is_compared_over_the_same_sizes_alone():
     assert statistics.steeper(found, "clip", CLAIM).seeds == 2
 
 
+def test_seeds_without_every_size_of_the_page_have_no_slope():
+    """Curves that flatten, the same for all seeds; two of five seeds have not come to the largest size."""
+    curves = {"clip": (0.1, 0.2, 0.25), "silc": (0.15, 0.23, 0.27)}
+    keyed = {
+        (variant, pairs, seed): value
+        for variant, values in curves.items()
+        for pairs, value in zip((8000, 16000, 32000), values, strict=True)
+        for seed in range(5)
+        if pairs < 32000 or seed < 3
+    }
+    found = made(keyed)
+    assert list(statistics.slope(found, "clip", CLAIM)) == [0, 1, 2]
+    steeper = statistics.steeper(found, "clip", CLAIM)
+    assert (steeper.value, steeper.error, steeper.seeds) == (pytest.approx(-0.015), pytest.approx(0, abs=1e-12), 3)
+    first_of_the_largest = [one for one in found if one.pairs < 32000 or (one.variant, one.seed) == ("silc", 0)]
+    assert statistics.steeper(first_of_the_largest, "clip", CLAIM) is None
+
+
 def test_noise_is_pooled_between_seeds_beside_the_bootstrap_error():
     rng = np.random.default_rng(1)
     values = rng.random((2, 5))
