@@ -147,3 +147,19 @@ def beyond(difference: Mean) -> int:
     if abs(difference.value) <= DECISIVE * (difference.error or 0.0):
         return 0
     return 1 if difference.value > 0 else -1
+
+
+def by_chance(freedom: int) -> float:
+    """How often Student's t with so many degrees of freedom, 1 or more, lies more than DECISIVE from zero.
+
+    By the finite sums of Abramowitz and Stegun, 26.7.3 and 26.7.4.
+    """
+    angle = math.atan(DECISIVE / math.sqrt(freedom))
+    square = math.cos(angle) ** 2
+    odd = freedom % 2
+    term, total = (math.cos(angle) if odd else 1.0), 0.0
+    for k in range(1 + odd, freedom, 2):
+        total += term
+        term *= square * k / (k + 1)
+    inside = 2 / math.pi * (angle + math.sin(angle) * total) if odd else math.sin(angle) * total
+    return 1 - inside

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from silc.claims.eval_sets import MAIN
 from silc.claims.metrics import (
+    AVERAGED,
     BASELINES,
     CLAIMS,
     WHERE,
@@ -20,11 +21,8 @@ from silc.claims.metrics import (
 )
 from silc.claims.plan import SILC, VARIANTS
 from silc.claims.statistics import Mean, Noise, column_mean, gain, mean, noise, sizes, slope, steeper, verdict
-from silc.claims.summary import comparisons, summary
-from silc.text import plural
+from silc.claims.summary import AGAINST, false_positives, judged, summary, tested
 
-# Beside SILC minus each baseline: both with averaged weights, the one without distillation.
-AVERAGED = ("silc_ema", "clip_views_ema")
 BLOCKS = {"The seven claims": CLAIMS, "Where, not what: among the classes present in the image": WHERE}
 
 
@@ -72,12 +70,14 @@ def _shown(measured: Sequence[Measurement], data: str) -> list[int]:
 
 
 def _number_of_comparisons(measured: Sequence[Measurement]) -> str:
-    count = comparisons(measured)
-    if not count:
+    in_words, in_tables = judged(measured), tested(measured)
+    if not in_tables:
         return "No difference below is tested yet: that takes three seeds of SILC and of a baseline."
     return (
-        f"The tables below test {plural(count, 'difference')}, each for itself: were there none at all, about "
-        f"{plural(round(count / 20), 'verdict')} would still say better or worse by chance."
+        f"Each difference is judged for itself. Were there none at all, of the {len(in_words)} in the words above "
+        f"about {false_positives(in_words):.1f} would lie beyond two standard errors by chance, which with three seeds "
+        f"18 % do, and of the {len(in_tables)} in the tables below, those of slopes too, about "
+        f"{0.05 * len(in_tables):.1f} would have an interval that leaves out zero."
     )
 
 
@@ -144,7 +144,7 @@ def _gains(measured: Sequence[Measurement], pairs: int, claims: dict[Claim, str]
 def _scaling(measured: Sequence[Measurement]) -> Iterator[Table]:
     have = columns(measured)
     shown = [column for column in (*BASELINES, SILC) if column in have]
-    against = [column for column in ("clip", "clip_views") if column in have]
+    against = [column for column in AGAINST if column in have]
     for title, block in BLOCKS.items():
         rows = []
         for claim, name in known(measured, block).items():
@@ -170,8 +170,8 @@ def _judged(difference: Mean | None) -> str:
 
 
 def _cell(value: Mean | None, *, sign: bool = False) -> str:
-    """A mean with half of its 95 % t interval."""
+    """A mean with half of its 95 % t interval and its number of seeds."""
     if value is None:
         return "-"
     error = "" if value.half is None else f" ± {value.half:.3f}"
-    return f"{value.value:{'+' if sign else ''}.3f}{error}"
+    return f"{value.value:{'+' if sign else ''}.3f}{error}, n={value.seeds}"

@@ -146,6 +146,11 @@ def test_verdicts(difference, word):
     assert statistics.verdict(difference) == word
 
 
+def test_how_often_chance_alone_lies_beyond_two_standard_errors():
+    for freedom in range(1, 40):
+        assert statistics.by_chance(freedom) == pytest.approx(2 * stats.t.sf(2, freedom), rel=1e-9)
+
+
 @pytest.mark.parametrize(("value", "side"), [(0.19, 0), (0.21, 1), (-0.21, -1), (-0.19, 0)])
 def test_beyond_is_two_standard_errors(value, side):
     assert statistics.beyond(Mean(value, 0.1, 3)) == side
