@@ -70,16 +70,35 @@ def cpu_model(cpuinfo: Path = Path("/proc/cpuinfo")) -> str:
     return names[0] if names and names[0] else f"{platform.machine()} CPU"
 
 
+def begin(run: Run, *, on_cpu: bool) -> None:
+    """Note this machine and the day before a training, beside the run's folder, which the trainer wants empty.
+
+    The call may be gone when the training ends. Raises OSError.
+    """
+    path = _begun(run)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    _write(path, here(run, on_cpu=on_cpu))
+
+
 def write(run: Run, *, on_cpu: bool) -> None:
-    """Note this machine and the day in the run's folder, which is made. Raises OSError."""
-    run.folder.mkdir(parents=True, exist_ok=True)
-    write_text(run.folder / NAME, json.dumps(asdict(here(run, on_cpu=on_cpu)), indent=1) + "\n")
+    """Note this machine and the day in the folder of a run that has ended. Raises OSError."""
+    _write(run.folder / NAME, here(run, on_cpu=on_cpu))
+    _begun(run).unlink(missing_ok=True)
+
+
+def _begun(run: Run) -> Path:
+    return run.folder.parent / "begun" / f"{run.folder.name}.json"
+
+
+def _write(path: Path, found: Origin) -> None:
+    write_text(path, json.dumps(asdict(found), indent=1) + "\n")
 
 
 def read(run: Run) -> Origin | None:
-    """What was noted; None for a run of which nothing was, or a file that is damaged."""
+    """What was noted at the end, else at the beginning; None where nothing was, or for a file that is damaged."""
+    path = run.folder / NAME
     try:
-        found = read_json(run.folder / NAME, MAX_BYTES)
+        found = read_json(path if path.exists() else _begun(run), MAX_BYTES)
     except (OSError, ValueError):
         return None
     names = [field.name for field in fields(Origin)]

@@ -63,8 +63,8 @@ def _against(measured: Sequence[Measurement], baseline: str, where: str) -> str:
     head = f"After {pairs:,} pairs{where}, silc against {baseline}"
     some = {name: one for name, one in gains.items() if one.seeds >= DECIDE}
     if not some:
-        seeds = max((one.seeds for one in gains.values()), default=0)
-        return f"{head}: {plural(seeds, 'seed')} of both, which decides nothing."
+        most = max((one.seeds for one in gains.values()), default=0)
+        return f"{head}: {plural(most, 'seed')} of both, which decides nothing."
     counts = sorted({one.seeds for one in some.values()})
     seeds = plural(counts[0], "seed") if len(counts) == 1 else f"{counts[0]} to {counts[-1]} seeds"
     words = {1: "more than two standard errors above", 0: "within two standard errors", -1: "more than two below"}

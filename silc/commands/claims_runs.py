@@ -83,11 +83,11 @@ class Calls:
     def perform(self, run: plan.Run) -> int:
         """Do for a run what is left to do. The exit status that counts, of its processes."""
         if not folders.trained(run):
-            self._note(run)  # before, too: this process may be gone when the training ends
+            self._note(run, origin.begin)
             status = self._call(run, training(run, self.args))
             if not folders.trained(run):
                 return status or 1
-            self._note(run)
+            self._note(run, origin.write)
             if status in (STOPPED_BY_SIGNAL, MISTAKE):
                 return status
         for one in self.args.sets:
@@ -106,10 +106,10 @@ class Calls:
             with warned(f"{run.folder} is not tidied"):
                 folders.keep_weights(run)
 
-    def _note(self, run: plan.Run) -> None:
+    def _note(self, run: plan.Run, write: Callable[..., None]) -> None:
         """Where a run is trained; a page without that is better than no run."""
         with warned(f"{run.folder}: the machine is not noted"), self._noting:
-            origin.write(run, on_cpu=on_cpu(self.environment))
+            write(run, on_cpu=on_cpu(self.environment))
 
     def _call(self, run: plan.Run, words: Sequence[str]) -> int:
         """Exit status of a process of a run; with several runs at a time its output goes to a file."""

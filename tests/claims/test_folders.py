@@ -75,6 +75,16 @@ def test_machine_day_and_versions_are_noted(run):
     assert "one thread a run" in found.machine
 
 
+def test_a_training_that_outlived_its_call_has_the_note_of_its_beginning(run):
+    origin.begin(run, on_cpu=True)
+    assert not (run.folder / origin.NAME).exists()
+    assert origin.read(run) == origin.here(run, on_cpu=True)
+    (run.folder / origin.NAME).write_text("damaged")
+    assert origin.read(run) is None
+    origin.write(run, on_cpu=True)
+    assert list((run.folder.parent / "begun").iterdir()) == []
+
+
 def test_the_machine_is_what_the_run_is_trained_on(run, monkeypatch):
     """Not what this process could use; the GPU is named by another process."""
     monkeypatch.setattr(origin, "gpu_model", lambda: "A GPU")

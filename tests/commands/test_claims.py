@@ -66,11 +66,15 @@ def test_two_variants_are_trained_measured_and_tabulated_once(claims, data, tmp_
     names = ("student.safetensors", "teacher.safetensors", "trainer.pt", "config.yaml", "manifest.json")
     assert kept == {"checkpoints/latest", *(f"checkpoints/step_00000004/{name}" for name in names)}
     log = (run / "metrics.jsonl").read_text()
+    assert json.loads((run / "evaluation.json").read_text())["tasks"] == ["zeroshot_classification"]
+    assert json.loads((run / "claims.json").read_text())["machine"].endswith("one thread a run")
     (run / "evaluation.json").write_text("{")
     monkeypatch.setattr(claims_runs, "training", lambda *_: pytest.fail("trained"))
     assert claims.main(words(data, out, *SOME)) == 0
     assert (run / "metrics.jsonl").read_text() == log
     assert (rows(out), rows(out, "few")) == (BOTH, BOTH[2:])
+    assert json.loads((run / "also/few/evaluation.json").read_text())["tasks"] == ["zeroshot_classification"]
+    assert "clip_views-64-seed0 (not measured as asked on few)" in capfd.readouterr().err
     assert "## Test set few, after 64 pairs" in (out / "claims.md").read_text()
 
     launched = []
@@ -164,7 +168,7 @@ def test_files_that_fail_in_one_run_are_no_other_runs(claims, data, tmp_path, mo
     monkeypatch.setattr(jobs.Processes, "run", run)
     monkeypatch.setattr(claims_runs.folders, "trained", lambda one: bool(trained) and one.variant == "silc")
     monkeypatch.setattr(claims_runs.folders, "keep_weights", full)
-    monkeypatch.setattr(claims_runs.origin, "write", full)
+    monkeypatch.setattr(claims_runs.origin, "begin", full)
     monkeypatch.setattr(claims_runs.eval_sets.EvalSet, "done", lambda _, one: bool(trained) and one.variant == "silc")
     args = claims.parse(words(data, tmp_path / "c", "--jobs", "1"))
     status, failed = claims_runs.perform(args, full)
@@ -185,6 +189,10 @@ def test_on_a_cpu_a_run_has_one_thread_whatever_the_number_of_jobs(claims, data,
         claims.main(words(data, tmp_path / number, "--jobs", number))
     assert {one["OMP_NUM_THREADS"] for one in seen} == {"1"}
     assert len(seen) == 4
+    # The machine is noted before a training ends: a call that is killed does not lose it.
+    noted = [json.loads(path.read_text())["machine"] for path in tmp_path.glob("*/begun/*-seed0.json")]
+    assert len(noted) == 4
+    assert all(name.endswith("one thread a run") for name in noted)
 
 
 def test_several_runs_on_a_cpu_and_one_on_a_gpu_unless_asked(claims, data, tmp_path, monkeypatch):
@@ -214,7 +222,7 @@ open("began", "w")
 time.sleep(4)
 open("ended", "w")
 '''
-claims_runs.origin.write = lambda *_, **__: None
+claims_runs.origin.begin = lambda *_, **__: None
 claims_runs.training = lambda *_: [sys.executable, "-c", launcher, trainer, "train.out=there"]
 never = SimpleNamespace(done=lambda _: False)
 args = SimpleNamespace(runs=[run], sets=[never], jobs=2, num_gpus=None, out=Path("."), keep_checkpoints=False)
