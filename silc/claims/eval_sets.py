@@ -18,7 +18,7 @@ from silc.claims.plan import Run
 from silc.config import IMAGENET, Config
 from silc.config_rules import validate_eval
 from silc.data.shards.expand import expand_shards
-from silc.evaluate.results import read_results
+from silc.evaluate.results import Kept, read_results
 
 MAIN = "main"  # the name of the data that the runs themselves are measured on
 FOLDER = "also"
@@ -47,12 +47,16 @@ class EvalSet:
     def results(self, run: Run) -> list[dict[str, Any]]:
         """Results of a run's evaluation here, if it was made as the plan says; else none.
 
-        Another evaluation of the run, by hand or by an earlier plan, may stand in its place, or one that was cut short.
+        Another evaluation of the run, by hand or by an earlier plan, may stand in its place: of other data, of some of
+        the tasks, or one that was cut short.
         """
         found = read_results(self.folder(run))
-        wanted = config_io.to_dict(self.config(run))["eval"]
-        made = found is not None and (found.step, found.options) == (run.config.train.steps, wanted)
-        return found.results if found is not None and made else []
+        if found is None:
+            return []
+        wanted = config_io.to_dict(self.config(run))
+        same_data = all(wanted["data"].get(key) == value for key, value in found.data.items())
+        made = (found.step, found.options) == (run.config.train.steps, wanted["eval"])
+        return found.results if made and same_data and _complete(found, wanted["eval"]["after"]) else []
 
     def done(self, run: Run) -> bool:
         """Whether the run is measured, and no task ended without metrics."""
@@ -68,6 +72,18 @@ class EvalSet:
         words = [f"eval.{name}={json.dumps(value)}" for name, value in options.items()]
         tasks = ",".join(options["after"])
         return [str(run.folder), "--tasks", tasks, "--out", str(self.folder(run)), *words]
+
+
+def _complete(found: Kept, wanted: Sequence[str]) -> bool:
+    """Whether all tasks were measured that the data allow, each on the same models.
+
+    A file of an earlier version does not say which were asked for: there a task without a result counts as missing.
+    """
+    models: dict[str, set[str]] = {}
+    for result in found.results:
+        models.setdefault(result["task"], set()).add(result["model"])
+    asked = tuple(models) if found.tasks is None else found.tasks
+    return set(wanted) <= set(asked) and len(set(map(frozenset, models.values()))) <= 1
 
 
 THE_RUNS_OWN = EvalSet(MAIN)

@@ -7,8 +7,10 @@ import shutil
 from pathlib import Path
 
 from silc import config_io
+from silc.claims.eval_sets import FOLDER
 from silc.claims.plan import Run
 from silc.config import Config
+from silc.evaluate.results import NAME
 from silc.train import checkpoint, manifest
 
 # What may differ between a run that is there and the one asked for; with other words of eval it is measured again.
@@ -37,14 +39,27 @@ def _at(tree: dict, key: str) -> object:
 
 
 def others(run: Run) -> list[str]:
-    """Keys in which the run in this run's folder is another one; none where there is none."""
+    """Keys in which the run in this run's folder is another one; none where there is none.
+
+    Raises ValueError for weights or an evaluation without the configuration that tells whose they are.
+    """
     path = run.folder / "config.yaml"
-    return differences(config_io.load_config(path), run.config) if path.is_file() else []
+    if path.is_file():
+        return differences(config_io.load_config(path), run.config)
+    if any((run.folder / name).exists() for name in ("checkpoints", FOLDER, NAME)):
+        raise ValueError("has no config.yaml")
+    return []
 
 
 def check(run: Run) -> None:
-    """Raises ValueError for a run whose folder holds another one or is in use."""
-    if found := others(run):
+    """Raises ValueError for a run whose folder holds another one, or what cannot be told, or is in use."""
+    try:
+        found = others(run)
+    except ValueError as error:
+        raise ValueError(
+            f"{run.folder} holds a run that cannot be told ({error}); complete it, or remove that folder"
+        ) from None
+    if found:
         raise ValueError(
             f"{run.folder} holds a run with another {', '.join(found)}; take another --out, or remove that folder"
         )

@@ -35,6 +35,8 @@ WHERE: dict[Claim, str] = {
 # Columns of the tables: of each run its student, and where it keeps an average of the weights that model too.
 COLUMNS = tuple(name for variant in VARIANTS for name in (variant, f"{variant}_ema"))
 BASELINES = ("clip", "clip_views", "clip_compute", "clip_views_ema", "silc_global")
+# Beside SILC minus each baseline: both with averaged weights, the one without distillation.
+AVERAGED = ("silc_ema", "clip_views_ema")
 MEANING = {
     "clip": "plain CLIP, as many pairs (student of the run clip)",
     "clip_views": "CLIP on SILC's augmented global views, as many pairs (student of the run clip_views)",

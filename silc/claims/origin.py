@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import json
 import platform
+import subprocess
+import sys
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, fields
 from datetime import UTC, datetime
+from functools import cache
 from importlib import metadata
 from pathlib import Path
 
@@ -21,7 +24,9 @@ LONGEST = 200  # characters of a name
 
 @dataclass(frozen=True)
 class Origin:
-    """Text of one line each. date: of the end, UTC, as 2026-11-27; machine: name of the GPU or the CPU."""
+    """Text of one line each. date: of the training's end, or of its last beginning if that call was killed, UTC, as
+    2026-11-27; machine: name of the GPU or the CPU.
+    """
 
     date: str
     machine: str
@@ -30,19 +35,29 @@ class Origin:
     precision: str
 
 
-def here(run: Run) -> Origin:
-    """Of a run that ended on this machine just now."""
+def here(run: Run, *, on_cpu: bool) -> Origin:
+    """Of a run on this machine, today. on_cpu: whether it is trained on the CPU, though there may be a GPU."""
     precision = run.config.engine.precision
     return Origin(
-        datetime.now(UTC).date().isoformat(), machine(), metadata.version("torch"), __version__, str(precision)
+        datetime.now(UTC).date().isoformat(), machine(on_cpu), metadata.version("torch"), __version__, str(precision)
     )
 
 
-def machine() -> str:
-    """Name of this machine's GPU, else of its CPU, on which each run has one thread."""
-    import torch
+@cache
+def machine(on_cpu: bool) -> str:
+    """Name of this machine's GPU, or of its CPU, on which each run has one thread."""
+    return f"{cpu_model()}, one thread a run" if on_cpu else gpu_model()
 
-    return torch.cuda.get_device_name() if torch.cuda.is_available() else f"{cpu_model()}, one thread a run"
+
+def gpu_model() -> str:
+    """As torch names it, in a process that ends: asked here it would hold memory of the GPU for hours."""
+    words = [sys.executable, "-c", "import torch; print(torch.cuda.get_device_name())"]
+    try:
+        done = subprocess.run(words, capture_output=True, text=True, timeout=300, check=False)
+    except (OSError, subprocess.TimeoutExpired):
+        return "a GPU"
+    lines = done.stdout.splitlines()
+    return lines[-1] if done.returncode == 0 and lines else "a GPU"
 
 
 def cpu_model(cpuinfo: Path = Path("/proc/cpuinfo")) -> str:
@@ -55,15 +70,35 @@ def cpu_model(cpuinfo: Path = Path("/proc/cpuinfo")) -> str:
     return names[0] if names and names[0] else f"{platform.machine()} CPU"
 
 
-def write(run: Run) -> None:
-    """Note this machine and the day in the run's folder. Raises OSError."""
-    write_text(run.folder / NAME, json.dumps(asdict(here(run)), indent=1) + "\n")
+def begin(run: Run, *, on_cpu: bool) -> None:
+    """Note this machine and the day before a training, beside the run's folder, which the trainer wants empty.
+
+    The call may be gone when the training ends. Raises OSError.
+    """
+    path = _begun(run)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    _write(path, here(run, on_cpu=on_cpu))
+
+
+def write(run: Run, *, on_cpu: bool) -> None:
+    """Note this machine and the day in the folder of a run that has ended. Raises OSError."""
+    _write(run.folder / NAME, here(run, on_cpu=on_cpu))
+    _begun(run).unlink(missing_ok=True)
+
+
+def _begun(run: Run) -> Path:
+    return run.folder.parent / "begun" / f"{run.folder.name}.json"
+
+
+def _write(path: Path, found: Origin) -> None:
+    write_text(path, json.dumps(asdict(found), indent=1) + "\n")
 
 
 def read(run: Run) -> Origin | None:
-    """What was noted; None for a run of which nothing was, or a file that is damaged."""
+    """What was noted at the end, else at the beginning; None where nothing was, or for a file that is damaged."""
+    path = run.folder / NAME
     try:
-        found = read_json(run.folder / NAME, MAX_BYTES)
+        found = read_json(path if path.exists() else _begun(run), MAX_BYTES)
     except (OSError, ValueError):
         return None
     names = [field.name for field in fields(Origin)]

@@ -5,6 +5,7 @@ claims.csv with every metric.
 from __future__ import annotations
 
 import csv
+import io
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, fields
 from pathlib import Path
@@ -17,6 +18,7 @@ from silc.claims.metrics import MEANING, Measurement, columns, on
 from silc.claims.plan import SILC, VARIANTS
 from silc.claims.tables import sections
 from silc.evaluate.report.rendering import render, save
+from silc.files import write_text
 
 TEMPLATES = Path(__file__).parent / "templates"
 
@@ -31,10 +33,11 @@ def write(measured: Sequence[Measurement], title: str, about: Sequence[str], out
         out: exists.
         command: the last call, as one could type it.
     """
-    with (out / "claims.csv").open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, [field.name for field in fields(Measurement)], lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(asdict(one) for one in measured)
+    table = io.StringIO(newline="")
+    writer = csv.DictWriter(table, [field.name for field in fields(Measurement)], lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(asdict(one) for one in measured)
+    write_text(out / "claims.csv", table.getvalue())  # whole or not at all: other programs read it
     save(out / "claims.md", markdown(measured, title, about, command))
     save(out / "claims.html", page(measured, title, about, command))
     picture = curves.picture(on(measured, MAIN))
@@ -62,25 +65,34 @@ def page(measured: Sequence[Measurement], title: str, about: Sequence[str], comm
     )
 
 
-def how_made(origin: str, chosen: Mapping[str, Sequence[str]]) -> list[str]:
+def how_made(
+    origin: str, chosen: Mapping[str, Sequence[str]], words: Sequence[str] = (), left_out: Sequence[str] = ()
+) -> list[str]:
     """Sentences on what the figures mean and how the runs were made.
 
     Args:
         origin: see :func:`silc.claims.origin.sentence`.
         chosen: words of single variants.
+        words: of all runs.
+        left_out: folders whose figures are not on the page, each with its reason.
     """
+    changed = [word for word in words if word.startswith(("optim.", "optim="))]
+    preset = f"the preset, which is {SILC}'s" + (f", but for {' '.join(changed)}" if changed else "")
     others = [variant for variant in VARIANTS if not chosen.get(variant)]
     theirs = [f"{variant} {' '.join(words)}" for variant, words in chosen.items() if words]
     if not theirs:
-        rates = f"All variants have the optimiser, the learning rate and the schedule of the preset, which is {SILC}'s."
+        rates = f"All variants have the optimiser, the learning rate and the schedule of {preset}."
     else:
         rates = f"Chosen for each variant: {'; '.join(theirs)}."
-        rates += f" As in the preset, which is {SILC}'s: {', '.join(others)}." if others else ""
+        rates += f" As in {preset}: {', '.join(others)}." if others else ""
     return [
         origin,
-        "± is half of the 95 % t interval over seeds, of a difference over the differences seed by seed. Better and "
-        "worse: the interval leaves out zero, which takes three seeds.",
+        "± is half of the 95 % t interval over seeds, n of them: of a column over its own seeds, of a difference over "
+        "the differences of the seeds that both columns have. The interval is of other seeds on the same training data "
+        "and the same test images: that other images would give other figures is not in it. Better and worse: the "
+        "interval leaves out zero, which takes three seeds.",
         f"{rates} All share the data; a variant that sees more pairs than there are repeats them.",
+        *([f"Left out of this page: {'; '.join(left_out)}."] if left_out else []),
     ]
 
 

@@ -26,7 +26,7 @@ _VIEWS = ("views.n_local=0", "objective.distill=false", "objective.contrastive_v
 # Variant -> what it changes in a preset of SILC, as the presets of the baselines do.
 VARIANTS: dict[str, tuple[str, ...]] = {
     "clip": _PLAIN,
-    "clip_views": (*_VIEWS, "objective.ema=true"),
+    "clip_views": (*_VIEWS, "objective.ema=true", "objective.head_only_ema=false"),  # it averages the image tower
     "clip_compute": _PLAIN,
     "silc_global": ("views.n_local=0", "objective.global_to_global=true"),
     SILC: (),
@@ -123,7 +123,8 @@ class Recipe:
 
         steps = pairs // silc.train.global_batch
         if variant == "clip_compute":
-            steps = round(steps * step_flops(silc) / step_flops(load()))
+            ours = config_io.override(silc, self.chosen.get(SILC, ()))  # what is trained as SILC: its own words change
+            steps = round(steps * step_flops(ours) / step_flops(load()))  # the operations, as head_only_ema does
         folder = self.out / f"{variant}-{pairs}-seed{seed}"
         config = load(f"train.steps={steps}", f"train.seed={seed}", f"train.out={folder}", "train.resume=auto")
         return Run(variant, pairs, seed, config, chosen)
@@ -187,7 +188,7 @@ def _refuse_own(config: Config, preset: Config) -> None:
 
 def _refuse_chosen(words: Iterable[str]) -> None:
     """Raises ValueError for words that a single variant may not have."""
-    given = {word.partition("=")[0] for word in itertools.chain(*VARIANTS.values())}
+    given = {word.partition("=")[0] for word in itertools.chain(*VARIANTS.values())} - {"objective.head_only_ema"}
     for word in words:
         key = word.partition("=")[0]
         if not word.startswith(CHOSEN):

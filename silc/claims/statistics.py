@@ -89,34 +89,31 @@ def gain(measured: Sequence[Measurement], baseline: str, claim: Claim, pairs: in
     return mean(found) if found else None
 
 
+def sizes(measured: Sequence[Measurement]) -> list[int]:
+    """The numbers of pairs that any run was measured after, ascending."""
+    return sorted({one.pairs for one in measured})
+
+
 def slope(measured: Sequence[Measurement], column: str, claim: Claim) -> dict[int, float]:
-    """By seed: what a doubling of the pairs adds, by least squares; of seeds with two numbers of pairs or more."""
-    mine = [m for m in measured if (m.column, m.task, m.metric) == (column, *claim)]
-    found = {}
-    for seed in dict.fromkeys(m.seed for m in mine):
-        points = [(math.log2(m.pairs), m.value) for m in mine if m.seed == seed]
-        if len(points) > 1:
-            found[seed] = statistics.linear_regression(*zip(*points, strict=True)).slope
-    return found
+    """By seed: what a doubling of the pairs adds, by least squares over all sizes; none where there is one size.
+
+    A seed that lacks a size is left out: a curve that flattens is steeper over its first part, so that slopes over
+    different parts of it must not be averaged or compared.
+    """
+    pairs = sizes(measured)
+    if len(pairs) < 2:
+        return {}
+    by_size = [select(measured, column, claim, count) for count in pairs]
+    whole = [seed for seed in by_size[0] if all(seed in found for found in by_size)]
+    x = [math.log2(count) for count in pairs]
+    return {seed: statistics.linear_regression(x, [one[seed].value for one in by_size]).slope for seed in whole}
 
 
 def steeper(measured: Sequence[Measurement], baseline: str, claim: Claim) -> Mean | None:
-    """What a doubling of the pairs adds to SILC more than to the baseline, of seeds with the same sizes in both."""
-    sizes = {
-        column: _sizes(measured, column, claim) for column in (SILC, baseline)
-    }  # a seed that lacks a size of one would compare other stretches of the curves
+    """What a doubling of the pairs adds to SILC more than to the baseline, of seeds with every size in both."""
     ours, theirs = (slope(measured, column, claim) for column in (SILC, baseline))
-    same = [seed for seed in ours if seed in theirs and sizes[SILC][seed] == sizes[baseline][seed]]
-    found = [ours[seed] - theirs[seed] for seed in same]
+    found = [ours[seed] - theirs[seed] for seed in ours if seed in theirs]
     return mean(found) if found else None
-
-
-def _sizes(measured: Sequence[Measurement], column: str, claim: Claim) -> dict[int, set[int]]:
-    found: dict[int, set[int]] = {}
-    for one in measured:
-        if (one.column, one.task, one.metric) == (column, *claim):
-            found.setdefault(one.seed, set()).add(one.pairs)
-    return found
 
 
 def noise(measured: Sequence[Measurement], claim: Claim, pairs: int) -> Noise:
@@ -150,3 +147,19 @@ def beyond(difference: Mean) -> int:
     if abs(difference.value) <= DECISIVE * (difference.error or 0.0):
         return 0
     return 1 if difference.value > 0 else -1
+
+
+def by_chance(freedom: int) -> float:
+    """How often Student's t with so many degrees of freedom, 1 or more, lies more than DECISIVE from zero.
+
+    By the finite sums of Abramowitz and Stegun, 26.7.3 and 26.7.4.
+    """
+    angle = math.atan(DECISIVE / math.sqrt(freedom))
+    square = math.cos(angle) ** 2
+    odd = freedom % 2
+    term, total = (math.cos(angle) if odd else 1.0), 0.0
+    for k in range(1 + odd, freedom, 2):
+        total += term
+        term *= square * k / (k + 1)
+    inside = 2 / math.pi * (angle + math.sin(angle) * total) if odd else math.sin(angle) * total
+    return 1 - inside

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from silc.claims.eval_sets import MAIN
 from silc.claims.metrics import (
+    AVERAGED,
     BASELINES,
     CLAIMS,
     WHERE,
@@ -19,12 +20,9 @@ from silc.claims.metrics import (
     select,
 )
 from silc.claims.plan import SILC, VARIANTS
-from silc.claims.statistics import Mean, Noise, column_mean, gain, mean, noise, slope, steeper, verdict
-from silc.claims.summary import comparisons, summary
-from silc.text import plural
+from silc.claims.statistics import Mean, Noise, column_mean, gain, mean, noise, sizes, slope, steeper, verdict
+from silc.claims.summary import AGAINST, false_positives, judged, summary, tested
 
-# Beside SILC minus each baseline: both with averaged weights, the one without distillation.
-AVERAGED = ("silc_ema", "clip_views_ema")
 BLOCKS = {"The seven claims": CLAIMS, "Where, not what: among the classes present in the image": WHERE}
 
 
@@ -53,24 +51,33 @@ def sections(measured: Sequence[Measurement]) -> Iterator[Section]:
     yield Section("In words", [*summary(measured), _number_of_comparisons(measured)], [])
     for data in names:
         here = on(measured, data)
-        sizes = sorted({one.pairs for one in here}, reverse=True)
-        for pairs in sizes if data == MAIN else sizes[:1]:
+        for pairs in _shown(here, data):
             where = "" if data == MAIN else f"Test set {data}, "
             title = f"after {pairs:,} pairs"
             yield Section(where + title if where else title.capitalize(), [], list(_comparison(here, pairs)))
     own = on(measured, MAIN)
-    if len({one.pairs for one in own}) > 1:
-        yield Section("Scaling: what a doubling of the pairs adds", [], list(_scaling(own)))
+    if len(sizes(own)) > 1:
+        points = ", ".join(f"{pairs:,}" for pairs in sizes(own))
+        said = f"Slopes by least squares over {points} pairs, of the seeds that have every one of these sizes."
+        yield Section("Scaling: what a doubling of the pairs adds", [said], list(_scaling(own)))
     yield Section("What each run cost", [], [_costs(measured)])
 
 
+def _shown(measured: Sequence[Measurement], data: str) -> list[int]:
+    """The sizes that a test set is shown at, the largest first; of a further one the largest alone."""
+    found = sizes(measured)[::-1]
+    return found if data == MAIN else found[:1]
+
+
 def _number_of_comparisons(measured: Sequence[Measurement]) -> str:
-    count = comparisons(measured)
-    if not count:
+    in_words, in_tables = judged(measured), tested(measured)
+    if not in_tables:
         return "No difference below is tested yet: that takes three seeds of SILC and of a baseline."
     return (
-        f"The tables below test {plural(count, 'difference')}, each for itself: were there none at all, about "
-        f"{plural(round(count / 20), 'verdict')} would still say better or worse by chance."
+        f"Each difference is judged for itself. Were there none at all, of the {len(in_words)} in the words above "
+        f"about {false_positives(in_words):.1f} would lie beyond two standard errors by chance, which with three seeds "
+        f"18 % do, and of the {len(in_tables)} in the tables below, those of slopes too, about "
+        f"{0.05 * len(in_tables):.1f} would have an interval that leaves out zero."
     )
 
 
@@ -78,8 +85,7 @@ def _noise_section(measured: Sequence[Measurement]) -> Section:
     tables = []
     for data in data_sets(measured):
         here = on(measured, data)
-        sizes = sorted({one.pairs for one in here}, reverse=True)
-        for pairs in sizes if data == MAIN else sizes[:1]:
+        for pairs in _shown(here, data):
             title = f"After {pairs:,} pairs" if data == MAIN else f"Test set {data}, after {pairs:,} pairs"
             tables.append(Table(title, _NOISE_HEAD, list(_noise_rows(here, pairs))))
     sentences = [
@@ -138,7 +144,7 @@ def _gains(measured: Sequence[Measurement], pairs: int, claims: dict[Claim, str]
 def _scaling(measured: Sequence[Measurement]) -> Iterator[Table]:
     have = columns(measured)
     shown = [column for column in (*BASELINES, SILC) if column in have]
-    against = [column for column in ("clip", "clip_views") if column in have]
+    against = [column for column in AGAINST if column in have]
     for title, block in BLOCKS.items():
         rows = []
         for claim, name in known(measured, block).items():
@@ -164,8 +170,8 @@ def _judged(difference: Mean | None) -> str:
 
 
 def _cell(value: Mean | None, *, sign: bool = False) -> str:
-    """A mean with half of its 95 % t interval."""
+    """A mean with half of its 95 % t interval and its number of seeds."""
     if value is None:
         return "-"
     error = "" if value.half is None else f" ± {value.half:.3f}"
-    return f"{value.value:{'+' if sign else ''}.3f}{error}"
+    return f"{value.value:{'+' if sign else ''}.3f}{error}, n={value.seeds}"

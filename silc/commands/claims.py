@@ -175,32 +175,39 @@ def print_plan(args: argparse.Namespace) -> None:
 def collect(args: argparse.Namespace, *, loudly: bool = False) -> list[metrics.Measurement]:
     """Metrics of all runs in the folder, those of earlier calls too, and the pages that show them.
 
-    loudly: name the folders that are left out.
+    loudly: name the folders that are left out on the terminal too, and not on the pages alone.
     """
     found, origins, left_out = [], [], []
     for run in plan.runs_in(args.recipe):
-        try:
-            others = folders.others(run)
-        except ValueError as error:  # of a folder that was copied in part
-            left_out.append(f"{run.folder} ({error})")
-            continue
-        if others:
-            left_out.append(f"{run.folder} (another {', '.join(others)})")
-            continue
-        rows = [row for one in args.sets for row in metrics.read(run, one)]
-        if not any(row.data == eval_sets.MAIN for row in rows):
-            left_out.append(f"{run.folder} (not measured as asked)")
-        elif noted := origin.read(run):
-            origins.append(noted)
+        rows, why = _rows(run, args.sets)
+        left_out += [f"{run.folder.name} ({why})"] if why else []
+        noted = origin.read(run) if rows else None
+        origins += [noted] if noted else []
         found += rows
     if loudly and left_out:
-        print(f"{PROG}: left out: {'; '.join(left_out)}", file=sys.stderr)
+        print(f"{PROG}: left out of {args.out}: {'; '.join(left_out)}", file=sys.stderr)
     if found:
         words = ["silc", "claims", *(sys.argv[1:] if args.words is None else args.words)]
         made = origin.sentence(origins, [one.seed for one in found])
-        about = page.how_made(made, args.recipe.chosen)
+        about = page.how_made(made, args.recipe.chosen, args.recipe.words, left_out)
         page.write(found, "SILC's claims, measured", about, args.out, command=shlex.join(words))
     return found
+
+
+def _rows(run: plan.Run, sets: Sequence[eval_sets.EvalSet]) -> tuple[list[metrics.Measurement], str | None]:
+    """The metrics of a run's folder, and why some are left out."""
+    try:
+        others = folders.others(run)
+    except (OSError, ValueError) as error:  # of a folder that was copied in part
+        return [], str(error)
+    if others:
+        return [], f"another {', '.join(others)}"
+    by_set = {one.name: metrics.read(run, one) for one in sets}
+    lacking = [name for name, rows in by_set.items() if not rows]
+    rows = [row for each in by_set.values() for row in each]
+    if not lacking:
+        return rows, None
+    return rows, f"not measured as asked on {', '.join(lacking)}" if rows else "not measured as asked"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -246,8 +253,12 @@ def run_all(args: argparse.Namespace) -> int:
     if status:
         print("stopped; the same command goes on from here")
         return status
-    if collect(args):
-        show(args)
+    try:
+        if collect(args, loudly=True):
+            show(args)
+    except OSError as error:
+        print(f"{PROG}: the pages are not written: {error}", file=sys.stderr)
+        return 1
     if failed:
         names = ", ".join(str(run.folder) for run in failed)
         print(f"{PROG}: not measured, or not on every task: {names}; the messages are above", file=sys.stderr)

@@ -7,8 +7,9 @@ import contextlib
 import os
 import signal
 import sys
+import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 from silc.claims import eval_sets, folders, jobs, origin, plan
 from silc.commands import launcher
@@ -73,6 +74,7 @@ class Calls:
         self.environment = environment()
         self.jobs = number_of_jobs(args, self.environment)
         self._processes = jobs.Processes()
+        self._noting = threading.Lock()  # the machine is asked for its name once
 
     def measured(self, run: plan.Run) -> bool:
         """Whether nothing is left to do for a run but to remove files."""
@@ -81,10 +83,11 @@ class Calls:
     def perform(self, run: plan.Run) -> int:
         """Do for a run what is left to do. The exit status that counts, of its processes."""
         if not folders.trained(run):
+            self._note(run, origin.begin)
             status = self._call(run, training(run, self.args))
             if not folders.trained(run):
                 return status or 1
-            origin.write(run)
+            self._note(run, origin.write)
             if status in (STOPPED_BY_SIGNAL, MISTAKE):
                 return status
         for one in self.args.sets:
@@ -100,7 +103,13 @@ class Calls:
     def tidy(self, run: plan.Run) -> None:
         """Remove what a measured run no longer needs, unless that is to be kept."""
         if not self.args.keep_checkpoints and folders.trained(run):
-            folders.keep_weights(run)
+            with warned(f"{run.folder} is not tidied"):
+                folders.keep_weights(run)
+
+    def _note(self, run: plan.Run, write: Callable[..., None]) -> None:
+        """Where a run is trained; a page without that is better than no run."""
+        with warned(f"{run.folder}: the machine is not noted"), self._noting:
+            write(run, on_cpu=on_cpu(self.environment))
 
     def _call(self, run: plan.Run, words: Sequence[str]) -> int:
         """Exit status of a process of a run; with several runs at a time its output goes to a file."""
@@ -122,6 +131,15 @@ class Calls:
         end = time.monotonic() + GRACE
         while any(folders.busy(run) for run in self.args.runs) and time.monotonic() < end:
             time.sleep(0.5)
+
+
+@contextlib.contextmanager
+def warned(what: str) -> Iterator[None]:
+    """An error of files inside becomes a line on the terminal."""
+    try:
+        yield
+    except (OSError, ValueError) as error:
+        print(f"silc claims: {what}: {error}", file=sys.stderr, flush=True)
 
 
 def perform(args: argparse.Namespace, after_each: Callable[[], object]) -> tuple[int, list[plan.Run]]:
@@ -148,7 +166,8 @@ def perform(args: argparse.Namespace, after_each: Callable[[], object]) -> tuple
                 if status in (STOPPED_BY_SIGNAL, MISTAKE):
                     break
                 failed += [run] if status else []
-                after_each()
+                with warned("the pages are not written"):
+                    after_each()
             else:
                 return 0, failed
     except KeyboardInterrupt:
@@ -164,7 +183,9 @@ def _timed(calls: Calls, run: plan.Run) -> jobs.Work[tuple[plan.Run, int]]:
         number = calls.args.runs.index(run) + 1
         print(f"== {number} of {len(calls.args.runs)}: {run.folder}", flush=True)
         started = time.perf_counter()
-        status = calls.perform(run)
+        status = 1
+        with warned(f"{run.folder} failed"):  # a full disk, or a damaged file of one run, is no other run's
+            status = calls.perform(run)
         print(f"== {run.folder}: status {status} after {(time.perf_counter() - started) / 60:.1f} min", flush=True)
         return run, status
 

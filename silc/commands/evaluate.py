@@ -217,7 +217,7 @@ def evaluate(args: argparse.Namespace) -> int:
     if world.main:
         print(runner.table(results, data, args.tasks, models), flush=True)
         if any(result.metrics for result in results):
-            runner.write_json(results, step, config, target / "evaluation.json")
+            runner.write_json(results, step, config, target / "evaluation.json", args.tasks)
             title = f"SILC: {args.model}" + ("" if step is None else f", step {step}")
             if config.eval.report:
                 try:

@@ -14,14 +14,16 @@ MAX_BYTES = 16 << 20  # a few kilobytes are usual
 
 
 class Kept(NamedTuple):
-    """Step, options and results, and the sample set's keys of `data`; a result has task, model, error, and metrics with
-    value, chance and error, each a number or null. Files of earlier versions have no `data`, and no error of a metric.
+    """Step, options and results, the sample set's keys of `data`, and the tasks that were asked for, of which the data
+    may not allow all; a result has task, model, error, and metrics with value, chance and error, each a number or null.
+    Files of earlier versions have no `data`, no `tasks` (None here), and no error of a metric.
     """
 
     step: int | None
     options: dict[str, Any]
     results: list[dict[str, Any]]
     data: Mapping[str, Any] = MappingProxyType({})
+    tasks: tuple[str, ...] | None = None
 
 
 def read_results(folder: Path) -> Kept | None:
@@ -37,8 +39,9 @@ def read_results(folder: Path) -> Kept | None:
         return None
     if not all(map(_is_result, results)):
         return None
-    data = found.get("data")
-    return Kept(step, options, results, data if isinstance(data, dict) else {})
+    data, tasks = found.get("data"), found.get("tasks")
+    asked = tuple(map(str, tasks)) if isinstance(tasks, list) else None
+    return Kept(step, options, results, data if isinstance(data, dict) else {}, asked)
 
 
 def _is_result(found: object) -> bool:

@@ -187,8 +187,13 @@ def scalars(results: Sequence[Result]) -> dict[str, float]:
     return found | ({"eval_failed": failed} if failed else {})
 
 
-def write_json(results: Sequence[Result], step: int | None, config: Config, path: Path) -> None:
-    """Write the results, and the options they were measured with, to a file: whole or not at all."""
+def write_json(
+    results: Sequence[Result], step: int | None, config: Config, path: Path, tasks: Sequence[str] | None = None
+) -> None:
+    """Write the results, and the options they were measured with, to a file: whole or not at all.
+
+    tasks: that were asked for, those that the data do not allow too; None: not noted.
+    """
     rows = [
         {
             "task": result.task,
@@ -208,4 +213,5 @@ def write_json(results: Sequence[Result], step: int | None, config: Config, path
     tree = config_io.to_dict(config)
     sample = {key: value for key, value in tree["data"].items() if key.startswith("sample_")}
     kept = {"step": step, "results": rows, "eval": tree["eval"], "data": sample}
+    kept |= {} if tasks is None else {"tasks": list(tasks)}
     write_text(path, json.dumps(kept, indent=1, allow_nan=False) + "\n")

@@ -81,7 +81,7 @@ def _keep(
     print(f"evaluation at step {step}\n{runner.table(results, data, tasks, models)}", flush=True)
     if trainer.log is not None:
         trainer.log.write(step, runner.scalars(results))
-    runner.write_json(results, step, trainer.config, trainer.folder / "evaluation.json")
+    runner.write_json(results, step, trainer.config, trainer.folder / "evaluation.json", tasks)
 
 
 def _everywhere(trainer: Trainer, local: Callable[[], T]) -> T:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from silc import config_io
 from silc.claims import folders, origin, plan
 from silc.train import checkpoint, manifest
 
@@ -39,6 +40,16 @@ def test_the_weights_of_the_last_step_are_kept_as_a_whole_checkpoint(run):
     assert folders.trained(run)
 
 
+def test_figures_and_weights_without_a_configuration_are_no_ones(run):
+    with pytest.raises(ValueError, match="has no config"):
+        folders.others(run)
+    with pytest.raises(ValueError, match=r"cannot be told \(has no config.yaml\); complete it, or remove"):
+        folders.check(run)
+    (run.folder / "config.yaml").write_text(config_io.to_yaml(run.config))
+    assert folders.others(run) == []
+    folders.check(run)
+
+
 def test_interrupted_it_goes_on_where_it_was(run, monkeypatch):
     """At any moment the last checkpoint can be told from a damaged one, or the next call completes it."""
     monkeypatch.setattr(folders.shutil, "rmtree", lambda _: pytest.fail("stopped here"))
@@ -57,11 +68,42 @@ def test_a_run_that_is_not_at_its_end_is_not_trained(run):
 
 def test_machine_day_and_versions_are_noted(run):
     assert origin.read(run) is None
-    origin.write(run)
+    origin.write(run, on_cpu=True)
     found = origin.read(run)
-    assert found == origin.here(run)
+    assert found == origin.here(run, on_cpu=True)
     assert found.precision == str(run.config.engine.precision)
     assert "one thread a run" in found.machine
+
+
+def test_a_training_that_outlived_its_call_has_the_note_of_its_beginning(run):
+    origin.begin(run, on_cpu=True)
+    assert not (run.folder / origin.NAME).exists()
+    assert origin.read(run) == origin.here(run, on_cpu=True)
+    (run.folder / origin.NAME).write_text("damaged")
+    assert origin.read(run) is None
+    origin.write(run, on_cpu=True)
+    assert list((run.folder.parent / "begun").iterdir()) == []
+
+
+def test_the_machine_is_what_the_run_is_trained_on(run, monkeypatch):
+    """Not what this process could use; the GPU is named by another process."""
+    monkeypatch.setattr(origin, "gpu_model", lambda: "A GPU")
+    monkeypatch.setattr(origin, "cpu_model", lambda: "A CPU")
+    origin.machine.cache_clear()
+    try:
+        assert origin.here(run, on_cpu=True).machine == "A CPU, one thread a run"
+        assert origin.here(run, on_cpu=False).machine == "A GPU"
+    finally:
+        origin.machine.cache_clear()
+
+
+@pytest.mark.parametrize(("code", "name"), [("print('A GPU X')", "A GPU X"), ("raise SystemExit(1)", "a GPU")])
+def test_the_gpu_is_asked_for_in_a_process_that_ends(monkeypatch, code, name):
+    begin = origin.subprocess.run
+    monkeypatch.setattr(
+        origin.subprocess, "run", lambda words, **options: begin([words[0], "-S", "-c", code], **options)
+    )
+    assert origin.gpu_model() == name
 
 
 @pytest.mark.parametrize("text", ["", "[]", '{"date": 3}', "x" * (origin.MAX_BYTES + 1)])

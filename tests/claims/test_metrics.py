@@ -22,8 +22,18 @@ def run(tmp_path) -> plan.Run:
     return run
 
 
-def evaluated(run: plan.Run, step: int = 100, error: str | None = None, folder: str = ".", **other: object) -> None:
-    """Write an evaluation of both models, with other settings of eval than the run's if there are any."""
+def evaluated(
+    run: plan.Run,
+    step: int = 100,
+    error: str | None = None,
+    folder: str = ".",
+    more: dict[str, object] | None = None,
+    **other: object,
+) -> None:
+    """Write an evaluation of both models, with other settings of eval than the run's if there are any.
+
+    more: of the file's keys.
+    """
     metrics = {
         "top1": {"value": 0.25, "chance": 0.1, "error": 0.02},
         "note": {"value": 1.0, "chance": None},  # as earlier versions wrote it
@@ -35,7 +45,7 @@ def evaluated(run: plan.Run, step: int = 100, error: str | None = None, folder: 
     settings = config_io.to_dict(run.config)["eval"] | other
     (run.folder / folder).mkdir(parents=True, exist_ok=True)
     (run.folder / folder / "evaluation.json").write_text(
-        json.dumps({"step": step, "results": results, "eval": settings})
+        json.dumps({"step": step, "results": results, "eval": settings, "tasks": settings["after"]} | (more or {}))
     )
 
 
@@ -75,6 +85,34 @@ def test_an_evaluation_by_other_rules_or_cut_short_is_none(run):
     path = run.folder / "evaluation.json"
     path.write_text(path.read_text()[:300])
     assert metrics.read(run) == []
+
+
+def test_an_evaluation_on_another_sample_set_is_none(run):
+    data = {key: value for key, value in config_io.to_dict(run.config)["data"].items() if key.startswith("sample_")}
+    evaluated(run, more={"data": data})
+    assert THE_RUNS_OWN.done(run)
+    evaluated(run, more={"data": data | {"sample_unseen": ["twemoji"]}})
+    assert metrics.read(run) == []
+    assert not THE_RUNS_OWN.done(run)
+
+
+def test_an_evaluation_of_some_tasks_or_of_fewer_models_on_some_is_none(run):
+    """Those that the data do not allow were asked for all the same."""
+    evaluated(run, more={"tasks": ["zeroshot_classification"]})
+    assert metrics.read(run) == []
+    assert not THE_RUNS_OWN.done(run)
+    path = run.folder / "evaluation.json"
+    found = json.loads(path.read_text())
+    del found["tasks"]  # an earlier version
+    path.write_text(json.dumps(found))
+    assert not THE_RUNS_OWN.done(run)
+    one = found["results"][0]
+    found["results"] = [one | {"task": task} for task in run.config.eval.after]
+    path.write_text(json.dumps(found))
+    assert THE_RUNS_OWN.done(run)
+    found["results"].append(one | {"model": "teacher"})
+    path.write_text(json.dumps(found))
+    assert not THE_RUNS_OWN.done(run)
 
 
 def test_a_task_that_gave_up_is_to_be_tried_again(run):

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 from markdown_it import MarkdownIt
+from scipy import stats
 
 from silc.claims import curves, page, plan
 from silc.claims.metrics import BASELINES, CLAIMS, WHERE, Measurement
@@ -55,15 +56,16 @@ def test_tables_hold_values_gains_slopes_and_costs(measured):
     columns += ["silc_global", "silc_global_ema", "silc", "silc_ema"]
     assert row(text, after, "metric")[1:] == [*columns, "chance"]
     # Half of the t interval of .30, .31, .32: 4.303 times .01 / sqrt(3).
-    assert row(text, after, NAME)[1:] == ["0.200 ± 0.000"] * 6 + ["0.310 ± 0.025"] * 2 + ["0.0080"]
+    assert row(text, after, NAME)[1:] == ["0.200 ± 0.000, n=3"] * 6 + ["0.310 ± 0.025, n=3"] * 2 + ["0.0080"]
     assert row(text, after, "silc minus") == ["silc minus", *BASELINES, "silc_ema minus clip_views_ema"]
     gains = text.partition(after)[2].partition("silc minus")[2]
-    assert f"| {NAME} | +0.110 ± 0.025 (better) |" in gains
-    assert row(text, "## Scaling", NAME)[-2:] == ["+0.020 ± 0.000 (better)"] * 2
+    assert f"| {NAME} | +0.110 ± 0.025, n=3 (better) |" in gains
+    assert row(text, "## Scaling", NAME)[-2:] == ["+0.020 ± 0.000, n=3 (better)"] * 2
+    assert "over 640, 1,280 pairs, of the seeds that have every one" in text
     assert row(text, "## What each run cost", "1,280 | silc ") == ["1,280", "silc", "20", "1,280", "2.0"]
     assert "Made so." in text
     where = text.partition(after)[2].partition("Where, not what")[2]
-    assert row(where, "class", WHERE[AUC])[1] == "0.200 ± 0.000"
+    assert row(where, "class", WHERE[AUC])[1] == "0.200 ± 0.000, n=3"
 
 
 def test_noise_comes_before_any_comparison(measured):
@@ -93,8 +95,38 @@ def test_the_words_say_where_silc_is_ahead_and_where_not(measured):
     assert f"{CLAIMS[worse]} (-0.130)" in below
     assert f"{CLAIMS[worse]} (worse)" in interval
     assert CLAIMS[equal] not in interval
-    # 8 metrics, five baselines, two sizes.
-    assert "test 80 differences" in text
+    # 8 metrics, five baselines and the averaged weights, two sizes; two slopes. In words: two baselines, one size.
+    assert "of the 112 in the tables below, those of slopes too, about 5.6 would" in text
+    assert f"of the 16 in the words above about {16 * 2 * stats.t.sf(2, 2):.1f} would" in text
+
+
+def test_the_first_runs_of_the_largest_size_do_not_hide_what_is_decided(measured):
+    """One seed of the largest size, and one task that a seed has not come to."""
+    late = ("fewshot", "ridge_5shot")
+    some = [one for one in measured if one.pairs == 640 or one.seed == 0]
+    some = [one for one in some if (one.task, one.metric, one.seed) != (*late, 2)]
+    text = page.markdown(some, "Title", [], "x")
+    line = next(line for line in text.splitlines() if "silc against clip," in line)
+    assert line.startswith("- After 640 pairs, silc against clip, 3 seeds: more than two standard errors above: ")
+    assert f"{NAME} (+0.110)" in line
+    assert f"Not judged, with fewer than 3 seeds: {CLAIMS[late]}." in line
+    assert "of the 14 in the words above" in text
+    # 7 metrics, six differences, one size; no seed but one has a slope.
+    assert "of the 42 in the tables below" in text
+    assert row(text, "## After 640", CLAIMS[late])[1].endswith(", n=2")
+
+
+def test_the_table_of_metrics_is_whole_or_as_before(measured, tmp_path, monkeypatch):
+    page.write(measured, "Title", [], tmp_path, command="x")
+    before = (tmp_path / "claims.csv").read_text()
+
+    def full(*_: object) -> None:
+        raise OSError("no room")
+
+    monkeypatch.setattr(page.csv.DictWriter, "writerows", full)
+    with pytest.raises(OSError, match="no room"):
+        page.write(measured[:1], "Title", [], tmp_path, command="x")
+    assert (tmp_path / "claims.csv").read_text() == before
 
 
 def test_fewer_than_three_seeds_decide_nothing():
@@ -120,6 +152,12 @@ def test_how_the_runs_were_made_is_what_was_done():
     chosen = " ".join(page.how_made("Trained then.", {"clip": ["optim.lr=0.002"], "silc": ["optim.lr=0.001"]}))
     assert "Chosen for each variant: clip optim.lr=0.002; silc optim.lr=0.001." in chosen
     assert "As in the preset, which is silc's: clip_views, clip_compute, silc_global." in chosen
+    changed = " ".join(page.how_made("Trained then.", {}, ["optim.lr=0.002", "eval.limit=4"]))
+    assert "the schedule of the preset, which is silc's, but for optim.lr=0.002." in changed
+    assert "eval.limit" not in changed
+    assert "Left out" not in plain
+    said = page.how_made("Trained then.", {}, left_out=["clip-640-seed0 (another optim.lr)", "b (c)"])
+    assert said[-1] == "Left out of this page: clip-640-seed0 (another optim.lr); b (c)."
     every = {variant: ["optim.lr=1"] for variant in plan.VARIANTS}
     assert "As in the preset" not in " ".join(page.how_made("Trained then.", every))
 

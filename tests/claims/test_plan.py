@@ -86,6 +86,21 @@ def test_all_see_as_many_pairs_but_one_that_does_as_many_operations():
     assert all(run.config.train.seed == 3 for run in by_variant.values())
 
 
+def test_equal_operations_are_those_of_silc_with_its_own_words():
+    for chosen in ([], ["objective.head_only_ema=true"]):
+        by_variant = {run.variant: run for run in runs(pairs=[64000], seeds=[0], silc=chosen)}
+        longer, silc = by_variant["clip_compute"], by_variant["silc"]
+        assert abs(longer.flops - silc.flops) <= step_flops(longer.config) * longer.config.train.global_batch / 2
+
+
+def test_a_head_only_average_is_silcs_alone_and_every_variant_can_be_trained():
+    found = runs("objective.head_only_ema=true", pairs=[64000], seeds=[0])
+    for run in found:
+        validate(run.config, 1)
+    averaged = {run.variant: run.config.objective.head_only_ema for run in found}
+    assert (averaged["silc"], averaged["clip_views"]) == (True, False)
+
+
 def test_what_the_trainer_is_given_is_what_was_planned():
     for run in runs("optim.lr=0.002", silc=["optim.lr=0.001"]):
         given = config_io.load_config("sample", ["optim.lr=0.002", *run.words], presets=PRESETS)

@@ -94,6 +94,24 @@ def test_a_slope_is_compared_over_the_same_sizes_alone():
     assert statistics.steeper(found, "clip", CLAIM).seeds == 2
 
 
+def test_seeds_without_every_size_of_the_page_have_no_slope():
+    """Curves that flatten, the same for all seeds; two of five seeds have not come to the largest size."""
+    curves = {"clip": (0.1, 0.2, 0.25), "silc": (0.15, 0.23, 0.27)}
+    keyed = {
+        (variant, pairs, seed): value
+        for variant, values in curves.items()
+        for pairs, value in zip((8000, 16000, 32000), values, strict=True)
+        for seed in range(5)
+        if pairs < 32000 or seed < 3
+    }
+    found = made(keyed)
+    assert list(statistics.slope(found, "clip", CLAIM)) == [0, 1, 2]
+    steeper = statistics.steeper(found, "clip", CLAIM)
+    assert (steeper.value, steeper.error, steeper.seeds) == (pytest.approx(-0.015), pytest.approx(0, abs=1e-12), 3)
+    first_of_the_largest = [one for one in found if one.pairs < 32000 or (one.variant, one.seed) == ("silc", 0)]
+    assert statistics.steeper(first_of_the_largest, "clip", CLAIM) is None
+
+
 def test_noise_is_pooled_between_seeds_beside_the_bootstrap_error():
     rng = np.random.default_rng(1)
     values = rng.random((2, 5))
@@ -126,6 +144,11 @@ def test_noise_of_one_seed_or_without_bootstrap_is_not_known():
 )
 def test_verdicts(difference, word):
     assert statistics.verdict(difference) == word
+
+
+def test_how_often_chance_alone_lies_beyond_two_standard_errors():
+    for freedom in range(1, 40):
+        assert statistics.by_chance(freedom) == pytest.approx(2 * stats.t.sf(2, freedom), rel=1e-9)
 
 
 @pytest.mark.parametrize(("value", "side"), [(0.19, 0), (0.21, 1), (-0.21, -1), (-0.19, 0)])

@@ -66,11 +66,15 @@ def test_two_variants_are_trained_measured_and_tabulated_once(claims, data, tmp_
     names = ("student.safetensors", "teacher.safetensors", "trainer.pt", "config.yaml", "manifest.json")
     assert kept == {"checkpoints/latest", *(f"checkpoints/step_00000004/{name}" for name in names)}
     log = (run / "metrics.jsonl").read_text()
+    assert json.loads((run / "evaluation.json").read_text())["tasks"] == ["zeroshot_classification"]
+    assert json.loads((run / "claims.json").read_text())["machine"].endswith("one thread a run")
     (run / "evaluation.json").write_text("{")
     monkeypatch.setattr(claims_runs, "training", lambda *_: pytest.fail("trained"))
     assert claims.main(words(data, out, *SOME)) == 0
     assert (run / "metrics.jsonl").read_text() == log
     assert (rows(out), rows(out, "few")) == (BOTH, BOTH[2:])
+    assert json.loads((run / "also/few/evaluation.json").read_text())["tasks"] == ["zeroshot_classification"]
+    assert "clip_views-64-seed0 (not measured as asked on few)" in capfd.readouterr().err
     assert "## Test set few, after 64 pairs" in (out / "claims.md").read_text()
 
     launched = []
@@ -84,7 +88,8 @@ def test_two_variants_are_trained_measured_and_tabulated_once(claims, data, tmp_
     assert "silc-64-seed0 holds a run with another optim.lr;" in capfd.readouterr().err
     assert launched == []
     assert claims.main(words(data, out, "--collect", "--for", "silc", "optim.lr=0.5")) == 0
-    assert f"left out: {run} (another optim.lr)" in capfd.readouterr().err
+    assert f"left out of {out}: {run.name} (another optim.lr)" in capfd.readouterr().err
+    assert "Left out of this page: silc-64-seed0 (another optim.lr)." in (out / "claims.md").read_text()
     assert rows(out) == BOTH[:2]
     # Another seed beside them: what is there stays in the tables.
     monkeypatch.setattr(claims_runs, "training", lambda run, args: ["train", run.folder.name])
@@ -121,7 +126,11 @@ def test_the_pages_are_gathered_from_folders_of_other_machines(claims, data, tmp
     damaged.write_text("train: [")
     capfd.readouterr()
     assert claims.main([*words(data, out), "--collect"]) == 0
-    assert f"left out: {damaged.parent} (" in capfd.readouterr().err
+    assert f"left out of {out}: {damaged.parent.name} (" in capfd.readouterr().err
+    assert len(rows(out)) == 3
+    damaged.unlink()
+    assert claims.main([*words(data, out), "--collect"]) == 0
+    assert f"left out of {out}: {damaged.parent.name} (has no config.yaml)" in capfd.readouterr().err
     assert len(rows(out)) == 3
     damaged.write_text(whole)
     # A folder with figures but no weights is measured: nothing is left to do.
@@ -141,6 +150,37 @@ def test_a_run_that_fails_does_not_stop_the_others_but_a_mistake_or_a_signal_doe
     assert "not measured" in capfd.readouterr().err
 
 
+def test_files_that_fail_in_one_run_are_no_other_runs(claims, data, tmp_path, monkeypatch, capfd):
+    """A log that cannot be opened; a page, a note and a tidying that fail do not even fail their own run."""
+    tried, trained = [], set()
+
+    def run(_, given, *__):
+        name = next(one for one in map(str, given) if "-64-seed0" in one)
+        tried.append(name)
+        if "clip_views" in name:
+            raise OSError("no room")
+        trained.add(name)
+        return 0
+
+    def full(*_, **__):
+        raise OSError("disk full")
+
+    monkeypatch.setattr(jobs.Processes, "run", run)
+    monkeypatch.setattr(claims_runs.folders, "trained", lambda one: bool(trained) and one.variant == "silc")
+    monkeypatch.setattr(claims_runs.folders, "keep_weights", full)
+    monkeypatch.setattr(claims_runs.origin, "begin", full)
+    monkeypatch.setattr(claims_runs.eval_sets.EvalSet, "done", lambda _, one: bool(trained) and one.variant == "silc")
+    args = claims.parse(words(data, tmp_path / "c", "--jobs", "1"))
+    status, failed = claims_runs.perform(args, full)
+    assert (status, [one.variant for one in failed], len(tried)) == (0, ["clip_views"], 2)
+    said = capfd.readouterr().err
+    for part in ("clip_views-64-seed0 failed: no room", "is not tidied: disk full", "pages are not written: disk full"):
+        assert part in said
+    assert "silc-64-seed0: the machine is not noted: disk full" in said
+    status, failed = claims_runs.perform(args, full)  # what is damaged already ends no later call
+    assert (status, len(failed), len(tried)) == (0, 1, 3)
+
+
 def test_on_a_cpu_a_run_has_one_thread_whatever_the_number_of_jobs(claims, data, tmp_path, monkeypatch):
     monkeypatch.setenv("OMP_NUM_THREADS", "7")
     seen = []
@@ -149,6 +189,10 @@ def test_on_a_cpu_a_run_has_one_thread_whatever_the_number_of_jobs(claims, data,
         claims.main(words(data, tmp_path / number, "--jobs", number))
     assert {one["OMP_NUM_THREADS"] for one in seen} == {"1"}
     assert len(seen) == 4
+    # The machine is noted before a training ends: a call that is killed does not lose it.
+    noted = [json.loads(path.read_text())["machine"] for path in tmp_path.glob("*/begun/*-seed0.json")]
+    assert len(noted) == 4
+    assert all(name.endswith("one thread a run") for name in noted)
 
 
 def test_several_runs_on_a_cpu_and_one_on_a_gpu_unless_asked(claims, data, tmp_path, monkeypatch):
@@ -178,6 +222,7 @@ open("began", "w")
 time.sleep(4)
 open("ended", "w")
 '''
+claims_runs.origin.begin = lambda *_, **__: None
 claims_runs.training = lambda *_: [sys.executable, "-c", launcher, trainer, "train.out=there"]
 never = SimpleNamespace(done=lambda _: False)
 args = SimpleNamespace(runs=[run], sets=[never], jobs=2, num_gpus=None, out=Path("."), keep_checkpoints=False)

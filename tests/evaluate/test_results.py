@@ -29,6 +29,13 @@ def test_what_was_written_is_read(tmp_path):
     assert set(found.data) <= set(config_io.to_dict(Config())["data"])
 
 
+def test_tasks_that_were_asked_for_are_noted_and_may_be_unknown(tmp_path):
+    one = runner.Result("a", "student", "b", (), (), 0.0, ())
+    for tasks, found in ((("a", "without_data"), ("a", "without_data")), (None, None)):
+        runner.write_json([one], None, Config(), tmp_path / "evaluation.json", tasks)
+        assert read_results(tmp_path).tasks == found
+
+
 @pytest.mark.parametrize("more", [{}, {"error": None}, {"error": 0.1}])
 def test_metrics_of_earlier_versions_have_no_error(tmp_path, more):
     metrics = {"x": {"value": 0.5, "chance": None} | more}
