@@ -39,7 +39,7 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="folder with an evaluation.json, two or more")
     parser.add_argument("--out", type=Path, help=f"folder for {PICTURE} (default: the last run's)")
     parser.add_argument("--tasks", default=",".join(TASKS), help=f"some of {', '.join(TASKS)} (default: all)")
-    parser.add_argument("--brief", action="store_true", help="the main metric of each task alone")
+    parser.add_argument("--brief", action="store_true", help="the main metrics of each task alone, as silc claims has them")
     args = parser.parse_args(list(argv))
     args.tasks = [task.strip() for task in args.tasks.split(",")]
     for task in args.tasks:
@@ -135,12 +135,12 @@ def compare(args: argparse.Namespace) -> None:
     from silc import distributed
 
     distributed.name_accelerator()
-    from silc.claims.metrics import CLAIMS
+    from silc.claims.metrics import CLAIMS, WHERE
     from silc.evaluate.report import differences
 
     measured = [read(run, name) for run, name in zip(args.runs, names(args.runs), strict=True)]
     differences.check_alike(measured, args.tasks)
-    print(differences.table(measured, args.tasks, list(CLAIMS) if args.brief else None), flush=True)
+    print(differences.table(measured, args.tasks, list(CLAIMS | WHERE) if args.brief else None), flush=True)
     if MAPPED not in args.tasks:
         return
     target = args.out or args.runs[-1]
