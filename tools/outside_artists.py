@@ -1,6 +1,7 @@
 """Test data by artists outside the sample set: drawings that no training, and no choice made with the sample set, saw.
 
     python tools/outside_artists.py OUT                         fetch, verify, render: OUT/openmoji, OUT/emojione-v1
+    python tools/outside_artists.py OUT --together              OUT/together too: these artists and EmojiOne in one
     python tools/outside_artists.py OUT --sample data/sample/default-1a2b3c4d     beside a rendered sample set
 
 Two sets of emoji whose licence, CC-BY-SA-4.0, keeps them from being embedded are fetched as tools/make_sample.py does
@@ -18,6 +19,9 @@ CLIP_benchmark's layout:
 
     silc evaluate RUN eval.classification=wds:FOLDER eval.retrieval=wds:FOLDER eval.segmentation=wds:FOLDER
 
+With --together their drawings and those of the sample set's own unseen artists form one more data set: of one artist
+there are 128 drawings at most, and the choice of so few weighs more in a metric than the seed of a training.
+
 OpenMoji is line art. EmojiOne v1 resembles EmojiOne, which the sample set never trains on. Needs what make_sample.py
 needs.
 """
@@ -31,18 +35,26 @@ import shutil
 import sys
 import tarfile
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from make_sample import LABELS, Source, fetch, match_icons, read_concepts, render
+from make_sample import ARTISTS, LABELS, Source, fetch, match_icons, read_concepts, render
 from tqdm import tqdm
 
 from silc.config_io import load_config
 from silc.data.sample_set import SampleSet, default_root, ensure_sample
 from silc.data.sample_set.concepts import SPLITS, with_article
-from silc.data.sample_set.render import DRAWINGS, SHARD, SplitPlan, choose_drawings, cut_out, encode_scene
+from silc.data.sample_set.render import (
+    DRAWINGS,
+    SHARD,
+    SplitPlan,
+    choose_drawings,
+    cut_out,
+    encode_scene,
+    read_drawings,
+)
 from silc.data.sample_set.scenes import Drawing, draw_scene
 from silc.evaluate.datasets import sample_settings
 
@@ -66,6 +78,7 @@ OUTSIDE = (
         "CC-BY-SA-4.0",
     ),
 )
+TOGETHER = "together"
 SPLIT = "unseen_artist"  # whose scenes these are composed like
 SETTINGS = "settings.json"  # in train: of the sample set whose scenes these are
 PROMPTS = ("{c}", "a drawing of {c}")  # silc.evaluate.datasets.of_sample's, in CLIP_benchmark's spelling
@@ -81,16 +94,22 @@ def drawings_of(icons: dict[str, Any], concepts: dict[str, dict[str, Any]], labe
     return {label: render(icons, icon) for label, icon in sorted(matched.items()) if label in wanted}
 
 
-def plan_scenes(sample: SampleSet, artist: str, drawings: Mapping[str, bytes], scenes: int) -> SplitPlan:
-    """What `scenes` scenes are composed from: the training concepts of `sample`, drawn by the artist.
+def plan_scenes(sample: SampleSet, drawings: Mapping[str, Mapping[str, bytes]], scenes: int) -> SplitPlan:
+    """What `scenes` scenes are composed from: the training concepts of `sample`, drawn by the artists.
 
-    Raises ValueError for an artist who draws none of them.
+    drawings: artist -> emoji label -> WebP.
+
+    Raises ValueError for artists who draw none of them.
     """
     index = sample.index("train")
     named = enumerate(zip(index["labels"], index["class_names"], strict=True))
-    rows = [[Drawing(cut_out(drawings[label]), i, name, artist)] for i, (label, name) in named if label in drawings]
+    every = [
+        [Drawing(cut_out(drawn[label]), i, name, artist) for artist, drawn in drawings.items() if label in drawn]
+        for i, (label, name) in named
+    ]
+    rows = [row for row in every if row]
     if not rows:
-        raise ValueError(f"{artist} draws none of the {len(index['labels'])} concepts of {sample.folder}")
+        raise ValueError(f"{' and '.join(drawings)}: none of the {len(every)} concepts of {sample.folder} is drawn")
     return SplitPlan(
         split=SPLIT,
         names=index["class_names"],
@@ -131,7 +150,8 @@ def check_train(out: Path, sample: SampleSet) -> None:
     """Raises ValueError where OUT/train holds scenes of another sample set, whose classes have other numbers; and where
     it is gone and data sets that need it are there.
     """
-    train, needing = out / "train", [str(out / one.name) for one in OUTSIDE if (out / one.name).exists()]
+    names = (*(source.name for source in OUTSIDE), TOGETHER)
+    train, needing = out / "train", [str(out / name) for name in names if (out / name).exists()]
     if not train.exists():
         if needing:
             raise ValueError(f"{train} is gone, which {' and '.join(needing)} need; remove these, or give another OUT")
@@ -178,36 +198,53 @@ def add(tar: tarfile.TarFile, name: str, data: bytes) -> None:
     tar.addfile(member, io.BytesIO(data))
 
 
-def write_words(folder: Path, sample: SampleSet, source: Source) -> None:
+def write_words(folder: Path, sample: SampleSet, sources: Sequence[Source]) -> None:
     """Class names, prompts and attribution."""
     names = "".join(f"{with_article(name)}\n" for name in sample.class_names("train"))
     for name in ("classnames.txt", "classes.txt"):
         (folder / name).write_text(names, encoding="utf-8")
     (folder / "zeroshot_classification_templates.txt").write_text("".join(f"{prompt}\n" for prompt in PROMPTS))
+    by = "".join(
+        f"- {source.author}, {source.url} (package {source.package} {source.version}), licence {source.licence}\n"
+        for source in sources
+    )
     (folder / "NOTICE").write_text(
-        f"The scenes in test are composed from drawings by {source.author}, {source.url}\n"
-        f"(package {source.package} {source.version}), and are under their licence, {source.licence}.\n"
+        f"The scenes in test are composed from drawings by\n{by}and are under their licence; with several, under that\n"
+        "which asks for the most, CC-BY-SA-4.0.\n"
         f"Names come from emojibase: by {LABELS.author}, {LABELS.url}, licence {LABELS.licence}.\n"
     )
 
 
-def build(source: Source, out: Path, sample: SampleSet, scenes: int) -> tuple[int, int]:
-    """Write OUT/{artist}, beside OUT/train; returns how many of the concepts the artist draws, and of how many.
-
-    Raises ValueError where the package is not the pinned one.
-    """
-    labels = sample.index("train")["labels"]
+def fetched(source: Source, labels: list[str]) -> dict[str, bytes]:
+    """Emoji label -> WebP of the artist's drawing. Raises ValueError where the package is not the pinned one."""
     with tempfile.TemporaryDirectory() as scratch:
         concepts = read_concepts(fetch(LABELS, Path(scratch)))
         icons = json.loads(fetch(source, Path(scratch))["icons.json"])
-    plan = plan_scenes(sample, source.name, drawings_of(icons, concepts, labels), scenes)
-    partial = out / f"{source.name}.partial"
+    return drawings_of(icons, concepts, labels)
+
+
+def embedded(sample: SampleSet) -> dict[Source, dict[str, bytes]]:
+    """Those of the artists that the sample set is tested on: emoji label -> WebP."""
+    names, stored = sample.index(SPLIT)["artists"], read_drawings()
+    return {
+        source: {label: drawn[source.name] for label, drawn in stored.items() if source.name in drawn}
+        for source in ARTISTS
+        if source.name in names
+    }
+
+
+def build(
+    name: str, drawings: Mapping[Source, Mapping[str, bytes]], out: Path, sample: SampleSet, scenes: int
+) -> SplitPlan:
+    """Write OUT/{name}, scenes of the drawings, beside OUT/train; returns what they are composed from."""
+    plan = plan_scenes(sample, {source.name: drawn for source, drawn in drawings.items()}, scenes)
+    partial = out / f"{name}.partial"
     shutil.rmtree(partial, ignore_errors=True)  # of a call that was stopped
     write_test(partial / "test", plan)
-    write_words(partial, sample, source)
+    write_words(partial, sample, list(drawings))
     (partial / "train").symlink_to(Path("..") / "train")
-    partial.rename(out / source.name)
-    return len(plan.drawings), len(labels)
+    partial.rename(out / name)
+    return plan
 
 
 def main(words: list[str] | None = None) -> int:
@@ -215,6 +252,7 @@ def main(words: list[str] | None = None) -> int:
     parser.add_argument("out", type=Path, metavar="OUT", help="folder of the data sets; what is there is kept")
     parser.add_argument("--artist", choices=[source.name for source in OUTSIDE], help="one of them only")
     parser.add_argument("--scenes", type=int, default=1024, help="of each artist, half of them with one object (1024)")
+    parser.add_argument("--together", action="store_true", help=f"OUT/{TOGETHER} too, with the unseen artists")
     parser.add_argument("--sample", type=Path, help="folder of a rendered sample set (that of the preset `sample`)")
     given = parser.parse_args(words)
     if given.scenes < 2:
@@ -222,7 +260,8 @@ def main(words: list[str] | None = None) -> int:
     if given.sample is not None and not (given.sample / "train" / "index.json").is_file():
         parser.error(f"--sample {given.sample} is no rendered sample set: it has no train/index.json")
     chosen = [source for source in OUTSIDE if given.artist in (None, source.name)]
-    there = [str(given.out / source.name) for source in chosen if (given.out / source.name).exists()]
+    names = [source.name for source in chosen] + [TOGETHER] * given.together
+    there = [str(given.out / name) for name in names if (given.out / name).exists()]
     if there:
         parser.error(f"{', '.join(there)}: exists, and nothing is overwritten; remove it, or give another OUT")
     settings = sample_settings(load_config("sample").data)
@@ -236,9 +275,18 @@ def main(words: list[str] | None = None) -> int:
         shutil.rmtree(partial, ignore_errors=True)
         write_train(partial, sample)
         partial.rename(given.out / "train")
-    for source in chosen:
-        drawn, concepts = build(source, given.out, sample, given.scenes)
-        print(f"{given.out / source.name}: {given.scenes} scenes of {drawn} of {concepts} concepts", flush=True)
+    labels = sample.index("train")["labels"]
+    drawings = {source: fetched(source, labels) for source in chosen}
+    sets: dict[str, Mapping[Source, Mapping[str, bytes]]] = {one.name: {one: drawings[one]} for one in chosen}
+    if given.together:
+        sets[TOGETHER] = embedded(sample) | drawings
+    for name, drawn in sets.items():
+        plan = build(name, drawn, given.out, sample, given.scenes)
+        print(
+            f"{given.out / name}: {given.scenes} scenes of {sum(map(len, plan.drawings))} drawings of "
+            f"{len(plan.drawings)} of {len(labels)} concepts",
+            flush=True,
+        )
     return 0
 
 

@@ -39,7 +39,9 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="folder with an evaluation.json, two or more")
     parser.add_argument("--out", type=Path, help=f"folder for {PICTURE} (default: the last run's)")
     parser.add_argument("--tasks", default=",".join(TASKS), help=f"some of {', '.join(TASKS)} (default: all)")
-    parser.add_argument("--brief", action="store_true", help="the main metrics of each task alone, as silc claims has them")
+    parser.add_argument(
+        "--brief", action="store_true", help="the main metrics of each task alone, as silc claims has them"
+    )
     args = parser.parse_args(list(argv))
     args.tasks = [task.strip() for task in args.tasks.split(",")]
     for task in args.tasks:

@@ -62,7 +62,7 @@ def fake(source, folder):
 
 def test_scenes_of_the_sample_sets_own_unseen_artist_are_its_split(tool, sample):
     stored = {label: drawn[RESERVED] for label, drawn in read_drawings().items() if RESERVED in drawn}
-    plan = tool.plan_scenes(sample, RESERVED, stored, SMALL["scenes_eval"])
+    plan = tool.plan_scenes(sample, {RESERVED: stored}, SMALL["scenes_eval"])
     composed = [(f"{key}.{extension}", data) for key, one in tool.compose(plan) for extension, data in one.items()]
     assert composed == members([Path(shard) for shard in sample.shards("unseen_artist")])
 
@@ -71,7 +71,7 @@ def test_a_folder_is_a_data_set_for_every_task(tool, sample, tmp_path, monkeypat
     monkeypatch.setattr(tool, "fetch", fake)
     words = [str(tmp_path), "--sample", str(sample.folder), "--scenes", "8", "--artist", "openmoji"]
     assert tool.main(words) == 0
-    assert f"{tmp_path / 'openmoji'}: 8 scenes of 3 of 128 concepts" in capsys.readouterr().out
+    assert f"{tmp_path / 'openmoji'}: 8 scenes of 3 drawings of 3 of 128 concepts" in capsys.readouterr().out
     folder = tmp_path / "openmoji"
     found = open_data_set(f"wds:{folder}", DataConfig(), None)
     names = sample.class_names("train")
@@ -137,6 +137,24 @@ def test_training_scenes_of_another_set_are_refused(tool, sample, tmp_path, monk
     assert f"{out / 'train'} is gone, which {out / 'openmoji'} need" in capsys.readouterr().err
 
 
+def test_together_deals_the_drawings_of_all_artists(tool, tmp_path, monkeypatch, capsys):
+    """A single object each: first every concept by its first artist, then by the next one."""
+    monkeypatch.setattr(tool, "fetch", fake)
+    sample = ensure_sample(tmp_path / "sample", **SMALL, objects=[0.5, 0.5])  # the packages hold three concepts alone
+    assert tool.main([str(tmp_path), "--sample", str(sample.folder), "--scenes", "300", "--together"]) == 0
+    assert f"{tmp_path / 'together'}: 300 scenes of 134 drawings of 128 of 128 concepts" in capsys.readouterr().out
+    infos = [json.loads(data) for name, data in members([tmp_path / "together/test/0.tar"]) if name.endswith(".json")]
+    singles = [(info["concepts"][0], info["artists"][0]) for info in infos if info["objects"] == 1]
+    names = sample.class_names("train")
+    assert singles[:128] == [(name, RESERVED) for name in names]
+    assert [one for one in singles[128:] if one[1] != RESERVED] == [
+        (name, "openmoji") for name in names[:22] if name in ("dog", "owl")
+    ]
+    assert {artist for info in infos for artist in info["artists"]} == {RESERVED, "openmoji", "emojione-v1"}
+    notice = (tmp_path / "together" / "NOTICE").read_text()
+    assert all(word in notice for word in ("EmojiTwo", "OpenMoji", "emojione-legacy", "CC-BY-4.0", "CC-BY-SA-4.0"))
+
+
 def test_mistakes_are_named(tool, sample, tmp_path, capsys):
     for words, said in (
         ([str(tmp_path), "--scenes", "1"], "--scenes is 1: at least 2 are needed"),
@@ -145,8 +163,8 @@ def test_mistakes_are_named(tool, sample, tmp_path, capsys):
         with pytest.raises(SystemExit):
             tool.main(words)
         assert said in capsys.readouterr().err
-    with pytest.raises(ValueError, match="nobody draws none of the 128 concepts"):
-        tool.plan_scenes(sample, "nobody", {}, 4)
+    with pytest.raises(ValueError, match="nobody: none of the 128 concepts of .* is drawn"):
+        tool.plan_scenes(sample, {"nobody": {}}, 4)
 
 
 def test_another_package_than_the_pinned_one_is_refused(tool, tmp_path, monkeypatch):
