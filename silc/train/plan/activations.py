@@ -36,6 +36,11 @@ class Machine:
         return self.dtype.itemsize
 
     @property
+    def attends_in_fp32(self) -> bool:
+        """Whether attention casts to fp32 and back (`silc.model.attention.sdpa_heads`)."""
+        return not self.cuda and self.size < FP32
+
+    @property
     def lean(self) -> bool:
         """Whether the blocks make again what is cheap (`silc.model.layers`)."""
         return not self.cuda and self.dtype == torch.float32
@@ -112,10 +117,14 @@ def _block(
     numbers = 6 * width + hidden
     if not (machine.lean and packed):
         numbers += 2 * width
+    casts = 0
+    if machine.attends_in_fp32:  # its own queries, keys and values in place of the given ones, and its own result
+        casts = width * (3 * (FP32 - machine.size) + FP32)
+        joined = False  # the parts are rounded copies, and only what they are joined to is kept
     if not machine.lean:
         numbers += hidden + (width if joined else 0)
     # Mean and deviation of two norms, and attention's log-sum-exp a head.
-    return tokens * (machine.size * numbers + FP32 * (4 + tower.heads))
+    return tokens * (machine.size * numbers + casts + FP32 * (4 + tower.heads))
 
 
 def _block_backward(
@@ -166,7 +175,8 @@ def _text(text: TextConfig, width_out: int, machine: Machine, micro: int, recomp
     size, width, hidden = machine.size, text.width, int(text.width * text.mlp_ratio)
     tokens = micro * text.context_length
     # The last block: input, normalised input, keys and values of all tokens; the rest of one.
-    last = tokens * (4 * size * width + 2 * FP32) + micro * size * (
+    attended = FP32 if machine.attends_in_fp32 else size
+    last = tokens * (2 * (size + attended) * width + 2 * FP32) + micro * size * (
         4 * width + hidden + (0 if machine.lean else hidden)
     )
     if recompute:
