@@ -11,6 +11,7 @@ from PIL import Image
 
 import silc
 from silc.data.sample_set import default_root, ensure_sample
+from silc.evaluate.datasets import sample_settings
 from silc.pretrained import Model
 
 IMAGES = {".jpg", ".jpeg", ".png", ".webp"}
@@ -32,7 +33,7 @@ def some_images(model: Model, folder: str | None, count: int) -> tuple[list[str]
         files = sorted(file for file in Path(folder).rglob("*") if file.suffix.lower() in IMAGES)[:count]
         return [str(file) for file in files], [Image.open(file) for file in files]
     data = model.config.data
-    sample = ensure_sample(default_root(), concepts=data.sample_concepts, scenes_train=data.sample_scenes)
+    sample = ensure_sample(default_root(), **sample_settings(data))
     scenes = wds.WebDataset(sample.shards("unseen_artist"), shardshuffle=False).decode("pil").to_tuple("txt", "jpg")
     names, images = zip(*itertools.islice(scenes, count), strict=True)
     return list(names), list(images)

@@ -163,7 +163,7 @@ def test_mistakes_are_named(tool, sample, tmp_path, capsys):
         with pytest.raises(SystemExit):
             tool.main(words)
         assert said in capsys.readouterr().err
-    with pytest.raises(ValueError, match="nobody: none of the 128 concepts of .* is drawn"):
+    with pytest.raises(ValueError, match=r"nobody: none of the 128 concepts of .* is drawn"):
         tool.plan_scenes(sample, {"nobody": {}}, 4)
 
 

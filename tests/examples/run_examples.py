@@ -17,7 +17,6 @@ import traceback
 from pathlib import Path
 
 from silc.commands import export
-from silc.data.sample_set import ensure_sample
 from tools.run_blocks import blocks
 
 RUN = "runs/sample"
@@ -61,8 +60,6 @@ def run_page(path: Path) -> None:
 
 
 def main(root: Path, result: Path) -> None:
-    assert ensure_sample.__kwdefaults__ is not None
-    ensure_sample.__kwdefaults__["scenes_eval"] = 128
     found = [one([name, *arguments], root / "examples" / name, arguments) for name, *arguments in COMMANDS]
     with contextlib.redirect_stdout(io.StringIO()):
         assert export.main([RUN, "exported"]) == 0

@@ -16,7 +16,7 @@ import pytest
 import torch
 
 ROOT = Path(__file__).resolve().parents[2]
-LIMIT = 540  # seconds; less than pytest's own limit, so that what a launch said is shown
+LIMIT = 1080  # seconds; less than pytest's own limit, so that what a launch said is shown
 
 Findings = list[dict[str, Any]]
 """What the worker left, a dictionary for each rank."""
