@@ -12,6 +12,7 @@ from silc.claims.plan import Run
 from silc.config import Config
 from silc.evaluate.results import NAME
 from silc.train import checkpoint, manifest
+from silc.train.same_run import without_effect
 
 # What may differ between a run that is there and the one asked for; with other words of eval it is measured again.
 FREE = {
@@ -25,6 +26,7 @@ def differences(saved: Config, wanted: Config) -> list[str]:
     """Keys in which two runs differ that should be the same."""
     one, other = config_io.to_dict(saved), config_io.to_dict(wanted)
     free = {f"{section}.{name}" for section, names in FREE.items() for name in names}
+    free |= without_effect(saved) & without_effect(wanted)
     return [
         key
         for key in config_io.valid_keys()

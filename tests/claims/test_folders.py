@@ -40,6 +40,17 @@ def test_the_weights_of_the_last_step_are_kept_as_a_whole_checkpoint(run):
     assert folders.trained(run)
 
 
+def test_keys_without_an_effect_make_no_other_run():
+    """Beside clean captions the shares of web-like ones mean nothing; beside web-like ones they do."""
+
+    def config(*words: str):
+        return config_io.load_config("sample", words, presets=PRESETS)
+
+    assert folders.differences(config(), config("data.sample_left_out=0.9")) == []
+    web = "data.sample_captions=web"
+    assert folders.differences(config(web), config(web, "data.sample_left_out=0.9")) == ["data.sample_left_out"]
+
+
 def test_figures_and_weights_without_a_configuration_are_no_ones(run):
     with pytest.raises(ValueError, match="has no config"):
         folders.others(run)

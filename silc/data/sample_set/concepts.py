@@ -7,10 +7,11 @@ person can distinguish at 64 pixels; a concept with two emoji (the face of a dog
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import get_args
 
-ARTISTS = (
-    *("emojione", "fluent-emoji", "fluent-emoji-flat", "fxemoji", "noto", "noto-v1", "streamline-emojis", "twemoji"),
-)
+from silc.config.data import Artist
+
+ARTISTS: tuple[str, ...] = get_args(Artist)
 # Never trained on, so that what is chosen with another artist unseen can be reported on this one.
 RESERVED = "emojione"
 # Drawings of one brand resemble each other and belong to the same side of the split.
