@@ -3,7 +3,8 @@
 Right or wrong comes first, of every op, in a minute: nothing else counts if that fails. Then what can be measured
 nowhere else, the losses before the rest, as they are most of what the kernels are for; the host's time beside it. Then
 the tests, which say more of the same as the smoke test. The tuner and the sanitizer only help to improve what is known
-by then; a training and the claims need packages that such a machine may not have, and show the least of the kernels.
+by then, and the peers of the views take minutes; a training and the claims need packages that such a machine may not have, and
+show the least of the kernels.
 Each kind of kernel is compiled by all cores just before its first launch.
 """
 
@@ -69,10 +70,10 @@ def of_the_kernels(size: str, out: Path) -> Iterator[Job]:
     yield Job("roofline", module("benchmarks.kernels.roofline", *save), 15, 60)
     yield Job("loss", script("loss_bench.py", *sized), 60, 300, resumes=True)
     yield Job("patch_embed", script("patch_embed_bench.py", *sized), 40, 180, resumes=True)
-    yield Job("views", script("views_bench.py", *sized), 40, 180, resumes=True)
     if (ROOT / "benchmarks" / "host_bench.py").is_file():
         yield Job("host", script("host_bench.py", *save), 20, 120)
     yield Job("tests", tests, 60, 420, ("pytest",), environment, resumes=True, reads=TESTS)
+    yield Job("views", script("views_bench.py", *sized), 40, 240, resumes=True)
     if size == "cuda":
         yield Job("compile_trials", precompile("trials", size), 30, 240)
         yield Job("tune", script("tune.py", *save), 60, 420, resumes=True)

@@ -12,6 +12,8 @@ from tests.kernels.oracles import distillation, normal, relative, unit
 from tests.kernels.tolerance import FLOOR, assert_as_good_as
 
 TEMPS = {"student_temp": 0.1, "teacher_temp": 0.04}
+# Of a log-sum-exp and of a logit over its temperature, at most 1 / 0.1: what is left of a loss where these are equal.
+ROUNDING = 8 * torch.finfo(torch.float32).eps / TEMPS["student_temp"]
 # S, N, T, K, d: one of each, odd everything, several blocks of rows and of prototypes, one long split
 SHAPES = [(1, 1, 1, 3, 4), (2, 5, 2, 150, 24), (10, 14, 2, 200, 32), (3, 2, 3, 1200, 16), (1, 2, 1, 130, 256)]
 if torch.cuda.is_available():
@@ -124,9 +126,9 @@ def test_single_rows_of_wider_tensors(device):
     assert weight.is_contiguous()
     assert weight.stride(0) == 17
     loss = triton(student.requires_grad_(), teacher, weight.requires_grad_(), teacher_weight, center, **TEMPS)
-    assert abs(loss) < 1e-6  # one prototype has all the probability
+    assert abs(float(loss.detach())) < ROUNDING  # one prototype has all the probability
     for gradient in torch.autograd.grad(loss, (student, weight)):
-        assert gradient.abs().max() < 1e-5
+        assert float(gradient.abs().max()) < ROUNDING / TEMPS["student_temp"]
 
 
 def test_the_prototypes_gradient_is_finite_where_a_logit_rounds_above_the_largest(device):
