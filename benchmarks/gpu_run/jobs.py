@@ -2,10 +2,9 @@
 
 Right or wrong comes first, of every op, in a minute: nothing else counts if that fails. Then what can be measured
 nowhere else, the losses before the rest, as they are most of what the kernels are for; the host's time beside it. Then
-the tests, which say more of the same as the smoke test. The tuner and the sanitizer only help to improve what is known
-by then, and the peers of the views take minutes; a training and the claims need packages that such a machine may not have, and
-show the least of the kernels.
-Each kind of kernel is compiled by all cores just before its first launch.
+the tests, which say more of the same as the smoke test, and the views, whose peers take minutes. The tuner and the
+sanitizer only help to improve what is known by then; a training and the claims need packages that such a machine may
+not have, and show the least of the kernels. Each kind of kernel is compiled by all cores just before its first launch.
 """
 
 from __future__ import annotations
@@ -97,10 +96,12 @@ def of_the_trainer(size: str, out: Path) -> Iterator[Job]:
     bench = script("train_bench.py", "--save", str(out), *(small if tiny else full))
     yield Job("train_bench", bench, 120, 420, (*TRAINER, "lightly"), reads=TRAINING)
     few = ["--pairs", "8", "optim.warmup_steps=1", "eval.after=[fewshot]", "eval.limit=16", *short[1:3]]
-    many = ["--preset", "sample_gpu", "--pairs", "65536,262144"]
+    # Three at a time: one process leaves the GPU idle while its host works. Stopped, the next call goes on.
+    many = ["--preset", "sample_gpu", "--pairs", "65536", "--seeds", "0,1,2", "--jobs", "3"]
+    many += ["--variants", "clip,clip_views,silc"]
     claims = [sys.executable, str(ROOT / "launch" / "claims.py"), "--num_gpus", "1", "--out", str(out / "claims")]
     claims += [*(few if tiny else many), *lean]
-    yield Job("claims", claims, 420, 1500, TRAINER, reads=TRAINING, runs=out / "claims")
+    yield Job("claims", claims, 180, 1500, TRAINER, reads=TRAINING, runs=out / "claims")
 
 
 def module(name: str, *args: str) -> list[str]:

@@ -72,7 +72,7 @@ def test_it_refuses_a_machine_without_a_gpu(capsys, tmp_path):
 
 def test_the_jobs_come_in_the_order_of_their_worth(tmp_path):
     names = [job.name for job in jobs.jobs("cuda", tmp_path) if job.name != "host"]
-    kernels = ["compile_smoke", "smoke", "compile", "roofline", "loss", "patch_embed", "views", "tests"]
+    kernels = ["compile_smoke", "smoke", "compile", "roofline", "loss", "patch_embed", "tests", "views"]
     assert names == [*kernels, "compile_trials", "tune", *jobs.SANITIZED, "train", "train_bench", "claims"]
 
 

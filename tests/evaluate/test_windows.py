@@ -50,6 +50,23 @@ def test_an_image_that_would_be_enlarged_without_bound_is_left_out(shape):
     assert resized(torch.zeros(10, 80, 3, dtype=torch.uint8), 64, 8).shape == (3, 64, 512)
 
 
+@settings(max_examples=60, deadline=None)
+@given(st.integers(1, 5), *[st.integers(1, 40)] * 4, st.booleans())
+def test_small_maps_are_upsampled_as_by_torch(classes, height, width, rows, columns, last):
+    scores = torch.randn(height, width, classes, generator=torch.Generator().manual_seed(0)).permute(2, 0, 1)
+    scores = scores if last else scores.contiguous()
+    size = (rows, columns)
+    exact = F.interpolate(scores[None].double(), size=size, mode="bilinear", align_corners=False)[0]
+    assert max(scores.shape[1:]) <= windows.NARROW
+    torch.testing.assert_close(windows.upsample(scores, size).double(), exact, rtol=0, atol=3e-6)
+    assert torch.equal(windows.upsample(scores.double(), size), exact)  # other types by torch itself
+
+
+def test_maps_of_a_large_image_are_not_multiplied_by_large_matrices(monkeypatch):
+    monkeypatch.setattr(windows, "_upsample_by_products", None)
+    assert windows.upsample(torch.randn(2, 8, windows.NARROW + 1), (9, 200)).shape == (2, 9, 200)
+
+
 def test_a_large_image_takes_few_class_maps_at_a_time(monkeypatch):
     """All 32 of an image of 89 million pixels would take 11 GB."""
     scores = torch.randn(40, 5, 6)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import torch
 import torch.nn.functional as F
@@ -18,6 +19,8 @@ from silc.data.views.crops import resize_into
 
 CLASSES = 32  # class maps that are upsampled to the image's size at a time, where the image is not large
 SCORES = 1 << 28  # numbers in them, at most; one class map may be more
+SMALL = 1 << 22  # numbers in the maps of all classes, at which they are upsampled together
+NARROW = 128  # cells a side up to which products are the faster way to upsample on a CPU
 LONGEST = 8  # times the shorter side; the memory of the scores grows with the longer one
 
 Box = tuple[int, int, int, int]  # top, left, height, width
@@ -130,8 +133,33 @@ def merged(found: Tensor, places: list[Box], height: int, width: int) -> Tensor:
 
 
 def upsample(scores: Tensor, size: tuple[int, ...]) -> Tensor:
-    """Bilinear: [C, h, w] -> [C, *size]."""
+    """Bilinear: [C, h, w] -> [C, *size]. Within rounding the same on every device."""
+    if scores.is_cpu and scores.dtype == torch.float32 and max(scores.shape[1:]) <= NARROW:
+        return _upsample_by_products(scores, size)
     return F.interpolate(scores[None], size=size, mode="bilinear", align_corners=False)[0]
+
+
+def _upsample_by_products(scores: Tensor, size: tuple[int, ...]) -> Tensor:
+    """The same by two matrix products, of rows and of columns: on a CPU two to twelve times as fast while the maps are
+    small, with classes last in memory."""
+    count, height, width = scores.shape
+    last = scores.permute(1, 2, 0).reshape(height, width * count)
+    rows = (_weights(height, size[0]) @ last).view(size[0], width, count)
+    return (_weights(width, size[1]) @ rows).permute(2, 0, 1)
+
+
+@lru_cache(64)
+def _weights(source: int, size: int) -> Tensor:
+    """What each of `size` cells takes of each of `source` along a side, as align_corners=False has it: fp32
+    [size, source], each row with a sum of 1."""
+    place = ((torch.arange(size, dtype=torch.float64) + 0.5) * (source / size) - 0.5).clamp_(0, source - 1)
+    first = place.floor().long()
+    share = (place - first).float()
+    weights = torch.zeros(size, source)
+    cells = torch.arange(size)
+    weights[cells, first] += 1 - share
+    weights[cells, (first + 1).clamp_(max=source - 1)] += share
+    return weights
 
 
 def best_class(scores: Tensor, size: tuple[int, ...]) -> Tensor:
@@ -143,7 +171,8 @@ def best_class(scores: Tensor, size: tuple[int, ...]) -> Tensor:
         return scores.argmax(0)
     best = torch.full(size, -torch.inf, device=scores.device)
     winner = torch.zeros(size, dtype=torch.int64, device=scores.device)
-    together = max(1, min(CLASSES, SCORES // best.numel()))
+    few = len(scores) * best.numel() <= min(SMALL, SCORES)
+    together = len(scores) if few else max(1, min(CLASSES, SCORES // best.numel()))
     for first in range(0, len(scores), together):
         value, number = upsample(scores[first : first + together], size).max(0)
         better = value > best
