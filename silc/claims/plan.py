@@ -7,6 +7,7 @@ DINO's global crops, and not from local-to-global distillation.
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -111,6 +112,7 @@ class Recipe:
         _refuse_unseen(silc)
         for words in self.chosen.values():
             _refuse_chosen(words)
+            config_io.override(silc, words)  # for its ValueError, whether or not a run of the variant is planned
         return silc
 
     def run(self, silc: Config, variant: str, pairs: int, seed: int) -> Run:
@@ -165,15 +167,18 @@ def runs(
 
 def runs_in(recipe: Recipe) -> list[Run]:
     """The runs of this recipe whose folders are in `recipe.out`, whatever they hold, in the order of :func:`runs`."""
-    names = [re.fullmatch(r"(\w+)-(\d{1,15})-seed(\d{1,9})", path.name) for path in recipe.out.glob("*-seed*")]
+    names = [re.fullmatch(r"(\w+)-([1-9]\d*)-seed(0|[1-9]\d*)", path.name) for path in recipe.out.glob("*-seed*")]
     found = {(int(name[2]), int(name[3]), name[1]) for name in names if name and name[1] in VARIANTS}
     if not found:
         return []
     silc, order = recipe.silc(), list(VARIANTS)
     ordered = sorted(found, key=lambda one: (*one[:2], order.index(one[2])))
-    return [
-        recipe.run(silc, variant, pairs, seed) for pairs, seed, variant in ordered if pairs >= silc.train.global_batch
-    ]
+    planned = []
+    for pairs, seed, variant in ordered:
+        if pairs >= silc.train.global_batch:
+            with contextlib.suppress(ValueError):  # more pairs or a larger seed than any run has
+                planned.append(recipe.run(silc, variant, pairs, seed))
+    return planned
 
 
 def _refuse_own(config: Config, preset: Config) -> None:

@@ -254,7 +254,8 @@ def run_all(args: argparse.Namespace) -> int:
         print("stopped; the same command goes on from here")
         return status
     try:
-        if collect(args, loudly=True):
+        found = collect(args, loudly=True)
+        if found:
             show(args)
     except OSError as error:
         print(f"{PROG}: the pages are not written: {error}", file=sys.stderr)
@@ -262,7 +263,9 @@ def run_all(args: argparse.Namespace) -> int:
     if failed:
         names = ", ".join(str(run.folder) for run in failed)
         print(f"{PROG}: not measured, or not on every task: {names}; the messages are above", file=sys.stderr)
-    return int(bool(failed))
+    elif not found:
+        print(f"{PROG}: no pages: the runs ended well, but {args.out} holds no figures of them", file=sys.stderr)
+    return int(bool(failed) or not found)
 
 
 if __name__ == "__main__":

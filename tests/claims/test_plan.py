@@ -74,6 +74,8 @@ def test_a_variant_may_have_a_learning_rate_of_its_own():
 def test_what_a_variant_may_not_have_of_its_own(word, message):
     with pytest.raises(ValueError, match=message):
         runs(pairs=[6400], clip=[word])
+    with pytest.raises(ValueError, match=message):
+        runs(pairs=[6400], variants=["silc"], clip=[word])
 
 
 def test_all_see_as_many_pairs_but_one_that_does_as_many_operations():
@@ -145,6 +147,14 @@ def test_the_runs_in_a_folder_are_found_in_order(tmp_path):
     assert found[0] == (640, 2, "silc")
     assert found[1:] == [(p, s, v) for p, s in ((640, 3), (6400, 2), (6400, 3)) for v in ("clip", "silc")]
     assert plan.runs_in(recipe(out=tmp_path / "none")) == []
+
+
+def test_a_run_of_any_seed_is_found_again(tmp_path):
+    """A folder whose numbers no run has is no run, and hides none."""
+    (planned,) = plan.runs(recipe(out=tmp_path), [640], [2**63 - 1], ["silc"])
+    for name in (planned.folder.name, f"silc-640-seed{2**63}", f"silc-{10**20}-seed0", "silc-640-seed007"):
+        (tmp_path / name).mkdir()
+    assert plan.runs_in(recipe(out=tmp_path)) == [planned]
 
 
 def test_all_six_tasks_are_measured_unless_other_words_are_given():

@@ -150,6 +150,12 @@ def test_a_run_that_fails_does_not_stop_the_others_but_a_mistake_or_a_signal_doe
     assert "not measured" in capfd.readouterr().err
 
 
+def test_no_figures_after_runs_that_ended_well_are_said(claims, data, tmp_path, monkeypatch, capfd):
+    monkeypatch.setattr(claims_runs, "perform", lambda *_: (0, []))
+    assert claims.main(words(data, tmp_path / "c")) == 1
+    assert f"no pages: the runs ended well, but {tmp_path / 'c'} holds no figures" in capfd.readouterr().err
+
+
 def test_files_that_fail_in_one_run_are_no_other_runs(claims, data, tmp_path, monkeypatch, capfd):
     """A log that cannot be opened; a page, a note and a tidying that fail do not even fail their own run."""
     tried, trained = [], set()
