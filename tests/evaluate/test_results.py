@@ -8,7 +8,7 @@ import os
 import pytest
 
 from silc import config_io
-from silc.config import Config
+from silc.config import Config, DataConfig
 from silc.evaluate import runner
 from silc.evaluate.results import read_results
 
@@ -47,6 +47,14 @@ def test_metrics_of_earlier_versions_have_no_error(tmp_path, more):
 def test_files_of_earlier_versions_say_nothing_of_the_sample_set(tmp_path, data):
     (tmp_path / "evaluation.json").write_text(json.dumps(WHOLE if data == "absent" else WHOLE | {"data": data}))
     assert read_results(tmp_path).data == {}
+
+
+@pytest.mark.parametrize("unseen", [["twemoji", "noto-v1", "noto"], ["noto", "noto", "twemoji", "noto-v1"]])
+def test_artists_of_earlier_versions_are_in_the_order_of_a_configuration(tmp_path, unseen):
+    (tmp_path / "evaluation.json").write_text(json.dumps(WHOLE | {"data": {"sample_unseen": unseen}}))
+    assert read_results(tmp_path).data["sample_unseen"] == DataConfig(sample_unseen=unseen).sample_unseen
+    (tmp_path / "evaluation.json").write_text(json.dumps(WHOLE | {"data": {"sample_unseen": [5, None]}}))
+    assert read_results(tmp_path).data["sample_unseen"] == [5, None]
 
 
 @pytest.mark.parametrize(
