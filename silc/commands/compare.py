@@ -78,7 +78,14 @@ def read(run: Path, name: str) -> Measured:
     config = config_io.read_config(run / "config.yaml") if (run / "config.yaml").is_file() else None
     data = kept.data or (None if config is None else config_io.to_dict(config)["data"])
     pairs = None if config is None or kept.step is None else kept.step * config.train.global_batch
-    return Measured(name, kept, data, pairs)
+    return Measured(name, kept, data, pairs, None if config is None else _left_out(config))
+
+
+def _left_out(config: Config) -> frozenset[str]:
+    """Artists of the sample set that a run was not trained on."""
+    from silc.data.sample_set.concepts import ARTISTS, not_trained_on
+
+    return frozenset(ARTISTS if own_data(config) else not_trained_on(config.data.sample_unseen))
 
 
 def open_model(run: Path, measured: Measured) -> tuple[Towers, Config]:
