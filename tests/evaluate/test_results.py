@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 
 import pytest
@@ -70,6 +71,9 @@ def test_artists_of_earlier_versions_are_in_the_order_of_a_configuration(tmp_pat
         WHOLE | {"results": [RESULT | {"metrics": {"x": 5}}]},
         WHOLE | {"results": [RESULT | {"metrics": {"x": {"value": "5", "chance": None}}}]},
         WHOLE | {"results": [RESULT | {"metrics": {"x": {"value": 10**400, "chance": None}}}]},
+        WHOLE | {"results": [RESULT | {"metrics": {"x": {"value": math.nan, "chance": None}}}]},
+        WHOLE | {"results": [RESULT | {"metrics": {"x": {"value": 5, "chance": math.inf}}}]},
+        WHOLE | {"results": [RESULT | {"metrics": {"x": {"value": 5, "chance": None, "error": math.nan}}}]},
         WHOLE | {"results": [RESULT | {"metrics": {"x": {"value": 5}}}]},
         WHOLE | {"results": [RESULT | {"metrics": {"x": {"value": 5, "chance": None, "error": "0.1"}}}]},
         WHOLE | {"results": [RESULT | {"error": 5}]},
