@@ -85,8 +85,14 @@ def test_what_only_some_runs_have_is_named():
     text = table([FIRST, silc], TASKS)
     assert "left out: task retrieval" in text
     assert "left out: model teacher" in text
-    with pytest.raises(ValueError, match="clip and silc have no metric in common"):
+    with pytest.raises(ValueError, match="clip and silc have no metric in common: retrieval was not measured on clip;"):
         table([FIRST, silc], ["retrieval"])
+    others = [result("retrieval", image_to_text_r1=(0.4, 0.1)), result("validation_loss", loss=(1.0, None))]
+    lacking = "fewshot was not measured on b and c; retrieval was not measured on clip and c"
+    with pytest.raises(ValueError, match=f"have no metric in common: validation_loss was .* clip and b; {lacking};"):
+        table([FIRST, run("b", others[0]), run("c", others[1])], TASKS)
+    with pytest.raises(ValueError, match="clip and d have no metric in common; measure them alike first"):
+        table([FIRST, run("d", result("fewshot", model="teacher", ridge_5shot=(0.4, 0.1)))], TASKS)
 
 
 def test_metrics_that_only_some_runs_have_are_named():

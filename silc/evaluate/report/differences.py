@@ -140,7 +140,10 @@ def table(runs: Sequence[Measured], tasks: Sequence[str], brief: Sequence[tuple[
     keys = [key for key in scores[0] if wanted is None or (key[0], key[2]) in wanted]
     common = [key for key in keys if all(key in found for found in scores)]
     if not common:
-        raise ValueError(f"{' and '.join(run.name for run in runs)} have no metric in common; measure them alike first")
+        raise ValueError(
+            f"{' and '.join(run.name for run in runs)} have no metric in common{_lacking(runs, tasks, scores)}; "
+            "measure them alike first: silc evaluate RUN"
+        )
     head = ["task", "model", "metric", "chance", *(run.name for run in runs)]
     rows = [[*head, *(f"{run.name} - {runs[0].name}" for run in runs[1:])]]
     for key in common:
@@ -196,6 +199,18 @@ def _partly(scores: Sequence[Mapping[Key, Score]]) -> list[str]:
             notes.append(f"not measured on every run, and left out: {what} {'; '.join(partly[:LISTED])}{more}")
         rest = {key for key in rest if part(key) not in partly}
     return notes
+
+
+def _lacking(runs: Sequence[Measured], tasks: Sequence[str], scores: Sequence[Mapping[Key, Score]]) -> str:
+    """Which of the tasks some run has no metric of, for the end of a message: of those that any has, or else all."""
+    have = [{task for task, _, _ in found} for found in scores]
+    by_names: dict[str, list[str]] = {}
+    for task in [task for task in tasks if any(task in some for some in have)] or tasks:
+        names = [run.name for run, some in zip(runs, have, strict=True) if task not in some]
+        by_names.setdefault(" and ".join(names), []).append(task)
+    by_names.pop("", None)  # the models, or the metrics of the task, are what differs
+    said = [f"{', '.join(of)} {'was' if len(of) == 1 else 'were'} not measured on {on}" for on, of in by_names.items()]
+    return f": {'; '.join(said)}" if said else ""
 
 
 def _unknown(runs: Sequence[Measured], tasks: Sequence[str]) -> list[str]:
