@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from silc import config_io
-from silc.claims.plan import Run
+from silc.claims.plan import Run, refuse_unseen
 from silc.config import IMAGENET, Config
 from silc.config_rules import validate_eval
 from silc.data.shards.expand import expand_shards
@@ -111,9 +111,10 @@ def parse(given: Iterable[Sequence[str]]) -> list[EvalSet]:
 
 
 def check(one: EvalSet, run: Run) -> None:
-    """Raises ValueError for words that no evaluation of the run takes."""
+    """Raises ValueError for words that no evaluation of the run takes, or that leave the tables empty."""
     try:
         validate_eval(one.config(run))
+        refuse_unseen(one.config(run))
     except ValueError as error:
         raise ValueError(str(error) if one.name == MAIN else f"--also {one.name}: {error}") from None
 

@@ -109,7 +109,7 @@ class Recipe:
         _refuse_own(silc, config_io.load_config(self.preset, presets=self.presets))
         if not silc.objective.distill or not silc.views.n_global:
             raise ValueError(f"preset {self.preset} distils nothing; give one of SILC, as sample or silc_vit_b16")
-        _refuse_unseen(silc)
+        refuse_unseen(silc)
         for words in self.chosen.values():
             _refuse_chosen(words)
             config_io.override(silc, words)  # for its ValueError, whether or not a run of the variant is planned
@@ -204,18 +204,20 @@ def _refuse_chosen(words: Iterable[str]) -> None:
             raise ValueError(f"--for {word}: {key} is what makes the variants; take another key")
 
 
-def _refuse_unseen(config: Config) -> None:
+def refuse_unseen(config: Config) -> None:
     """Raises ValueError for what would leave the tables empty after all the training."""
+    after = config.eval.after
     if "student" not in config.eval.models:
         raise ValueError("eval.models has no student: CLIP has no teacher, so the tables compare students")
-    if not config.eval.after:
-        raise ValueError("eval.after is empty: nothing would be measured")
+    if not set(after) & set(MEASURED):
+        found = f"eval.after=[{', '.join(after)}] has no task of the tables" if after else "eval.after is empty"
+        raise ValueError(f"{found}: nothing would be on the pages; give some of {', '.join(MEASURED)}, or leave it out")
     if not has_evaluation_data(config):
         raise ValueError(
             "there is no data set to measure on: give eval.classification, eval.retrieval or "
             "eval.segmentation=LAYOUT:FOLDER"
         )
-    if "fewshot" in config.eval.after and SHOTS not in config.eval.shots:
+    if "fewshot" in after and SHOTS not in config.eval.shots:
         raise ValueError(f"eval.shots={config.eval.shots} lacks {SHOTS}, the images per class that the tables show")
 
 
