@@ -18,7 +18,7 @@ from silc.claims.plan import Run, refuse_unseen
 from silc.config import IMAGENET, Config
 from silc.config_rules import validate_eval
 from silc.data.shards.expand import expand_shards
-from silc.evaluate.results import Kept, read_results
+from silc.evaluate.results import NAME, Kept, read_results
 
 MAIN = "main"  # the name of the data that the runs themselves are measured on
 FOLDER = "also"
@@ -57,6 +57,10 @@ class EvalSet:
         same_data = all(wanted["data"].get(key) == value for key, value in found.data.items())
         made = (found.step, found.options) == (run.config.train.steps, wanted["eval"])
         return found.results if made and same_data and _complete(found, wanted["eval"]["after"]) else []
+
+    def damaged(self, run: Run) -> bool:
+        """Whether what stands in the place of a run's evaluation here cannot be read."""
+        return (self.folder(run) / NAME).exists() and read_results(self.folder(run)) is None
 
     def done(self, run: Run) -> bool:
         """Whether the run is measured, and no task ended without metrics."""
