@@ -19,6 +19,8 @@ CLIP_benchmark's layout:
 
     silc evaluate RUN eval.classification=wds:FOLDER eval.retrieval=wds:FOLDER eval.segmentation=wds:FOLDER
 
+Data sets that are in OUT are kept as they are, and those that are missing are made beside them.
+
 With --together their drawings and those of the sample set's own unseen artists form one more data set: of one artist
 there are 128 drawings at most, and the choice of so few weighs more in a metric than the seed of a training.
 
@@ -32,6 +34,7 @@ import argparse
 import io
 import json
 import shutil
+import subprocess
 import sys
 import tarfile
 import tempfile
@@ -216,11 +219,29 @@ def write_words(folder: Path, sample: SampleSet, sources: Sequence[Source]) -> N
 
 
 def fetched(source: Source, labels: list[str]) -> dict[str, bytes]:
-    """Emoji label -> WebP of the artist's drawing. Raises ValueError where the package is not the pinned one."""
+    """Emoji label -> WebP of the artist's drawing. Raises ValueError where a package cannot be had as it is pinned."""
     with tempfile.TemporaryDirectory() as scratch:
-        concepts = read_concepts(fetch(LABELS, Path(scratch)))
-        icons = json.loads(fetch(source, Path(scratch))["icons.json"])
-    return drawings_of(icons, concepts, labels)
+        names, files = (fetched_package(one, Path(scratch)) for one in (LABELS, source))
+    return drawings_of(json.loads(files["icons.json"]), read_concepts(names), labels)
+
+
+def fetched_package(source: Source, scratch: Path) -> dict[str, bytes]:
+    """As make_sample.fetch. Raises ValueError that says what to do."""
+    name = f"{source.package}@{source.version}"
+    try:
+        return fetch(source, scratch)
+    except FileNotFoundError:
+        raise ValueError("npm is not there to fetch packages with; install it, it comes with Node.js") from None
+    except subprocess.CalledProcessError as error:
+        raise ValueError(
+            f"npm did not fetch {name} (status {error.returncode}): see what `npm pack {name}` says here; it needs a "
+            "network, and a registry that has the package (npm config get registry)"
+        ) from None
+    except ValueError as error:
+        raise ValueError(
+            f"{error}: it is not the package that is meant; take npm's own registry, npm config set registry "
+            "https://registry.npmjs.org"
+        ) from None
 
 
 def embedded(sample: SampleSet) -> dict[Source, dict[str, bytes]]:
@@ -249,7 +270,7 @@ def build(
 
 def main(words: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("out", type=Path, metavar="OUT", help="folder of the data sets; what is there is kept")
+    parser.add_argument("out", type=Path, metavar="OUT", help="folder of the data sets; those that are there are kept")
     parser.add_argument("--artist", choices=[source.name for source in OUTSIDE], help="one of them only")
     parser.add_argument("--scenes", type=int, default=1024, help="of each artist, half of them with one object (1024)")
     parser.add_argument("--together", action="store_true", help=f"OUT/{TOGETHER} too, with the unseen artists")
@@ -261,27 +282,30 @@ def main(words: list[str] | None = None) -> int:
         parser.error(f"--sample {given.sample} is no rendered sample set: it has no train/index.json")
     chosen = [source for source in OUTSIDE if given.artist in (None, source.name)]
     names = [source.name for source in chosen] + [TOGETHER] * given.together
-    there = [str(given.out / name) for name in names if (given.out / name).exists()]
-    if there:
-        parser.error(f"{', '.join(there)}: exists, and nothing is overwritten; remove it, or give another OUT")
+    for name in (name for name in names if (given.out / name).exists()):
+        print(f"{given.out / name}: kept as it is; to have another one, remove it or give another OUT", flush=True)
+    missing = [name for name in names if not (given.out / name).exists()]
+    if not missing and (given.out / "train").exists():
+        return 0
     settings = sample_settings(load_config("sample").data)
     sample = ensure_sample(default_root(), **settings) if given.sample is None else SampleSet(given.sample)
     try:
         check_train(given.out, sample)
+        labels = sample.index("train")["labels"]
+        needed = chosen if TOGETHER in missing else [source for source in chosen if source.name in missing]
+        drawings = {source: fetched(source, labels) for source in needed}
     except ValueError as error:
-        parser.error(str(error))
+        parser.exit(2, f"{parser.prog}: {error}\n")
     if not (given.out / "train").exists():
         partial = given.out / "train.partial"
         shutil.rmtree(partial, ignore_errors=True)
         write_train(partial, sample)
         partial.rename(given.out / "train")
-    labels = sample.index("train")["labels"]
-    drawings = {source: fetched(source, labels) for source in chosen}
-    sets: dict[str, Mapping[Source, Mapping[str, bytes]]] = {one.name: {one: drawings[one]} for one in chosen}
-    if given.together:
+    sets: dict[str, Mapping[Source, Mapping[str, bytes]]] = {one.name: {one: drawn} for one, drawn in drawings.items()}
+    if TOGETHER in missing:
         sets[TOGETHER] = embedded(sample) | drawings
-    for name, drawn in sets.items():
-        plan = build(name, drawn, given.out, sample, given.scenes)
+    for name in missing:
+        plan = build(name, sets[name], given.out, sample, given.scenes)
         print(
             f"{given.out / name}: {given.scenes} scenes of {sum(map(len, plan.drawings))} drawings of "
             f"{len(plan.drawings)} of {len(labels)} concepts",

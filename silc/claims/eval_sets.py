@@ -14,11 +14,11 @@ from pathlib import Path
 from typing import Any
 
 from silc import config_io
-from silc.claims.plan import Run
+from silc.claims.plan import Run, refuse_unseen
 from silc.config import IMAGENET, Config
 from silc.config_rules import validate_eval
 from silc.data.shards.expand import expand_shards
-from silc.evaluate.results import Kept, read_results
+from silc.evaluate.results import NAME, Kept, read_results
 
 MAIN = "main"  # the name of the data that the runs themselves are measured on
 FOLDER = "also"
@@ -57,6 +57,10 @@ class EvalSet:
         same_data = all(wanted["data"].get(key) == value for key, value in found.data.items())
         made = (found.step, found.options) == (run.config.train.steps, wanted["eval"])
         return found.results if made and same_data and _complete(found, wanted["eval"]["after"]) else []
+
+    def damaged(self, run: Run) -> bool:
+        """Whether what stands in the place of a run's evaluation here cannot be read."""
+        return (self.folder(run) / NAME).exists() and read_results(self.folder(run)) is None
 
     def done(self, run: Run) -> bool:
         """Whether the run is measured, and no task ended without metrics."""
@@ -111,9 +115,10 @@ def parse(given: Iterable[Sequence[str]]) -> list[EvalSet]:
 
 
 def check(one: EvalSet, run: Run) -> None:
-    """Raises ValueError for words that no evaluation of the run takes."""
+    """Raises ValueError for words that no evaluation of the run takes, or that leave the tables empty."""
     try:
         validate_eval(one.config(run))
+        refuse_unseen(one.config(run))
     except ValueError as error:
         raise ValueError(str(error) if one.name == MAIN else f"--also {one.name}: {error}") from None
 

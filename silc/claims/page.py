@@ -66,7 +66,11 @@ def page(measured: Sequence[Measurement], title: str, about: Sequence[str], comm
 
 
 def how_made(
-    origin: str, chosen: Mapping[str, Sequence[str]], words: Sequence[str] = (), left_out: Sequence[str] = ()
+    origin: str,
+    chosen: Mapping[str, Sequence[str]],
+    words: Sequence[str] = (),
+    left_out: Sequence[str] = (),
+    without: Sequence[str] = (),
 ) -> list[str]:
     """Sentences on what the figures mean and how the runs were made.
 
@@ -74,7 +78,7 @@ def how_made(
         origin: see :func:`silc.claims.origin.sentence`.
         chosen: words of single variants.
         words: of all runs.
-        left_out: folders whose figures are not on the page, each with its reason.
+        left_out, without: folders of which nothing, or not all, is on the page, see :class:`silc.claims.gaps.Gaps`.
     """
     changed = [word for word in words if word.startswith(("optim.", "optim="))]
     preset = f"the preset, which is {SILC}'s" + (f", but for {' '.join(changed)}" if changed else "")
@@ -85,6 +89,7 @@ def how_made(
     else:
         rates = f"Chosen for each variant: {'; '.join(theirs)}."
         rates += f" As in {preset}: {', '.join(others)}." if others else ""
+    partly = "; ".join(without)
     return [
         origin,
         "± is half of the 95 % t interval over seeds, n of them: of a column over its own seeds, of a difference over "
@@ -93,6 +98,7 @@ def how_made(
         "interval leaves out zero, which takes three seeds.",
         f"{rates} All share the data; a variant that sees more pairs than there are repeats them.",
         *([f"Left out of this page: {'; '.join(left_out)}."] if left_out else []),
+        *([f"{partly[0].upper()}{partly[1:]}."] if partly else []),
     ]
 
 

@@ -7,6 +7,7 @@ DINO's global crops, and not from local-to-global distillation.
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -108,9 +109,10 @@ class Recipe:
         _refuse_own(silc, config_io.load_config(self.preset, presets=self.presets))
         if not silc.objective.distill or not silc.views.n_global:
             raise ValueError(f"preset {self.preset} distils nothing; give one of SILC, as sample or silc_vit_b16")
-        _refuse_unseen(silc)
+        refuse_unseen(silc)
         for words in self.chosen.values():
             _refuse_chosen(words)
+            config_io.override(silc, words)  # for its ValueError, whether or not a run of the variant is planned
         return silc
 
     def run(self, silc: Config, variant: str, pairs: int, seed: int) -> Run:
@@ -165,15 +167,18 @@ def runs(
 
 def runs_in(recipe: Recipe) -> list[Run]:
     """The runs of this recipe whose folders are in `recipe.out`, whatever they hold, in the order of :func:`runs`."""
-    names = [re.fullmatch(r"(\w+)-(\d{1,15})-seed(\d{1,9})", path.name) for path in recipe.out.glob("*-seed*")]
+    names = [re.fullmatch(r"(\w+)-([1-9]\d*)-seed(0|[1-9]\d*)", path.name) for path in recipe.out.glob("*-seed*")]
     found = {(int(name[2]), int(name[3]), name[1]) for name in names if name and name[1] in VARIANTS}
     if not found:
         return []
     silc, order = recipe.silc(), list(VARIANTS)
     ordered = sorted(found, key=lambda one: (*one[:2], order.index(one[2])))
-    return [
-        recipe.run(silc, variant, pairs, seed) for pairs, seed, variant in ordered if pairs >= silc.train.global_batch
-    ]
+    planned = []
+    for pairs, seed, variant in ordered:
+        if pairs >= silc.train.global_batch:
+            with contextlib.suppress(ValueError):  # more pairs or a larger seed than any run has
+                planned.append(recipe.run(silc, variant, pairs, seed))
+    return planned
 
 
 def _refuse_own(config: Config, preset: Config) -> None:
@@ -199,18 +204,20 @@ def _refuse_chosen(words: Iterable[str]) -> None:
             raise ValueError(f"--for {word}: {key} is what makes the variants; take another key")
 
 
-def _refuse_unseen(config: Config) -> None:
+def refuse_unseen(config: Config) -> None:
     """Raises ValueError for what would leave the tables empty after all the training."""
+    after = config.eval.after
     if "student" not in config.eval.models:
         raise ValueError("eval.models has no student: CLIP has no teacher, so the tables compare students")
-    if not config.eval.after:
-        raise ValueError("eval.after is empty: nothing would be measured")
+    if not set(after) & set(MEASURED):
+        found = f"eval.after=[{', '.join(after)}] has no task of the tables" if after else "eval.after is empty"
+        raise ValueError(f"{found}: nothing would be on the pages; give some of {', '.join(MEASURED)}, or leave it out")
     if not has_evaluation_data(config):
         raise ValueError(
             "there is no data set to measure on: give eval.classification, eval.retrieval or "
             "eval.segmentation=LAYOUT:FOLDER"
         )
-    if "fewshot" in config.eval.after and SHOTS not in config.eval.shots:
+    if "fewshot" in after and SHOTS not in config.eval.shots:
         raise ValueError(f"eval.shots={config.eval.shots} lacks {SHOTS}, the images per class that the tables show")
 
 

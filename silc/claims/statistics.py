@@ -137,14 +137,14 @@ def verdict(difference: Mean | None) -> str:
         return "not measured"
     if difference.seeds < DECIDE:
         return plural(difference.seeds, "seed")
-    if abs(difference.value) <= (difference.half or 0.0):
+    if not abs(difference.value) > (difference.half or 0.0):  # NaN is neither
         return "undecided"
     return "better" if difference.value > 0 else "worse"
 
 
 def beyond(difference: Mean) -> int:
     """1 or -1 where the difference lies more than DECISIVE standard errors above or below zero, else 0."""
-    if abs(difference.value) <= DECISIVE * (difference.error or 0.0):
+    if not abs(difference.value) > DECISIVE * (difference.error or 0.0):  # NaN is neither
         return 0
     return 1 if difference.value > 0 else -1
 

@@ -30,10 +30,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from silc import config_io
-from silc.claims import eval_sets, folders, metrics, origin, page, plan
+from silc.claims import eval_sets, folders, gaps, metrics, origin, page, plan
 from silc.commands import claims_runs
 from silc.commands.common import MISTAKE, Parser, did_you_mean, passive_threads, with_new_names
 from silc.config_rules import validate
+from silc.evaluate.results import NAME
 from silc.presets import PRESETS
 
 PROG = "silc claims"
@@ -175,39 +176,43 @@ def print_plan(args: argparse.Namespace) -> None:
 def collect(args: argparse.Namespace, *, loudly: bool = False) -> list[metrics.Measurement]:
     """Metrics of all runs in the folder, those of earlier calls too, and the pages that show them.
 
-    loudly: name the folders that are left out on the terminal too, and not on the pages alone.
+    loudly: name what is missing on the terminal too, and not on the pages alone.
     """
-    found, origins, left_out = [], [], []
+    found, origins, missing = [], [], gaps.Gaps()
     for run in plan.runs_in(args.recipe):
-        rows, why = _rows(run, args.sets)
-        left_out += [f"{run.folder.name} ({why})"] if why else []
+        rows = _rows(run, args.sets, missing)
         noted = origin.read(run) if rows else None
         origins += [noted] if noted else []
         found += rows
-    if loudly and left_out:
-        print(f"{PROG}: left out of {args.out}: {'; '.join(left_out)}", file=sys.stderr)
+    for line in missing.lines(args.out) if loudly else ():
+        print(f"{PROG}: {line}", file=sys.stderr)
     if found:
         words = ["silc", "claims", *(sys.argv[1:] if args.words is None else args.words)]
         made = origin.sentence(origins, [one.seed for one in found])
-        about = page.how_made(made, args.recipe.chosen, args.recipe.words, left_out)
+        about = page.how_made(made, args.recipe.chosen, args.recipe.words, missing.left_out, missing.without)
         page.write(found, "SILC's claims, measured", about, args.out, command=shlex.join(words))
     return found
 
 
-def _rows(run: plan.Run, sets: Sequence[eval_sets.EvalSet]) -> tuple[list[metrics.Measurement], str | None]:
-    """The metrics of a run's folder, and why some are left out."""
+def _rows(run: plan.Run, sets: Sequence[eval_sets.EvalSet], missing: gaps.Gaps) -> list[metrics.Measurement]:
+    """The metrics of a run's folder; `missing` is told which are not there, and why."""
     try:
         others = folders.others(run)
     except (OSError, ValueError) as error:  # of a folder that was copied in part
-        return [], str(error)
+        missing.leave_out(run, str(error))
+        return []
     if others:
-        return [], f"another {', '.join(others)}"
+        missing.leave_out(run, f"{gaps.OTHER_KEYS}{', '.join(others)}")
+        return []
     by_set = {one.name: metrics.read(run, one) for one in sets}
-    lacking = [name for name, rows in by_set.items() if not rows]
     rows = [row for each in by_set.values() for row in each]
-    if not lacking:
-        return rows, None
-    return rows, f"not measured as asked on {', '.join(lacking)}" if rows else "not measured as asked"
+    damaged = {one.name: f"{NAME} is damaged" for one in sets if one.damaged(run)}
+    if not rows:
+        missing.leave_out(run, next(iter(damaged.values()), "not measured as asked"))
+        return []
+    for name in (name for name, each in by_set.items() if not each):
+        missing.lacks(run, name, damaged.get(name, ""))
+    return rows
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -254,7 +259,8 @@ def run_all(args: argparse.Namespace) -> int:
         print("stopped; the same command goes on from here")
         return status
     try:
-        if collect(args, loudly=True):
+        found = collect(args, loudly=True)
+        if found:
             show(args)
     except OSError as error:
         print(f"{PROG}: the pages are not written: {error}", file=sys.stderr)
@@ -262,7 +268,9 @@ def run_all(args: argparse.Namespace) -> int:
     if failed:
         names = ", ".join(str(run.folder) for run in failed)
         print(f"{PROG}: not measured, or not on every task: {names}; the messages are above", file=sys.stderr)
-    return int(bool(failed))
+    elif not found:
+        print(f"{PROG}: no pages: the runs ended well, but {args.out} holds no figures of them", file=sys.stderr)
+    return int(bool(failed) or not found)
 
 
 if __name__ == "__main__":

@@ -78,7 +78,22 @@ def read(run: Path, name: str) -> Measured:
     config = config_io.read_config(run / "config.yaml") if (run / "config.yaml").is_file() else None
     data = kept.data or (None if config is None else config_io.to_dict(config)["data"])
     pairs = None if config is None or kept.step is None else kept.step * config.train.global_batch
-    return Measured(name, kept, data, pairs)
+    return Measured(name, kept, data, pairs, None if config is None else _left_out(config))
+
+
+def _left_out(config: Config) -> frozenset[str]:
+    """Artists of the sample set that a run was not trained on."""
+    from silc.data.sample_set.concepts import ARTISTS, not_trained_on
+
+    return frozenset(ARTISTS if own_data(config) else not_trained_on(config.data.sample_unseen))
+
+
+def holds_model(run: Path) -> bool:
+    """Whether a folder holds more than what was measured: a run's checkpoints, or a model of any library."""
+    from silc.interchange.read import is_readable
+    from silc.train import manifest
+
+    return (run / "checkpoints").exists() or (run / manifest.NAME).exists() or is_readable(run)
 
 
 def open_model(run: Path, measured: Measured) -> tuple[Towers, Config]:
@@ -142,8 +157,15 @@ def compare(args: argparse.Namespace) -> None:
 
     measured = [read(run, name) for run, name in zip(args.runs, names(args.runs), strict=True)]
     differences.check_alike(measured, args.tasks)
-    print(differences.table(measured, args.tasks, list(CLAIMS | WHERE) if args.brief else None), flush=True)
+    table = differences.table(measured, args.tasks, list(CLAIMS | WHERE) if args.brief else None)
+    if args.out is not None and MAPPED in args.tasks:
+        evaluate.check_writable(args.out)
+    print(table, flush=True)
     if MAPPED not in args.tasks:
+        return
+    if bare := [str(run) for run in args.runs if not holds_model(run)]:
+        hold = "holds" if len(bare) == 1 else "hold"
+        print(f"{PICTURE} is drawn of models: {' and '.join(bare)} {hold} figures alone, as silc evaluate --out writes")
         return
     target = args.out or args.runs[-1]
     evaluate.check_writable(target)

@@ -95,10 +95,11 @@ def load(args: argparse.Namespace) -> tuple[Config, Weights, Weights, Scale | No
         return config, dict(source.weights), {}, logits, None, args.out if args.model.is_file() else args.model
     path = checkpoint.find(args.model, or_export=True, only=checkpoint.WEIGHTS)
     saved, scale = checkpoint.load_config_and_scale(path)
+    config = _configure(saved, args, trained=True)
     teacher = checkpoint.load_weights(path, "teacher") if saved.has_teacher else {}
     folder = args.model if path != args.model else path.parent.parent
     step = manifest.read(path).step
-    return _configure(saved, args), checkpoint.load_weights(path, "student"), teacher, Scale.of(scale), step, folder
+    return config, checkpoint.load_weights(path, "student"), teacher, Scale.of(scale), step, folder
 
 
 def _foreign(args: argparse.Namespace) -> tuple[Config, Source]:
@@ -114,13 +115,16 @@ def _foreign(args: argparse.Namespace) -> tuple[Config, Source]:
     if os.environ.get("RANK", "0") == "0":
         for key, reason in source.assumed.items():
             print(f"note: {key}: {reason}", file=sys.stderr)
-    return _configure(source.config(), args), source
+    return _configure(source.config(), args, trained=False), source
 
 
-def _configure(saved: Config, args: argparse.Namespace) -> Config:
+def _configure(saved: Config, args: argparse.Namespace, *, trained: bool) -> Config:
     """The model's configuration with the preset's evaluation and the overrides, whatever the size of its model.
 
-    Raises ValueError where the model cannot be evaluated so: windows that its patches do not divide.
+    trained: whether `saved` says what the model was trained on.
+
+    Raises ValueError where the model cannot be evaluated so: windows that its patches do not divide, and artists that
+    it was trained on as unseen ones.
     """
     tree = config_io.to_dict(saved)
     if args.preset is not None:
@@ -131,7 +135,25 @@ def _configure(saved: Config, args: argparse.Namespace) -> Config:
         tree |= {"eval": preset["eval"], "data": preset["data"] | own}
     config = config_io.override(config_io.build(tree), args.overrides)
     validate_eval(config)
+    if trained and not (own_data(saved) or own_data(config)):
+        _check_unseen(saved.data.sample_unseen, config.data.sample_unseen)
     return config
+
+
+def _check_unseen(left_out: Sequence[str], given: Sequence[str]) -> None:
+    """Raises ValueError for artists of the sample set that a run was trained on, and is to be tested on as unseen ones.
+
+    left_out: data.sample_unseen of the training. given: of the evaluation.
+    """
+    from silc.data.sample_set.concepts import RESERVED, not_trained_on
+
+    allowed = not_trained_on(left_out)
+    seen = [name for name in given if name not in allowed]
+    if seen:
+        raise ValueError(
+            f"data.sample_unseen=[{', '.join(given)}]: the run was trained on drawings by {', '.join(seen)}, which are "
+            f"not unseen; it can be tested on {', '.join(allowed)}, as in data.sample_unseen=[{RESERVED}]"
+        )
 
 
 def join(config: Config) -> World:

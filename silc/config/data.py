@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 from pydantic.dataclasses import dataclass
 
 from silc.config.fields import (
@@ -19,6 +19,7 @@ from silc.config.fields import (
     PositiveFloat,
     Rgb,
     Size,
+    as_set,
     key,
 )
 
@@ -84,7 +85,7 @@ class DataConfig:
     sample_objects: list[NonNegativeFloat] = key(
         [0.65, 0.2, 0.1, 0.05], "shares of its scenes with one, two, ... objects, up to eight"
     )
-    sample_unseen: list[Artist] = key(
+    sample_unseen: Annotated[list[Artist], AfterValidator(as_set)] = key(
         ["emojione"], "its artists that are tested on; these and EmojiOne are not trained on"
     )
     image_keys: list[str] = key(

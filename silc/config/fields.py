@@ -33,6 +33,11 @@ Backend = Annotated[str, Field(pattern=r"^[a-z_]+$")]
 Gelu = Literal["exact", "tanh"]
 
 
+def as_set(values: list[str]) -> list[str]:
+    """A list whose order and repetitions mean nothing, the same for each way to write it."""
+    return sorted(set(values))
+
+
 def key(default: Any, doc: str) -> Any:
     """A field with its one-line description; mutable defaults are copied for each instance."""
     if isinstance(default, list | dict):

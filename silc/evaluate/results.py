@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
+from silc.config.fields import as_set
 from silc.files import read_json
 
 NAME = "evaluation.json"
@@ -41,7 +43,15 @@ def read_results(folder: Path) -> Kept | None:
         return None
     data, tasks = found.get("data"), found.get("tasks")
     asked = tuple(map(str, tasks)) if isinstance(tasks, list) else None
-    return Kept(step, options, results, data if isinstance(data, dict) else {}, asked)
+    return Kept(step, options, results, _as_today(data) if isinstance(data, dict) else {}, asked)
+
+
+def _as_today(data: dict[str, Any]) -> dict[str, Any]:
+    """Keys of `data` as a configuration has them: earlier versions kept the artists in the order they were given in."""
+    unseen = data.get("sample_unseen")
+    if isinstance(unseen, list) and all(isinstance(name, str) for name in unseen):
+        return data | {"sample_unseen": as_set(unseen)}
+    return data
 
 
 def _is_result(found: object) -> bool:
@@ -65,4 +75,5 @@ def _is_metric(found: object) -> bool:
 
 
 def _is_number(value: object) -> bool:
-    return type(value) is float or (type(value) is int and abs(value) < 2**53)
+    """Of those that a metric can be: what is not finite is never written."""
+    return (type(value) is float and math.isfinite(value)) or (type(value) is int and abs(value) < 2**53)

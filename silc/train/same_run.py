@@ -53,7 +53,6 @@ _ROUNDING = ("views.device", "views.crops_on")
 # Of these, rates that no saved tensor depends on; they are named.
 _RATES = ("model.vision.drop_path", "model.vision.patch_dropout")
 _MAY_GROW = ("data.image_keys",)  # lists that may have more at their end: samples that had an image have the same one
-_SETS = ("data.sample_unseen",)  # lists whose order means nothing
 # Without a meaning beside shards of one's own.
 _SAMPLE_SET = tuple(key for key in _FIXED if key.startswith("data.sample_"))
 
@@ -107,7 +106,7 @@ def check_same_run(saved: Config, now: Config, path: Path) -> Changes:
     if own_data(now):
         fixed = [key for key in fixed if key not in _SAMPLE_SET]
     idle = without_effect(saved) & without_effect(now)
-    different = [key for key in fixed if key not in idle and _ordered(key, before) != _ordered(key, after)]
+    different = [key for key in fixed if key not in idle and before[key] != after[key]]
     if "data.tokenizer" in different and is_own(now.data.tokenizer, path):  # in another folder than before
         different.remove("data.tokenizer")
     if different:
@@ -186,11 +185,6 @@ def _of_data(config: Config) -> str:
         return "the embedded sample set"
     more = f" and {len(names) - 8} more" if len(names) > 8 else ""
     return f"{'data.shards' if config.data.shards else 'data.sources'}={names[:8]}{more}"
-
-
-def _ordered(key: str, tree: dict[str, Any]) -> Any:
-    """A value, the same for every order of a list that is taken as a set."""
-    return sorted(tree[key]) if key in _SETS else tree[key]
 
 
 def _within(key: str, names: tuple[str, ...]) -> bool:

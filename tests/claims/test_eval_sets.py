@@ -67,7 +67,10 @@ def test_a_name_is_given_once():
         eval_sets.parse([["new", "eval.limit=1"]] * 2)
 
 
-@pytest.mark.parametrize("word", ["eval.limits=1", "eval.limit=x", "eval.short_side=7"])
+@pytest.mark.parametrize(
+    "word",
+    ["eval.limits=1", "eval.limit=x", "eval.short_side=7", "eval.after=[]", "eval.after=[validation_loss]"],
+)
 def test_words_that_no_evaluation_takes_are_named(run, word):
     with pytest.raises(ValueError, match=r"(?s)--also new: .*eval\."):
         eval_sets.check(eval_sets.EvalSet("new", (word,)), run)

@@ -51,6 +51,18 @@ def test_keys_without_an_effect_make_no_other_run():
     assert folders.differences(config(web), config(web, "data.sample_left_out=0.9")) == ["data.sample_left_out"]
 
 
+def test_the_order_of_unseen_artists_makes_no_other_run():
+    """Nor, in evaluation.json, another sample set: see tests/evaluate/test_results.py."""
+    one, other = (
+        config_io.load_config("sample", [f"data.sample_unseen=[{names}]"], presets=PRESETS)
+        for names in ("noto, noto-v1, twemoji", "twemoji, noto-v1, noto, twemoji")
+    )
+    assert folders.differences(one, other) == []
+    assert one.data.sample_unseen == other.data.sample_unseen == ["noto", "noto-v1", "twemoji"]
+    other.data.sample_unseen = ["streamline-emojis", "fxemoji"]
+    assert other.data.sample_unseen == ["fxemoji", "streamline-emojis"]
+
+
 def test_figures_and_weights_without_a_configuration_are_no_ones(run):
     with pytest.raises(ValueError, match="has no config"):
         folders.others(run)

@@ -158,6 +158,9 @@ def test_how_the_runs_were_made_is_what_was_done():
     assert "Left out" not in plain
     said = page.how_made("Trained then.", {}, left_out=["clip-640-seed0 (another optim.lr)", "b (c)"])
     assert said[-1] == "Left out of this page: clip-640-seed0 (another optim.lr); b (c)."
+    said = page.how_made("Trained then.", {}, without=["without figures on ns: clip-640-seed0", "b"])
+    assert said[-1] == "Without figures on ns: clip-640-seed0; b."
+    assert "Left out" not in " ".join(said)
     every = {variant: ["optim.lr=1"] for variant in plan.VARIANTS}
     assert "As in the preset" not in " ".join(page.how_made("Trained then.", every))
 

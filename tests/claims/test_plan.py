@@ -74,6 +74,8 @@ def test_a_variant_may_have_a_learning_rate_of_its_own():
 def test_what_a_variant_may_not_have_of_its_own(word, message):
     with pytest.raises(ValueError, match=message):
         runs(pairs=[6400], clip=[word])
+    with pytest.raises(ValueError, match=message):
+        runs(pairs=[6400], variants=["silc"], clip=[word])
 
 
 def test_all_see_as_many_pairs_but_one_that_does_as_many_operations():
@@ -114,7 +116,8 @@ def test_what_the_trainer_is_given_is_what_was_planned():
         (["views.n_local=2"], "sample", [640], "views.n_local"),
         (["views={n_global: 3}"], "sample", [640], "views.n_global=3"),
         (["eval.models=[teacher]"], "sample", [640], "no student"),
-        (["eval.after=[]"], "sample", [640], "eval.after is empty"),
+        (["eval.after=[]"], "sample", [640], "eval.after is empty: .*; give some of zeroshot_classification, "),
+        (["eval.after=[validation_loss]"], "sample", [640], r"validation_loss\] has no task of the tables: .*; give"),
         (["eval.after=[fewshot]", "eval.shots=[1]"], "sample", [640], "lacks 5"),
         (["data.shards=[/mine]"], "sample", [640], "no data set to measure on: give eval"),
         (["train.seed=1"], "sample", [640], "--seeds"),
@@ -145,6 +148,14 @@ def test_the_runs_in_a_folder_are_found_in_order(tmp_path):
     assert found[0] == (640, 2, "silc")
     assert found[1:] == [(p, s, v) for p, s in ((640, 3), (6400, 2), (6400, 3)) for v in ("clip", "silc")]
     assert plan.runs_in(recipe(out=tmp_path / "none")) == []
+
+
+def test_a_run_of_any_seed_is_found_again(tmp_path):
+    """A folder whose numbers no run has is no run, and hides none."""
+    (planned,) = plan.runs(recipe(out=tmp_path), [640], [2**63 - 1], ["silc"])
+    for name in (planned.folder.name, f"silc-640-seed{2**63}", f"silc-{10**20}-seed0", "silc-640-seed007"):
+        (tmp_path / name).mkdir()
+    assert plan.runs_in(recipe(out=tmp_path)) == [planned]
 
 
 def test_all_six_tasks_are_measured_unless_other_words_are_given():

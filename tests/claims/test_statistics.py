@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -140,6 +142,8 @@ def test_noise_of_one_seed_or_without_bootstrap_is_not_known():
         (Mean(0.44, 0.1, 3), "better"),
         (Mean(-0.44, 0.1, 3), "worse"),
         (Mean(0.21, 0.1, 100), "better"),
+        (Mean(math.nan, 0.1, 3), "undecided"),
+        (Mean(-0.5, math.nan, 3), "undecided"),
     ],
 )
 def test_verdicts(difference, word):
@@ -154,3 +158,4 @@ def test_how_often_chance_alone_lies_beyond_two_standard_errors():
 @pytest.mark.parametrize(("value", "side"), [(0.19, 0), (0.21, 1), (-0.21, -1), (-0.19, 0)])
 def test_beyond_is_two_standard_errors(value, side):
     assert statistics.beyond(Mean(value, 0.1, 3)) == side
+    assert statistics.beyond(Mean(math.nan, 0.1, 3)) == statistics.beyond(Mean(-1.0, math.nan, 3)) == 0

@@ -74,7 +74,10 @@ def test_two_variants_are_trained_measured_and_tabulated_once(claims, data, tmp_
     assert (run / "metrics.jsonl").read_text() == log
     assert (rows(out), rows(out, "few")) == (BOTH, BOTH[2:])
     assert json.loads((run / "also/few/evaluation.json").read_text())["tasks"] == ["zeroshot_classification"]
-    assert "clip_views-64-seed0 (not measured as asked on few)" in capfd.readouterr().err
+    said = capfd.readouterr().err
+    assert "silc claims: without figures on few: clip_views-64-seed0\n" in said
+    assert "left out" not in said
+    assert "Without figures on few: clip_views-64-seed0." in (out / "claims.md").read_text().replace("\\", "")
     assert "## Test set few, after 64 pairs" in (out / "claims.md").read_text()
 
     launched = []
@@ -117,6 +120,11 @@ def test_the_pages_are_gathered_from_folders_of_other_machines(claims, data, tmp
         (run.folder / "evaluation.json").write_text(json.dumps(kept))
         note = dict.fromkeys(("torch", "silc", "precision"), "x") | {"machine": f"M{run.seed}", "date": "2026-01-01"}
         (run.folder / "claims.json").write_text(json.dumps(note))
+    assert claims.main([*words(data, out, "optim.lr=0.5"), "--collect"]) == 2
+    said = capfd.readouterr().err
+    names = ", ".join(f"{name}-64-seed{seed}" for seed, name in ((0, "clip_views"), (0, "silc"), (1, "clip_views")))
+    assert f"left out of {out}: 4 folders (another optim.lr): {names} and 1 more\n" in said
+    assert "give the words that they were made with again" in said
     assert claims.main([*words(data, out), "--collect"]) == 0
     assert "Trained 2026-01-01 on M0 and M1; torch x" in (out / "claims.md").read_text()
     assert "seeds 0, 1." in (out / "claims.md").read_text()
@@ -133,6 +141,12 @@ def test_the_pages_are_gathered_from_folders_of_other_machines(claims, data, tmp
     assert f"left out of {out}: {damaged.parent.name} (has no config.yaml)" in capfd.readouterr().err
     assert len(rows(out)) == 3
     damaged.write_text(whole)
+    figures = damaged.with_name("evaluation.json")
+    whole = figures.read_text()
+    figures.write_text(whole[:90])
+    assert claims.main([*words(data, out), "--collect"]) == 0
+    assert f"left out of {out}: {damaged.parent.name} (evaluation.json is damaged)\n" in capfd.readouterr().err
+    figures.write_text(whole)
     # A folder with figures but no weights is measured: nothing is left to do.
     monkeypatch.setattr(jobs.Processes, "run", lambda *_: pytest.fail("started"))
     assert claims.main(words(data, out)) == 0
@@ -148,6 +162,12 @@ def test_a_run_that_fails_does_not_stop_the_others_but_a_mistake_or_a_signal_doe
         assert claims.main(words(data, tmp_path / str(status), "--jobs", "1")) == status
         assert len(tried) == runs
     assert "not measured" in capfd.readouterr().err
+
+
+def test_no_figures_after_runs_that_ended_well_are_said(claims, data, tmp_path, monkeypatch, capfd):
+    monkeypatch.setattr(claims_runs, "perform", lambda *_: (0, []))
+    assert claims.main(words(data, tmp_path / "c")) == 1
+    assert f"no pages: the runs ended well, but {tmp_path / 'c'} holds no figures" in capfd.readouterr().err
 
 
 def test_files_that_fail_in_one_run_are_no_other_runs(claims, data, tmp_path, monkeypatch, capfd):

@@ -40,7 +40,8 @@ def test_results_without_a_model_give_a_table_alone(tmp_path, capsys):
     assert out.splitlines()[1].split() == (
         ["zeroshot_segmentation", "student", "miou", "0.0100", "0.030", "0.034", "+0.004", "+-", "0.004"]
     )
-    assert "no dense_maps.png: " in out
+    said = f"dense_maps.png is drawn of models: {one} and {other} hold figures alone, as silc evaluate --out writes"
+    assert out.splitlines()[-1] == said
     assert not (other / "dense_maps.png").exists()
 
 
@@ -59,7 +60,9 @@ def test_same_names_are_told_apart_by_their_folders(tmp_path, capsys):
         (["{clip}", "{damaged}"], "evaluation.json is damaged; measure the run again"),
         (["{clip}", "{other}"], "not measured alike: eval.limit is 0 and 9"),
         (["{clip}", "{silc}", "--tasks", "fewshots"], "'fewshots' is not a task; did you mean 'fewshot'?"),
-        (["{clip}", "{silc}", "--tasks", "fewshot"], "have no metric in common"),
+        (["{clip}", "{silc}", "--tasks", "fewshot"], "in common: fewshot was not measured on clip and silc; measure"),
+        (["{clip}", "{silc}", "--out", "{damaged}/evaluation.json"], "File exists; give another --out"),
+        (["{clip}", "{silc}", "--out", "{damaged}/evaluation.json/below"], "evaluation.json/below: Not a directory"),
     ],
 )
 def test_mistakes_are_one_line(tmp_path, capsys, words, said):

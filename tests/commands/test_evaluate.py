@@ -154,6 +154,45 @@ def test_the_advice_works_for_a_model_of_any_size(one_rank):
     assert config.data == dataclasses.replace(sample.data, **own)
 
 
+def sample_run(source: Path, folder: Path, unseen: list[str]) -> Path:
+    """A copy of a run, as if it had been trained on the sample set without the drawings of some artists."""
+    shutil.copytree(checkpoint.find(source), folder)
+    saved, held = folder / "config.yaml", manifest.read(folder)
+    config = config_io.read_config(saved)
+    config.data.shards, config.data.sample_unseen = [], unseen
+    saved.write_text(config_io.to_yaml(config))
+    manifest.write(folder, held.step, {**held.files, "config.yaml": manifest.record(saved)})
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("unseen", "given", "seen"),
+    [
+        (["emojione"], "twemoji", "twemoji"),
+        (["noto", "noto-v1"], "emojione, noto, noto-v1", None),
+        (["noto", "noto-v1"], "noto, fxemoji, noto-v1, twemoji", "fxemoji, twemoji"),
+        (["twemoji"], "emojione", None),
+    ],
+)
+def test_artists_of_the_training_are_no_unseen_ones(one_rank, tmp_path, evaluate, unseen, given, seen):
+    folder = sample_run(one_rank.folder, tmp_path / "run", unseen)
+    words = [folder, f"data.sample_unseen=[{given}]", "--out", tmp_path / "out", "eval.shards=[]", "eval.classes=null"]
+    if seen is None:
+        config, *_ = load(parse(list(map(str, words))))
+        assert set(config.data.sample_unseen) == set(given.split(", "))
+        return
+    status, _, err = evaluate(*words)
+    assert status == 2
+    assert f"the run was trained on drawings by {seen}, which are not unseen; it can be tested on emojione" in err
+    assert all(name in err.partition("tested on ")[2] for name in unseen)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_run_on_other_data_was_trained_on_no_artist(one_rank):
+    config, *_ = load(parse([str(one_rank.folder), "data.shards=[]", "data.sample_unseen=[twemoji]"]))
+    assert config.data.sample_unseen == ["twemoji"]
+
+
 def _forbidden(*_):
     raise AssertionError("this must not be called")
 

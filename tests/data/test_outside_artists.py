@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import json
 import shutil
+import subprocess
 import sys
 import tarfile
 from pathlib import Path
@@ -94,9 +95,9 @@ def test_a_folder_is_a_data_set_for_every_task(tool, sample, tmp_path, monkeypat
             if (mask == number).sum() > 20:
                 assert image[mask == number].float().mean(0).argmax() == channel
     assert "CC-BY-SA-4.0" in (folder / "NOTICE").read_text()
-    with pytest.raises(SystemExit):
-        tool.main(words)
-    assert "openmoji: exists, and nothing is overwritten" in capsys.readouterr().err
+    monkeypatch.setattr(tool, "fetch", lambda *_: pytest.fail("fetched"))
+    assert tool.main(words) == 0  # all that is asked for is there
+    assert capsys.readouterr().out.startswith(f"{folder}: kept as it is; to have another one, remove it")
 
 
 def test_the_training_scenes_are_the_sample_sets_and_those_of_one_object_have_their_class(tool, sample, tmp_path):
@@ -131,6 +132,8 @@ def test_training_scenes_of_another_set_are_refused(tool, sample, tmp_path, monk
     (tmp_path / "settings.json").rename(out / "train" / "settings.json")
     assert tool.main(words(sample, "emojione-v1")) == 0
     shutil.rmtree(out / "train")
+    with pytest.raises(SystemExit):
+        tool.main(words(sample, "openmoji"))  # it is there, and of no use
     shutil.rmtree(out / "emojione-v1")
     with pytest.raises(SystemExit):
         tool.main(words(other, "emojione-v1"))
@@ -153,6 +156,46 @@ def test_together_deals_the_drawings_of_all_artists(tool, tmp_path, monkeypatch,
     assert {artist for info in infos for artist in info["artists"]} == {RESERVED, "openmoji", "emojione-v1"}
     notice = (tmp_path / "together" / "NOTICE").read_text()
     assert all(word in notice for word in ("EmojiTwo", "OpenMoji", "emojione-legacy", "CC-BY-4.0", "CC-BY-SA-4.0"))
+
+
+def test_what_is_there_is_kept_and_what_is_missing_is_made(tool, sample, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(tool, "fetch", fake)
+    words = [str(tmp_path), "--sample", str(sample.folder), "--scenes", "2"]
+    assert tool.main([*words, "--artist", "openmoji"]) == 0
+    before = {path: path.stat() for path in tmp_path.glob("[ot]*/**/*") if path.is_file()}
+    capsys.readouterr()
+    # Alone they show three concepts; together with the embedded artist all.
+    assert tool.main([*words, "--together"]) == 0
+    said = capsys.readouterr().out.splitlines()
+    assert [line.split(":")[0] for line in said] == [
+        str(tmp_path / name) for name in ("openmoji", "emojione-v1", "together")
+    ]
+    assert "kept as it is" in said[0]
+    assert "2 scenes of 134 drawings" in said[2]
+    assert {path: path.stat() for path in before} == before
+
+
+@pytest.mark.parametrize(
+    ("failure", "said"),
+    [
+        (FileNotFoundError(2, "No such file", "npm"), "npm is not there to fetch packages with; install it"),
+        (subprocess.CalledProcessError(1, ["npm"]), "did not fetch emojibase-data@17.0.0 (status 1): see what"),
+        (ValueError("a@1: integrity x, pinned y"), "a@1: integrity x, pinned y: it is not the package that is meant"),
+    ],
+)
+def test_what_cannot_be_fetched_is_one_line_before_anything_is_written(
+    tool, sample, tmp_path, monkeypatch, capsys, failure, said
+):
+    def fails(*_):
+        raise failure
+
+    monkeypatch.setattr(tool, "fetch", fails)
+    with pytest.raises(SystemExit, match="2"):
+        tool.main([str(tmp_path / "out"), "--sample", str(sample.folder)])
+    err = capsys.readouterr().err
+    assert said in err
+    assert err.count("\n") == 1
+    assert not (tmp_path / "out").exists()
 
 
 def test_mistakes_are_named(tool, sample, tmp_path, capsys):

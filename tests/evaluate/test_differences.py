@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
+import re
 
 import pytest
 from hypothesis import given
@@ -10,6 +12,7 @@ from hypothesis import strategies as st
 
 from silc import config_io
 from silc.config import TASKS, Config
+from silc.data.sample_set.concepts import ARTISTS
 from silc.evaluate.report.differences import Measured, check_alike, difference, table
 from silc.evaluate.results import Kept
 
@@ -82,8 +85,14 @@ def test_what_only_some_runs_have_is_named():
     text = table([FIRST, silc], TASKS)
     assert "left out: task retrieval" in text
     assert "left out: model teacher" in text
-    with pytest.raises(ValueError, match="clip and silc have no metric in common"):
+    with pytest.raises(ValueError, match="clip and silc have no metric in common: retrieval was not measured on clip;"):
         table([FIRST, silc], ["retrieval"])
+    others = [result("retrieval", image_to_text_r1=(0.4, 0.1)), result("validation_loss", loss=(1.0, None))]
+    lacking = "fewshot was not measured on b and c; retrieval was not measured on clip and c"
+    with pytest.raises(ValueError, match=f"have no metric in common: validation_loss was .* clip and b; {lacking};"):
+        table([FIRST, run("b", others[0]), run("c", others[1])], TASKS)
+    with pytest.raises(ValueError, match="clip and d have no metric in common; measure them alike first"):
+        table([FIRST, run("d", result("fewshot", model="teacher", ridge_5shot=(0.4, 0.1)))], TASKS)
 
 
 def test_metrics_that_only_some_runs_have_are_named():
@@ -137,7 +146,7 @@ def test_what_changes_no_figure_is_no_difference():
 def test_other_test_images_of_the_sample_set_are_refused():
     one, other = ({"sample_unseen": [artist], "sample_captions": artist} for artist in ("emojione", "twemoji"))
     runs = [run(name, *OTHER.kept.results, data=data) for name, data in (("clip", one), ("silc", other))]
-    with pytest.raises(ValueError, match=r"data\.sample_unseen is \['emojione'\] and \['twemoji'\]; measure"):
+    with pytest.raises(ValueError, match=r"data\.sample_unseen is \['emojione'\] and \['twemoji'\]; they were trained"):
         check_alike(runs, TASKS)
     unknown = run("early", *OTHER.kept.results)
     check_alike([runs[0], unknown], TASKS)
@@ -145,3 +154,26 @@ def test_other_test_images_of_the_sample_set_are_refused():
     assert "test images are the same" not in table(runs, TASKS)
     own = [run(name, result("fewshot", data="imagenet"), data=data) for name, data in (("clip", one), ("silc", other))]
     check_alike(own, TASKS)
+
+
+@pytest.mark.parametrize(
+    ("tested", "left_out", "way"),
+    [
+        (("emojione", "twemoji"), (None, None), "was trained on, silc evaluate RUN data.sample_unseen=[emojione]"),
+        (("twemoji", "fxemoji"), ({"twemoji"}, {"fxemoji"}), "data.sample_unseen=[emojione]"),
+        (("twemoji", "emojione"), ({"twemoji"}, set(ARTISTS)), "measure one of them again with the other's options"),
+        (("emojione", "twemoji"), ({"twemoji"}, {"twemoji"}), "measure one of them again with the other's options"),
+        (("twemoji", "fxemoji"), ({"twemoji"}, {"twemoji", "fxemoji"}), "data.sample_unseen=[emojione,twemoji]"),
+    ],
+)
+def test_runs_are_not_sent_to_be_measured_on_artists_that_they_were_trained_on(tested, left_out, way):
+    runs = [
+        dataclasses.replace(
+            run(name, *OTHER.kept.results, data={"sample_unseen": [artist]}),
+            left_out=None if unseen is None else frozenset(unseen | {"emojione"}),
+        )
+        for name, artist, unseen in zip(("clip", "silc"), tested, left_out, strict=True)
+    ]
+    with pytest.raises(ValueError, match=re.escape(way)) as refused:
+        check_alike(runs, TASKS)
+    assert ("trained without different artists" in str(refused.value)) == ("sample_unseen=[" in way)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 
 import pytest
 
 from silc import config_io
-from silc.config import Config
+from silc.config import Config, DataConfig
 from silc.evaluate import runner
 from silc.evaluate.results import read_results
 
@@ -49,6 +50,14 @@ def test_files_of_earlier_versions_say_nothing_of_the_sample_set(tmp_path, data)
     assert read_results(tmp_path).data == {}
 
 
+@pytest.mark.parametrize("unseen", [["twemoji", "noto-v1", "noto"], ["noto", "noto", "twemoji", "noto-v1"]])
+def test_artists_of_earlier_versions_are_in_the_order_of_a_configuration(tmp_path, unseen):
+    (tmp_path / "evaluation.json").write_text(json.dumps(WHOLE | {"data": {"sample_unseen": unseen}}))
+    assert read_results(tmp_path).data["sample_unseen"] == DataConfig(sample_unseen=unseen).sample_unseen
+    (tmp_path / "evaluation.json").write_text(json.dumps(WHOLE | {"data": {"sample_unseen": [5, None]}}))
+    assert read_results(tmp_path).data["sample_unseen"] == [5, None]
+
+
 @pytest.mark.parametrize(
     "found",
     [
@@ -62,6 +71,9 @@ def test_files_of_earlier_versions_say_nothing_of_the_sample_set(tmp_path, data)
         WHOLE | {"results": [RESULT | {"metrics": {"x": 5}}]},
         WHOLE | {"results": [RESULT | {"metrics": {"x": {"value": "5", "chance": None}}}]},
         WHOLE | {"results": [RESULT | {"metrics": {"x": {"value": 10**400, "chance": None}}}]},
+        WHOLE | {"results": [RESULT | {"metrics": {"x": {"value": math.nan, "chance": None}}}]},
+        WHOLE | {"results": [RESULT | {"metrics": {"x": {"value": 5, "chance": math.inf}}}]},
+        WHOLE | {"results": [RESULT | {"metrics": {"x": {"value": 5, "chance": None, "error": math.nan}}}]},
         WHOLE | {"results": [RESULT | {"metrics": {"x": {"value": 5}}}]},
         WHOLE | {"results": [RESULT | {"metrics": {"x": {"value": 5, "chance": None, "error": "0.1"}}}]},
         WHOLE | {"results": [RESULT | {"error": 5}]},

@@ -81,6 +81,11 @@ def split_artists(unseen: Sequence[str]) -> tuple[tuple[str, ...], tuple[str, ..
     return train, tuple(name for name in ARTISTS if name in unseen)
 
 
+def not_trained_on(unseen: Sequence[str]) -> list[str]:
+    """The artists that a training left out which was told to leave out `unseen`."""
+    return [name for name in ARTISTS if name in unseen or name == RESERVED]
+
+
 def with_article(name: str) -> str:
     """'an owl', 'a dog', 'grapes': the noun phrase of a concept's name."""
     if name in _PLURAL:

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 from silc import config_io
 from silc.config import Config
+from silc.data.sample_set.concepts import RESERVED
 from silc.evaluate.datasets import SPLIT_TITLES
 from silc.evaluate.metric import lower_is_better
 from silc.evaluate.results import Kept
@@ -35,12 +36,14 @@ class Measured:
         kept: its evaluation.json.
         data: keys of the section `data` that it was measured with; None: not known.
         pairs: that it has seen; None: not known.
+        left_out: artists of the sample set that it was not trained on; None: not known.
     """
 
     name: str
     kept: Kept
     data: Mapping[str, Any] | None = None
     pairs: int | None = None
+    left_out: frozenset[str] | None = None
 
     def scores(self, tasks: Sequence[str]) -> dict[Key, Score]:
         """Metrics of `tasks`, without deviations over draws."""
@@ -73,9 +76,30 @@ def check_alike(runs: Sequence[Measured], tasks: Sequence[str]) -> None:
         differences = list(_unlike(first, other, tasks))
         if differences:
             raise ValueError(
-                f"{first.name} and {other.name} were not measured alike: {'; '.join(differences)}; measure one of them "
-                "again with the other's options: silc evaluate RUN section.key=value"
+                f"{first.name} and {other.name} were not measured alike: {'; '.join(differences)}; "
+                f"{_way_out(first, other, differences)}"
             )
+
+
+def _way_out(first: Measured, other: Measured, differences: Sequence[str]) -> str:
+    """How the two can be measured alike. Each may be tested on artists that its own training left out alone."""
+    of_artists = any(one.startswith("data.sample_unseen ") for one in differences)
+    (ours, may_ours), (theirs, may_theirs) = _artists(first), _artists(other)
+    if not of_artists or (ours <= may_theirs and theirs <= may_ours):
+        return "measure one of them again with the other's options: silc evaluate RUN section.key=value"
+    both = ",".join(sorted(may_ours & may_theirs))
+    return (
+        "they were trained without different artists: measure both with the same options on what neither was trained "
+        f"on, silc evaluate RUN data.sample_unseen=[{both}]"
+    )
+
+
+def _artists(run: Measured) -> tuple[frozenset[str], frozenset[str]]:
+    """Of the sample set: those that a run was tested on, and those that it may be tested on, as far as is known."""
+    data = config_io.to_dict(Config())["data"] | dict(run.data or {})
+    unseen = data["sample_unseen"]
+    tested = frozenset(map(str, unseen) if isinstance(unseen, list) else ())
+    return tested, tested | {RESERVED} if run.left_out is None else run.left_out
 
 
 def _unlike(first: Measured, other: Measured, tasks: Sequence[str]) -> Iterator[str]:
@@ -116,7 +140,10 @@ def table(runs: Sequence[Measured], tasks: Sequence[str], brief: Sequence[tuple[
     keys = [key for key in scores[0] if wanted is None or (key[0], key[2]) in wanted]
     common = [key for key in keys if all(key in found for found in scores)]
     if not common:
-        raise ValueError(f"{' and '.join(run.name for run in runs)} have no metric in common; measure them alike first")
+        raise ValueError(
+            f"{' and '.join(run.name for run in runs)} have no metric in common{_lacking(runs, tasks, scores)}; "
+            "measure them alike first: silc evaluate RUN"
+        )
     head = ["task", "model", "metric", "chance", *(run.name for run in runs)]
     rows = [[*head, *(f"{run.name} - {runs[0].name}" for run in runs[1:])]]
     for key in common:
@@ -172,6 +199,18 @@ def _partly(scores: Sequence[Mapping[Key, Score]]) -> list[str]:
             notes.append(f"not measured on every run, and left out: {what} {'; '.join(partly[:LISTED])}{more}")
         rest = {key for key in rest if part(key) not in partly}
     return notes
+
+
+def _lacking(runs: Sequence[Measured], tasks: Sequence[str], scores: Sequence[Mapping[Key, Score]]) -> str:
+    """Which of the tasks some run has no metric of, for the end of a message: of those that any has, or else all."""
+    have = [{task for task, _, _ in found} for found in scores]
+    by_names: dict[str, list[str]] = {}
+    for task in [task for task in tasks if any(task in some for some in have)] or tasks:
+        names = [run.name for run, some in zip(runs, have, strict=True) if task not in some]
+        by_names.setdefault(" and ".join(names), []).append(task)
+    by_names.pop("", None)  # the models, or the metrics of the task, are what differs
+    said = [f"{', '.join(of)} {'was' if len(of) == 1 else 'were'} not measured on {on}" for on, of in by_names.items()]
+    return f": {'; '.join(said)}" if said else ""
 
 
 def _unknown(runs: Sequence[Measured], tasks: Sequence[str]) -> list[str]:
