@@ -239,8 +239,7 @@ def fetched_package(source: Source, scratch: Path) -> dict[str, bytes]:
         ) from None
     except ValueError as error:
         raise ValueError(
-            f"{error}: it is not the package that is meant; take npm's own registry, npm config set registry "
-            "https://registry.npmjs.org"
+            f"{error}: it is not the package that is meant; take npm's own registry: npm config delete registry"
         ) from None
 
 
