@@ -14,9 +14,12 @@ from silc.evaluate.results import NAME
 from silc.train import checkpoint, manifest
 from silc.train.same_run import without_effect
 
+# What a run writes on its way. Not log_every: a run that watches its losses goes back by what it logs.
+WRITTEN = ("save_every", "save_minutes", "save_in_background", "keep_checkpoints", "keep_every")
+WRITTEN += ("tensorboard", "wandb_project", "peak_tflops")
 # What may differ between a run that is there and the one asked for; with other words of eval it is measured again.
 FREE = {
-    "train": ("resume", "out"),
+    "train": ("resume", "out", *WRITTEN),
     "data": ("workers", "worker_start", "store_minutes", "cache", "cache_gb", "allow_changed"),
 }
 FREE_SECTIONS = ("preset", "unverified", "notes", "eval")

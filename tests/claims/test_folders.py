@@ -51,6 +51,21 @@ def test_keys_without_an_effect_make_no_other_run():
     assert folders.differences(config(web), config(web, "data.sample_left_out=0.9")) == ["data.sample_left_out"]
 
 
+def test_what_a_run_writes_on_its_way_makes_no_other_run():
+    plain = config_io.load_config("sample", presets=PRESETS)
+    words = [
+        "train.tensorboard=false",
+        "train.save_every=7",
+        "train.keep_checkpoints=1",
+        "train.save_in_background=true",
+    ]
+    assert folders.differences(plain, config_io.load_config("sample", words, presets=PRESETS)) == []
+    for word in ("train.global_batch=32", "train.log_every=7", "watch.rewinds=1"):
+        assert folders.differences(plain, config_io.load_config("sample", [word], presets=PRESETS)) == [
+            word.split("=")[0]
+        ]
+
+
 def test_the_order_of_unseen_artists_makes_no_other_run():
     """Nor, in evaluation.json, another sample set: see tests/evaluate/test_results.py."""
     one, other = (
