@@ -15,8 +15,10 @@ from silc.train import checkpoint, manifest
 from silc.train.same_run import without_effect
 
 # What a run writes on its way. Not log_every: a run that watches its losses goes back by what it logs.
-WRITTEN = ("save_every", "save_minutes", "save_in_background", "keep_checkpoints", "keep_every")
-WRITTEN += ("tensorboard", "wandb_project", "peak_tflops")
+WRITTEN = (
+    *("save_every", "save_minutes", "save_in_background", "keep_checkpoints", "keep_every"),
+    *("tensorboard", "wandb_project", "peak_tflops"),
+)
 # What may differ between a run that is there and the one asked for; with other words of eval it is measured again.
 FREE = {
     "train": ("resume", "out", *WRITTEN),
