@@ -148,7 +148,7 @@ def _upsample_by_products(scores: Tensor, size: tuple[int, ...]) -> Tensor:
     return (_weights(width, size[1]) @ rows).permute(2, 0, 1)
 
 
-@lru_cache(64)
+@lru_cache(16)  # of an image at the limit of sides one takes 14 MB
 def _weights(source: int, size: int) -> Tensor:
     """What each of `size` cells takes of each of `source` along a side, as align_corners=False has it: fp32
     [size, source], each row with a sum of 1."""
