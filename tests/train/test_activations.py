@@ -159,7 +159,7 @@ def test_the_peak_with_a_locked_image_tower(dtype: torch.dtype) -> None:
             (image.float().sum() + text.float().sum()).backward()
             model.zero_grad(set_to_none=True)
 
-        machine = Machine(dtype, cuda=False)
+        machine = Machine.cpu(dtype)
         planned = kept(run, machine, micro, False) + working(run, machine, micro, micro, 1, False)
         assert planned == pytest.approx(peak_bytes(step), rel=0.1), text
 
@@ -176,6 +176,6 @@ def test_the_peak_of_a_forward_and_backward_pass(dtype: torch.dtype, recompute: 
         (image.float().sum() + text.float().sum() + loss).backward()
         model.zero_grad(set_to_none=True)
 
-    machine = Machine(dtype, cuda=False)
+    machine = Machine.cpu(dtype)
     planned = kept(run, machine, micro, recompute) + working(run, machine, micro, micro, 1, recompute)
     assert planned == pytest.approx(peak_bytes(step), rel=0.1)

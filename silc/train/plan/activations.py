@@ -26,10 +26,21 @@ TILE = 32 << 20
 
 @dataclass(frozen=True)
 class Machine:
-    """What activations depend on beside the configuration. dtype: of the forward pass."""
+    """What activations depend on beside the configuration.
+
+    dtype: of the forward pass. widened: whether a product writes its result in fp32 before it is rounded, as oneDNN
+    does in bf16 on a CPU without bf16 instructions.
+    """
 
     dtype: torch.dtype
     cuda: bool
+    widened: bool = False
+
+    @classmethod
+    def cpu(cls, dtype: torch.dtype) -> Machine:
+        """The CPU that this process runs on."""
+        rounds = dtype == torch.bfloat16 and torch.cpu._is_avx512_supported()
+        return cls(dtype, cuda=False, widened=rounds and not torch.cpu._is_avx512_bf16_supported())
 
     @property
     def size(self) -> int:
@@ -137,10 +148,13 @@ def _block_backward(
     joined: bool = False,
 ) -> float:
     """Gradients of the block's output and of the MLP's wide tensor (GELU's result makes room for the second one), and
-    with recomputation what the block keeps; on a lean machine also GELU's result of some rows.
+    with recomputation what the block keeps; on a lean machine also GELU's result of some rows. A widened one holds the
+    wide gradient in fp32 as well.
     """
     hidden = int(tower.width * tower.mlp_ratio)
     total: float = machine.size * tokens * (tower.width + hidden)
+    if machine.widened:
+        total += FP32 * tokens * hidden
     if machine.lean:
         total += FP32 * min(CHUNK_ELEMENTS, tokens * hidden)
     return total + (_block(tokens, tower, machine, packed=packed, joined=joined) if recompute else 0.0)
@@ -149,10 +163,15 @@ def _block_backward(
 def _block_forward(tokens: int, tower: VisionConfig | TextConfig, machine: Machine) -> float:
     """A block's forward pass of which nothing is kept, in its MLP: the tower's and the block's input, the sum after
     attention, its normalised form, the MLP's wide tensor, GELU's result (on a lean machine, of some rows) and its own.
+
+    On a widened machine, where it is worse, the moment before: the wide tensor twice, the second time in fp32.
     """
     width, hidden = tower.width, int(tower.width * tower.mlp_ratio)
     activated = min(CHUNK_ELEMENTS, tokens * hidden) if machine.lean else tokens * hidden
-    return machine.size * (tokens * (5 * width + hidden) + activated)
+    total = machine.size * (tokens * (5 * width + hidden) + activated)
+    if machine.widened:
+        total = max(total, tokens * (machine.size * (4 * width + hidden) + FP32 * hidden))
+    return total
 
 
 def _vision(vision: VisionConfig, machine: Machine, plan: ViewPlan, tokens: int, micro: int, recompute: bool) -> float:

@@ -108,7 +108,8 @@ def make_plan(config: Config, ranks: int, gpu: Gpu | None, mfu: float = MFU) -> 
 def _plan(config: Config, ranks: int, gpu: Gpu | None, mfu: float) -> Plan:
     asked = config.engine.precision
     bf16 = gpu is not None if asked == "auto" else asked == "bf16"
-    machine = Machine(torch.bfloat16 if bf16 else torch.float32, gpu is not None)
+    dtype = torch.bfloat16 if bf16 else torch.float32
+    machine = Machine.cpu(dtype) if gpu is None else Machine(dtype, cuda=True)
     share = config.train.global_batch // ranks
     micro = config.train.micro(ranks)
     counts = parameters(config)
