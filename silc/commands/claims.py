@@ -171,6 +171,11 @@ def print_plan(args: argparse.Namespace) -> None:
         steps, operations = run.config.train.steps, run.flops / 1e12
         print(f"{run.variant:14s} {run.pairs:12,} {run.seed:5d} {steps:8d} {run.seen:14,} {operations:12,.1f}")
     print(f"{len(args.runs)} runs, {sum(run.flops for run in args.runs) / 1e12:,.1f} TFLOP of training, in {args.out}")
+    rounded = sorted(set(args.pairs or []) - {run.pairs for run in args.runs})
+    if rounded:
+        batch = args.runs[0].config.train.global_batch
+        asked = ", ".join(f"{count:,}" for count in rounded)
+        print(f"--pairs {asked}: taken as whole batches of train.global_batch={batch}, as above")
 
 
 def collect(args: argparse.Namespace, *, loudly: bool = False) -> list[metrics.Measurement]:

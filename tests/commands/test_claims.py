@@ -300,6 +300,9 @@ def test_mistakes_end_it_before_a_run(claims, data, tmp_path, monkeypatch, capfd
             claims.main([*words(data, tmp_path / "c"), *option])
         assert message in capfd.readouterr().err
     assert claims.main([*words(data, tmp_path / "c"), "--dry-run"]) == 0
+    assert "whole batches" not in capfd.readouterr().out
+    assert claims.main([*words(data, tmp_path / "c"), "--pairs=67", "--dry-run"]) == 0
+    assert "--pairs 67: taken as whole batches of train.global_batch=16, as above\n" in capfd.readouterr().out
     assert not (tmp_path / "c").exists()
     assert claims.main([*words(data, tmp_path / "c"), "--also", "new", "eval.shards=[no.tar]"]) == 2
     assert "--also new: eval.shards" in capfd.readouterr().err
