@@ -163,6 +163,25 @@ def test_no_class_has_parameters_of_its_own():
     assert decoder(patches, classes[:1]).shape == (2, 1, 6, 10)
 
 
+def test_the_decoders_layers_are_the_formula_with_everything_concatenated():
+    """In fp64: guide and names beside every class and patch, as the modules' weights have them."""
+    torch.manual_seed(0)
+    decoder = CostDecoder(6, 8).double()
+    spatial, among = decoder.spatial[0], decoder.classes[0]
+    x, guide, names = torch.randn(2, 5, 8, 3, 4).double(), torch.randn(2, 8, 3, 4).double(), torch.randn(5, 8).double()
+    for image in range(2):
+        maps = spatial.across(spatial.norm(x[image]))
+        both = torch.cat([maps, guide[image].expand(5, -1, -1, -1)], 1)
+        expected = x[image] + spatial.reduce(F.gelu(spatial.expand(both)))
+        torch.testing.assert_close(spatial(x, guide)[image], expected)
+    for at in ((0, 0, 0), (1, 2, 3)):
+        own = x[at[0], :, :, at[1], at[2]]
+        tokens = among.norm(own)
+        query, key = among.match(torch.cat([tokens, names], -1)).chunk(2, -1)
+        expected = own + among.out((query @ key.T / 8**0.5).softmax(-1) @ among.value(tokens))
+        torch.testing.assert_close(among(x, names)[at[0], :, :, at[1], at[2]], expected)
+
+
 def test_unseen_classes_are_neither_asked_for_nor_counted():
     seen = torch.tensor([True, True, False, True] * 30)
     truth = torch.tensor([[0, IGNORE], [5, 0]])

@@ -3,6 +3,9 @@
 The cosines of every patch with every class form a volume [C, h, w]. Each class's map is embedded and refined by layers
 that all classes share: convolutions over the image, guided by its features, and attention among the classes at each
 patch, guided by their names. No parameter belongs to a class, so that any class can be segmented by its name.
+
+What a layer computes of the guide or of the names alone, all classes or patches share: it is computed once and added,
+where the formula concatenates. Maps are channels_last, in which a CPU convolves them, and attends, without copies.
 """
 
 from __future__ import annotations
@@ -26,11 +29,11 @@ class SpatialMixing(nn.Module):
 
     def forward(self, x: Tensor, guide: Tensor) -> Tensor:
         """x [B, C, d, h, w], guide [B, d, h, w]."""
-        batch, classes = x.shape[:2]
-        maps = self.across(self.norm(x.flatten(0, 1)))
-        beside = guide[:, None].expand(-1, classes, -1, -1, -1).flatten(0, 1)
-        mixed = self.reduce(F.gelu(self.expand(torch.cat([maps, beside], 1))))
-        return x + mixed.unflatten(0, (batch, classes))
+        of_maps, of_guide = self.expand.weight.chunk(2, dim=1)
+        maps = F.conv2d(self.across(self.norm(x.flatten(0, 1))), of_maps).unflatten(0, x.shape[:2])
+        beside = F.conv2d(guide, of_guide, self.expand.bias)
+        mixed = self.reduce(F.gelu(maps + beside[:, None]).flatten(0, 1))
+        return x + mixed.unflatten(0, x.shape[:2])
 
 
 class ClassMixing(nn.Module):
@@ -46,8 +49,9 @@ class ClassMixing(nn.Module):
     def forward(self, x: Tensor, names: Tensor) -> Tensor:
         """x [B, C, d, h, w], names [C, d]."""
         tokens = self.norm(x.permute(0, 3, 4, 1, 2))  # [B, h, w, C, d]
-        seen = torch.cat([tokens, names.expand(*tokens.shape[:3], -1, -1)], -1)
-        query, key = self.match(seen).chunk(2, dim=-1)
+        of_tokens, of_names = self.match.weight.chunk(2, dim=1)
+        matched = F.linear(tokens, of_tokens) + F.linear(names, of_names, self.match.bias)
+        query, key = matched.chunk(2, dim=-1)
         mixed = F.scaled_dot_product_attention(
             *(part.flatten(0, 2)[:, None] for part in (query, key, self.value(tokens)))
         )
@@ -81,7 +85,8 @@ class CostDecoder(nn.Module):
         batch, rows, columns, _ = patches.shape
         cost = (patches @ classes.T).permute(0, 3, 1, 2)
         guide, names = self.guide(patches).permute(0, 3, 1, 2), self.names(classes)
-        x = self.embed(cost.reshape(-1, 1, rows, columns)).unflatten(0, (batch, -1))
+        maps = self.embed(cost.reshape(-1, 1, rows, columns)).contiguous(memory_format=torch.channels_last)
+        x = maps.unflatten(0, (batch, -1))
         for spatial, among in zip(self.spatial, self.classes, strict=True):
             x = among(spatial(x, guide), names)
         fine = _double(x.flatten(0, 1))
