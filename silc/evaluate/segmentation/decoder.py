@@ -51,10 +51,9 @@ class ClassMixing(nn.Module):
         tokens = self.norm(x.permute(0, 3, 4, 1, 2))  # [B, h, w, C, d]
         of_tokens, of_names = self.match.weight.chunk(2, dim=1)
         matched = F.linear(tokens, of_tokens) + F.linear(names, of_names, self.match.bias)
-        query, key = matched.chunk(2, dim=-1)
-        mixed = F.scaled_dot_product_attention(
-            *(part.flatten(0, 2)[:, None] for part in (query, key, self.value(tokens)))
-        )
+        parts: list[Tensor] = [*matched.chunk(2, dim=-1), self.value(tokens)]
+        query, key, value = (part.flatten(0, 2)[:, None] for part in parts)
+        mixed = F.scaled_dot_product_attention(query, key, value)
         return x + self.out(mixed.view_as(tokens)).permute(0, 3, 4, 1, 2)
 
 
