@@ -180,5 +180,11 @@ def test_the_pages_build(tmp_path):
     assert not re.search(r"""(?:src|href)=["']https?://(?!arxiv\.org|squidfunk\.github\.io)""", page), "opens offline"
 
 
+def test_the_curves_of_the_claims_are_those_of_the_committed_runs():
+    """A copy, since pages show what lies beside them alone."""
+    committed = ROOT / "benchmarks/results/claims_sample_cpu/claims.svg"
+    assert (ROOT / "docs/claims.svg").read_bytes() == committed.read_bytes()
+
+
 def test_the_readme_is_short():
     assert len((ROOT / "README.md").read_text(encoding="utf-8").splitlines()) <= 170

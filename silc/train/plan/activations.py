@@ -38,9 +38,9 @@ class Machine:
 
     @classmethod
     def cpu(cls, dtype: torch.dtype) -> Machine:
-        """The CPU that this process runs on."""
-        rounds = dtype == torch.bfloat16 and torch.cpu._is_avx512_supported()
-        return cls(dtype, cuda=False, widened=rounds and not torch.cpu._is_avx512_bf16_supported())
+        """The CPU that this process runs on. Whether it has bf16 instructions only torch's private functions say."""
+        emulated = torch.cpu._is_avx512_supported() and not torch.cpu._is_avx512_bf16_supported()
+        return cls(dtype, cuda=False, widened=emulated and dtype == torch.bfloat16)
 
     @property
     def size(self) -> int:
