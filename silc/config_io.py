@@ -25,7 +25,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from silc.config import Config, ParameterRule, SourceRule
 from silc.presets import PRESETS
-from silc.yaml_safe import read_plain
+from silc.yaml_safe import UNTAGGED, read_plain
 
 _ADAPTER = TypeAdapter(Config)
 
@@ -309,6 +309,8 @@ def _parse_override(word: str) -> dict[str, Any]:
         raise ValueError(f"{word!r}: the value is not valid YAML{hint}: {_one_line(error)}") from None
     except RecursionError:
         raise ValueError(f"{word[:80]!r}: the value is nested too deeply") from None
+    except UNTAGGED:
+        raise ValueError(f"{word[:80]!r}: the value is none that its YAML type allows; put it in quotes") from None
     if dotted.count(".") > 9:  # no key is as deep
         raise ValueError(f"unknown key {dotted[:80]!r}")
     if value is None and not text.strip():

@@ -12,6 +12,8 @@ from silc.files import read_text
 
 MAX_BYTES = 1 << 20  # a configuration has about ten thousand
 MAX_INTEGER, MAX_FLOAT = 1000, 100  # characters
+# What PyYAML's constructors raise for text that is none of a type: a date of month 13, `!!bool x`, `!!float ""`.
+UNTAGGED = (ValueError, KeyError, IndexError, AttributeError, TypeError, OverflowError)
 
 
 class _Plain(yaml.SafeLoader):
@@ -58,7 +60,8 @@ def read_plain(path: str | Path) -> Any:
     """The value in a YAML file.
 
     Raises:
-        ValueError: no regular file, one of more than `MAX_BYTES`, text that is not UTF-8, or values nested too deep.
+        ValueError: no regular file, one of more than `MAX_BYTES`, text that is not UTF-8, values nested too deep, or a
+            value that its type does not allow, as a date of month 13.
         yaml.YAMLError: text that is no YAML, an alias, or a key that is given twice in one mapping.
         OSError: a file that cannot be read.
     """
@@ -67,3 +70,5 @@ def read_plain(path: str | Path) -> Any:
         return yaml.load(text, Loader=_Plain)
     except RecursionError:
         raise ValueError(f"{path} nests values too deep") from None
+    except UNTAGGED as error:
+        raise ValueError(f"{path} has a value that its YAML type does not allow ({error})") from None

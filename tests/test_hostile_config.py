@@ -31,6 +31,11 @@ HOSTILE = {
     "a long key": b"x" * 1000 + b": 1",
     "thousands of keys": b"".join(b"k%d: 1\n" % number for number in range(1000)),  # 60,000 took two minutes
     "thousands of keys in a section": b"optim: {" + b", ".join(b"k%d: 1" % number for number in range(1000)) + b"}",
+    "no boolean": b"train: {steps: !!bool x}",  # a KeyError
+    "no number": b'optim: {lr: !!float ""}',  # an IndexError
+    "no date": b"train: {steps: !!timestamp x}",  # an AttributeError
+    "month 13": b"train: {steps: 2026-13-01}",
+    "no bytes": b"train: {steps: !!binary x}",
     "a long alias": b"a: *" + b"x" * 300_000,
     "a key twice": b'"' + b"x" * 500 + b'": 1\n"' + b"x" * 500 + b'": 2',
     "more than a mebibyte": b"#" * ((1 << 20) + 1),

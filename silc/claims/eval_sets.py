@@ -62,6 +62,10 @@ class EvalSet:
         """Whether what stands in the place of a run's evaluation here cannot be read."""
         return (self.folder(run) / NAME).exists() and read_results(self.folder(run)) is None
 
+    def failed(self, run: Run) -> list[str]:
+        """Tasks that ended without metrics, on either model."""
+        return list(dict.fromkeys(result["task"] for result in self.results(run) if not result["metrics"]))
+
     def done(self, run: Run) -> bool:
         """Whether the run is measured, and no task ended without metrics."""
         results = self.results(run)
@@ -79,7 +83,7 @@ class EvalSet:
 
 
 def _complete(found: Kept, wanted: Sequence[str]) -> bool:
-    """Whether all tasks were measured that the data allow, each on the same models.
+    """Whether all tasks were measured that the data allow, each on the same models, the student among them.
 
     A file of an earlier version does not say which were asked for: there a task without a result counts as missing.
     """
@@ -87,7 +91,8 @@ def _complete(found: Kept, wanted: Sequence[str]) -> bool:
     for result in found.results:
         models.setdefault(result["task"], set()).add(result["model"])
     asked = tuple(models) if found.tasks is None else found.tasks
-    return set(wanted) <= set(asked) and len(set(map(frozenset, models.values()))) <= 1
+    same = len(set(map(frozenset, models.values()))) == 1
+    return set(wanted) <= set(asked) and same and all("student" in found for found in models.values())
 
 
 THE_RUNS_OWN = EvalSet(MAIN)

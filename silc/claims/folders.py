@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import os
 import shutil
+from collections.abc import Iterable
 from pathlib import Path
 
 from silc import config_io
-from silc.claims.eval_sets import FOLDER
+from silc.claims.eval_sets import FOLDER, THE_RUNS_OWN, EvalSet
 from silc.claims.plan import Run
 from silc.config import Config
-from silc.evaluate.results import NAME
+from silc.evaluate.results import NAME, read_results
 from silc.train import checkpoint, manifest
 from silc.train.same_run import without_effect
 
@@ -58,8 +59,12 @@ def others(run: Run) -> list[str]:
     return []
 
 
-def check(run: Run) -> None:
-    """Raises ValueError for a run whose folder holds another one, or what cannot be told, or is in use."""
+def check(run: Run, sets: Iterable[EvalSet] = (THE_RUNS_OWN,)) -> None:
+    """Raises ValueError for a run whose folder holds another one, or what cannot be told, or is in use.
+
+    sets: on which it is to be measured. To have figures on a new one of a run without weights it would be trained
+    again, and its figures be written over.
+    """
     try:
         found = others(run)
     except ValueError as error:
@@ -69,6 +74,11 @@ def check(run: Run) -> None:
     if found:
         raise ValueError(
             f"{run.folder} holds a run with another {', '.join(found)}; take another --out, or remove that folder"
+        )
+    if figures_alone(run) and not all(one.done(run) for one in sets):
+        raise ValueError(
+            f"{run.folder} holds the figures of a run, and no weights that could be measured again: give the words it "
+            "was measured with and no other --also, add --collect for the pages alone, or take another --out"
         )
     if pids := busy(run):
         raise ValueError(
@@ -95,6 +105,12 @@ def busy(run: Run) -> list[int]:
 def trained(run: Run) -> bool:
     """Whether the weights of the run's last step are there."""
     return (checkpoint.place(run.folder, run.config.train.steps) / manifest.NAME).is_file()
+
+
+def figures_alone(run: Run) -> bool:
+    """Whether the run is measured at its end and its weights are not there, as where only the figures were copied."""
+    kept = read_results(run.folder)
+    return kept is not None and kept.step == run.config.train.steps and not trained(run)
 
 
 def keep_weights(run: Run) -> None:

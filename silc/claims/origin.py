@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import platform
+import re
 import subprocess
 import sys
 from collections.abc import Iterable
@@ -15,6 +16,7 @@ from pathlib import Path
 
 from silc.claims.plan import Run
 from silc.files import read_json, write_text
+from silc.text import plural
 from silc.version import __version__
 
 NAME = "claims.json"
@@ -25,7 +27,7 @@ LONGEST = 200  # characters of a name
 @dataclass(frozen=True)
 class Origin:
     """Text of one line each. date: of the training's end, or of its last beginning if that call was killed, UTC, as
-    2026-11-27; machine: name of the GPU or the CPU.
+    2026-11-27; machine: name of the GPU or the CPU; precision: bf16 or fp32.
     """
 
     date: str
@@ -38,8 +40,10 @@ class Origin:
 def here(run: Run, *, on_cpu: bool) -> Origin:
     """Of a run on this machine, today. on_cpu: whether it is trained on the CPU, though there may be a GPU."""
     precision = run.config.engine.precision
+    if precision == "auto":  # as the trainer takes it
+        precision = "fp32" if on_cpu else "bf16"
     return Origin(
-        datetime.now(UTC).date().isoformat(), machine(on_cpu), metadata.version("torch"), __version__, str(precision)
+        datetime.now(UTC).date().isoformat(), machine(on_cpu), metadata.version("torch"), __version__, precision
     )
 
 
@@ -104,12 +108,16 @@ def read(run: Run) -> Origin | None:
     names = [field.name for field in fields(Origin)]
     if not isinstance(found, dict) or not all(isinstance(found.get(name), str) for name in names):
         return None
+    if not re.fullmatch(r"[0-9]{4}-[0-9]{2}-[0-9]{2}", found["date"]):
+        return None
     return Origin(**{name: found[name][:LONGEST] for name in names})
 
 
-def sentence(origins: Iterable[Origin], seeds: Iterable[int]) -> str:
-    """When, on what and with what the runs were trained."""
-    found = list(origins)
+def sentence(origins: Iterable[Origin | None], seeds: Iterable[int]) -> str:
+    """When, on what and with what the runs were trained; None: of a run of which that is not noted."""
+    given = list(origins)
+    found = [one for one in given if one is not None]
+    unknown = len(given) - len(found)
     numbers = ", ".join(map(str, sorted(set(seeds))))
     if not found:
         return f"Seeds {numbers}."
@@ -122,4 +130,5 @@ def sentence(origins: Iterable[Origin], seeds: Iterable[int]) -> str:
     return (
         f"Trained {when} on {names('machine')}; torch {names('torch')}, silc {names('silc')}, "
         f"engine.precision={names('precision')}; seeds {numbers}."
+        + (f" Of {plural(unknown, 'run')} the machine is not noted." if unknown else "")
     )

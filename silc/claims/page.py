@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import asdict, fields
 from pathlib import Path
 
@@ -71,6 +71,7 @@ def how_made(
     words: Sequence[str] = (),
     left_out: Sequence[str] = (),
     without: Sequence[str] = (),
+    shown: Container[str] = VARIANTS,
 ) -> list[str]:
     """Sentences on what the figures mean and how the runs were made.
 
@@ -79,10 +80,11 @@ def how_made(
         chosen: words of single variants.
         words: of all runs.
         left_out, without: folders of which nothing, or not all, is on the page, see :class:`silc.claims.gaps.Gaps`.
+        shown: the variants on the page.
     """
     changed = [word for word in words if word.startswith(("optim.", "optim="))]
     preset = f"the preset, which is {SILC}'s" + (f", but for {' '.join(changed)}" if changed else "")
-    others = [variant for variant in VARIANTS if not chosen.get(variant)]
+    others = [variant for variant in VARIANTS if variant in shown and not chosen.get(variant)]
     theirs = [f"{variant} {' '.join(words)}" for variant, words in chosen.items() if words]
     if not theirs:
         rates = f"All variants have the optimiser, the learning rate and the schedule of {preset}."

@@ -167,7 +167,8 @@ def runs(
 
 def runs_in(recipe: Recipe) -> list[Run]:
     """The runs of this recipe whose folders are in `recipe.out`, whatever they hold, in the order of :func:`runs`."""
-    names = [re.fullmatch(r"(\w+)-([1-9]\d*)-seed(0|[1-9]\d*)", path.name) for path in recipe.out.glob("*-seed*")]
+    pattern = re.compile(r"([a-z_]+)-([1-9][0-9]*)-seed(0|[1-9][0-9]*)")
+    names = [pattern.fullmatch(path.name) for path in recipe.out.glob("*-seed*")]
     found = {(int(name[2]), int(name[3]), name[1]) for name in names if name and name[1] in VARIANTS}
     if not found:
         return []
@@ -175,7 +176,7 @@ def runs_in(recipe: Recipe) -> list[Run]:
     ordered = sorted(found, key=lambda one: (*one[:2], order.index(one[2])))
     planned = []
     for pairs, seed, variant in ordered:
-        if pairs >= silc.train.global_batch:
+        if pairs % silc.train.global_batch == 0:  # no run has another number in its name
             with contextlib.suppress(ValueError):  # more pairs or a larger seed than any run has
                 planned.append(recipe.run(silc, variant, pairs, seed))
     return planned

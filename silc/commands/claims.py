@@ -36,6 +36,7 @@ from silc.commands.common import MISTAKE, Parser, did_you_mean, passive_threads,
 from silc.config_rules import validate
 from silc.evaluate.results import NAME
 from silc.presets import PRESETS
+from silc.text import plural
 
 PROG = "silc claims"
 
@@ -115,6 +116,8 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     """Command line; `recipe`, `runs` and `sets` are the plan. Mistakes end with a message and status 2."""
     words = parser()
     args = words.parse_intermixed_args(list(argv))
+    if args.collect and args.dry_run:
+        words.error("--dry-run prints what would be trained, and with --collect nothing is: leave one out")
     args.overrides = with_new_names(PROG, args.overrides)
     args.overrides += plan.measured(args.overrides)
     for option in ("num_gpus", "jobs"):
@@ -129,7 +132,7 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
             for one in args.sets:
                 eval_sets.check(one, run)
             if not args.collect:
-                folders.check(run)
+                folders.check(run, args.sets)
         if not (args.dry_run or args.collect):
             args.out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -166,11 +169,16 @@ def check(run: plan.Run, ranks: int) -> None:
 
 def print_plan(args: argparse.Namespace) -> None:
     """Print the plan."""
-    print(f"{'variant':14s} {'after pairs':>12s} {'seed':>5s} {'steps':>8s} {'pairs seen':>14s} {'TFLOP':>12s}")
+    print(f"{'variant':14s} {'after pairs':>12s} {'seed':>5s} {'steps':>8s} {'pairs seen':>14s} {'TFLOP':>12s}  to do")
+    left = []
     for run in args.runs:
         steps, operations = run.config.train.steps, run.flops / 1e12
-        print(f"{run.variant:14s} {run.pairs:12,} {run.seed:5d} {steps:8d} {run.seen:14,} {operations:12,.1f}")
-    print(f"{len(args.runs)} runs, {sum(run.flops for run in args.runs) / 1e12:,.1f} TFLOP of training, in {args.out}")
+        todo = claims_runs.todo(run, args.sets)
+        left += [operations] if todo == claims_runs.TRAIN else []
+        print(f"{run.variant:14s} {run.pairs:12,} {run.seed:5d} {steps:8d} {run.seen:14,} {operations:12,.1f}  {todo}")
+    whole = sum(run.flops for run in args.runs) / 1e12
+    rest = f" ({plural(len(left), 'run')} and {sum(left):,.1f} of it to do)" if len(left) < len(args.runs) else ""
+    print(f"{plural(len(args.runs), 'run')}, {whole:,.1f} TFLOP of training{rest}, in {args.out}")
     rounded = sorted(set(args.pairs or []) - {run.pairs for run in args.runs})
     if rounded:
         batch = args.runs[0].config.train.global_batch
@@ -183,18 +191,21 @@ def collect(args: argparse.Namespace, *, loudly: bool = False) -> list[metrics.M
 
     loudly: name what is missing on the terminal too, and not on the pages alone.
     """
-    found, origins, missing = [], [], gaps.Gaps()
+    found: list[metrics.Measurement] = []
+    origins, missing = [], gaps.Gaps()
     for run in plan.runs_in(args.recipe):
         rows = _rows(run, args.sets, missing)
         noted = origin.read(run) if rows else None
-        origins += [noted] if noted else []
+        origins += [noted] if rows else []
         found += rows
     for line in missing.lines(args.out) if loudly else ():
         print(f"{PROG}: {line}", file=sys.stderr)
     if found:
         words = ["silc", "claims", *(sys.argv[1:] if args.words is None else args.words)]
         made = origin.sentence(origins, [one.seed for one in found])
-        about = page.how_made(made, args.recipe.chosen, args.recipe.words, missing.left_out, missing.without)
+        shown = {one.variant for one in found}
+        chosen = {name: words for name, words in args.recipe.chosen.items() if name in shown}
+        about = page.how_made(made, chosen, args.recipe.words, missing.left_out, missing.without, shown)
         page.write(found, "SILC's claims, measured", about, args.out, command=shlex.join(words))
     return found
 
@@ -210,13 +221,20 @@ def _rows(run: plan.Run, sets: Sequence[eval_sets.EvalSet], missing: gaps.Gaps) 
         missing.leave_out(run, f"{gaps.OTHER_KEYS}{', '.join(others)}")
         return []
     by_set = {one.name: metrics.read(run, one) for one in sets}
-    rows = [row for each in by_set.values() for row in each]
     damaged = {one.name: f"{NAME} is damaged" for one in sets if one.damaged(run)}
+    for name, each in by_set.items():
+        if wrong := metrics.impossible(each):
+            damaged[name] = f"{NAME} is damaged: {wrong}"
+            by_set[name] = []
+    rows = [row for each in by_set.values() for row in each]
     if not rows:
         missing.leave_out(run, next(iter(damaged.values()), "not measured as asked"))
         return []
     for name in (name for name, each in by_set.items() if not each):
         missing.lacks(run, name, damaged.get(name, ""))
+    for one in (one for one in sets if by_set[one.name]):
+        if failed := one.failed(run):
+            missing.lacks(run, one.name, f"of {', '.join(failed)}, which failed")
     return rows
 
 
@@ -226,11 +244,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parse(sys.argv[1:] if argv is None else argv)
     args.words = argv
     if args.collect:
-        if not collect(args, loudly=True):
-            print(f"{PROG}: {args.out} holds no run that is measured as these words say", file=sys.stderr)
-            return MISTAKE
-        show(args)
-        return 0
+        return collect_alone(args)
     print_plan(args)
     if args.dry_run:
         return 0
@@ -247,6 +261,19 @@ def main(argv: Sequence[str] | None = None) -> int:
     finally:
         for signum, handler in before.items():
             signal.signal(signum, handler)
+
+
+def collect_alone(args: argparse.Namespace) -> int:
+    """Exit status, as of `main`, of --collect."""
+    try:
+        if not collect(args, loudly=True):
+            print(f"{PROG}: {args.out} holds no run that is measured as these words say", file=sys.stderr)
+            return MISTAKE
+        show(args)
+    except OSError as error:
+        print(f"{PROG}: the pages are not written: {error}", file=sys.stderr)
+        return MISTAKE
+    return 0
 
 
 def show(args: argparse.Namespace) -> None:

@@ -60,6 +60,16 @@ def _options(args: argparse.Namespace) -> list[str]:
     return options if args.num_gpus is None else [*options, f"--num_gpus={args.num_gpus}"]
 
 
+DONE, MEASURE, TRAIN = "nothing", "measure", "train"  # what is left to do for a run
+
+
+def todo(run: plan.Run, sets: Sequence[eval_sets.EvalSet]) -> str:
+    """What is left to do for a run that is to be measured on these sets."""
+    if all(one.done(run) for one in sets):
+        return DONE
+    return MEASURE if folders.trained(run) else TRAIN
+
+
 class Calls:
     """The processes of the runs, each run in a thread of its own.
 

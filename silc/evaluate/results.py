@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import math
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
@@ -13,6 +13,9 @@ from silc.files import read_json
 
 NAME = "evaluation.json"
 MAX_BYTES = 16 << 20  # a few kilobytes are usual
+LARGEST = 1e9  # of a metric: beyond any measure, and far from where squares overflow
+NAMES = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.@-]{0,99}")  # of tasks and metrics
+MODELS = ("student", "teacher")
 
 
 class Kept(NamedTuple):
@@ -41,6 +44,8 @@ def read_results(folder: Path) -> Kept | None:
         return None
     if not all(map(_is_result, results)):
         return None
+    if len({(one["task"], one["model"]) for one in results}) < len(results):  # which of two would count?
+        return None
     data, tasks = found.get("data"), found.get("tasks")
     asked = tuple(map(str, tasks)) if isinstance(tasks, list) else None
     return Kept(step, options, results, _as_today(data) if isinstance(data, dict) else {}, asked)
@@ -57,12 +62,18 @@ def _as_today(data: dict[str, Any]) -> dict[str, Any]:
 def _is_result(found: object) -> bool:
     return (
         isinstance(found, dict)
-        and isinstance(found.get("task"), str)
-        and isinstance(found.get("model"), str)
+        and _is_name(found.get("task"))
+        and found.get("model") in MODELS
         and isinstance(found.get("error", 0), str | None)
         and isinstance(metrics := found.get("metrics"), dict)
+        and not (found.get("error") is not None and metrics)  # a task that failed has none
+        and all(map(_is_name, metrics))
         and all(map(_is_metric, metrics.values()))
     )
+
+
+def _is_name(found: object) -> bool:
+    return isinstance(found, str) and NAMES.fullmatch(found) is not None
 
 
 def _is_metric(found: object) -> bool:
@@ -71,9 +82,10 @@ def _is_metric(found: object) -> bool:
         and _is_number(found.get("value"))
         and "chance" in found
         and all(found.get(name) is None or _is_number(found[name]) for name in ("chance", "error"))
+        and (found.get("error") or 0) >= 0
     )
 
 
 def _is_number(value: object) -> bool:
     """Of those that a metric can be: what is not finite is never written."""
-    return (type(value) is float and math.isfinite(value)) or (type(value) is int and abs(value) < 2**53)
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= LARGEST  # NaN is not

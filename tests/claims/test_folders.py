@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import shutil
 from pathlib import Path
 
 import pytest
 
 from silc import config_io
-from silc.claims import folders, origin, plan
+from silc.claims import eval_sets, folders, origin, plan
 from silc.train import checkpoint, manifest
 
 PRESETS = Path(__file__).resolve().parents[2] / "silc" / "presets"
 FILES = ("student.safetensors", "teacher.safetensors", "trainer.pt", "config.yaml", "engine/moments_00000.safetensors")
+
+NOTE = json.dumps(dict.fromkeys(("machine", "torch", "silc", "precision"), "x") | {"date": "2026-11-28"})
 
 
 @pytest.fixture
@@ -109,7 +112,8 @@ def test_machine_day_and_versions_are_noted(run):
     origin.write(run, on_cpu=True)
     found = origin.read(run)
     assert found == origin.here(run, on_cpu=True)
-    assert found.precision == str(run.config.engine.precision)
+    assert found.precision == "fp32"  # the preset's auto, on a CPU
+    assert origin.here(run, on_cpu=False).precision == "bf16"
     assert "one thread a run" in found.machine
 
 
@@ -144,14 +148,16 @@ def test_the_gpu_is_asked_for_in_a_process_that_ends(monkeypatch, code, name):
     assert origin.gpu_model() == name
 
 
-@pytest.mark.parametrize("text", ["", "[]", '{"date": 3}', "x" * (origin.MAX_BYTES + 1)])
+@pytest.mark.parametrize(
+    "text", ["", "[]", '{"date": 3}', NOTE.replace("2026-11-28", "yesterday"), "x" * (origin.MAX_BYTES + 1)]
+)
 def test_a_note_that_is_damaged_is_none(run, text):
     (run.folder / origin.NAME).write_text(text)
     assert origin.read(run) is None
 
 
 def test_a_note_of_a_stranger_is_short(run):
-    names = dict.fromkeys(("date", "machine", "torch", "silc", "precision"), "x" * 999)
+    names = json.loads(NOTE) | {"machine": "x" * 999}
     (run.folder / origin.NAME).write_text(json.dumps(names))
     assert len(origin.read(run).machine) == origin.LONGEST
 
@@ -163,3 +169,21 @@ def test_the_cpu_is_named(tmp_path):
     file.write_text("processor : 0\n")
     assert origin.cpu_model(file).endswith(" CPU")
     assert origin.cpu_model(tmp_path / "none").endswith(" CPU")
+
+
+def test_figures_without_weights_are_not_measured_on_more(run):
+    """It would be trained again, and its figures written over. With the words that it was measured with all is done."""
+    options = config_io.to_dict(run.config)["eval"]
+    figures = {"top1": {"value": 0.5, "chance": 0.1, "error": None}}
+    results = [{"task": task, "model": "student", "error": None, "metrics": figures} for task in run.config.eval.after]
+    kept = {"step": 100, "eval": options, "results": results, "tasks": run.config.eval.after}
+    (run.folder / "evaluation.json").write_text(json.dumps(kept))
+    (run.folder / "config.yaml").write_text(config_io.to_yaml(run.config))
+    both = (eval_sets.THE_RUNS_OWN, eval_sets.EvalSet("new", ("eval.limit=1",)))
+    folders.check(run, both)  # the weights are there
+    shutil.rmtree(run.folder / "checkpoints")
+    folders.check(run)
+    with pytest.raises(ValueError, match="holds the figures of a run, and no weights"):
+        folders.check(run, both)
+    (run.folder / "evaluation.json").write_text(json.dumps(kept | {"step": 50}))
+    folders.check(run, both)  # measured on the way: the training goes on

@@ -39,7 +39,7 @@ def evaluated(
         "note": {"value": 1.0, "chance": None},  # as earlier versions wrote it
     }
     results = [
-        {"task": "zeroshot_classification", "model": model, "metrics": metrics, "error": error}
+        {"task": "zeroshot_classification", "model": model, "metrics": {} if error else metrics, "error": error}
         for model in ("student", "teacher")
     ]
     settings = config_io.to_dict(run.config)["eval"] | other
@@ -117,5 +117,8 @@ def test_an_evaluation_of_some_tasks_or_of_fewer_models_on_some_is_none(run):
 
 def test_a_task_that_gave_up_is_to_be_tried_again(run):
     evaluated(run, error="took too long")
-    assert len(metrics.read(run)) == 4
+    assert metrics.read(run) == []
+    assert THE_RUNS_OWN.failed(run) == ["zeroshot_classification"]
     assert not THE_RUNS_OWN.done(run)
+    evaluated(run)
+    assert THE_RUNS_OWN.failed(run) == []

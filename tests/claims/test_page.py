@@ -163,6 +163,8 @@ def test_how_the_runs_were_made_is_what_was_done():
     assert "Left out" not in " ".join(said)
     every = {variant: ["optim.lr=1"] for variant in plan.VARIANTS}
     assert "As in the preset" not in " ".join(page.how_made("Trained then.", every))
+    some = " ".join(page.how_made("Trained then.", {"clip": ["optim.lr=0.002"]}, shown={"clip", "silc"}))
+    assert "As in the preset, which is silc's: silc. " in some
 
 
 def test_machines_dates_versions_and_seeds_are_named():
@@ -171,6 +173,7 @@ def test_machines_dates_versions_and_seeds_are_named():
         "Trained 2026-11-27 to 2026-11-29 on A and B; torch 2.10, silc 0.1, engine.precision=bf16; seeds 0, 2."
     )
     assert sentence([], [1]) == "Seeds 1."
+    assert sentence([one, None, None], [0]).endswith("seeds 0. Of 2 runs the machine is not noted.")
 
 
 def test_what_is_missing_is_a_dash(measured):

@@ -146,7 +146,24 @@ def test_the_pages_are_gathered_from_folders_of_other_machines(claims, data, tmp
     figures.write_text(whole[:90])
     assert claims.main([*words(data, out), "--collect"]) == 0
     assert f"left out of {out}: {damaged.parent.name} (evaluation.json is damaged)\n" in capfd.readouterr().err
+    for value in ("1.5", "-0.1"):  # a share of 1
+        figures.write_text(whole.replace("0.5", value))
+        assert claims.main([*words(data, out), "--collect"]) == 0
+        assert f"zeroshot_classification, top1 is {value}, where 0 to 1 can be" in capfd.readouterr().err
+        assert len(rows(out)) == 3
     figures.write_text(whole)
+    (out / "claims.csv").unlink()
+    (out / "claims.csv").mkdir()
+    assert claims.main([*words(data, out), "--collect"]) == 2
+    assert "the pages are not written: " in capfd.readouterr().err
+    (out / "claims.csv").rmdir()
+    with pytest.raises(SystemExit, match="2"):
+        claims.main([*words(data, out), "--collect", "--dry-run"])
+    capfd.readouterr()
+    assert claims.main([*words(data, out, "--seeds", "0,2"), "--dry-run"]) == 0
+    said = capfd.readouterr().out
+    assert [line.rpartition("  ")[2] for line in said.splitlines()[1:5]] == ["nothing", "nothing", "train", "train"]
+    assert "4 runs, 0.0 TFLOP of training (2 runs and 0.0 of it to do), in " in said
     # A folder with figures but no weights is measured: nothing is left to do.
     monkeypatch.setattr(jobs.Processes, "run", lambda *_: pytest.fail("started"))
     assert claims.main(words(data, out)) == 0

@@ -77,6 +77,13 @@ def test_artists_of_earlier_versions_are_in_the_order_of_a_configuration(tmp_pat
         WHOLE | {"results": [RESULT | {"metrics": {"x": {"value": 5}}}]},
         WHOLE | {"results": [RESULT | {"metrics": {"x": {"value": 5, "chance": None, "error": "0.1"}}}]},
         WHOLE | {"results": [RESULT | {"error": 5}]},
+        WHOLE | {"results": [RESULT | {"error": "failed"}]},  # and has metrics
+        WHOLE | {"results": [RESULT, RESULT]},
+        WHOLE | {"results": [RESULT | {"model": "foo"}]},
+        WHOLE | {"results": [RESULT | {"task": ""}]},
+        WHOLE | {"results": [RESULT | {"metrics": {"\ud800x": {"value": 5, "chance": None}}}]},
+        WHOLE | {"results": [RESULT | {"metrics": {"x": {"value": 1e200, "chance": None}}}]},
+        WHOLE | {"results": [RESULT | {"metrics": {"x": {"value": 5, "chance": None, "error": -1}}}]},
         WHOLE | {"step": "3"},
         WHOLE | {"eval": None},
     ],
