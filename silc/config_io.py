@@ -307,10 +307,8 @@ def _parse_override(word: str) -> dict[str, Any]:
             ) from None
         hint = "; put text with braces in quotes inside a list: ['{00..99}.tar']" if "{" in text else ""
         raise ValueError(f"{word!r}: the value is not valid YAML{hint}: {_one_line(error)}") from None
-    except RecursionError:
-        raise ValueError(f"{word[:80]!r}: the value is nested too deeply") from None
-    except UNTAGGED:
-        raise ValueError(f"{word[:80]!r}: the value is none that its YAML type allows; put it in quotes") from None
+    except (RecursionError, *UNTAGGED):
+        raise ValueError(f"{word[:80]!r}: the value is nested too deeply, or none that its YAML type allows") from None
     if dotted.count(".") > 9:  # no key is as deep
         raise ValueError(f"unknown key {dotted[:80]!r}")
     if value is None and not text.strip():
