@@ -25,7 +25,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from silc.config import Config, ParameterRule, SourceRule
 from silc.presets import PRESETS
-from silc.yaml_safe import UNTAGGED, read_plain
+from silc.yaml_safe import plain_value, read_plain
 
 _ADAPTER = TypeAdapter(Config)
 
@@ -298,7 +298,7 @@ def _overridden(tree: dict[str, Any], words: Sequence[str]) -> dict[str, Any]:
 def _parse_override(word: str) -> dict[str, Any]:
     dotted, _, text = word.partition("=")
     try:
-        value = yaml.safe_load(text)
+        value = plain_value(text)
     except yaml.YAMLError as error:
         if re.search(r'"[^"]*\\', text):
             raise ValueError(
@@ -307,8 +307,8 @@ def _parse_override(word: str) -> dict[str, Any]:
             ) from None
         hint = "; put text with braces in quotes inside a list: ['{00..99}.tar']" if "{" in text else ""
         raise ValueError(f"{word!r}: the value is not valid YAML{hint}: {_one_line(error)}") from None
-    except (RecursionError, *UNTAGGED):
-        raise ValueError(f"{word[:80]!r}: the value is nested too deeply, or none that its YAML type allows") from None
+    except RecursionError:
+        raise ValueError(f"{word[:80]!r}: the value is nested too deeply") from None
     if dotted.count(".") > 9:  # no key is as deep
         raise ValueError(f"unknown key {dotted[:80]!r}")
     if value is None and not text.strip():

@@ -12,8 +12,8 @@ from silc.files import read_text
 
 MAX_BYTES = 1 << 20  # a configuration has about ten thousand
 MAX_INTEGER, MAX_FLOAT = 1000, 100  # characters
-# What PyYAML's constructors raise for text that is none of a type: a date of month 13, `!!bool x`, `!!float ""`.
-UNTAGGED = (ValueError, KeyError, IndexError, AttributeError, TypeError, OverflowError)
+# What PyYAML's constructors raise for text that is none of its type: a date of month 13, `!!bool x`, `!!float ""`.
+NOT_OF_ITS_TYPE = (ValueError, KeyError, IndexError, AttributeError, TypeError, OverflowError)
 
 
 class _Plain(yaml.SafeLoader):
@@ -26,6 +26,15 @@ class _Plain(yaml.SafeLoader):
                 None, None, f"the alias *{event.anchor} is not allowed; write the value out", event.start_mark
             )
         return super().compose_node(parent, index)
+
+    def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
+        try:
+            return super().construct_object(node, deep)
+        except NOT_OF_ITS_TYPE:
+            kind = node.tag.rpartition(":")[2][:40]
+            raise yaml.constructor.ConstructorError(
+                None, None, f"a value that is no {kind}; put text in quotes", node.start_mark
+            ) from None
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen = set()
@@ -56,19 +65,22 @@ _Plain.add_constructor("tag:yaml.org,2002:int", _short(yaml.SafeLoader.construct
 _Plain.add_constructor("tag:yaml.org,2002:float", _short(yaml.SafeLoader.construct_yaml_float, MAX_FLOAT))
 
 
+def plain_value(text: str) -> Any:
+    """The value that a text is. Raises yaml.YAMLError as :func:`read_plain` does, and RecursionError."""
+    return yaml.load(text, Loader=_Plain)
+
+
 def read_plain(path: str | Path) -> Any:
     """The value in a YAML file.
 
     Raises:
-        ValueError: no regular file, one of more than `MAX_BYTES`, text that is not UTF-8, values nested too deep, or a
-            value that its type does not allow, as a date of month 13.
-        yaml.YAMLError: text that is no YAML, an alias, or a key that is given twice in one mapping.
+        ValueError: no regular file, one of more than `MAX_BYTES`, text that is not UTF-8, or values nested too deep.
+        yaml.YAMLError: text that is no YAML, an alias, a key that is given twice in one mapping, or a value that is not
+            of its type, as a date of month 13.
         OSError: a file that cannot be read.
     """
     text = read_text(path, MAX_BYTES)
     try:
-        return yaml.load(text, Loader=_Plain)
+        return plain_value(text)
     except RecursionError:
         raise ValueError(f"{path} nests values too deep") from None
-    except UNTAGGED as error:
-        raise ValueError(f"{path} has a value that its YAML type does not allow ({error})") from None

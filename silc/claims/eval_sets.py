@@ -22,6 +22,11 @@ from silc.evaluate.results import NAME, Kept, read_results
 
 MAIN = "main"  # the name of the data that the runs themselves are measured on
 FOLDER = "also"
+# Tasks of which every metric is a share, 0 to 1.
+SHARES = (
+    *("zeroshot_classification", "fewshot", "retrieval"),
+    *("zeroshot_segmentation", "linear_segmentation", "open_vocabulary_segmentation"),
+)
 
 
 @dataclass(frozen=True)
@@ -51,20 +56,31 @@ class EvalSet:
         the tasks, or one that was cut short.
         """
         found = read_results(self.folder(run))
-        if found is None:
+        if found is None or _impossible(found):
             return []
         wanted = config_io.to_dict(self.config(run))
         same_data = all(wanted["data"].get(key) == value for key, value in found.data.items())
         made = (found.step, found.options) == (run.config.train.steps, wanted["eval"])
         return found.results if made and same_data and _complete(found, wanted["eval"]["after"]) else []
 
-    def damaged(self, run: Run) -> bool:
-        """Whether what stands in the place of a run's evaluation here cannot be read."""
-        return (self.folder(run) / NAME).exists() and read_results(self.folder(run)) is None
+    def damaged(self, run: Run) -> str:
+        """How a run's evaluation here is damaged; "" where it is not, or there is none."""
+        found = read_results(self.folder(run))
+        if found is None:
+            return f"{NAME} is damaged" if (self.folder(run) / NAME).exists() else ""
+        wrong = _impossible(found)
+        return f"{NAME} is damaged: {wrong}" if wrong else ""
 
     def failed(self, run: Run) -> list[str]:
-        """Tasks that ended without metrics, on either model."""
-        return list(dict.fromkeys(result["task"] for result in self.results(run) if not result["metrics"]))
+        """Tasks that failed, on either model."""
+        return list(dict.fromkeys(result["task"] for result in self.results(run) if result["error"] is not None))
+
+    def missing(self, run: Run) -> str:
+        """Why the run is not measured here; "" where it is."""
+        if self.done(run):
+            return ""
+        failed = self.failed(run)
+        return self.damaged(run) or (f"{', '.join(failed)} failed" if failed else "not measured as asked")
 
     def done(self, run: Run) -> bool:
         """Whether the run is measured, and no task ended without metrics."""
@@ -82,6 +98,16 @@ class EvalSet:
         return [str(run.folder), "--tasks", tasks, "--out", str(self.folder(run)), *words]
 
 
+def _impossible(found: Kept) -> str:
+    """The first figure that no share can be, in words; "" where there is none."""
+    for result in found.results:
+        for name, metric in result["metrics"].items() if result["task"] in SHARES else ():
+            for key in ("value", "chance"):
+                if metric[key] is not None and not 0 <= metric[key] <= 1:
+                    return f"{result['task']}, {key} of {name} is {metric[key]:g}, outside 0 to 1"
+    return ""
+
+
 def _complete(found: Kept, wanted: Sequence[str]) -> bool:
     """Whether all tasks were measured that the data allow, each on the same models, the student among them.
 
@@ -91,7 +117,7 @@ def _complete(found: Kept, wanted: Sequence[str]) -> bool:
     for result in found.results:
         models.setdefault(result["task"], set()).add(result["model"])
     asked = tuple(models) if found.tasks is None else found.tasks
-    same = len(set(map(frozenset, models.values()))) == 1
+    same = len(set(map(frozenset, models.values()))) <= 1
     return set(wanted) <= set(asked) and same and all("student" in found for found in models.values())
 
 

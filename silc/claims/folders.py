@@ -75,11 +75,14 @@ def check(run: Run, sets: Iterable[EvalSet] = (THE_RUNS_OWN,)) -> None:
         raise ValueError(
             f"{run.folder} holds a run with another {', '.join(found)}; take another --out, or remove that folder"
         )
-    if figures_alone(run) and not all(one.done(run) for one in sets):
-        raise ValueError(
-            f"{run.folder} holds the figures of a run, and no weights that could be measured again: give the words it "
-            "was measured with and no other --also, add --collect for the pages alone, or take another --out"
-        )
+    if figures_alone(run):
+        for one in sets:
+            if why := one.missing(run):
+                raise ValueError(
+                    f"{run.folder} holds the figures of a run but not its weights, so it cannot be measured again, and "
+                    f"the figures on {one.name} are missing ({why}): change back the words, leave that run out by "
+                    "--seeds or --variants, add --collect for the pages alone, or take another --out"
+                )
     if pids := busy(run):
         raise ValueError(
             f"{run.folder} is being trained by process {pids[0]}: wait for it, or stop it "
@@ -108,9 +111,13 @@ def trained(run: Run) -> bool:
 
 
 def figures_alone(run: Run) -> bool:
-    """Whether the run is measured at its end and its weights are not there, as where only the figures were copied."""
+    """Whether a folder holds figures of the whole run and not its weights, as where only the figures were copied."""
+    if trained(run):
+        return False
     kept = read_results(run.folder)
-    return kept is not None and kept.step == run.config.train.steps and not trained(run)
+    if kept is not None:
+        return kept.step == run.config.train.steps  # a run that was measured on its way goes on
+    return any((run.folder / name).exists() for name in (NAME, FOLDER)) and not (run.folder / "checkpoints").exists()
 
 
 def keep_weights(run: Run) -> None:

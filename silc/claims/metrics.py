@@ -110,15 +110,6 @@ def read(run: Run, on: EvalSet = THE_RUNS_OWN) -> list[Measurement]:
     ]
 
 
-def impossible(measured: Iterable[Measurement]) -> str:
-    """The first figure of the tables that is no share of 1, in words; "" where all are."""
-    shown = {**CLAIMS, **WHERE}
-    for one in measured:
-        if (one.task, one.metric) in shown and not 0 <= one.value <= 1:
-            return f"{one.task}, {one.metric} is {one.value:g}, where 0 to 1 can be"
-    return ""
-
-
 def select(measured: Iterable[Measurement], column: str, claim: Claim, pairs: int) -> dict[int, Measurement]:
     """Seed -> the measurement of a claim's metric in a column, after so many pairs. `measured`: of one test set."""
     return {m.seed: m for m in measured if (m.column, m.task, m.metric, m.pairs) == (column, *claim, pairs)}

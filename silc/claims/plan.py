@@ -176,7 +176,7 @@ def runs_in(recipe: Recipe) -> list[Run]:
     ordered = sorted(found, key=lambda one: (*one[:2], order.index(one[2])))
     planned = []
     for pairs, seed, variant in ordered:
-        if pairs % silc.train.global_batch == 0:  # no run has another number in its name
+        if pairs >= silc.train.global_batch:
             with contextlib.suppress(ValueError):  # more pairs or a larger seed than any run has
                 planned.append(recipe.run(silc, variant, pairs, seed))
     return planned

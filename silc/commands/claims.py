@@ -34,7 +34,6 @@ from silc.claims import eval_sets, folders, gaps, metrics, origin, page, plan
 from silc.commands import claims_runs
 from silc.commands.common import MISTAKE, Parser, did_you_mean, passive_threads, with_new_names
 from silc.config_rules import validate
-from silc.evaluate.results import NAME
 from silc.presets import PRESETS
 from silc.text import plural
 
@@ -177,7 +176,7 @@ def print_plan(args: argparse.Namespace) -> None:
         left += [operations] if todo == claims_runs.TRAIN else []
         print(f"{run.variant:14s} {run.pairs:12,} {run.seed:5d} {steps:8d} {run.seen:14,} {operations:12,.1f}  {todo}")
     whole = sum(run.flops for run in args.runs) / 1e12
-    rest = f" ({plural(len(left), 'run')} and {sum(left):,.1f} of it to do)" if len(left) < len(args.runs) else ""
+    rest = f" (to do: {plural(len(left), 'run')}, {sum(left):,.1f} TFLOP)" if len(left) < len(args.runs) else ""
     print(f"{plural(len(args.runs), 'run')}, {whole:,.1f} TFLOP of training{rest}, in {args.out}")
     rounded = sorted(set(args.pairs or []) - {run.pairs for run in args.runs})
     if rounded:
@@ -220,21 +219,21 @@ def _rows(run: plan.Run, sets: Sequence[eval_sets.EvalSet], missing: gaps.Gaps) 
     if others:
         missing.leave_out(run, f"{gaps.OTHER_KEYS}{', '.join(others)}")
         return []
+    if run.pairs % run.config.train.global_batch:
+        missing.leave_out(run, f"no run is named so: {run.pairs:,} pairs are not whole batches")
+        return []
     by_set = {one.name: metrics.read(run, one) for one in sets}
-    damaged = {one.name: f"{NAME} is damaged" for one in sets if one.damaged(run)}
-    for name, each in by_set.items():
-        if wrong := metrics.impossible(each):
-            damaged[name] = f"{NAME} is damaged: {wrong}"
-            by_set[name] = []
     rows = [row for each in by_set.values() for row in each]
     if not rows:
-        missing.leave_out(run, next(iter(damaged.values()), "not measured as asked"))
+        damaged = [why for one in sets if (why := one.damaged(run))]
+        missing.leave_out(run, damaged[0] if damaged else sets[0].missing(run) or "without any metric")
         return []
-    for name in (name for name, each in by_set.items() if not each):
-        missing.lacks(run, name, damaged.get(name, ""))
-    for one in (one for one in sets if by_set[one.name]):
-        if failed := one.failed(run):
-            missing.lacks(run, one.name, f"of {', '.join(failed)}, which failed")
+    for one in sets:
+        if by_set[one.name]:
+            if failed := one.failed(run):
+                missing.lacks(run, one.name, f"of {', '.join(failed)}, which failed")
+        else:
+            missing.lacks(run, one.name, one.damaged(run))
     return rows
 
 
@@ -269,10 +268,10 @@ def collect_alone(args: argparse.Namespace) -> int:
         if not collect(args, loudly=True):
             print(f"{PROG}: {args.out} holds no run that is measured as these words say", file=sys.stderr)
             return MISTAKE
-        show(args)
     except OSError as error:
         print(f"{PROG}: the pages are not written: {error}", file=sys.stderr)
         return MISTAKE
+    show(args)
     return 0
 
 

@@ -183,7 +183,12 @@ def test_figures_without_weights_are_not_measured_on_more(run):
     folders.check(run, both)  # the weights are there
     shutil.rmtree(run.folder / "checkpoints")
     folders.check(run)
-    with pytest.raises(ValueError, match="holds the figures of a run, and no weights"):
+    with pytest.raises(ValueError, match=r"not its weights, .* the figures on new are missing .not measured as asked"):
         folders.check(run, both)
     (run.folder / "evaluation.json").write_text(json.dumps(kept | {"step": 50}))
     folders.check(run, both)  # measured on the way: the training goes on
+    (run.folder / "evaluation.json").write_text("{")
+    with pytest.raises(ValueError, match=r"figures on main are missing .evaluation.json is damaged"):
+        folders.check(run)
+    (run.folder / "checkpoints").mkdir()
+    folders.check(run)  # the training goes on, and writes it anew

@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 
 from silc import config_io
-from silc.claims import metrics, plan
+from silc.claims import eval_sets, metrics, plan
 from silc.claims.eval_sets import THE_RUNS_OWN, EvalSet
+from silc.evaluate.results import Kept
 
 PRESETS = Path(__file__).resolve().parents[2] / "silc" / "presets"
 NEW = EvalSet("new", ("eval.sample_split=new_scenes",))
@@ -122,3 +123,33 @@ def test_a_task_that_gave_up_is_to_be_tried_again(run):
     assert not THE_RUNS_OWN.done(run)
     evaluated(run)
     assert THE_RUNS_OWN.failed(run) == []
+
+
+def test_the_tables_need_the_student(run):
+    evaluated(run)
+    path = run.folder / "evaluation.json"
+    found = json.loads(path.read_text())
+    found["results"] = [one for one in found["results"] if one["model"] == "teacher"]
+    path.write_text(json.dumps(found))
+    assert metrics.read(run) == []
+    assert THE_RUNS_OWN.missing(run) == "not measured as asked"
+
+
+@pytest.mark.parametrize("wrong", [{"value": 1.01}, {"value": -0.01}, {"chance": 2}])
+def test_figures_that_no_share_can_be_are_damage(run, wrong):
+    evaluated(run)
+    assert THE_RUNS_OWN.damaged(run) == THE_RUNS_OWN.missing(run) == ""
+    path = run.folder / "evaluation.json"
+    found = json.loads(path.read_text())
+    found["results"][1]["metrics"]["note"] |= wrong
+    path.write_text(json.dumps(found))
+    ((key, value),) = wrong.items()
+    assert f"zeroshot_classification, {key} of note is {value}, outside 0 to 1" in THE_RUNS_OWN.damaged(run)
+    assert not THE_RUNS_OWN.done(run)
+    assert metrics.read(run) == []
+    found["results"][1]["task"] = "counting"  # of another unit
+    assert eval_sets._impossible(Kept(1, {}, found["results"])) == ""
+
+
+def test_every_task_of_the_claims_is_known_to_have_shares():
+    assert set(eval_sets.SHARES) == {task for task, _ in metrics.CLAIMS}

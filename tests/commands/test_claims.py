@@ -101,6 +101,9 @@ def test_two_variants_are_trained_measured_and_tabulated_once(claims, data, tmp_
     assert rows(out) == BOTH
     # Other rules of measuring: measured again.
     launched.clear()
+    capfd.readouterr()
+    assert claims.main(words(data, out, "eval.limit=4", "--dry-run")) == 0
+    assert [line.rpartition("  ")[2] for line in capfd.readouterr().out.splitlines()[1:3]] == ["measure", "measure"]
     assert claims.main(words(data, out, "eval.limit=4")) == 1
     assert sorted(call[3] for call in launched) == [str(out / "clip_views-64-seed0"), str(run)]
     assert all(call[2] == "silc.commands.evaluate" for call in launched)
@@ -149,9 +152,27 @@ def test_the_pages_are_gathered_from_folders_of_other_machines(claims, data, tmp
     for value in ("1.5", "-0.1"):  # a share of 1
         figures.write_text(whole.replace("0.5", value))
         assert claims.main([*words(data, out), "--collect"]) == 0
-        assert f"zeroshot_classification, top1 is {value}, where 0 to 1 can be" in capfd.readouterr().err
+        assert f"zeroshot_classification, value of top1 is {value}, outside 0 to 1" in capfd.readouterr().err
         assert len(rows(out)) == 3
+    kept = json.loads(whole)
+    kept["results"][0] |= {"metrics": {}, "error": "out of memory"}
+    figures.write_text(json.dumps(kept))
+    assert claims.main([*words(data, out), "--collect"]) == 0
+    assert f"{damaged.parent.name} (zeroshot_classification failed)" in capfd.readouterr().err
+    assert len(rows(out)) == 3
+    with pytest.raises(SystemExit, match="2"):  # to measure it again would be to train it again
+        claims.main(words(data, out, "--seeds", "0,1"))
+    assert "figures on main are missing (zeroshot_classification failed)" in capfd.readouterr().err
     figures.write_text(whole)
+    renamed = damaged.parent.with_name(damaged.parent.name.replace("-64-", "-65-"))
+    damaged.parent.rename(renamed)
+    assert claims.main([*words(data, out), "--collect"]) == 0
+    assert f"{renamed.name} (no run is named so: 65 pairs are not whole batches)" in capfd.readouterr().err
+    assert len(rows(out)) == 3
+    renamed.rename(damaged.parent)
+    (damaged.parent / "claims.json").unlink()
+    assert claims.main([*words(data, out), "--collect"]) == 0
+    assert "Of 1 run the machine is not noted." in (out / "claims.md").read_text()
     (out / "claims.csv").unlink()
     (out / "claims.csv").mkdir()
     assert claims.main([*words(data, out), "--collect"]) == 2
@@ -163,7 +184,7 @@ def test_the_pages_are_gathered_from_folders_of_other_machines(claims, data, tmp
     assert claims.main([*words(data, out, "--seeds", "0,2"), "--dry-run"]) == 0
     said = capfd.readouterr().out
     assert [line.rpartition("  ")[2] for line in said.splitlines()[1:5]] == ["nothing", "nothing", "train", "train"]
-    assert "4 runs, 0.0 TFLOP of training (2 runs and 0.0 of it to do), in " in said
+    assert "4 runs, 0.0 TFLOP of training (to do: 2 runs, 0.0 TFLOP), in " in said
     # A folder with figures but no weights is measured: nothing is left to do.
     monkeypatch.setattr(jobs.Processes, "run", lambda *_: pytest.fail("started"))
     assert claims.main(words(data, out)) == 0
