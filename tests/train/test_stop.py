@@ -17,6 +17,14 @@ from silc.train import stop
 from silc.train.stop import SIGNALS, StartInterrupted, StopRequest, undisturbed
 
 
+@pytest.fixture(autouse=True)
+def a_terminal():
+    """SIGHUP is not ignored, as under nohup, where a StopRequest leaves it alone."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    yield
+    signal.signal(signal.SIGHUP, before)
+
+
 @pytest.mark.parametrize("number", SIGNALS)
 def test_a_signal_is_remembered_and_handlers_come_back(number):
     before = [signal.getsignal(one) for one in SIGNALS]
