@@ -55,8 +55,8 @@ class EvalSet:
         Another evaluation of the run, by hand or by an earlier plan, may stand in its place: of other data, of some of
         the tasks, or one that was cut short.
         """
-        found = read_results(self.folder(run))
-        if found is None or _impossible(found):
+        found, _ = self._read(run)
+        if found is None:
             return []
         wanted = config_io.to_dict(self.config(run))
         same_data = all(wanted["data"].get(key) == value for key, value in found.data.items())
@@ -65,11 +65,15 @@ class EvalSet:
 
     def damaged(self, run: Run) -> str:
         """How a run's evaluation here is damaged; "" where it is not, or there is none."""
+        return self._read(run)[1]
+
+    def _read(self, run: Run) -> tuple[Kept | None, str]:
+        """What stands in the place of a run's evaluation here, if it is whole; how it is damaged."""
         found = read_results(self.folder(run))
         if found is None:
-            return f"{NAME} is damaged" if (self.folder(run) / NAME).exists() else ""
+            return None, f"{NAME} is damaged" if (self.folder(run) / NAME).exists() else ""
         wrong = _impossible(found)
-        return f"{NAME} is damaged: {wrong}" if wrong else ""
+        return (None, f"{NAME} is damaged: {wrong}") if wrong else (found, "")
 
     def failed(self, run: Run) -> list[str]:
         """Tasks that failed, on either model."""
@@ -100,12 +104,15 @@ class EvalSet:
 
 def _impossible(found: Kept) -> str:
     """The first figure that no share can be, in words; "" where there is none."""
-    for result in found.results:
-        for name, metric in result["metrics"].items() if result["task"] in SHARES else ():
-            for key in ("value", "chance"):
-                if metric[key] is not None and not 0 <= metric[key] <= 1:
-                    return f"{result['task']}, {key} of {name} is {metric[key]:g}, outside 0 to 1"
-    return ""
+    figures = (
+        (f"{result['task']}, {key} of {name}", metric[key])
+        for result in found.results
+        if result["task"] in SHARES
+        for name, metric in result["metrics"].items()
+        for key in ("value", "chance")
+    )
+    wrong = (f"{name} is {value:g}, outside 0 to 1" for name, value in figures if not 0 <= (value or 0) <= 1)
+    return next(wrong, "")
 
 
 def _complete(found: Kept, wanted: Sequence[str]) -> bool:

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from silc import config_io
-from silc.claims.eval_sets import FOLDER, THE_RUNS_OWN, EvalSet
+from silc.claims.eval_sets import FOLDER, EvalSet
 from silc.claims.plan import Run
 from silc.config import Config
 from silc.evaluate.results import NAME, read_results
@@ -59,7 +59,7 @@ def others(run: Run) -> list[str]:
     return []
 
 
-def check(run: Run, sets: Iterable[EvalSet] = (THE_RUNS_OWN,)) -> None:
+def check(run: Run, sets: Iterable[EvalSet]) -> None:
     """Raises ValueError for a run whose folder holds another one, or what cannot be told, or is in use.
 
     sets: on which it is to be measured. To have figures on a new one of a run without weights it would be trained

@@ -85,7 +85,7 @@ def how_made(
     changed = [word for word in words if word.startswith(("optim.", "optim="))]
     preset = f"the preset, which is {SILC}'s" + (f", but for {' '.join(changed)}" if changed else "")
     others = [variant for variant in VARIANTS if variant in shown and not chosen.get(variant)]
-    theirs = [f"{variant} {' '.join(words)}" for variant, words in chosen.items() if words]
+    theirs = [f"{variant} {' '.join(words)}" for variant, words in chosen.items() if words and variant in shown]
     if not theirs:
         rates = f"All variants have the optimiser, the learning rate and the schedule of {preset}."
     else:

@@ -194,8 +194,7 @@ def collect(args: argparse.Namespace, *, loudly: bool = False) -> list[metrics.M
     origins, missing = [], gaps.Gaps()
     for run in plan.runs_in(args.recipe):
         rows = _rows(run, args.sets, missing)
-        noted = origin.read(run) if rows else None
-        origins += [noted] if rows else []
+        origins += [origin.read(run)] if rows else []
         found += rows
     for line in missing.lines(args.out) if loudly else ():
         print(f"{PROG}: {line}", file=sys.stderr)
@@ -203,8 +202,7 @@ def collect(args: argparse.Namespace, *, loudly: bool = False) -> list[metrics.M
         words = ["silc", "claims", *(sys.argv[1:] if args.words is None else args.words)]
         made = origin.sentence(origins, [one.seed for one in found])
         shown = {one.variant for one in found}
-        chosen = {name: words for name, words in args.recipe.chosen.items() if name in shown}
-        about = page.how_made(made, chosen, args.recipe.words, missing.left_out, missing.without, shown)
+        about = page.how_made(made, args.recipe.chosen, args.recipe.words, missing.left_out, missing.without, shown)
         page.write(found, "SILC's claims, measured", about, args.out, command=shlex.join(words))
     return found
 
@@ -225,8 +223,8 @@ def _rows(run: plan.Run, sets: Sequence[eval_sets.EvalSet], missing: gaps.Gaps) 
     by_set = {one.name: metrics.read(run, one) for one in sets}
     rows = [row for each in by_set.values() for row in each]
     if not rows:
-        damaged = [why for one in sets if (why := one.damaged(run))]
-        missing.leave_out(run, damaged[0] if damaged else sets[0].missing(run) or "without any metric")
+        damaged = next((why for one in sets if (why := one.damaged(run))), "")
+        missing.leave_out(run, damaged or sets[0].missing(run) or "without any metric")
         return []
     for one in sets:
         if by_set[one.name]:
@@ -262,17 +260,23 @@ def main(argv: Sequence[str] | None = None) -> int:
             signal.signal(signum, handler)
 
 
-def collect_alone(args: argparse.Namespace) -> int:
-    """Exit status, as of `main`, of --collect."""
+def pages(args: argparse.Namespace) -> list[metrics.Measurement] | None:
+    """What :func:`collect` finds, said loudly; None where the pages cannot be written, which is said too."""
     try:
-        if not collect(args, loudly=True):
-            print(f"{PROG}: {args.out} holds no run that is measured as these words say", file=sys.stderr)
-            return MISTAKE
+        return collect(args, loudly=True)
     except OSError as error:
         print(f"{PROG}: the pages are not written: {error}", file=sys.stderr)
-        return MISTAKE
-    show(args)
-    return 0
+        return None
+
+
+def collect_alone(args: argparse.Namespace) -> int:
+    """Exit status, as of `main`, of --collect."""
+    found = pages(args)
+    if found:
+        show(args)
+    elif found is not None:
+        print(f"{PROG}: {args.out} holds no run that is measured as these words say", file=sys.stderr)
+    return 0 if found else MISTAKE
 
 
 def show(args: argparse.Namespace) -> None:
@@ -289,13 +293,11 @@ def run_all(args: argparse.Namespace) -> int:
     if status:
         print("stopped; the same command goes on from here")
         return status
-    try:
-        found = collect(args, loudly=True)
-        if found:
-            show(args)
-    except OSError as error:
-        print(f"{PROG}: the pages are not written: {error}", file=sys.stderr)
+    found = pages(args)
+    if found is None:
         return 1
+    if found:
+        show(args)
     if failed:
         names = ", ".join(str(run.folder) for run in failed)
         print(f"{PROG}: not measured, or not on every task: {names}; the messages are above", file=sys.stderr)

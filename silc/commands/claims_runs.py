@@ -88,7 +88,7 @@ class Calls:
 
     def measured(self, run: plan.Run) -> bool:
         """Whether nothing is left to do for a run but to remove files."""
-        return all(one.done(run) for one in self.args.sets)
+        return todo(run, self.args.sets) == DONE
 
     def perform(self, run: plan.Run) -> int:
         """Do for a run what is left to do. The exit status that counts, of its processes."""

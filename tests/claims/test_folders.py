@@ -16,6 +16,7 @@ from silc.train import checkpoint, manifest
 PRESETS = Path(__file__).resolve().parents[2] / "silc" / "presets"
 FILES = ("student.safetensors", "teacher.safetensors", "trainer.pt", "config.yaml", "engine/moments_00000.safetensors")
 
+OWN = (eval_sets.THE_RUNS_OWN,)
 NOTE = json.dumps(dict.fromkeys(("machine", "torch", "silc", "precision"), "x") | {"date": "2026-11-28"})
 
 
@@ -85,10 +86,10 @@ def test_figures_and_weights_without_a_configuration_are_no_ones(run):
     with pytest.raises(ValueError, match="has no config"):
         folders.others(run)
     with pytest.raises(ValueError, match=r"cannot be told \(has no config.yaml\); complete it, or remove"):
-        folders.check(run)
+        folders.check(run, OWN)
     (run.folder / "config.yaml").write_text(config_io.to_yaml(run.config))
     assert folders.others(run) == []
-    folders.check(run)
+    folders.check(run, OWN)
 
 
 def test_interrupted_it_goes_on_where_it_was(run, monkeypatch):
@@ -179,16 +180,16 @@ def test_figures_without_weights_are_not_measured_on_more(run):
     kept = {"step": 100, "eval": options, "results": results, "tasks": run.config.eval.after}
     (run.folder / "evaluation.json").write_text(json.dumps(kept))
     (run.folder / "config.yaml").write_text(config_io.to_yaml(run.config))
-    both = (eval_sets.THE_RUNS_OWN, eval_sets.EvalSet("new", ("eval.limit=1",)))
+    both = (*OWN, eval_sets.EvalSet("new", ("eval.limit=1",)))
     folders.check(run, both)  # the weights are there
     shutil.rmtree(run.folder / "checkpoints")
-    folders.check(run)
+    folders.check(run, OWN)
     with pytest.raises(ValueError, match=r"not its weights, .* the figures on new are missing .not measured as asked"):
         folders.check(run, both)
     (run.folder / "evaluation.json").write_text(json.dumps(kept | {"step": 50}))
     folders.check(run, both)  # measured on the way: the training goes on
     (run.folder / "evaluation.json").write_text("{")
     with pytest.raises(ValueError, match=r"figures on main are missing .evaluation.json is damaged"):
-        folders.check(run)
+        folders.check(run, OWN)
     (run.folder / "checkpoints").mkdir()
-    folders.check(run)  # the training goes on, and writes it anew
+    folders.check(run, OWN)  # the training goes on, and writes it anew
